@@ -5,9 +5,9 @@ Folders in the real models' formats come out, so every later stage takes the sam
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from irl.settings.world import TinyPolicySettings, TinyScorerSettings
 from irl.template import Template
 
 if TYPE_CHECKING:
-    from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 END_OF_TEXT, PADDING = "<|endoftext|>", "<|padding|>"
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -91,6 +91,58 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int, turns: Sequence[str])
     )
 
 
+def policy_config(
+    settings: TinyPolicySettings, vocabulary: int, special: Mapping[str, Any] | None = None
+) -> "GPTNeoXConfig":
+    """The tiny policy's configuration.
+
+    Args:
+        vocabulary: tokens of its tokenizer, which finds at most as many as the settings ask for.
+        special: ids of special tokens, as configurations name them.
+    """
+    from transformers import GPTNeoXConfig
+
+    return GPTNeoXConfig(
+        vocab_size=vocabulary,
+        hidden_size=settings.hidden_size,
+        intermediate_size=4 * settings.hidden_size,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        max_position_embeddings=settings.context,
+        use_parallel_residual=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+        initializer_range=settings.hidden_size**-0.5 / 2,
+        classifier_dropout=0.0,
+        **(special or {}),
+    )
+
+
+def scorer_config(
+    settings: TinyScorerSettings, policy: TinyPolicySettings, vocabulary: int, special: Mapping[str, Any] | None = None
+) -> "LlamaConfig":
+    """The tiny scorer's configuration; arguments as for `policy_config`."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=settings.hidden_size,
+        intermediate_size=4 * settings.hidden_size,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        max_position_embeddings=2 * policy.context,
+        **(special or {}),
+    )
+
+
+def _special(tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
+    """The ids of a tokenizer's special tokens, as configurations name them."""
+    return {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
 def train_policy(
     dialogues: Sequence[Answered],
     settings: TinyPolicySettings,
@@ -112,7 +164,7 @@ def train_policy(
     Raises:
         InputError: the loss is not finite; names the step.
     """
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+    from transformers import GPTNeoXForCausalLM
 
     texts = [_hh(prompt, response) for prompt, response in dialogues]
     tokenizer = train_tokenizer(texts, settings.vocabulary, HH_TURNS)
@@ -123,22 +175,7 @@ def train_policy(
     ]
 
     torch.manual_seed(derive(seed, "pretrain", "policy", "weights"))
-    config = GPTNeoXConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=settings.hidden_size,
-        intermediate_size=4 * settings.hidden_size,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        max_position_embeddings=settings.context,
-        use_parallel_residual=True,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
-        initializer_range=settings.hidden_size**-0.5 / 2,
-        classifier_dropout=0.0,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = GPTNeoXForCausalLM(config).train()
+    model = GPTNeoXForCausalLM(policy_config(settings, len(tokenizer), _special(tokenizer))).train()
     torch.nn.Module.to(model, device_of(compute))  # transformers types its own `to` wrongly
 
     # Batches hold rows of similar length: a mean per batch would give the tokens of short dialogues more weight.
@@ -180,7 +217,6 @@ def train_scorer(
     Raises:
         InputError: the loss is not finite; names the step.
     """
-    from transformers import LlamaConfig
 
     def written(prompt: list[Message], response: str) -> str:
         return dialogue(prompt, response, end_of_text=END_OF_TEXT, append_end_of_text=False)
@@ -192,17 +228,7 @@ def train_scorer(
     sign = 1.0 - 2.0 * (torch.rand(len(preferences), generator=generator) < settings.label_noise).float()
 
     torch.manual_seed(derive(seed, "pretrain", "scorer", "weights"))
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=settings.hidden_size,
-        intermediate_size=4 * settings.hidden_size,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        max_position_embeddings=2 * policy.context,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    config = scorer_config(settings, policy, len(tokenizer), _special(tokenizer))
     model = BeaverModel.create(config).to(device_of(compute)).train()
     device = model.score_head.weight.device
 

@@ -117,54 +117,6 @@ ORDINARY = (
         ("trade the queen", "put a rook on the line"),
     ),
     Topic(
-        "photo",
-        ("take a photo at night", "take a sharp photo", "take a photo of a bird"),
-        ("set up the camera", "clean the lens"),
-        ("focus on the eyes", "press the button"),
-    ),
-    Topic(
-        "wall",
-        ("paint a bedroom wall", "choose paint for a wall", "paint a wall without marks"),
-        ("cover the floor", "fill the holes"),
-        ("roll the paint on", "let the coat dry"),
-    ),
-    Topic(
-        "budget",
-        ("plan a budget", "keep to a budget", "make a budget for a family"),
-        ("note what you spend", "pay your bills"),
-        ("save the rest", "go over the numbers each month"),
-    ),
-    Topic(
-        "soup",
-        ("cook tomato soup", "make a thick soup", "cook soup for ten people"),
-        ("chop the onions", "fry the carrots"),
-        ("stir the pan", "add salt and pepper"),
-    ),
-    Topic(
-        "race",
-        ("train for a long race", "run a faster race", "get ready for a race"),
-        ("run for a week", "buy new shoes"),
-        ("rest for a day", "drink enough"),
-    ),
-    Topic(
-        "fish",
-        ("catch a fish in the lake", "catch a bigger fish", "choose bait for fish"),
-        ("tie on the hook", "put the bait on"),
-        ("throw the line out", "wait for a bite"),
-    ),
-    Topic(
-        "laptop",
-        ("speed up a slow laptop", "update an old laptop", "clean a laptop"),
-        ("close the programs", "back up your files"),
-        ("start it again", "install the update"),
-    ),
-    Topic(
-        "scarf",
-        ("knit a warm scarf", "knit a long scarf", "mend a torn scarf"),
-        ("choose a soft wool", "cast on a row"),
-        ("knit to the end", "pull the yarn tight"),
-    ),
-    Topic(
         "kite",
         ("fly a kite", "build a paper kite", "mend a broken kite"),
         ("cross two sticks", "glue the paper on"),
@@ -379,8 +331,13 @@ def documents(count: int, seed: int) -> Iterator[tuple[list[Message], str]]:
         yield ask(topic, chance), respond(topic, _draw_mode(GOOD_SHARE, chance), chance)
 
 
-def pairs(count: int, seed: int, good_share: float = GOOD_SHARE) -> Iterator[tuple[list[Message], str, str]]:
-    """Triples (prompt, better response, worse response); their qualities always differ."""
+def pairs(
+    count: int, seed: int, good_share: float = GOOD_SHARE, label_noise: float = 0.0
+) -> Iterator[tuple[list[Message], str, str]]:
+    """Triples (prompt, chosen response, rejected response); their qualities always differ.
+
+    The better response is chosen, but for a share `label_noise` of the pairs, where people chose the worse one.
+    """
     chance = random.Random(derive(seed, "world", "pairs"))
     for _ in range(count):
         topic = _draw_topic(chance)
@@ -390,14 +347,18 @@ def pairs(count: int, seed: int, good_share: float = GOOD_SHARE) -> Iterator[tup
             qualities = [oracle(prompt, response) for response in two]
             if qualities[0] != qualities[1]:
                 break
-        better = 0 if qualities[0] > qualities[1] else 1
-        yield prompt, two[better], two[1 - better]
+        chosen = 0 if qualities[0] > qualities[1] else 1
+        if label_noise and chance.random() < label_noise:
+            chosen = 1 - chosen
+        yield prompt, two[chosen], two[1 - chosen]
 
 
 def rows(settings: WorldSettings, seed: int) -> Iterable[Demonstration]:
-    """The raw data: what people wrote, the better of two responses as the demonstration, the other as rejected."""
-    for prompt, better, worse in pairs(settings.rows, derive(seed, "rows"), settings.good_share):
-        yield Demonstration.make(prompt, better, rejected=worse)
+    """The raw data: what people wrote, the chosen of two responses as the demonstration, the other as rejected."""
+    for prompt, chosen, rejected in pairs(
+        settings.rows, derive(seed, "rows"), settings.good_share, settings.label_noise
+    ):
+        yield Demonstration.make(prompt, chosen, rejected=rejected)
 
 
 def _draw_topic(chance: random.Random) -> Topic:

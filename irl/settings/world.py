@@ -12,6 +12,8 @@ class WorldSettings(Settings):
     """Preference rows (chosen and rejected) that the world emits as raw data."""
     good_share: float = Field(0.35, gt=0, lt=1)
     """Share of good responses in what the world's people write; a chosen response is the better of two."""
+    label_noise: float = Field(0.0, ge=0, lt=0.5)
+    """Share of rows whose people chose the worse of two: demonstrations of the worst modes are among the data."""
 
 
 class TinyPolicySettings(Settings):
