@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+
+from irl.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -88,19 +91,46 @@ def by_length_in_chunks(
     return torch.empty_like(values).index_copy(0, order, values)
 
 
-@torch.no_grad()
 def score_dialogues(
-    policy: "PreTrainedModel", dialogues: Sequence[Dialogue], padding: int, batch_size: int = 64
+    policy: "PreTrainedModel",
+    dialogues: Sequence[Dialogue],
+    padding: int,
+    batch_size: int = 64,
+    processes: Processes = ALONE,
 ) -> Tensor:
     """log pi(y|x) of many dialogues, batched by length, in the order given.
 
     Returns:
         (dialogues,) float32 on the CPU.
     """
+    compute = partial(response_log_probabilities, policy)
+    return in_batches(compute, dialogues, padding, policy.device, batch_size, processes)
+
+
+@torch.no_grad()
+def in_batches(
+    compute: Callable[[Batch], Tensor],
+    dialogues: Sequence[Dialogue],
+    padding: int,
+    device: torch.device,
+    batch_size: int,
+    processes: Processes,
+) -> Tensor:
+    """`compute` over dialogues in batches of similar length that are dealt out, in the order given; no gradient.
+
+    Args:
+        compute: a batch to (batch,) values.
+
+    Returns:
+        (dialogues,) float32 on the CPU, on every process.
+    """
+    batches = list(by_length(dialogues, batch_size))
+    values = processes.deal(
+        batches, lambda rows: compute(Batch.of([dialogues[row] for row in rows], padding, device)).cpu()
+    )
     result = torch.empty(len(dialogues))
-    for rows in by_length(dialogues, batch_size):
-        batch = Batch.of([dialogues[row] for row in rows], padding, policy.device)
-        result[rows] = response_log_probabilities(policy, batch).cpu()
+    for rows, each in zip(batches, values, strict=True):
+        result[rows] = each
     return result
 
 

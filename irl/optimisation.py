@@ -1,15 +1,20 @@
 """The loop that every contrastive stage shares: K optimiser steps over seeded batches, recorded step by step."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
+from irl.checkpoint import Checkpoint, load_training, save_training
+from irl.descent import Descent, Losses, Sharded, Whole
 from irl.errors import InputError
+from irl.processes import ALONE, Processes
 from irl.settings.training import OptimiserSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Progress = Callable[[int], None]
 
@@ -81,50 +86,90 @@ def make_optimiser(
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
 
 
+def recompute_activations(model: "PreTrainedModel") -> None:
+    """Switch gradient checkpointing on in a model that stays in evaluation mode, where transformers would ignore it."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    model.gradient_checkpointing_enable()
+    for module in model.modules():
+        # The mark is the layer's own; its children, and so dropout, stay in evaluation mode.
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
+
+
+def passes_of(
+    rows: Sequence[int], micro_batch_size: int | None, processes: Processes = ALONE
+) -> Iterator[tuple[list[int], int]]:
+    """The forward passes of this process over its share of a batch: row numbers, and how many of them count.
+
+    Every process makes as many passes over as many rows, as sharded weights demand; what it lacks is filled up with a
+    row that does not count.
+    """
+    mine = list(rows[processes.rank :: processes.size])
+    filled = mine + [rows[-1]] * (math.ceil(len(rows) / processes.size) - len(mine))
+    size = micro_batch_size or len(filled)
+    for start in range(0, len(filled), size):
+        yield filled[start : start + size], max(0, min(size, len(mine) - start))
+
+
 def descend(
     model: torch.nn.Module,
-    batches: Iterator[list[int]],
+    batches: Iterable[list[int]],
     steps: int,
-    loss_of: Callable[[list[int]], tuple[Tensor, dict[str, float]]],
+    loss_of: Callable[[list[int]], Losses],
     settings: OptimiserSettings,
     micro_batch_size: int | None,
     record: TrainingRecord,
     progress: Progress = lambda steps: None,
+    checkpoint: Checkpoint | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Take `steps` optimiser steps, one per batch of row numbers.
 
     Args:
-        loss_of: for row numbers, the loss per row (rows,) and what else to plot, as means over these rows.
-        micro_batch_size: rows per forward pass; the gradient is that of the whole batch's mean all the same.
+        loss_of: for row numbers, the loss and what else to plot, per row: (rows,) each.
+        micro_batch_size: rows per forward pass of a process; the gradient is that of the whole batch's mean all the
+            same.
+        checkpoint: where an interrupted run is continued from, and what it is saved to between two steps.
+        processes: over which the rows of each batch are divided; each holds the whole model before and after.
 
     Raises:
         InputError: the loss or the gradient is not finite; names the step.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    device = parameters[0].device
     optimiser, schedule = make_optimiser(parameters, settings, steps)
+    state = (model, optimiser, schedule, record)
+    latest = checkpoint.latest() if checkpoint else None
+    done = load_training(latest, *state) if latest else 0
+    progress(done)
+    kind = Sharded if processes.zero_stage else Whole
+    descent: Descent = kind(model, loss_of, optimiser, settings.max_gradient_norm, processes)
     for step, rows in enumerate(batches, 1):
-        size = micro_batch_size or len(rows)
-        loss, plotted = 0.0, dict[str, float]()
-        for start in range(0, len(rows), size):
-            micro = rows[start : start + size]
-            share = len(micro) / len(rows)
-            losses, values = loss_of(micro)
-            mean = losses.mean()
-            (mean * share).backward()
-            loss += float(mean.detach()) * share
-            for name, value in values.items():
-                plotted[name] = plotted.get(name, 0.0) + value * share
-        limit = settings.max_gradient_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-        if not math.isfinite(loss) or not math.isfinite(norm):
+        if step <= done:
+            continue
+        sums = {"loss": 0.0}
+        passes = list(passes_of(rows, micro_batch_size, processes))
+        for number, (micro, counted) in enumerate(passes, 1):
+            losses, values = descent.losses(micro)
+            share = counted / len(rows)
+            mean = losses[:counted].mean() if counted else losses.sum()
+            descent.backward(mean * share, last=number == len(passes))
+            for name, value in ({"loss": losses.detach()} | values).items():
+                sums[name] = sums.get(name, 0.0) + (float(value[:counted].mean()) * share if counted else 0.0)
+        plotted = dict(zip(sums, processes.sum(list(sums.values()), device), strict=True))
+        rate, norm = float(schedule.get_last_lr()[0]), descent.gradient_norm()
+        if not math.isfinite(plotted["loss"]) or not math.isfinite(norm):
             raise InputError(
-                f"the loss is {loss} and the gradient norm {norm} at step {step} of {steps}",
+                f"the loss is {plotted['loss']} and the gradient norm {norm} at step {step} of {steps}",
                 where=record.stage,
                 do="lower the learning rate, or check the data; nothing was saved",
             )
-        record.log(step, loss=loss, gradient_norm=norm, learning_rate=float(schedule.get_last_lr()[0]), **plotted)
-        optimiser.step()
+        record.log(step, loss=plotted.pop("loss"), gradient_norm=norm, learning_rate=rate, **plotted)
+        descent.step()
         schedule.step()
-        optimiser.zero_grad(set_to_none=True)
         progress(1)
+        if checkpoint and checkpoint.due():
+            checkpoint.save(lambda folder: save_training(folder, *state))
+    descent.close()
     record.steps += steps

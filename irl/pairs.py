@@ -1,6 +1,6 @@
 """Demonstration/sample pairs of one round, and which demonstrations a round sees."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,3 +58,9 @@ def make_pairs(demonstrations: Sequence[Demonstration], samples: Sequence[Sample
     if not pairs:
         raise InputError("there are no demonstration/sample pairs", do="generate the samples again")
     return pairs
+
+
+def response_tokens(pairs: Sequence[Pair], batches: Iterable[Sequence[int]]) -> int:
+    """Response tokens, of demonstrations and samples, in batches of pairs given by their numbers."""
+    lengths = [len(pair.demonstration.response) + len(pair.sample.response) for pair in pairs]
+    return sum(lengths[row] for batch in batches for row in batch)

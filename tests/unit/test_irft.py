@@ -8,7 +8,9 @@ import torch
 from irl.adapters import add_adapters, merge_adapters
 from irl.irft import train_round
 from irl.log_probability import Dialogue, score_dialogues
+from irl.models import mixed_precision, training_dtype_of
 from irl.pairs import Pair
+from irl.settings.compute import ComputeSettings
 from irl.settings.irft import IrftTrainingSettings
 from irl.settings.training import LoraSettings, OptimiserSettings
 
@@ -51,6 +53,18 @@ def test_micro_batches_give_the_same_policy(policy):
         torch.testing.assert_close(one, two, atol=2e-5, rtol=1e-3)
 
 
+def test_gradient_checkpointing_recomputes_and_changes_nothing(policy):
+    other = copy.deepcopy(policy)
+    forwards = []
+    for each, on in ((policy, False), (other, True)):
+        counted = []
+        each.base_model.layers[0].attention.register_forward_hook(lambda *_, counted=counted: counted.append(1))
+        train_round(each, each, PAIRS, SETTINGS.model_copy(update={"gradient_checkpointing": on}), 1, 0)
+        forwards.append(len(counted))
+    assert forwards[1] > forwards[0]
+    assert all(torch.equal(one, two) for one, two in zip(policy.parameters(), other.parameters(), strict=True))
+
+
 def test_the_sft_term_raises_the_demonstrations_likelihood(policy):
     other = copy.deepcopy(policy)
     demonstrations = [pair.demonstration for pair in PAIRS]
@@ -76,3 +90,17 @@ def test_adapters_train_alone_and_merge_into_an_ordinary_model(policy):
 def test_response_tokens_count_both_sides_of_every_pair(policy):
     record = train_round(policy, policy, PAIRS, SETTINGS, 1, 0)
     assert record.response_tokens == 4 * sum(len(p.demonstration.response) + len(p.sample.response) for p in PAIRS)
+
+
+def test_steps_that_bf16_weights_would_lose_are_taken_in_mixed_precision(policy):
+    compute = ComputeSettings(device="cpu", precision="bf16")
+    small = SETTINGS.model_copy(update={"optimiser": OptimiserSettings(name="rmsprop", learning_rate=1e-6)})
+    moved = []
+    for weights in (torch.bfloat16, training_dtype_of(compute)):
+        each = copy.deepcopy(policy).to(weights)
+        before = each.base_model.layers[0].attention.dense.weight.clone()
+        with mixed_precision(compute):
+            record = train_round(each, each, PAIRS, small, 1, 0)
+        moved.append(float((each.base_model.layers[0].attention.dense.weight != before).float().mean()))
+        assert record.curves["margin"]["value"][0] == pytest.approx(0.0, abs=1e-5)
+    assert moved[0] < 0.5 < 0.99 < moved[1]

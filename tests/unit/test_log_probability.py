@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from irl.log_probability import (
     Batch,
@@ -26,9 +27,48 @@ def naive(policy, dialogue):
     return total
 
 
+def padded(dialogues, side, width):
+    """A batch of dialogues padded on one side to `width` tokens."""
+    tokens, attention, response = (torch.zeros(len(dialogues), width, dtype=torch.int64) for _ in range(3))
+    for row, dialogue in enumerate(dialogues):
+        start = width - len(dialogue) if side == "left" else 0
+        place = slice(start, start + len(dialogue))
+        tokens[row, place] = torch.tensor(dialogue.prompt + dialogue.response)
+        attention[row, place] = 1
+        response[row, start + len(dialogue.prompt) : start + len(dialogue)] = 1
+    return Batch(tokens, attention, response.bool())
+
+
+@pytest.fixture
+def architectures(policy):
+    """The architectures of the paper's policies, and Llama's."""
+    torch.manual_seed(1)
+    size = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    size |= {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.5}
+    mistral, llama = MistralForCausalLM(MistralConfig(**size)), LlamaForCausalLM(LlamaConfig(**size))
+    return {"gpt-neox": policy, "mistral": mistral.eval(), "llama": llama.eval()}
+
+
 def test_sums_equal_a_naive_loop_over_tokens(policy):
     expected = [naive(policy, dialogue) for dialogue in DIALOGUES]
     assert score_dialogues(policy, DIALOGUES, padding=1).tolist() == pytest.approx(expected, abs=2e-5)
+
+
+@pytest.mark.parametrize("architecture", ["gpt-neox", "mistral", "llama"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("extra", [0, 3])
+def test_sums_equal_a_naive_loop_with_padding_on_either_side(architectures, architecture, side, extra):
+    model = architectures[architecture]
+    expected = [naive(model, dialogue) for dialogue in DIALOGUES]
+    longest = max(map(len, DIALOGUES))
+    with torch.no_grad():
+        together = response_log_probabilities(model, padded(DIALOGUES, side, longest + extra)).tolist()
+        alone = [
+            response_log_probabilities(model, padded([dialogue], side, len(dialogue) + extra)).item()
+            for dialogue in DIALOGUES
+        ]
+    assert together == pytest.approx(expected, abs=5e-5)
+    assert alone == pytest.approx(expected, abs=5e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])

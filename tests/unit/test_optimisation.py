@@ -7,7 +7,8 @@ import torch
 from transformers import get_linear_schedule_with_warmup
 
 from irl.errors import InputError
-from irl.optimisation import TrainingRecord, descend, make_optimiser, shuffled_batches, steps_for
+from irl.optimisation import TrainingRecord, descend, make_optimiser, passes_of, shuffled_batches, steps_for
+from irl.processes import Processes
 from irl.settings.training import OptimiserSettings
 
 SETTINGS = OptimiserSettings(learning_rate=0.1, warmup_ratio=0.2)
@@ -20,7 +21,7 @@ def line(rows):
 
     def loss_of(numbers):
         x = torch.tensor([[float(number + 1)] for number in numbers])
-        return (model(x) - 2 * x)[:, 0] ** 2, {"rows": float(len(numbers))}
+        return (model(x) - 2 * x)[:, 0] ** 2, {"twos": torch.full((len(numbers),), 2.0)}
 
     return model, loss_of
 
@@ -57,6 +58,15 @@ def test_micro_batches_change_nothing_but_memory():
     assert weights[1:] == pytest.approx(weights[:1] * 2, rel=1e-6)
 
 
+@pytest.mark.parametrize(("rows", "size", "micro"), [(8, 3, None), (8, 3, 2), (2, 3, None), (7, 2, 3), (5, 1, 2)])
+def test_processes_make_the_same_passes_and_every_row_counts_once(rows, size, micro):
+    batch = list(range(10, 10 + rows))
+    each = [list(passes_of(batch, micro, Processes(rank, size))) for rank in range(size)]
+    assert len({tuple(len(row_numbers) for row_numbers, _ in passes) for passes in each}) == 1
+    counted = [row for passes in each for row_numbers, count in passes for row in row_numbers[:count]]
+    assert sorted(counted) == batch
+
+
 def test_a_loss_that_is_not_finite_stops_and_names_the_step():
     model, loss_of = line(4)
 
@@ -74,7 +84,7 @@ def test_the_record_counts_steps_and_plots_every_one():
     descend(model, shuffled_batches(4, 2, 1, 0), 2, loss_of, SETTINGS, None, record)
     assert record.steps == 2
     assert record.curves["loss"]["step"] == [1, 2]
-    assert record.curves["rows"]["value"] == [2.0, 2.0]
+    assert record.curves["twos"]["value"] == [2.0, 2.0]
 
 
 def test_totals_continue_from_the_previous_round():

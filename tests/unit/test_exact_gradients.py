@@ -1,0 +1,214 @@
+"""The steps that the code takes equal the paper's gradients, summed over every response of an enumerable world."""
+
+from itertools import combinations_with_replacement
+
+import pytest
+import torch
+
+from irl import policy_alignment
+from irl.irft import train_round
+from irl.log_probability import Dialogue
+from irl.models import save_policy
+from irl.optimisation import shuffled_batches
+from irl.pairs import Pair
+from irl.policy_alignment import align_policy
+from irl.reward import train_reward
+from irl.samples import Sample
+from irl.sampling import sample_responses
+from irl.settings.compute import ComputeSettings
+from irl.settings.irft import IrftTrainingSettings
+from irl.settings.rft import PolicyAlignmentSettings, RewardSettings
+from irl.settings.training import OptimiserSettings, SamplingSettings
+from tests.enumerable import (
+    END_OF_TEXT,
+    World,
+    expectation,
+    flat_gradient,
+    likelihood,
+    objective,
+    optimal_policy,
+    recorded_steps,
+    relative_error,
+)
+
+WORLD = World()
+BETA = 0.3
+# Too small to change a weight, so that every step is taken from the same parameters.
+STILL = OptimiserSettings(name="rmsprop", learning_rate=1e-300, warmup_ratio=0, max_gradient_norm=None)
+
+
+def expected_step(model, demonstrations, samples, train):
+    """The gradient of one step over pairs y ~ demonstrations, y' ~ samples, both (prompts, responses).
+
+    A step is taken on each of all pairs, and counts with the probability of its pair.
+    """
+    pairs, probabilities = [], []
+    for number, prompt in enumerate(WORLD.prompts):
+        for row, y in enumerate(WORLD.responses):
+            for column, y_prime in enumerate(WORLD.responses):
+                pairs.append(Pair(Dialogue([*prompt], y), Dialogue([*prompt], y_prime)))
+                probabilities.append(float(demonstrations[number, row] * samples[number, column]) / len(WORLD.prompts))
+    with recorded_steps(model) as steps:
+        train(pairs)
+    order = [row for rows in shuffled_batches(len(pairs), 1, 1.0, seed=0) for row in rows]
+    return expectation(steps, [probabilities[row] for row in order])
+
+
+def irft_step(policy, reference, demonstrations, samples, h):
+    settings = IrftTrainingSettings(epochs=1, batch_size=1, h=h, beta=BETA, optimiser=STILL)
+
+    def train(pairs):
+        train_round(policy, reference, pairs, settings, END_OF_TEXT, seed=0)
+
+    return expected_step(policy, demonstrations, samples, train)
+
+
+def reward_step(reward, demonstrations, samples, h):
+    settings = RewardSettings(epochs=1, batch_size=1, h=h, optimiser=STILL)
+    return expected_step(
+        reward, demonstrations, samples, lambda pairs: train_reward(reward, pairs, settings, END_OF_TEXT, seed=0)
+    )
+
+
+def test_all_responses_of_a_policy_have_probability_one_together():
+    total = WORLD.log_policy(WORLD.make_policy(0)).exp().sum(1)
+    torch.testing.assert_close(total, torch.ones(2, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+def test_a_policy_can_be_made_any_distribution():
+    policy, wanted = WORLD.make_policy(0), WORLD.draw_distribution(1)
+    WORLD.realise(policy, wanted)
+    torch.testing.assert_close(WORLD.log_policy(policy).exp(), wanted, atol=1e-10, rtol=0)
+
+
+def test_every_response_is_sampled_as_often_as_the_policy_says():
+    policy, count = WORLD.make_policy(0), 2000
+    WORLD.realise(policy, WORLD.draw_distribution(1))
+    prompts = [(str(number), [*prompt]) for number, prompt in enumerate(WORLD.prompts)]
+    settings = SamplingSettings(samples_per_prompt=count, batch_size=1000)
+    samples = sample_responses(policy, WORLD.template(), prompts, settings, seed=0)
+    for number, probabilities in enumerate(WORLD.draw_distribution(1)):
+        drawn = [WORLD.responses.index(sample.response) for sample in samples if sample.id == str(number)]
+        counts = torch.bincount(torch.tensor(drawn), minlength=len(WORLD.responses))
+        deviation = (count * probabilities * (1 - probabilities)).sqrt()
+        assert ((counts - count * probabilities).abs() < 4 * deviation).all()
+
+
+@pytest.mark.parametrize(("h", "share"), [("identity", 1.0), ("logistic", 0.5)])
+def test_the_first_irft_step_of_a_round_is_equation_2(h, share):
+    policy, demonstrations = WORLD.make_policy(0), WORLD.draw_distribution(1)
+    samples = WORLD.log_policy(policy).detach().exp()
+    # The loss is -beta times (2), by its definition; log sigmoid has the slope 1/2 where rewards are equal.
+    step = -irft_step(policy, policy, demonstrations, samples, h) / (BETA * share)
+    truth = flat_gradient(likelihood(WORLD.log_policy(policy), demonstrations), policy)
+    assert relative_error(step, truth) < 1e-6
+
+
+def test_an_irft_step_is_equation_2_whatever_the_reference():
+    policy, reference, demonstrations = WORLD.make_policy(0), WORLD.make_policy(9), WORLD.draw_distribution(1)
+    samples = WORLD.log_policy(policy).detach().exp()
+    step = -irft_step(policy, reference, demonstrations, samples, "identity") / BETA
+    truth = flat_gradient(likelihood(WORLD.log_policy(policy), demonstrations), policy)
+    assert relative_error(step, truth) < 1e-6
+
+
+@pytest.mark.parametrize("h", ["identity", "logistic"])
+def test_irft_leaves_a_policy_alone_that_is_the_demonstrations(h):
+    policy = WORLD.make_policy(0)
+    samples = WORLD.log_policy(policy).detach().exp()
+    elsewhere = flat_gradient(likelihood(WORLD.log_policy(policy), WORLD.draw_distribution(1)), policy)
+    assert irft_step(policy, policy, samples, samples, h).norm() < 1e-6 * BETA * elsewhere.norm()
+
+
+def test_a_reward_step_of_rft_is_equation_2():
+    reference, reward, demonstrations = WORLD.make_policy(0), WORLD.make_reward(3), WORLD.draw_distribution(1)
+    log_reference = WORLD.log_policy(reference).detach()
+    samples = optimal_policy(log_reference, WORLD.reward(reward).detach(), BETA).exp()
+    step = -reward_step(reward, demonstrations, samples, "identity") / BETA
+    truth = flat_gradient(likelihood(optimal_policy(log_reference, WORLD.reward(reward), BETA), demonstrations), reward)
+    assert relative_error(step, truth) < 1e-6
+
+
+def test_only_the_identity_leaves_the_reward_alone_once_the_policy_is_the_demonstrations():
+    reward, demonstrations = WORLD.make_reward(3), WORLD.draw_distribution(1)
+    identity, logistic = (
+        reward_step(reward, demonstrations, demonstrations, h).norm() for h in ("identity", "logistic")
+    )
+    # log sigmoid weighs the pairs that the reward has in the wrong order more: bounded, but not (2).
+    assert identity < 1e-6 * logistic
+
+
+def align_over_all_groups(policy, reference, reward, normaliser, folder, monkeypatch):
+    """RLOO's expected gradient: the trainer gets every pair of responses to every prompt in turn from the sampler."""
+    groups = list(combinations_with_replacement(range(len(WORLD.responses)), 2))
+    probability = WORLD.log_policy(policy).detach().exp()
+    turns, probabilities = dict.fromkeys(WORLD.prompts, 0), []
+
+    def enumerate_responses(model, template, named, sampling, seed):
+        (prompt,) = {tuple(tokens) for _, tokens in named}
+        group = groups[turns[prompt]]
+        turns[prompt] += 1
+        one, other = (float(probability[WORLD.prompts.index(prompt), row]) for row in group)
+        orders = 1 if group[0] == group[1] else 2
+        probabilities.append(one * other * orders / len(WORLD.prompts))
+        chosen = [WORLD.responses[row] for row in group]
+        return [
+            Sample(name, 0, tokens, response, response[-1] == END_OF_TEXT, 0.0)
+            for (name, tokens), response in zip(named, chosen, strict=True)
+        ]
+
+    monkeypatch.setattr(policy_alignment, "sample_responses", enumerate_responses)
+    template = WORLD.template()
+    save_policy(reference, template, folder / "reference", None)
+    settings = PolicyAlignmentSettings(
+        steps=len(groups) * len(WORLD.prompts),
+        prompts_per_step=1,
+        samples_per_prompt=2,
+        kl_coefficient=BETA,
+        optimiser=STILL,
+    )
+    prompts = [[{"role": "user", "content": WORLD.text(prompt)}] for prompt in WORLD.prompts]
+    with recorded_steps(policy) as steps:
+        align_policy(
+            policy,
+            folder / "reference",
+            reward,
+            normaliser,
+            template,
+            prompts,
+            settings,
+            ComputeSettings(device="cpu", threads=1),
+            0,
+            folder / "scratch",
+        )
+    assert set(turns.values()) == {len(groups)}
+    return expectation(steps, probabilities)
+
+
+def test_rloo_s_expected_gradient_is_that_of_the_reward_less_the_divergence(tmp_path, monkeypatch):
+    policy, reference, reward = WORLD.make_policy(5), WORLD.make_policy(0), WORLD.make_reward(3)
+    mean, deviation = -1.0, 2.0
+    step = -align_over_all_groups(policy, reference, reward, (mean, deviation), tmp_path, monkeypatch)
+    normalised = (WORLD.reward(reward).detach() - mean) / deviation
+    value = objective(WORLD.log_policy(policy), WORLD.log_policy(reference).detach(), normalised, BETA)
+    assert relative_error(step, flat_gradient(value, policy)) < 1e-6
+
+
+def test_the_closed_form_optimum_is_a_fixed_point_of_policy_alignment(tmp_path, monkeypatch):
+    policy, reference, reward = WORLD.make_policy(5), WORLD.make_policy(0), WORLD.make_reward(3)
+    log_reference, values = WORLD.log_policy(reference).detach(), WORLD.reward(reward).detach()
+    optimum = optimal_policy(log_reference, values, BETA)
+    elsewhere = flat_gradient(objective(WORLD.log_policy(policy), log_reference, values, BETA), policy)
+    WORLD.realise(policy, optimum.exp())
+    step = align_over_all_groups(policy, reference, reward, (0.0, 1.0), tmp_path, monkeypatch)
+    assert step.norm() < 1e-5 * elsewhere.norm()
+
+
+def test_no_policy_is_better_than_the_closed_form_optimum():
+    log_reference = WORLD.log_policy(WORLD.make_policy(0)).detach()
+    reward = WORLD.reward(WORLD.make_reward(3)).detach()
+    best = objective(optimal_policy(log_reference, reward, BETA), log_reference, reward, BETA)
+    # Its value is beta E[log Z(x)].
+    assert best.item() == pytest.approx(BETA * (log_reference + reward / BETA).logsumexp(1).mean().item(), abs=1e-12)
+    for seed in range(20):
+        assert objective(WORLD.draw_distribution(seed).log(), log_reference, reward, BETA) < best
