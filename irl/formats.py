@@ -76,13 +76,16 @@ def recognise(row: Row) -> Format:
     raise InputError(f"no format that we know; the row has {found}", where=row.where, do=f"known: {KNOWN}")
 
 
-def convert(row: Row, format_: Format, *, held_out: bool = False) -> Demonstration | Malformed:
+def convert(
+    row: Row, format_: Format, *, held_out: bool = False, first_exchange: bool = False
+) -> Demonstration | Malformed:
     """One row in our schema.
 
     Args:
         row: the raw row.
         format_: what `recognise` found, or what the recipe says.
         held_out: the source keeps the row out of training.
+        first_exchange: of `messages`, take the assistant's first turn and drop what follows.
 
     Raises:
         InputError: a key is missing or a value has the wrong type; names the row's place.
@@ -93,7 +96,8 @@ def convert(row: Row, format_: Format, *, held_out: bool = False) -> Demonstrati
         elif format_ == "spin":
             prompt, response, rejected = _pair(row, "real", "generated")
         elif format_ == "messages":
-            (prompt, response), rejected = _answered(_messages(row, "messages")), None
+            turns = _messages(row, "messages")
+            (prompt, response), rejected = _answered(_first(turns) if first_exchange else turns), None
         else:
             prompt, response, rejected = _prompt_response(row)
         return _checked(prompt, response, rejected, held_out)
@@ -157,6 +161,12 @@ def _prompt_response(row: Row) -> tuple[list[Message], str, None]:
     if prompt.lstrip().startswith("Human:") and prompt.rstrip().endswith(_ASSISTANT):
         return _turns(prompt.rstrip().removesuffix(_ASSISTANT)), response, None
     return [{"role": "user", "content": prompt.strip()}], response, None
+
+
+def _first(turns: list[Message]) -> list[Message]:
+    """Everything up to and including the assistant's first turn."""
+    ends = [place for place, turn in enumerate(turns, 1) if turn["role"] == "assistant"]
+    return turns[: ends[0]] if ends else turns
 
 
 def _answered(turns: list[Message]) -> tuple[list[Message], str]:

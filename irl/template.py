@@ -57,14 +57,20 @@ class Template:
         self.end_of_text: int = tokenizer.eos_token_id
         self.padding: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
+    def turns(self, prompt: Sequence[Message]) -> list[Message]:
+        """The turns of a prompt as they are rendered: with the recipe's system turn, if they have none of their own."""
+        if self.settings.system is None or prompt[0]["role"] == "system":
+            return list(prompt)
+        return [{"role": "system", "content": self.settings.system}, *prompt]
+
     def render_prompt(self, prompt: Sequence[Message]) -> str:
         """The text a policy continues."""
-        messages: list[dict[str, str]] = _plain(prompt)
+        messages: list[dict[str, str]] = _plain(self.turns(prompt))
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def render_response(self, prompt: Sequence[Message], response: str) -> str:
         """The text of a response as the template writes it after the prompt, end-of-text included."""
-        answered: list[dict[str, str]] = _plain(prompt)
+        answered: list[dict[str, str]] = _plain(self.turns(prompt))
         answered.append({"role": "assistant", "content": response})
         whole = str(self.tokenizer.apply_chat_template(answered, tokenize=False))
         start = self.render_prompt(prompt)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from irl.demonstrations import Message
 from irl.errors import InputError
+from irl.processes import ALONE, Processes
 from irl.settings.compute import ComputeSettings
 from irl.settings.data import ScorerSettings
 
@@ -25,8 +26,10 @@ class Scorer(Protocol):
         ...
 
 
-def load(settings: ScorerSettings, folder: Path, compute: ComputeSettings) -> Scorer | None:
-    """Load the scorer in `folder`, or None for kind `none`.
+def load(
+    settings: ScorerSettings, folder: Path, compute: ComputeSettings, processes: Processes = ALONE
+) -> Scorer | None:
+    """Load the scorer in `folder`, or None for kind `none`. Rows that it scores are dealt out over `processes`.
 
     Raises:
         InputError: the folder holds no such model, lacks a tokenizer, or its checkpoint has unexpected tensors.
@@ -39,7 +42,7 @@ def load(settings: ScorerSettings, folder: Path, compute: ComputeSettings) -> Sc
     if settings.kind == "beaver":
         from irl.scorers.beaver import BeaverScorer
 
-        return BeaverScorer.load(folder, settings, compute)
+        return BeaverScorer.load(folder, settings, compute, processes)
     from irl.scorers.sequence_classification import SequenceClassificationScorer
 
-    return SequenceClassificationScorer.load(folder, settings, compute)
+    return SequenceClassificationScorer.load(folder, settings, compute, processes)

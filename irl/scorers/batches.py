@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from irl.errors import InputError
+from irl.processes import ALONE, Processes
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +19,7 @@ def score_sequences(
     padding: int,
     positions: int | None,
     device: torch.device,
+    processes: Processes = ALONE,
 ) -> list[float]:
     """Score token sequences in batches of similar length, which wastes the least on padding.
 
@@ -29,6 +31,7 @@ def score_sequences(
         positions: longest sequence that the model takes, None for no limit. A longer one loses its beginning, because
             the score is read at the end; a warning is logged.
         device: where the model is.
+        processes: over which the batches are dealt out.
 
     Returns:
         One number per sequence, in the order given.
@@ -42,21 +45,23 @@ def score_sequences(
         )
         sequences = [sequence[-positions:] for sequence in sequences]
     order = sorted(range(len(sequences)), key=lambda row: (-len(sequences[row]), row))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+    def one(rows: list[int]) -> list[float]:
+        length = len(sequences[rows[0]])
+        ids = torch.full((len(rows), length), padding, dtype=torch.long)
+        mask = torch.zeros((len(rows), length), dtype=torch.long)
+        for place, row in enumerate(rows):
+            ids[place, : len(sequences[row])] = torch.tensor(sequences[row], dtype=torch.long)
+            mask[place, : len(sequences[row])] = 1
+        values = end_scores(ids.to(device), mask.to(device)).float()
+        if not bool(torch.isfinite(values).all()):
+            raise InputError("the scorer gives NaN or infinity", do="check its weights, or try compute.precision=fp32")
+        return values.tolist()
+
     scores = [0.0] * len(sequences)
     with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            length = len(sequences[rows[0]])
-            ids = torch.full((len(rows), length), padding, dtype=torch.long)
-            mask = torch.zeros((len(rows), length), dtype=torch.long)
-            for place, row in enumerate(rows):
-                ids[place, : len(sequences[row])] = torch.tensor(sequences[row], dtype=torch.long)
-                mask[place, : len(sequences[row])] = 1
-            values = end_scores(ids.to(device), mask.to(device)).float()
-            if not bool(torch.isfinite(values).all()):
-                raise InputError(
-                    "the scorer gives NaN or infinity", do="check its weights, or try compute.precision=fp32"
-                )
-            for row, value in zip(rows, values.tolist(), strict=True):
+        for rows, values in zip(batches, processes.deal(batches, one), strict=True):
+            for row, value in zip(rows, values, strict=True):
                 scores[row] = value
     return scores

@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerBase
 from irl.demonstrations import Message
 from irl.errors import InputError
 from irl.models import device_of, dtype_of, load_tokenizer
+from irl.processes import ALONE, Processes
 from irl.scorers.batches import score_sequences
 from irl.settings.compute import ComputeSettings
 from irl.settings.data import ScorerSettings
@@ -220,13 +221,22 @@ def dialogue(prompt: list[Message], response: str, *, end_of_text: str, append_e
 class BeaverScorer:
     """Scores responses with a model in beaver's format."""
 
-    def __init__(self, model: BeaverModel, tokenizer: PreTrainedTokenizerBase, settings: ScorerSettings) -> None:
+    def __init__(
+        self,
+        model: BeaverModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: ScorerSettings,
+        processes: Processes = ALONE,
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings
+        self.processes = processes
 
     @classmethod
-    def load(cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings) -> "BeaverScorer":
+    def load(
+        cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings, processes: Processes = ALONE
+    ) -> "BeaverScorer":
         """Load model and tokenizer of a folder; see BeaverModel.from_pretrained for what is refused."""
         tokenizer = load_tokenizer(folder)
         if tokenizer.eos_token is None:
@@ -235,7 +245,7 @@ class BeaverScorer:
         known = model.trunk.config.vocab_size
         if len(tokenizer) > known:
             raise InputError(f"the tokenizer has {len(tokenizer)} tokens, the model {known}", where=str(folder))
-        return cls(model, tokenizer, settings)
+        return cls(model, tokenizer, settings, processes)
 
     def score(self, rows: Sequence[tuple[list[Message], str]]) -> list[float]:
         """One number per (prompt, response) row, in their order; see Scorer.
@@ -258,4 +268,5 @@ class BeaverScorer:
             padding=config.pad_token_id if config.pad_token_id is not None else 0,
             positions=config.max_position_embeddings,
             device=self.model.score_head.weight.device,
+            processes=self.processes,
         )

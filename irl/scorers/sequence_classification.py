@@ -10,6 +10,7 @@ from transformers.utils import logging
 from irl.demonstrations import Message
 from irl.errors import InputError
 from irl.models import check_weights, device_of, dtype_of, load_tokenizer
+from irl.processes import ALONE, Processes
 from irl.scorers.batches import score_sequences
 from irl.settings.compute import ComputeSettings
 from irl.settings.data import ScorerSettings
@@ -23,13 +24,22 @@ class SequenceClassificationScorer:
     the tokenizer's special tokens around it; `scorer.end_of_text` says whether it ends in end-of-text.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ScorerSettings) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: ScorerSettings,
+        processes: Processes = ALONE,
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings
+        self.processes = processes
 
     @classmethod
-    def load(cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings) -> "SequenceClassificationScorer":
+    def load(
+        cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings, processes: Processes = ALONE
+    ) -> "SequenceClassificationScorer":
         """Load model and tokenizer of a folder.
 
         Raises:
@@ -54,7 +64,7 @@ class SequenceClassificationScorer:
                 names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in loaded[kind])
                 what = f"{len(names)} {kind.removesuffix('_keys')} tensors in the checkpoint, first {names[0]}"
                 raise InputError(what, where=str(folder), do="is scorer.kind right?")
-        return cls(model.to(device_of(compute)).eval(), tokenizer, settings)
+        return cls(model.to(device_of(compute)).eval(), tokenizer, settings, processes)
 
     def render(self, prompt: list[Message], response: str) -> str:
         """The text that is scored."""
@@ -83,6 +93,7 @@ class SequenceClassificationScorer:
             padding=padding if padding is not None else 0,
             positions=getattr(self.model.config, "max_position_embeddings", None),
             device=self.model.device,
+            processes=self.processes,
         )
 
     def _end_scores(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -73,6 +73,13 @@ def test_a_prompt_may_be_an_hh_dialogue() -> None:
     assert [turn["content"] for turn in made.prompt] == ["Hi", "Yes?", "Hello"]
 
 
+def test_the_first_exchange_of_messages_ends_where_the_assistant_answers_first() -> None:
+    turns = [*HELLO, {"role": "assistant", "content": "Good"}, {"role": "user", "content": "And you?"}]
+    made = convert(row(messages=turns), "messages", first_exchange=True)
+    assert isinstance(made, Demonstration)
+    assert (made.prompt, made.response) == (HELLO, "Good")
+
+
 def test_prompt_and_completion_may_be_messages() -> None:
     made = accepted(row(prompt=HELLO, completion=[{"role": "assistant", "content": "Good"}]), "prompt-response")
     assert (made.prompt, made.response) == (HELLO, "Good")

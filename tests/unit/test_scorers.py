@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,17 +123,33 @@ def test_end_of_text_is_scored_when_asked_for(beaver: Path, tokenizer: Tokenizer
     assert scorer.score(ROWS) == pytest.approx(expected, abs=1e-5)
 
 
-def test_padding_on_either_side_leaves_a_score_as_it_is(beaver: Path) -> None:
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("together", [True, False])
+def test_every_variant_of_the_checkpoint_is_scored_as_computed_directly(
+    beaver: Path, tokenizer: Tokenizer, bias: bool, normalise: bool, side: str, together: bool
+) -> None:
+    texts = [text_of(*row) for row in ROWS]
+    expected = [directly(beaver, tokenizer, text, bias=bias) for text in texts]
+    if normalise:
+        expected = [(score - 0.0596) / 2.4219**0.5 for score in expected]
+    if not bias:
+        change_tensors(beaver, lambda tensors: tensors.pop("score_head.bias") and None)
+    change_config(beaver, do_normalize=normalise)
     model = BeaverModel.from_pretrained(beaver)
-    real = torch.tensor([[5, 9, 17, 4]])
-    padding = torch.zeros(1, 3, dtype=torch.long)
-    ones, zeros = torch.ones_like(real), torch.zeros_like(padding)
-    with torch.no_grad():
-        alone = model(real, ones)
-        right = model(torch.cat([real, padding], 1), torch.cat([ones, zeros], 1))
-        left = model(torch.cat([padding, real], 1), torch.cat([zeros, ones], 1))
-    torch.testing.assert_close(right, alone, atol=1e-5, rtol=0)
-    torch.testing.assert_close(left, alone, atol=1e-5, rtol=0)
+    sequences = [tokenizer(text)["input_ids"] for text in texts]
+    scores: list[float] = []
+    for batch in [sequences] if together else [[sequence] for sequence in sequences]:
+        length = max(map(len, batch)) + 2
+        ids, mask = torch.full((len(batch), length), tokenizer.pad_token_id), torch.zeros(len(batch), length).long()
+        for row, sequence in enumerate(batch):
+            start = length - len(sequence) if side == "left" else 0
+            ids[row, start : start + len(sequence)] = torch.tensor(sequence)
+            mask[row, start : start + len(sequence)] = 1
+        with torch.no_grad():
+            scores += model(ids, mask).tolist()
+    assert scores == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_checkpoint_without_bias_and_normaliser_is_scored_without_them(beaver: Path, tokenizer: Tokenizer) -> None:
@@ -180,6 +197,22 @@ def test_a_model_that_is_saved_again_has_the_same_bytes(beaver: Path, tmp_path: 
     BeaverModel.from_pretrained(beaver).save(tmp_path / "again")
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (beaver / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "value_head.weight",
+        "score_head.scale",
+        "normalizer.deviation",
+        "model.layers.2.mlp.up_proj.weight",
+        "transformer.h.0.attn.c_attn.weight",
+    ],
+)
+def test_a_tensor_that_the_format_does_not_have_is_refused_by_name(beaver: Path, name: str) -> None:
+    change_tensors(beaver, lambda tensors: tensors.update({name: torch.zeros(3)}))
+    with pytest.raises(InputError, match=f"1 unexpected tensors in the checkpoint: {re.escape(name)}"):
+        BeaverModel.from_pretrained(beaver)
 
 
 def set_shape(tensors: dict[str, torch.Tensor]) -> None:

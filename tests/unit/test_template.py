@@ -3,6 +3,7 @@
 import pytest
 
 from irl.errors import InputError
+from irl.random_models import CHAT
 from irl.settings.data import TemplateSettings
 from irl.template import Template
 
@@ -53,3 +54,14 @@ def test_a_template_whose_prompt_is_no_prefix_is_refused(tokenizer):
     tokenizer.chat_template = "{% if add_generation_prompt %}ask:{% else %}done:{% endif %}{{ messages[0].content }}"
     with pytest.raises(InputError, match="renders an answered dialogue differently"):
         Template(tokenizer, TemplateSettings(name="model")).response(DIALOGUE[:1], "x")
+
+
+def test_a_system_turn_is_added_where_there_is_none(tokenizer):
+    tokenizer.chat_template = CHAT
+    template = Template(tokenizer, TemplateSettings(name="model", system=""))
+    question = [{"role": "user", "content": "hello"}]
+    expected = "<|system|>\n<|endoftext|>\n<|user|>\nhello<|endoftext|>\n<|assistant|>\n"
+    assert template.render_prompt(question) == expected
+    assert template.render_response(question, "hi") == "hi<|endoftext|>\n"
+    own = [{"role": "system", "content": "be kind"}, *question]
+    assert template.render_prompt(own) == expected.replace("<|system|>\n", "<|system|>\nbe kind")
