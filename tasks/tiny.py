@@ -1,0 +1,34 @@
+"""A random tiny model of the architecture of one of the recipe's models: `python -m tasks.recipe RECIPE --tiny`."""
+
+import argparse
+from pathlib import Path
+
+from irl import world
+from irl.seeding import derive
+from irl.settings.data import TemplateSettings
+from irl.settings.tiny import TinySettings
+from tasks.stage import Stage, main
+
+DOCUMENTS = 200
+"""Dialogues of the quickstart's world that the tokenizer is learnt from."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, help="config.json of the real model")
+    parser.add_argument("--out", type=Path, required=True, help="model folder to write")
+
+
+def run(stage: Stage) -> str:
+    from irl.random_models import write_random_model
+
+    settings, template = stage.read("tiny", TinySettings), stage.read("template", TemplateSettings)
+    seed = stage.value("seed")
+    documents = world.documents(DOCUMENTS, derive(seed, "tiny", "tokenizer"))
+    texts = [" ".join([*(turn["content"] for turn in prompt), response]) for prompt, response in documents]
+    with stage.publish(stage.arguments.out) as folder:
+        parameters = write_random_model(stage.arguments.config, texts, template, settings, seed, folder)
+    return f"{parameters:,} random parameters after {stage.arguments.config.name}"
+
+
+if __name__ == "__main__":
+    main(run, arguments, __doc__)

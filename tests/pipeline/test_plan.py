@@ -1,0 +1,111 @@
+"""What the flow expects of each stage before anything runs, against what DVC then does."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows.graph import plan
+from irl.errors import InputError
+from tests.tiny_graph import STAGES, call, make
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which every stage has run, with two values of the seed."""
+    folder = make(tmp_path_factory.mktemp("project"))
+    call(folder, "dvc", "repro", "-q")
+    set_seed(folder, 1)
+    call(folder, "dvc", "repro", "-q")
+    return folder
+
+
+@pytest.fixture
+def done(ran: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That project as the working directory."""
+    monkeypatch.chdir(ran)
+    return ran
+
+
+def set_seed(folder: Path, seed: int) -> None:
+    params = folder / "params.yaml"
+    lines = [f"seed: {seed}" if line.startswith("seed:") else line for line in params.read_text().splitlines()]
+    params.write_text("\n".join(lines) + "\n")
+
+
+def forecast(**choice: str | bool) -> dict[str, str]:
+    return {stage.name: stage.forecast for stage in plan(**choice)}
+
+
+def test_stages_come_in_the_order_of_dvc_and_know_what_they_wait_for(done):
+    planned = plan()
+    assert [stage.name for stage in planned] == STAGES
+    assert {stage.name: set(stage.needs) for stage in planned}["last"] == {"slow", "quick@x", "quick@y"}
+
+
+def test_what_is_up_to_date_is_unchanged_for_certain_except_stages_that_always_run(done):
+    set_seed(done, 1)
+    planned = {stage.name: stage for stage in plan()}
+    assert forecast() == dict.fromkeys(STAGES, "unchanged") | {"always": "will run"}
+    assert planned["last"].certain and not planned["always"].certain
+
+
+def test_a_parameter_set_back_restores_the_stages_that_had_run_with_it_and_those_behind(done):
+    set_seed(done, 0)
+    expected = dict.fromkeys(["first", "slow"], "unchanged") | {"always": "will run"}
+    expected |= dict.fromkeys(["quick@x", "quick@y"], "restored")
+    assert {name: each for name, each in forecast().items() if name != "last"} == expected
+    before = (done / "dvc.lock").read_bytes()
+    output = call(done, "dvc", "repro").stdout
+    assert "Stage 'quick@x' is cached" in output and "Running stage 'quick@x'" not in output
+    assert (done / "dvc.lock").read_bytes() != before
+
+
+def test_a_new_value_runs_the_stages_that_read_it_and_leaves_the_others(done):
+    set_seed(done, 7)
+    planned = forecast()
+    assert planned["slow"] == "unchanged"
+    assert planned["quick@x"] == planned["last"] == "will run"
+
+
+def test_lost_outputs_come_back_from_the_cache_even_behind_one_another(done):
+    set_seed(done, 1)
+    shutil.rmtree(done / "out")
+    planned = forecast()
+    assert {planned[name] for name in STAGES[:-1]} == {"restored"}
+    output = call(done, "dvc", "repro").stdout
+    assert "Running stage 'slow'" not in output
+
+
+def test_without_the_cache_everything_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(make(tmp_path))
+    assert set(forecast().values()) == {"will run"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({"until_stage": "slow"}, ["first", "slow"]),
+        ({"from_stage": "quick"}, ["quick@x", "quick@y", "last", "always"]),
+        ({"from_stage": "slow", "until_stage": "last"}, ["slow", "last"]),
+    ],
+)
+def test_a_part_of_the_graph_can_be_chosen(done, choice, expected):
+    assert list(forecast(**choice)) == expected
+
+
+def test_force_runs_all(done):
+    assert set(forecast(force=True).values()) == {"will run"}
+
+
+def test_an_unknown_stage_is_told_with_the_nearest_name(done):
+    with pytest.raises(InputError, match=r"no stage 'slwo' \(did you mean slow\?\)"):
+        plan(until_stage="slwo")
+
+
+def test_a_broken_graph_is_told_in_one_line(tmp_path, monkeypatch):
+    folder = make(tmp_path)
+    monkeypatch.chdir(folder)
+    (folder / "dvc.yaml").write_text("stages: {first: {cmd: x, deps: [}}")
+    with pytest.raises(InputError, match=r"dvc\.yaml"):
+        plan()

@@ -1,0 +1,150 @@
+"""A plan lists the stages of the graph, counts K as they do, and refuses what cannot fit, with the number."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from irl.errors import InputError
+from irl.planning import DEVICES, GIB
+from tasks.plan import Lengths, Planner, arguments, check_memory, device_named, format_plan, show
+from tasks.recipe import load
+
+ROOT = Path(__file__).parents[2]
+# The rows of hh-tiny are not beside every checkout.
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml") if path.stem != "hh-tiny")
+
+
+@pytest.fixture(autouse=True)
+def in_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def planned(name, *overrides, gpu="H100", lengths=None):
+    recipe, graph = load(Path(f"recipes/{name}.yaml"), list(overrides), pinned=False)
+    return Planner(recipe, graph, DEVICES[gpu], 0.4, lengths).plan()
+
+
+def stage_of(stages, name):
+    return next(stage for stage in stages if stage.name == name)
+
+
+def refused(name, *overrides):
+    with pytest.raises(InputError) as error:
+        planned(name, *overrides)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_stages_are_those_of_the_graph():
+    names = [stage.name for stage in planned("hh-rft")]
+    assert names == [
+        "download@policy", "download@scorer", "download@reward", "curate", "sft",
+        "rft_generate@r1", "rft_reward@r1", "rft_policy@r1", "sft_matched@control",
+        "evaluate@base", "evaluate@sft", "evaluate@sft-matched", "evaluate@rft-r1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("t", "steps"), [(1, [12500]), (2, [12500] * 2), (5, [2500] * 5), (16, [1563] * 2)])
+def test_k_is_twice_the_samples_over_the_batch_as_on_the_poster(t, steps):
+    stages = planned(f"ultrachat-irft-t{t}")
+    rounds = [stage for stage in stages if stage.name.startswith("irft_train@")]
+    assert len(rounds) == t
+    assert [stage.steps for stage in rounds][: len(steps)] == steps
+
+
+def test_every_round_of_a_split_costs_its_share():
+    whole, split = (planned(f"ultrachat-irft-t{t}") for t in (1, 5))
+    costs = [sum(stage.operations for stage in stages if "irft_train" in stage.name) for stages in (whole, split)]
+    assert costs[0] == pytest.approx(costs[1])
+
+
+def test_the_control_is_planned_with_the_steps_or_tokens_of_the_method():
+    stages = planned("ultrachat-irft-t5")
+    method = sum(stage.tokens for stage in stages if stage.name.startswith("irft_train@"))
+    assert stage_of(stages, "sft_matched@control").tokens == pytest.approx(method)
+
+
+def test_an_sft_policy_that_is_taken_as_it_is_takes_no_step():
+    assert stage_of(planned("ultrachat-irft-t1"), "sft").steps == 0
+
+
+def test_more_devices_divide_time_and_sharded_memory():
+    few, many = (
+        stage_of(
+            planned("ultrachat-spin", "sft.micro_batch_size=2", f"compute.processes={count}"), "sft_matched@control"
+        )
+        for count in (8, 32)
+    )
+    assert many.operations == pytest.approx(few.operations)
+    assert many.hours(DEVICES["H100"], 32, 0.4) == pytest.approx(few.hours(DEVICES["H100"], 8, 0.4) / 4)
+    assert many.memory < few.memory
+
+
+def test_shorter_dialogues_cost_less_but_memory_suffices_for_the_longest():
+    long, short = (
+        stage_of(planned("hh-irft", lengths=each), "irft_train@r1") for each in (None, Lengths(64, 100, 100))
+    )
+    assert short.operations < long.operations
+    assert short.tokens == pytest.approx(long.tokens * 100 / 384)
+    assert short.memory == long.memory
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("hh-irft", "template.max_prompt_tokens=2000", "2000 + 384 = 2384 exceeds the 2048 positions of pythia-1.4b"),
+        ("hh-rft", "rft.reward.frozen_blocks=20", "frozen_blocks = 20, but pythia-1b has 16 blocks"),
+        ("hh-irft", "curate.keep=200000", "curate.keep = 200000, but the source has 160800 rows"),
+        ("hh-irft", "curate.keep=4", "4 demonstrations cannot be split over 5 parts"),
+        ("hh-irft", "evaluation.prompts=null", "evaluation.prompts is null"),
+        (
+            "hh-irft",
+            "irft.training.batch_size=2",
+            "irft.training.batch_size = 2 leaves devices idle: compute.processes = 4",
+        ),
+        ("hh-irft", "compute.processes=16", "sft.batch_size = 8 is no multiple"),
+        ("hh-irft", "policy.model=someone/other", "the configuration of 'someone/other' is not known here"),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_the_number(name, override, message):
+    assert message in refused(name, override)
+
+
+def test_what_exceeds_the_memory_is_refused_with_both_numbers_and_a_way_out():
+    stages = planned("ultrachat-spin", "compute.zero_stage=2", gpu="A100-40GB")
+    worst = max(stages, key=lambda stage: stage.memory)
+    with pytest.raises(InputError) as error:
+        check_memory(stages, DEVICES["A100-40GB"], "A100-40GB")
+    assert f"{worst.name} needs {worst.memory / GIB:.1f} GiB per device, A100-40GB has 40" in str(error.value)
+    assert "batch_size" in str(error.value)
+    check_memory(planned("ultrachat-spin"), DEVICES["H100"], "H100")
+
+
+def test_an_unknown_gpu_names_the_nearest():
+    with pytest.raises(InputError, match=r"--gpu: no GPU called 'H10' is known \(did you mean H100\?\)"):
+        device_named("H10")
+
+
+def test_the_table_has_a_row_per_stage_and_a_total():
+    stages = planned("hh-sft")
+    lines = format_plan(stages, DEVICES["H100"], 4, 0.4).splitlines()
+    assert len(lines) == len(stages) + 2
+    assert lines[0].split()[:2] == ["stage", "model"] and lines[-1].startswith("total")
+
+
+def test_the_command_says_what_it_assumes_and_what_is_not_pinned(capsys):
+    parser = argparse.ArgumentParser()
+    arguments(parser)
+    show(parser.parse_args(["recipes/hh-sft.yaml", "--devices", "2", "--zero", "3", "--response-tokens", "90"]))
+    printed = capsys.readouterr().out
+    assert "2 x H100, ZeRO stage 3, 40% of 989 TFLOP/s" in printed
+    assert "10,000 demonstrations; mean tokens: prompt 128, response 90, sample 90" in printed
+    assert "Not pinned yet: scorer" in printed
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_can_be_planned(name):
+    stages = planned(name)
+    check_memory(stages, DEVICES["H100"], "H100")
+    assert all(stage.operations > 0 for stage in stages if stage.name.startswith(("irft", "rft", "evaluate")))
