@@ -1,0 +1,94 @@
+"""Measure one model on the six benchmarks of the paper's table, by lm-eval's stock tasks."""
+
+import argparse
+import dataclasses
+import gzip
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from irl.errors import InputError
+from irl.settings.compute import ComputeSettings
+from irl.settings.leaderboard import HarnessSettings
+from tasks.stage import Stage, main, read_json, write_json
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--name", required=True, help="name of the model in tables, for example irft-r5")
+    parser.add_argument("--method", required=True, help="base, sft, sft-matched, irft or rft")
+    parser.add_argument("--round", type=int, required=True, help="round of the method, 0 for none")
+    parser.add_argument("--policy", type=Path, required=True, help="model folder")
+    parser.add_argument("--mirror", type=Path, required=True, help="folder that python -m tasks.mirror made")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write: results.json and samples/")
+
+
+def run(stage: Stage) -> str:
+    given, settings = stage.arguments, stage.read("leaderboard.harness", HarnessSettings)
+    bars = sys.stderr.isatty()
+    if not bars:
+        os.environ.setdefault("TQDM_DISABLE", "1")  # of lm-eval's bars those that it does not ask us about
+    logging.getLogger("lm_eval.evaluator").setLevel(logging.ERROR)
+    from irl.benchmarks import missing_files
+    from irl.checkpoint import Replay
+    from irl.leaderboard import Column, evaluate
+
+    if missing := missing_files(given.mirror):
+        others = f", nor {len(missing) - 1} others" if len(missing) > 1 else ""
+        do = f"make the mirror where there is a network: python -m tasks.mirror --out {given.mirror}"
+        raise InputError(f"the mirror has no such file{others}", where=str(missing[0]), do=do)
+
+    def seen(name: str, column: Column) -> None:
+        print(f"{stage.name}: {name} {column.score:.2f} ({column.questions} questions)", flush=True)
+        stage.record(questions=column.questions)
+
+    compute = stage.read("compute", ComputeSettings)
+    with stage.scratch() as scratch, stage.checkpoint() as checkpoint:
+        resumed = Replay(checkpoint)
+        board = evaluate(given.policy, settings, compute, given.mirror, scratch, seen, resumed, bars=bars)
+    columns = {
+        name: {**dataclasses.asdict(column), **getattr(settings, name).model_dump()}
+        for name, column in board.columns.items()
+    }
+    results = {
+        "name": given.name,
+        "method": given.method,
+        "round": given.round,
+        "path": given.policy.as_posix(),
+        "average": board.average,
+        "columns": columns,
+        "limit": settings.limit,
+        "seed": settings.seed,
+        "tasks": board.tasks,
+        "harness": board.harness,
+        "data": _origin(given.mirror),
+    }
+    with stage.publish(given.out) as out:
+        (out / "samples").mkdir(parents=True)
+        write_json(out / "results.json", results)
+        for task, samples in board.samples.items():
+            _write_samples(out / "samples" / f"{task}.jsonl.gz", samples)
+    cut = sum(column.cut for column in board.columns.values())
+    note = f"; {cut} prompts lost their start: the model's context is too short for them" if cut else ""
+    limited = f" of at most {settings.limit} questions per task" if settings.limit else ""
+    return f"average {board.average:.2f}{limited}{note}"
+
+
+def _origin(mirror: Path) -> dict[str, str] | None:
+    """Commits of the data sets; None for a mirror that was put together by hand."""
+    path = mirror / "mirror.json"
+    return read_json(path)["revisions"] if path.is_file() else None
+
+
+def _write_samples(path: Path, samples: Iterable[Mapping[str, Any]]) -> None:
+    """Write records as compressed JSON lines; the same bytes every time, so without the time of writing."""
+    with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, filename="", mode="wb", mtime=0) as file:
+        for sample in samples:
+            file.write(json.dumps(sample, ensure_ascii=False).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main(run, arguments, __doc__)

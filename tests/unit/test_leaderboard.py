@@ -1,0 +1,188 @@
+"""The leaderboard's columns, settings, graph, data and table; lm-eval itself runs in tests/pipeline."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from irl.benchmarks import Source, missing_files, sources, write_cards, write_split
+from irl.errors import InputError
+from irl.leaderboard import Leaderboard, column_of, data_from, evaluate
+from irl.settings.compute import ComputeSettings
+from irl.settings.leaderboard import BenchmarkSettings, HarnessSettings, LeaderboardSettings
+from tasks.leaderboard_table import HEADINGS, PAPER, as_markdown, leaderboard_of
+from tasks.mirror import REVISIONS
+from tasks.numbers import summarise
+from tasks.recipe import load
+from tasks.report_page import leaderboard_section
+from tests.example_evaluations import table
+
+QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+ACCURACY = BenchmarkSettings(fewshot=0, metric="acc")
+
+
+def result(name: str, method: str, number: int, score: float = 50.0, *, limit: int | None = None) -> dict[str, Any]:
+    """What tasks.leaderboard writes, with the same score in every column."""
+    way = HarnessSettings()
+    columns = {
+        column: {"score": score, "error": 1.0, "questions": 10, "cut": 0, **getattr(way, column).model_dump()}
+        for column in HEADINGS
+        if column != "average"
+    }
+    return {"name": name, "method": method, "round": number, "average": score, "columns": columns, "limit": limit}
+
+
+def test_a_column_is_the_mean_over_the_questions_of_its_tasks() -> None:
+    tasks = [
+        {"questions": 30, "metrics": {"acc,none": 0.5, "acc_stderr,none": 0.09}},
+        {"questions": 10, "metrics": {"acc,none": 0.9, "acc_stderr,none": 0.1}},
+    ]
+    column = column_of(tasks, ACCURACY, cut=2)
+    assert (column.score, column.questions, column.cut) == (pytest.approx(60), 40, 2)
+    assert column.error == pytest.approx(100 * (0.09**2 * 0.75**2 + 0.1**2 * 0.25**2) ** 0.5)
+
+
+def test_a_single_question_has_no_standard_error() -> None:
+    assert column_of([{"questions": 1, "metrics": {"acc,none": 1.0}}], ACCURACY).error is None
+
+
+def test_the_average_is_the_plain_mean_of_the_columns_whatever_their_sizes() -> None:
+    one, two = ({"questions": n, "metrics": {"acc,none": score}} for n, score in ((1000, 0.2), (10, 0.6)))
+    board = Leaderboard(columns={"arc": column_of([one], ACCURACY), "mmlu": column_of([two], ACCURACY)})
+    assert board.average == pytest.approx(40)
+
+
+def test_the_paper_s_averages_follow_from_its_columns() -> None:
+    for rounds, (*columns, average) in PAPER.items():
+        assert sum(columns) / 6 == pytest.approx(average, abs=0.011), rounds
+
+
+def test_the_stock_tasks_read_data_whose_commits_are_known() -> None:
+    known = sources()
+    assert {source.dataset for source in known} == set(REVISIONS)
+    assert sum(source.dataset == "cais/mmlu" for source in known) == 57
+    assert Source("openai/gsm8k", "main", ("train", "test")) in known
+
+
+def test_an_empty_mirror_lacks_every_file(tmp_path: Path) -> None:
+    missing = {path.relative_to(tmp_path).as_posix() for path in missing_files(tmp_path)}
+    assert {"openai/gsm8k/main/test.jsonl", "Rowan/hellaswag/README.md", "cais/mmlu/anatomy/dev.jsonl"} <= missing
+
+
+def test_data_that_changed_in_place_are_read_anew(tmp_path: Path) -> None:
+    source = Source("ours/tiny", "main", ("test",))
+    for text in ("old", "new"):
+        write_split(tmp_path, source, "test", [{"question": text}])
+        write_cards(tmp_path, [source])
+        with data_from(tmp_path, tmp_path / text):
+            assert datasets.load_dataset("ours/tiny", "main")["test"]["question"][0] == text
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"gsm8k": {"filter": "strict"}}, "leaderboard.harness.gsm8k.filter: gsm8k has no filter 'strict'"),
+        ({"mmlu": {"metric": "acc_norm"}}, "has no metric 'acc_norm' (one of: acc)"),
+    ],
+)
+def test_a_metric_that_a_task_lacks_is_refused_before_the_model_is_read(
+    tmp_path: Path, given: dict[str, Any], message: str
+) -> None:
+    settings = HarnessSettings.parse(given, "params.yaml")
+    with pytest.raises(InputError) as error:
+        evaluate(tmp_path / "no-model", settings, ComputeSettings(), tmp_path, tmp_path, lambda *_: None, bars=False)
+    assert message in str(error.value)
+
+
+def test_a_benchmark_given_in_part_keeps_the_other_defaults() -> None:
+    settings = LeaderboardSettings.parse({"harness": {"gsm8k": {"fewshot": 8}}}, "params.yaml").harness
+    assert settings.gsm8k == BenchmarkSettings(fewshot=8, metric="exact_match", filter="strict-match")
+    assert settings.arc == HarnessSettings().arc
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("leaderboard.harness.arc.fewshots=5", "(did you mean 'fewshot'?)"),
+        ("leaderboard.harness.truthfulqa.fewshot=5", "the task has its own six examples"),
+        ("leaderboard.harness.batch_size=0", "must be auto or at least 1"),
+        (
+            "leaderboard={enabled: true, mirror: gone}",
+            "no such folder: gone (make it, where there is a network",
+        ),
+    ],
+)
+def test_wrong_settings_are_refused(override: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        load(QUICKSTART, [override])
+    assert message in str(error.value)
+
+
+def test_switched_off_the_leaderboard_adds_no_stage() -> None:
+    _, graph = load(QUICKSTART, ["leaderboard.mirror=gone"])
+    assert (graph.leaderboard, graph.mirror, graph.leaderboard_table) == ({}, {}, "data/curated")
+
+
+def test_the_last_rounds_and_the_controls_are_measured_in_a_chain() -> None:
+    _, graph = load(QUICKSTART, ["leaderboard.enabled=true"])
+    assert list(graph.leaderboard) == ["base", "sft", "sft-matched", "irft-r3", "rft-r2"]
+    tables = [f"evaluation/leaderboard-tables/{name}.json" for name in graph.leaderboard]
+    assert [model.previous for model in graph.leaderboard.values()] == ["data/curated", *tables[:-1]]
+    assert graph.leaderboard_table == tables[-1]
+    assert graph.mirror == {"hub": graph.benchmarks}
+
+
+def test_all_rounds_are_measured_where_the_recipe_says_so() -> None:
+    _, graph = load(QUICKSTART, ["leaderboard={enabled: true, rounds: all}"])
+    assert list(graph.leaderboard) == list(graph.models)
+
+
+def test_a_mirror_folder_takes_the_place_of_the_hub(tmp_path: Path) -> None:
+    _, graph = load(QUICKSTART, [f"leaderboard={{enabled: true, mirror: {tmp_path}}}"])
+    assert (graph.benchmarks, graph.mirror) == (str(tmp_path), {})
+
+
+def test_the_paper_s_rows_stand_beside_base_and_the_last_irft_round() -> None:
+    results = [result("base", "base", 0), result("sft", "sft", 0), result("irft-r4", "irft", 4)]
+    results += [result("irft-r5", "irft", 5), result("rft-r5", "rft", 5)]
+    board = leaderboard_of(results, paper=True, rounds=5)
+    papers = {model["name"]: model["paper"] and model["paper"]["name"] for model in board["models"]}
+    assert papers == {
+        "base": "zephyr-7b-sft-full",
+        "sft": None,
+        "irft-r4": None,
+        "irft-r5": "IRFT, T = 5",
+        "rft-r5": None,
+    }
+    assert board["models"][3]["paper"]["truthfulqa"] == 39.99
+    assert all(model["paper"] is None for model in leaderboard_of(results, paper=False, rounds=5)["models"])
+
+
+def test_rounds_that_the_paper_did_not_run_have_no_row() -> None:
+    (model,) = leaderboard_of([result("irft-r3", "irft", 3)], paper=True, rounds=3)["models"]
+    assert model["paper"] is None
+
+
+def test_models_measured_in_different_ways_are_not_put_in_one_table() -> None:
+    with pytest.raises(InputError, match="sft: measured in another way than base"):
+        leaderboard_of([result("base", "base", 0), result("sft", "sft", 0, limit=5)], paper=False, rounds=1)
+
+
+def test_the_description_of_a_run_is_a_table_with_the_paper_s_row() -> None:
+    (model,) = leaderboard_of([result("base", "base", 0, 12.5)], paper=True, rounds=5)["models"]
+    lines = as_markdown(model).splitlines()
+    assert lines[0].startswith("| model | ARC | TruthfulQA |")
+    assert lines[2].startswith("| base | 12.50 |")
+    assert lines[3] == "| the paper: zephyr-7b-sft-full | 74.83 | 34.07 | 76.09 | 31.92 | 81.09 | 58.86 | 59.48 |"
+
+
+def test_the_page_has_the_table_only_where_it_was_measured() -> None:
+    summary = summarise(table(1, 0), "quickstart", 0)
+    assert leaderboard_section(summary) == ""
+    board = leaderboard_of([result("base", "base", 0, 31.5, limit=2)], paper=True, rounds=1)
+    page = leaderboard_section(summary | {"leaderboard": board})
+    assert "the paper: zephyr-7b-sft-full" in page
+    assert "A quick look: at most 2 questions per task." in page
+    assert "GSM8k 5-shot" in page
+    assert page.count("<tr") == 3
