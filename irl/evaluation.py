@@ -3,11 +3,17 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from irl.checkpoint import Once, once
 from irl.demonstrations import Demonstration, Message
 from irl.log_probability import Dialogue, score_dialogues
+from irl.processes import ALONE, Processes
 from irl.samples import Sample
 from irl.sampling import sample_responses
 from irl.scorers import Scorer
@@ -83,6 +89,8 @@ def evaluate_policy(
     settings: SamplingSettings,
     seed: int,
     progress: Callable[[int], None] = lambda rows: None,
+    resumed: Once = once,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Evaluate a policy on held-out rows. One sampled response per prompt.
 
@@ -91,11 +99,14 @@ def evaluate_policy(
         scorer: judge of responses; None leaves the reward out.
         oracle: the world's exact judge; None outside the quickstart.
         seed: the same for every policy, so that all answer with the same random numbers.
+        resumed: gives the samples and scores that an interrupted run has made.
+        processes: over which the work is dealt out; the result does not depend on their number.
     """
+    score = partial(score_dialogues, padding=template.padding, processes=processes)
     prompts = [template.prompt(row.prompt) for row in rows]
     single = settings.model_copy(update={"samples_per_prompt": 1})
     named = [(row.id, prompt) for row, prompt in zip(rows, prompts, strict=True)]
-    samples = sample_responses(policy, template, named, single, seed, progress)
+    samples = sample_responses(policy, template, named, single, seed, progress, resumed, processes)
     texts = [template.decode(sample.response) for sample in samples]
     demonstrations = [
         Dialogue(prompt, template.response(row.prompt, row.response)) for row, prompt in zip(rows, prompts, strict=True)
@@ -103,13 +114,15 @@ def evaluate_policy(
     own = [Dialogue(sample.prompt, sample.response) for sample in samples]
     judged = [row for row in range(len(rows)) if rows[row].rejected is not None]
     rejected = [Dialogue(prompts[row], template.response(rows[row].prompt, rows[row].rejected or "")) for row in judged]
-    chosen_log = score_dialogues(policy, demonstrations, template.padding)
-    own_log = score_dialogues(policy, own, template.padding)
-    rejected_log = score_dialogues(policy, rejected, template.padding)
+
+    def log_probabilities(model: "PreTrainedModel", dialogues: Sequence[Dialogue]) -> Tensor:
+        return torch.tensor(resumed(lambda: score(model, dialogues).tolist()))
+
+    chosen_log, own_log, rejected_log = (log_probabilities(policy, each) for each in (demonstrations, own, rejected))
 
     kl, implicit = 0.0, None
     if sft is not None:
-        kl = float((own_log - score_dialogues(sft, own, template.padding)).mean())
+        kl = float((own_log - log_probabilities(sft, own)).mean())
     gap_mean = gap_sem = accuracy = accuracy_per_token = None
     if judged:
         gaps = (chosen_log[judged] - rejected_log).tolist()
@@ -124,13 +137,13 @@ def evaluate_policy(
         if sft is not None:
             chosen_dialogues = [demonstrations[row] for row in judged]
             implicit_gaps = (
-                (chosen_log[judged] - score_dialogues(sft, chosen_dialogues, template.padding))
-                - (rejected_log - score_dialogues(sft, rejected, template.padding))
+                (chosen_log[judged] - log_probabilities(sft, chosen_dialogues))
+                - (rejected_log - log_probabilities(sft, rejected))
             ).tolist()
             implicit = sum(gap > 0 for gap in implicit_gaps) / len(implicit_gaps)
 
     asked = [(row.prompt, text) for row, text in zip(rows, texts, strict=True)]
-    scores: list[float | None] = [None] * len(rows) if scorer is None else list(scorer.score(asked))
+    scores: list[float | None] = [None] * len(rows) if scorer is None else resumed(lambda: list(scorer.score(asked)))
     oracles: list[float | None] = [None if oracle is None else oracle(prompt, text) for prompt, text in asked]
     reward_mean, reward_sem = mean_and_error([score for score in scores if score is not None])
     oracle_mean, oracle_sem = mean_and_error([value for value in oracles if value is not None])

@@ -35,6 +35,21 @@ def dtype_of(compute: ComputeSettings) -> torch.dtype:
     return torch.bfloat16 if compute.precision == "bf16" else torch.float32
 
 
+def training_dtype_of(compute: ComputeSettings) -> torch.dtype:
+    """The type of weights that train: float32, because a step of the paper's size is lost in bf16's 8 bits.
+
+    DeepSpeed keeps float32 weights of its own beside those that it is given.
+    """
+    return dtype_of(compute) if compute.zero_stage else torch.float32
+
+
+def mixed_precision(compute: ComputeSettings) -> torch.autocast:
+    """The context in which float32 weights train in the recipe's precision; does nothing where that is float32."""
+    lower = dtype_of(compute) != training_dtype_of(compute)
+    # Casts are not cached: they would outlive the step that changes the weights.
+    return torch.autocast(device_of(compute).type, torch.bfloat16, enabled=lower, cache_enabled=False)
+
+
 def attention_of(device: torch.device) -> str:
     """`flash_attention_2` where it is installed and there is a GPU, else torch's own."""
     from transformers.utils.import_utils import is_flash_attn_2_available
@@ -63,8 +78,8 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_policy(folder: Path, compute: ComputeSettings) -> "PreTrainedModel":
-    """Load a causal language model in evaluation mode on the recipe's device.
+def load_policy(folder: Path, compute: ComputeSettings, dtype: torch.dtype | None = None) -> "PreTrainedModel":
+    """Load a causal language model in evaluation mode on the recipe's device, in the recipe's type unless told.
 
     Raises:
         InputError: no such folder, or no safetensors weights in it.
@@ -77,7 +92,7 @@ def load_policy(folder: Path, compute: ComputeSettings) -> "PreTrainedModel":
         folder,
         local_files_only=True,
         use_safetensors=True,
-        dtype=dtype_of(compute),
+        dtype=dtype or dtype_of(compute),
         attn_implementation=attention_of(device),
     )
     torch.nn.Module.to(model, device)
@@ -99,14 +114,18 @@ def save_policy(model: "PreTrainedModel", template: Template, folder: Path, trai
 
 
 def save_model(model: "PreTrainedModel", template: Template, folder: Path, training: dict[str, Any] | None) -> None:
-    """Save weights (safetensors), tokenizer and training record; nothing in it depends on where it is saved."""
+    """Save weights (safetensors), tokenizer and training record; nothing in it depends on where it is saved.
+
+    The record's facts get the attention's implementation: it is chosen by what is installed.
+    """
     folder.mkdir(parents=True)
     model.config._name_or_path = ""
     model.config.pad_token_id = template.padding
     model.save_pretrained(folder)
     template.tokenizer.save_pretrained(folder)
     if training is not None:
-        text = json.dumps(training, indent=1, allow_nan=False)
+        facts = {**training.get("facts", {}), "attention": model.config._attn_implementation}
+        text = json.dumps({**training, "facts": facts}, indent=1, allow_nan=False)
         (folder / "training.json").write_text(text + "\n", encoding="utf-8")
 
 

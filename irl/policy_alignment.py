@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from irl.checkpoint import Checkpoint, keep_trainer, kept_values
 from irl.demonstrations import Message
+from irl.descent import make_whole
 from irl.log_probability import Dialogue
+from irl.models import mixed_precision
 from irl.objectives import normalise
 from irl.optimisation import TrainingRecord
+from irl.processes import ALONE, Processes
 from irl.reward import score_rewards
 from irl.sampling import sample_responses
 from irl.settings.compute import ComputeSettings
 from irl.settings.rft import PolicyAlignmentSettings
 from irl.settings.training import SamplingSettings
-from irl.sft import stop_at_nan, trainer_arguments
+from irl.sft import sharding, stop_at_nan, trainer_arguments
 from irl.template import Template
 
 if TYPE_CHECKING:
@@ -42,6 +46,8 @@ def align_policy(
     compute: ComputeSettings,
     seed: int,
     scratch: Path,
+    checkpoint: Checkpoint | None = None,
+    processes: Processes = ALONE,
 ) -> TrainingRecord:
     """Take `settings.steps` policy-gradient steps. Changes `policy` in place.
 
@@ -51,19 +57,25 @@ def align_policy(
         reward: r_theta; read on token ids at the last real token, end-of-text included, as it was trained.
         normaliser: mean and deviation of r_theta on the round's pairs.
         prompts: the round's prompts.
+        checkpoint: where an interrupted run is continued from, and what it is saved to between two steps.
+        processes: over which the responses of each step are divided; their number divides the responses.
 
     Returns:
         The record: reward, KL to pi_0, entropy and length per step.
     """
     import datasets
     from transformers import PrinterCallback
+    from trl.models.utils import unwrap_model_for_generation
     from trl.trainer.rloo_config import RLOOConfig
     from trl.trainer.rloo_trainer import RLOOTrainer
 
     datasets.disable_progress_bars()
     reward.eval()
     mean, deviation = normaliser if settings.normalise_reward else (0.0, 1.0)
-    tokens: dict[str, int] = {"response": 0}
+    latest = checkpoint.latest() if checkpoint else None
+    kept = kept_values(latest) if latest else {"step": 0, "response_tokens": 0}
+    tokens = {"response": kept["response_tokens"]}
+    passes = kept["step"] // max(1, len(prompts) // settings.prompts_per_step)
 
     def learnt_reward(prompts: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float | None]:
         dialogues = [
@@ -79,36 +91,54 @@ def align_policy(
 
         def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any) -> list[list[int]]:
             # Prompts stand in groups of equal ones; the place in the batch tells the responses of a group apart.
-            named = [(f"{self.state.global_step}/{place}", prompt) for place, prompt in enumerate(prompt_ids)]
+            first = processes.rank * len(prompt_ids)
+            named = [(f"{self.state.global_step}/{place}", prompt) for place, prompt in enumerate(prompt_ids, first)]
             sampling = SamplingSettings(temperature=settings.temperature, batch_size=len(named))
-            model = self.accelerator.unwrap_model(self.model)
-            return [sample.response for sample in sample_responses(model, template, named, sampling, seed)]
+            # Sharded weights are gathered meanwhile: the processes need not take equally many decoding steps.
+            with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, mixed_precision(compute):
+                return [sample.response for sample in sample_responses(model, template, named, sampling, seed)]
+
+        def _get_train_sampler(self, dataset: Any = None) -> Any:
+            sampler = super()._get_train_sampler(dataset)
+            # A pass over the prompts draws its order from one stream; an interrupted run has drawn for these already.
+            for _ in range(passes):
+                next(iter(sampler))
+            return sampler
 
     # TRL loads the reference of the KL term from the path that the policy names as its own; it is pi_0, not pi_t.
     policy.config._name_or_path = str(initial)
     batch = settings.prompts_per_step * settings.samples_per_prompt
+    micro = settings.micro_batch_size or batch // processes.size
     trainer = Trainer(
         model=policy,
         processing_class=template.tokenizer,
         reward_funcs=learnt_reward,
-        train_dataset=datasets.Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
+        train_dataset=datasets.Dataset.from_list([{"prompt": template.turns(prompt)} for prompt in prompts]),
         args=RLOOConfig(
-            per_device_train_batch_size=batch,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=batch // (micro * processes.size),
+            steps_per_generation=batch // (micro * processes.size),
             num_generations=settings.samples_per_prompt,
             max_completion_length=template.settings.max_response_tokens,
             max_steps=settings.steps,
             temperature=settings.temperature,
             top_k=0,
             beta=settings.kl_coefficient,
-            steps_per_generation=1,
             disable_dropout=True,
-            **trainer_arguments(settings.optimiser, compute, seed, scratch, False),
+            **trainer_arguments(settings.optimiser, compute, seed, scratch, settings.gradient_checkpointing),
+            **sharding(processes, policy),
         ),
-        callbacks=[stop_at_nan("rft_policy")],
+        callbacks=[
+            stop_at_nan("rft_policy"),
+            *([keep_trainer(checkpoint, lambda: {"response_tokens": tokens["response"]})] if checkpoint else []),
+        ],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    record = TrainingRecord("rft_policy", steps=settings.steps, response_tokens=tokens["response"])
+    trainer.train(resume_from_checkpoint=str(latest) if latest else None)
+    if processes.zero_stage:
+        make_whole(trainer.model_wrapped)
+    sampled = round(processes.sum([tokens["response"]], policy.device)[0])
+    record = TrainingRecord("rft_policy", steps=settings.steps, response_tokens=sampled)
     for entry in trainer.state.log_history:
         if "reward" in entry:
             record.log(int(entry["step"]), **{name: entry[key] for name, key in CURVES.items() if key in entry})

@@ -11,12 +11,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from irl.checkpoint import Checkpoint
+from irl.descent import Losses
 from irl.errors import InputError
-from irl.log_probability import Batch, Dialogue, by_length, by_length_in_chunks
+from irl.log_probability import Batch, Dialogue, by_length_in_chunks, in_batches
 from irl.models import attention_of, check_weights, device_of, dtype_of
 from irl.objectives import contrastive_loss, mean_and_deviation
-from irl.optimisation import Progress, TrainingRecord, descend, shuffled_batches, steps_for
-from irl.pairs import Pair
+from irl.optimisation import (
+    Progress,
+    TrainingRecord,
+    descend,
+    recompute_activations,
+    shuffled_batches,
+    steps_for,
+)
+from irl.pairs import Pair, response_tokens
+from irl.processes import ALONE, Processes
 from irl.settings.compute import ComputeSettings
 from irl.settings.rft import RewardSettings
 
@@ -24,12 +34,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def load_reward(folder: Path, compute: ComputeSettings, seed: int) -> "PreTrainedModel":
+def load_reward(
+    folder: Path, compute: ComputeSettings, seed: int, dtype: torch.dtype | None = None
+) -> "PreTrainedModel":
     """Load a reward model, or make one from a language model's trunk with a fresh bias-free head.
 
     Args:
         folder: a folder that `save_model` wrote, or any causal language model's.
         seed: of a fresh head.
+        dtype: of the weights; None is the recipe's type.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
     from transformers.utils import logging
@@ -48,7 +61,7 @@ def load_reward(folder: Path, compute: ComputeSettings, seed: int) -> "PreTraine
             num_labels=1,
             local_files_only=True,
             use_safetensors=True,
-            dtype=dtype_of(compute),
+            dtype=dtype or dtype_of(compute),
             attn_implementation=attention_of(device),
         )
     finally:
@@ -89,13 +102,14 @@ def rewards(model: "PreTrainedModel", batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def score_rewards(
-    model: "PreTrainedModel", dialogues: Sequence[Dialogue], padding: int, batch_size: int = 64
+    model: "PreTrainedModel",
+    dialogues: Sequence[Dialogue],
+    padding: int,
+    batch_size: int = 64,
+    processes: Processes = ALONE,
 ) -> Tensor:
     """r(x, y) of many dialogues, batched by length, in the order given. Returns (dialogues,) float32 on the CPU."""
-    result = torch.empty(len(dialogues))
-    for rows in by_length(dialogues, batch_size):
-        result[rows] = rewards(model, Batch.of([dialogues[row] for row in rows], padding, model.device)).cpu()
-    return result
+    return in_batches(partial(rewards, model), dialogues, padding, model.device, batch_size, processes)
 
 
 def train_reward(
@@ -105,6 +119,8 @@ def train_reward(
     padding: int,
     seed: int,
     progress: Progress = lambda steps: None,
+    checkpoint: Checkpoint | None = None,
+    processes: Processes = ALONE,
 ) -> TrainingRecord:
     """Reward alignment: K steps of theta <- theta + eta grad h(r(x, y) - r(x, y')). Changes `model` in place.
 
@@ -114,22 +130,34 @@ def train_reward(
         The record, with the normaliser (mean and deviation over the round's pairs) and the final training accuracy.
     """
     demonstrations, samples = [pair.demonstration for pair in pairs], [pair.sample for pair in pairs]
-    record = TrainingRecord("rft_reward")
 
-    def loss_of(rows: list[int]) -> tuple[Tensor, dict[str, float]]:
+    def loss_of(rows: list[int]) -> Losses:
         both = [demonstrations[row] for row in rows] + [samples[row] for row in rows]
         r_y, r_y_prime = by_length_in_chunks(partial(rewards, model), both, padding, model.device).chunk(2)
-        record.response_tokens += sum(len(dialogue.response) for dialogue in both)
         margin = (r_y - r_y_prime).detach()
-        accuracy = float((margin > 0).float().mean())
-        return contrastive_loss(r_y, r_y_prime, settings.h), {"margin": float(margin.mean()), "accuracy": accuracy}
+        return contrastive_loss(r_y, r_y_prime, settings.h), {"margin": margin, "accuracy": (margin > 0).float()}
 
     freeze_blocks(model, settings.frozen_blocks)
     steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
-    batches = shuffled_batches(len(pairs), settings.batch_size, settings.epochs, seed)
+    batches = list(shuffled_batches(len(pairs), settings.batch_size, settings.epochs, seed))
+    record = TrainingRecord("rft_reward", response_tokens=response_tokens(pairs, batches))
     model.eval()
-    descend(model, batches, steps, loss_of, settings.optimiser, None, record, progress)
-    final = torch.stack([score_rewards(model, each, padding) for each in (demonstrations, samples)])
+    if settings.gradient_checkpointing:
+        recompute_activations(model)
+    descend(
+        model,
+        batches,
+        steps,
+        loss_of,
+        settings.optimiser,
+        settings.micro_batch_size,
+        record,
+        progress,
+        checkpoint,
+        processes,
+    )
+    both = (demonstrations, samples)
+    final = torch.stack([score_rewards(model, each, padding, processes=processes) for each in both])
     mean, deviation = mean_and_deviation(final)
     record.facts = {
         "K": steps,

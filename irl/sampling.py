@@ -5,13 +5,16 @@ A sample's random numbers follow from its own name, so it does not depend on wha
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy
 import torch
 from torch import Tensor
 
+from irl.checkpoint import Once, once
 from irl.log_probability import by_length
+from irl.processes import ALONE, Processes
 from irl.samples import Sample
 from irl.settings.training import SamplingSettings
 from irl.template import Template
@@ -27,6 +30,8 @@ def sample_responses(
     settings: SamplingSettings,
     seed: int,
     progress: Callable[[int], None] = lambda rows: None,
+    resumed: Once = once,
+    processes: Processes = ALONE,
 ) -> list[Sample]:
     """Sample responses to every prompt.
 
@@ -36,23 +41,31 @@ def sample_responses(
         prompts: (id, tokens) of each prompt.
         settings: temperature, nucleus, samples per prompt, rows decoded at once.
         seed: with a prompt's id and the sample's index it decides the sample.
-        progress: called with the number of responses just finished.
+        progress: called with the number of responses that this process has just finished.
+        resumed: gives the batches that an interrupted run has decoded.
+        processes: over which the batches are dealt out; the samples do not depend on their number.
 
     Returns:
         `samples_per_prompt` samples per prompt, in the order of the prompts.
     """
     wanted = [(name, index, prompt) for name, prompt in prompts for index in range(settings.samples_per_prompt)]
-    samples: list[Sample | None] = [None] * len(wanted)
-    for rows in by_length([prompt for _, _, prompt in wanted], settings.batch_size):
+    batches = list(by_length([prompt for _, _, prompt in wanted], settings.batch_size))
+
+    def one(rows: list[int]) -> list[tuple[list[int], bool, float]]:
         uniforms = torch.stack(
             [_uniforms(seed, *wanted[row][:2], template.settings.max_response_tokens) for row in rows]
         )
-        decoded = decode(policy, template, [wanted[row][2] for row in rows], uniforms, settings)
+        work = partial(decode, policy, template, [wanted[row][2] for row in rows], uniforms, settings)
+        decoded = resumed(work)
+        progress(len(rows))
+        return decoded
+
+    samples: dict[int, Sample] = {}
+    for rows, decoded in zip(batches, processes.deal(batches, one), strict=True):
         for row, (response, ended, log_probability) in zip(rows, decoded, strict=True):
             name, index, prompt = wanted[row]
             samples[row] = Sample(name, index, prompt, response, ended, log_probability)
-        progress(len(rows))
-    return [sample for sample in samples if sample is not None]
+    return [samples[row] for row in range(len(wanted))]
 
 
 def _uniforms(seed: int, name: str, index: int, count: int) -> Tensor:

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irl.adapters import lora_config, merge_adapters
+from irl.checkpoint import Checkpoint, keep_trainer
+from irl.descent import make_whole, zero_configuration
 from irl.errors import InputError
 from irl.log_probability import Dialogue
 from irl.models import device_of, dtype_of
 from irl.optimisation import TrainingRecord
+from irl.processes import ALONE, Processes
 from irl.settings.compute import ComputeSettings
 from irl.settings.sft import SftSettings
 from irl.settings.training import OptimiserSettings
@@ -31,6 +34,8 @@ def train_sft(
     *,
     stage: str = "sft",
     steps: int | None = None,
+    checkpoint: Checkpoint | None = None,
+    processes: Processes = ALONE,
 ) -> TrainingRecord:
     """Minimise the mean negative log-likelihood of the response tokens. Changes `policy` in place.
 
@@ -38,6 +43,8 @@ def train_sft(
         demonstrations: tokens; the loss is taken on the response only, end-of-text included.
         scratch: folder for the trainer's files.
         steps: optimiser steps; None is `epochs` passes.
+        checkpoint: where an interrupted run is continued from, and what it is saved to between two steps.
+        processes: over which the demonstrations of each step are divided; their number divides `batch_size`.
 
     Raises:
         InputError: the loss is not finite; names the step.
@@ -57,7 +64,7 @@ def train_sft(
             for dialogue in demonstrations
         ]
     )
-    micro = settings.micro_batch_size or settings.batch_size
+    micro = settings.micro_batch_size or settings.batch_size // processes.size
     steps = steps or math.ceil(settings.epochs * len(rows) / settings.batch_size)
     trainer = SFTTrainer(
         model=policy,
@@ -65,17 +72,21 @@ def train_sft(
         train_dataset=rows,
         args=SFTConfig(
             per_device_train_batch_size=micro,
-            gradient_accumulation_steps=math.ceil(settings.batch_size / micro),
+            gradient_accumulation_steps=settings.batch_size // (micro * processes.size),
             max_length=None,
             completion_only_loss=True,
             max_steps=steps,
             **trainer_arguments(settings.optimiser, compute, seed, scratch, settings.gradient_checkpointing),
+            **sharding(processes, policy),
         ),
-        callbacks=[stop_at_nan(stage)],
+        callbacks=[stop_at_nan(stage), *([keep_trainer(checkpoint)] if checkpoint else [])],
         peft_config=None if settings.lora is None else lora_config(settings.lora),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    latest = checkpoint.latest() if checkpoint else None
+    trainer.train(resume_from_checkpoint=str(latest) if latest else None)
+    if processes.zero_stage:
+        make_whole(trainer.model_wrapped)
     merge_adapters(None if settings.lora is None else trainer.model)
     record = TrainingRecord(stage, steps=steps)
     for entry in trainer.state.log_history:
@@ -102,6 +113,7 @@ def trainer_arguments(
         "max_grad_norm": optimiser.max_gradient_norm or 0.0,
         "weight_decay": 0.0,
         "use_cpu": cpu,
+        "ddp_find_unused_parameters": False,
         "bf16": dtype_of(compute).itemsize == 2,
         "gradient_checkpointing": gradient_checkpointing,
         "logging_steps": 1,
@@ -113,6 +125,14 @@ def trainer_arguments(
         "data_seed": seed,
         "dataloader_pin_memory": not cpu,
     }
+
+
+def sharding(processes: Processes, policy: "PreTrainedModel") -> dict[str, Any]:
+    """What a TRL trainer gets besides if DeepSpeed shards its model; it knows the batch sizes itself."""
+    if not processes.zero_stage:
+        return {}
+    known = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+    return {"deepspeed": zero_configuration(processes.zero_stage, policy) | dict.fromkeys(known, "auto")}
 
 
 def stop_at_nan(stage: str) -> Any:
@@ -127,7 +147,9 @@ def stop_at_nan(stage: str) -> Any:
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             assert args.logging_strategy == IntervalStrategy.STEPS
-            self.bar = tqdm(total=state.max_steps, desc=stage, unit="step", disable=None, leave=False)
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, desc=stage, unit="step", disable=None, leave=False
+            )
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.update()

@@ -22,6 +22,10 @@ class FetchSettings(Settings):
     """Name of a Hugging Face split that must stay held out. Of a folder, files with `test` in the name do."""
     format: Literal["auto", "hh", "messages", "prompt-response", "spin"] = "auto"
     """Row format; `auto` recognises it from the keys of the first row."""
+    exchange: Literal["last", "first"] = "last"
+    """Which turn of the assistant in `messages` is the demonstration: the last, or the first (SPIN: UltraChat)."""
+    rows: int | None = Field(None, ge=1)
+    """Rows to train on at this revision, where known. Only a plan needs it, to count what is scored."""
     licence: str = "unknown"
     """Licence of the data, copied to the provenance."""
 
@@ -31,6 +35,8 @@ class TemplateSettings(Settings):
 
     name: Literal["hh", "model"] = "hh"
     """`hh` is Anthropic's "\\n\\nHuman: ... \\n\\nAssistant: ..."; `model` is the tokenizer's own chat template."""
+    system: str | None = None
+    """Text of a system turn that is put before a dialogue without one; zephyr was trained with an empty one."""
     max_prompt_tokens: int = Field(128, ge=1)
     """Longest prompt, in tokens; a longer one is dropped by `curate`."""
     max_response_tokens: int = Field(384, ge=2)

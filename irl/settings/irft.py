@@ -16,7 +16,7 @@ class IrftTrainingSettings(Settings):
     batch_size: int = Field(32, ge=1)
     """Pairs per optimiser step."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Pairs per forward pass; null is the whole batch."""
+    """Pairs per forward pass of a process; null is its whole share of the batch."""
     reference: Literal["round", "initial"] = "round"
     """`round`: the policy at the round's start (the paper's code, SPIN); `initial`: the SFT policy for all rounds."""
     h: Literal["logistic", "identity"] = "logistic"
@@ -40,6 +40,8 @@ class IrftSettings(Settings):
     """T, the number of generate/train rounds; 0 switches the method off. 1 is SPIN's iteration 0."""
     slice: Literal["split", "all"] = "split"
     """`split`: round t gets the t-th T-th of the shuffled demonstrations; `all`: every round sees all."""
+    passes: int = Field(1, ge=1)
+    """With `split`, times that the rounds go through the demonstrations: they are cut into T / passes parts."""
     sampling: SamplingSettings = SamplingSettings()
     """How the policy's own responses are sampled."""
     training: IrftTrainingSettings = IrftTrainingSettings()

@@ -9,12 +9,12 @@ from irl.settings.training import LoraSettings, OptimiserSettings
 class SftSettings(Settings):
     """Supervised fine-tuning on the response tokens."""
 
-    epochs: float = Field(2.0, gt=0)
-    """Passes over the curated demonstrations."""
+    epochs: float = Field(2.0, ge=0)
+    """Passes over the curated demonstrations; 0 takes the base model as it is, because it is an SFT policy already."""
     batch_size: int = Field(32, ge=1)
     """Demonstrations per optimiser step."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Demonstrations per forward pass; null is the whole batch."""
+    """Demonstrations per forward pass of a process; null is its whole share of the batch."""
     optimiser: OptimiserSettings
     """Optimiser and schedule."""
     gradient_checkpointing: bool = False

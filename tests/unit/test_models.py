@@ -36,8 +36,8 @@ def test_saving_twice_gives_the_same_bytes(folder, policy, template, tmp_path):
         assert (folder / name).read_bytes() == (tmp_path / "elsewhere" / name).read_bytes(), name
 
 
-def test_the_training_record_is_kept_beside_the_weights(folder, tmp_path):
-    assert read_training(folder) == {"steps": 3}
+def test_the_training_record_is_kept_beside_the_weights_with_the_attention_that_was_chosen(folder, tmp_path):
+    assert read_training(folder) == {"steps": 3, "facts": {"attention": "sdpa"}}
     assert read_training(tmp_path) is None
 
 

@@ -88,3 +88,13 @@ def test_the_same_seed_gives_the_same_policy(policy, template, initial, reward):
     for each in (policy, other):
         align(each, template, initial, reward, settings)
     assert all(torch.equal(one, two) for one, two in zip(policy.parameters(), other.parameters(), strict=True))
+
+
+def test_micro_batches_give_the_same_steps(policy, template, initial, reward):
+    records = [
+        align(each, template, initial, reward, SETTINGS.model_copy(update={"steps": 2, "micro_batch_size": micro}))
+        for each, micro in ((copy.deepcopy(policy), None), (policy, 8))
+    ]
+    whole, parts = (record.curves["reward"]["value"] for record in records)
+    assert parts == pytest.approx(whole, rel=1e-3)
+    assert records[0].response_tokens == records[1].response_tokens

@@ -1,0 +1,177 @@
+"""Stages on two processes of this machine: what one process gives, by copies and by DeepSpeed's ZeRO-2 and ZeRO-3.
+
+The first use of ZeRO on a machine compiles an operation of DeepSpeed, about a minute; torch keeps it.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from irl import demonstrations, world
+from irl.demonstrations import Demonstration
+from irl.random_models import write_random_model
+from irl.settings.data import TemplateSettings
+from irl.settings.tiny import TinySettings
+from tasks.recipe import activate
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    "template={max_prompt_tokens: 64, max_response_tokens: 12}",
+    "sft.epochs=2",
+    "sft.batch_size=16",
+    # Neither the batches nor the last one divide evenly.
+    "irft.training.batch_size=15",
+    "irft.training.micro_batch_size=5",
+    "irft.sampling.batch_size=16",
+    "rft.sampling.batch_size=16",
+    "rft.reward.batch_size=15",
+    "rft.policy.steps=3",
+    "rft.policy.prompts_per_step=4",
+    "evaluation.prompts=12",
+    "evaluation.sampling.batch_size=5",
+    "scorer.kind=none",
+]
+DATA = ["--data", "data/curated"]
+ROUND = ["--round", "r1", *DATA]
+STAGES = {
+    "irft_generate": [*ROUND, "--policy", "models/start"],
+    "evaluate": ["--name", "start", "--method", "sft", "--round", "0", "--policy", "models/start", "--sft",
+                 "models/other", "--scorer", "models/start", *DATA],
+    "irft_train": [*ROUND, "--policy", "models/start", "--initial", "models/start", "--samples", "samples.jsonl"],
+    "sft": ["--policy", "models/start", *DATA],
+    "rft_reward": [*ROUND, "--reward", "models/start", "--samples", "samples.jsonl"],
+    "rft_policy": [*ROUND, "--policy", "models/start", "--initial", "models/start", "--reward", "reward",
+                   "--samples", "samples.jsonl"],
+}  # fmt: skip
+
+
+def params(folder: Path, name: str, *overrides: str) -> str:
+    """Write a params file of its own for one way of running; returns its name."""
+    activate(folder / "recipes/quickstart.yaml", [*SMALL, *overrides], folder / name)
+    return name
+
+
+def call(folder: Path, stage: str, out: str, params: str, check: bool = True, **environment: str):
+    words = ["-m", f"tasks.{stage}", *STAGES[stage], "--params", params, "--out", out]
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1800,
+    )
+    assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random GPT-NeoX, 32 demonstrations, and what one process makes of them in every stage."""
+    folder = tmp_path_factory.mktemp("processes")
+    for name in ("irl", "tasks", "recipes"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    pairs = list(world.pairs(60, seed=0))
+    template = TemplateSettings(max_prompt_tokens=64, max_response_tokens=12)
+    for seed, name in enumerate(("start", "other")):
+        write_random_model(
+            folder / "recipes/models/pythia-1b.json",
+            [text for _, *texts in pairs for text in texts],
+            template,
+            TinySettings(),
+            seed,
+            folder / "models" / name,
+        )
+    rows = [Demonstration.make(prompt, good[:40], rejected=bad[:40]) for prompt, good, bad in pairs]
+    (folder / "data/curated").mkdir(parents=True)
+    for split, part in (("train", rows[:32]), ("validation", rows[32:44]), ("held_out", rows[44:])):
+        demonstrations.write(folder / f"data/curated/{split}.jsonl", part)
+    one = params(folder, "one.yaml")
+    call(folder, "irft_generate", "samples.jsonl", one)
+    call(folder, "rft_reward", "reward", one)
+    with ThreadPoolExecutor(2) as together:
+        stages = ("evaluate", "irft_train", "sft", "rft_policy")
+        for _ in together.map(lambda stage: call(folder, stage, f"one/{stage}", one), stages):
+            pass
+    shutil.move(folder / "samples.jsonl", folder / "one/irft_generate")
+    shutil.copy(folder / "one/irft_generate", folder / "samples.jsonl")
+    shutil.copytree(folder / "reward", folder / "one/rft_reward")
+    return folder
+
+
+@pytest.mark.parametrize("stage", ["irft_generate", "evaluate"])
+def test_what_is_sampled_and_scored_does_not_depend_on_the_number_of_processes(project, stage):
+    call(project, stage, f"two/{stage}", params(project, f"{stage}.yaml", "compute.processes=2"))
+    assert (project / "two" / stage).read_bytes() == (project / "one" / stage).read_bytes()
+
+
+@pytest.mark.parametrize(("stage", "zero_stage"), [("irft_train", 3), ("rft_policy", 3), ("sft", 2), ("rft_reward", 0)])
+def test_two_processes_take_the_steps_of_one(project, stage, zero_stage):
+    way = params(project, f"{stage}.yaml", "compute.processes=2", f"compute.zero_stage={zero_stage}")
+    done = call(project, stage, f"two/{stage}", way)
+    assert done.stdout.count("\n") == 1, "one line for the user, not one per process"
+    one, two = (json.loads((project / way / stage / "training.json").read_text()) for way in ("one", "two"))
+    for name, curve in one["curves"].items():
+        assert two["curves"][name]["step"] == curve["step"]
+        assert two["curves"][name]["value"] == pytest.approx(curve["value"], rel=1e-4, abs=1e-4), name
+    assert {key: two[key] for key in ("steps", "total_steps", "response_tokens")} == {
+        key: one[key] for key in ("steps", "total_steps", "response_tokens")
+    }
+    weights = [load_file(project / way / stage / "model.safetensors") for way in ("one", "two")]
+    assert weights[0].keys() == weights[1].keys()
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, atol=2e-4, rtol=1e-3)
+
+
+def test_a_policy_that_zero_3_trained_is_an_ordinary_folder(project):
+    folder = project / "two/irft_train"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    before, after = (load_file(each / "model.safetensors") for each in (project / "models/start", folder))
+    assert before.keys() == after.keys()
+    assert not any(torch.equal(before[name], after[name]) for name in before if name.endswith("weight"))
+    prompt = tokenizer("Hello", return_tensors="pt", return_token_type_ids=False)
+    assert model.generate(**prompt, max_new_tokens=3).shape[1] > prompt["input_ids"].shape[1]
+
+
+def test_two_machines_share_a_stage_and_the_first_one_writes(project):
+    way = params(project, "machines.yaml", "compute.processes=2")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    machines = [
+        {"JUICER_MACHINES": "2", "JUICER_MACHINE_RANK": str(rank), "JUICER_MAIN_ADDRESS": address} for rank in (0, 1)
+    ]
+    with ThreadPoolExecutor(2) as together:
+        first, second = together.map(
+            lambda machine: call(project, "irft_generate", "machines.jsonl", way, **machine), machines
+        )
+    assert (project / "machines.jsonl").read_bytes() == (project / "one/irft_generate").read_bytes()
+    assert "32 responses" in first.stdout
+    assert second.stdout == ""
+
+
+def test_a_failure_on_several_processes_is_one_line(project):
+    (project / "two").mkdir(exist_ok=True)
+    (project / "two/kept.jsonl").write_text("old")
+    way = params(project, "broken.yaml", "compute.processes=2")
+    curated = project / "data/curated"
+    curated.rename(project / "data/elsewhere")
+    try:
+        done = call(project, "irft_generate", "two/kept.jsonl", way, check=False)
+    finally:
+        (project / "data/elsewhere").rename(curated)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: data/curated/train.jsonl: no such file")
+    assert (project / "two/kept.jsonl").read_text() == "old"

@@ -1,0 +1,61 @@
+"""Which processes a stage has, and how work is dealt out to them."""
+
+import pytest
+
+from irl.errors import InputError
+from irl.processes import ALONE, join
+from irl.settings.compute import ComputeSettings
+from tasks.launch import configuration
+
+TWO = ComputeSettings(processes=2)
+
+
+@pytest.fixture(autouse=True)
+def not_launched(monkeypatch):
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "JUICER_MACHINES", "JUICER_MACHINE_RANK", "JUICER_MAIN_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_process_that_was_not_launched_is_alone_and_does_all():
+    assert join(ComputeSettings()) == ALONE
+    assert ALONE.deal([1, 2, 3], lambda number: 2 * number) == [2, 4, 6]
+
+
+@pytest.mark.parametrize(("size", "launched"), [(2, None), (2, "1"), (1, "2"), (2, "4")])
+def test_another_number_of_processes_than_the_recipe_says_is_refused(monkeypatch, size, launched):
+    if launched:
+        monkeypatch.setenv("WORLD_SIZE", launched)
+    with pytest.raises(InputError, match=f"compute.processes is {size}, {launched or 1} were launched"):
+        join(ComputeSettings(processes=size))
+
+
+def test_one_machine_launches_on_the_loopback_and_any_free_port():
+    config = configuration(TWO, gpus=None)
+    assert (config["main_process_ip"], config["main_process_port"]) == ("127.0.0.1", 0)
+    assert (config["num_processes"], config["num_machines"], config["use_cpu"]) == (2, 1, True)
+
+
+def test_several_machines_are_described_by_the_environment(monkeypatch):
+    monkeypatch.setenv("JUICER_MACHINES", "2")
+    monkeypatch.setenv("JUICER_MACHINE_RANK", "1")
+    monkeypatch.setenv("JUICER_MAIN_ADDRESS", "10.0.0.1:29500")
+    config = configuration(ComputeSettings(processes=8), gpus=4)
+    assert (config["num_processes"], config["num_machines"], config["machine_rank"]) == (8, 2, 1)
+    assert (config["main_process_ip"], config["main_process_port"]) == ("10.0.0.1", 29500)
+
+
+@pytest.mark.parametrize(
+    ("environment", "gpus", "message"),
+    [
+        ({"JUICER_MACHINES": "2"}, None, "JUICER_MAIN_ADDRESS is ''"),
+        ({"JUICER_MACHINES": "two"}, None, "JUICER_MACHINES is 'two', no whole number"),
+        ({"JUICER_MACHINE_RANK": "1"}, None, "JUICER_MACHINE_RANK is 1, JUICER_MACHINES 1"),
+        ({"JUICER_MACHINES": "3", "JUICER_MAIN_ADDRESS": "a:1"}, None, "cannot be divided over 3 machines"),
+        ({}, 1, "2 processes on this machine, which has 1 GPUs"),
+    ],
+)
+def test_machines_that_do_not_suit_the_recipe_are_refused(monkeypatch, environment, gpus, message):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message):
+        configuration(TWO, gpus)
