@@ -1,0 +1,180 @@
+"""Where a stage's state is kept: by the key of its inputs, whole or not at all, and only until the stage is done."""
+
+import argparse
+import signal
+from pathlib import Path
+
+import pytest
+
+from tasks.cancellation import Cancellation, Cancelled
+from tasks.checkpoint import Checkpoint, key_of, open_checkpoints, remove_checkpoints
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JUICER_CHECKPOINT_SECONDS", "0")
+    return tmp_path
+
+
+@pytest.fixture
+def checkpoint(folder):
+    return Checkpoint(open_checkpoints("sft", "key") / "work", Cancellation())
+
+
+def writing(text):
+    def write(folder):
+        (folder / "part").mkdir()
+        (folder / "part" / "state").write_text(text)
+
+    return write
+
+
+@pytest.fixture
+def inputs(folder):
+    """Arguments of a stage with an input folder, and the parameters that it read."""
+    (folder / "data").mkdir()
+    (folder / "data/train.jsonl").write_text("{}")
+    return argparse.Namespace(data=Path("data"), out=Path("models/x"), round="r1", debug=False), {"seed": 0}
+
+
+def test_the_key_is_the_same_for_the_same_inputs_wherever_the_output_goes(inputs):
+    arguments, values = inputs
+    key = key_of(arguments, values)
+    arguments.out, arguments.debug = Path("models/y"), True
+    assert key_of(arguments, dict(values)) == key
+
+
+@pytest.mark.parametrize("changed", ["parameter", "argument", "content of an input", "another file", "processes"])
+def test_the_key_changes_with(inputs, monkeypatch, changed):
+    arguments, values = inputs
+    before = key_of(arguments, values)
+    match changed:
+        case "parameter":
+            values["seed"] = 1
+        case "argument":
+            arguments.round = "r2"
+        case "content of an input":
+            Path("data/train.jsonl").write_text("[]")
+        case "another file":
+            Path("data/more.jsonl").write_text("{}")
+        case "processes":
+            monkeypatch.setenv("WORLD_SIZE", "2")
+    assert key_of(arguments, values) != before
+
+
+def test_the_key_changes_with_the_code(inputs, monkeypatch, tmp_path):
+    arguments, values = inputs
+    before = key_of(arguments, values)
+    other = tmp_path / "checkpoint.py"
+    other.write_text("changed = True\n")
+    monkeypatch.setattr("tasks.checkpoint.__file__", str(other))
+    assert key_of(arguments, values) != before
+
+
+def test_only_the_last_state_is_kept(checkpoint):
+    assert checkpoint.latest() is None
+    for text in ("first", "second"):
+        checkpoint.save(writing(text))
+    latest = checkpoint.latest()
+    assert (latest / "part" / "state").read_text() == "second"
+    assert list(latest.parent.iterdir()) == [latest]
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "unfinished"])
+def test_a_state_that_is_not_whole_is_discarded_with_a_line(checkpoint, capsys, damage):
+    checkpoint.save(writing("state"))
+    latest = checkpoint.latest()
+    capsys.readouterr()
+    match damage:
+        case "changed":
+            (latest / "part" / "state").write_text("stale")
+        case "missing":
+            (latest / "part" / "state").unlink()
+        case "unfinished":
+            (latest / "complete.json").unlink()
+    assert checkpoint.latest() is None
+    assert capsys.readouterr().out == f"discarded a corrupt checkpoint: {latest}\n"
+    assert not latest.exists()
+
+
+def test_a_state_that_could_not_be_written_leaves_the_one_before(checkpoint):
+    def fails(folder):
+        (folder / "half").write_text("half")
+        raise OSError("disk full")
+
+    checkpoint.save(writing("before"))
+    with pytest.raises(OSError):
+        checkpoint.save(fails)
+    assert (checkpoint.latest() / "part" / "state").read_text() == "before"
+
+
+def test_states_of_other_inputs_are_discarded_with_a_line(checkpoint, capsys):
+    checkpoint.save(writing("state"))
+    open_checkpoints("sft", "other")
+    assert "of other parameters, inputs or code: .juicer/checkpoints/sft/key" in capsys.readouterr().out
+    assert checkpoint.latest() is None
+
+
+def test_what_a_run_left_that_was_killed_while_it_saved_is_cleared(checkpoint):
+    checkpoint.save(writing("state"))
+    half = checkpoint.latest().parent / ".2.1.tmp"
+    half.mkdir()
+    open_checkpoints("sft", "key")
+    assert not half.exists()
+    assert checkpoint.latest() is not None
+
+
+def test_a_stage_that_is_done_keeps_no_state(checkpoint):
+    checkpoint.save(writing("state"))
+    remove_checkpoints("sft")
+    assert not Path(".juicer/checkpoints/sft").exists()
+
+
+def test_nothing_is_due_before_the_interval_is_over_unless_the_run_is_to_end(folder, monkeypatch):
+    monkeypatch.delenv("JUICER_CHECKPOINT_SECONDS")
+    cancellation = Cancellation()
+    checkpoint = Checkpoint(open_checkpoints("sft", "key") / "work", cancellation)
+    assert not checkpoint.due()
+    cancellation.requested = signal.SIGTERM
+    assert checkpoint.due()
+    with pytest.raises(Cancelled, match="SIGTERM"):
+        checkpoint.save(writing("state"))
+    assert checkpoint.latest() is not None
+
+
+@pytest.fixture
+def cancellation(monkeypatch):
+    """A cancellation that has this process's signals for the time of a test, without the end after LIMIT."""
+    monkeypatch.setattr("tasks.cancellation._end_later", lambda asked: None)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    made = Cancellation()
+    made.install()
+    yield made
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_request_ends_a_run_at_once_where_nothing_is_held(cancellation):
+    with pytest.raises(Cancelled) as caught:
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.number == signal.SIGTERM
+
+
+def test_a_request_waits_for_the_end_of_what_is_held(cancellation):
+    done = []
+    with pytest.raises(Cancelled), cancellation.held():
+        signal.raise_signal(signal.SIGTERM)
+        done.append("the block")
+    assert done == ["the block"]
+
+
+def test_a_second_ctrl_c_waits_for_nothing(cancellation):
+    done = []
+    with pytest.raises(Cancelled), cancellation.held():
+        signal.raise_signal(signal.SIGINT)
+        done.append("first")
+        signal.raise_signal(signal.SIGINT)
+        done.append("second")
+    assert done == ["first"]

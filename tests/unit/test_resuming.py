@@ -1,0 +1,159 @@
+"""Work that was ended in the middle and continued gives the same bytes as work that was not."""
+
+import copy
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from irl import sampling
+from irl.checkpoint import Replay
+from irl.irft import train_round
+from irl.log_probability import Dialogue
+from irl.models import save_policy
+from irl.optimisation import TrainingRecord, descend, shuffled_batches
+from irl.pairs import Pair
+from irl.policy_alignment import align_policy
+from irl.reward import load_reward, train_reward
+from irl.sampling import decode
+from irl.settings.compute import ComputeSettings
+from irl.settings.irft import IrftTrainingSettings
+from irl.settings.rft import PolicyAlignmentSettings, RewardSettings
+from irl.settings.sft import SftSettings
+from irl.settings.training import LoraSettings, OptimiserSettings, SamplingSettings
+from irl.sft import train_sft
+
+COMPUTE = ComputeSettings(threads=1, device="cpu")
+ADAM = OptimiserSettings(learning_rate=1e-3, warmup_ratio=0.3)
+DIALOGUES = [Dialogue([5, 6, 7 + i], [9 + i, 11, 12 + i % 3, 0]) for i in range(10)]
+PAIRS = [Pair(each, Dialogue(each.prompt, each.response[::-1])) for each in DIALOGUES]
+
+
+class Ended(Exception):
+    """The run was ended by the test."""
+
+
+class EndsAfter:
+    """A checkpoint in a folder of the test, at which the run ends the `count`-th time that it asks; 0 never ends it."""
+
+    def __init__(self, folder, count):
+        self.folder, self.count = folder, count
+
+    def latest(self):
+        return self.folder if self.folder.is_dir() else None
+
+    def due(self):
+        self.count -= 1
+        return self.count == 0
+
+    def save(self, write):
+        self.folder.mkdir()
+        write(self.folder)
+        raise Ended
+
+
+@pytest.fixture
+def resumed(tmp_path):
+    """Runs work with no checkpoint and, from the same start, in two parts; returns what both gave."""
+
+    def run(work, start, ends_after):
+        whole = work(copy.deepcopy(start), None)
+        with pytest.raises(Ended):
+            work(copy.deepcopy(start), EndsAfter(tmp_path / "kept", ends_after))
+        torch.rand(3)  # whatever else the new process has drawn
+        return whole, work(copy.deepcopy(start), EndsAfter(tmp_path / "kept", 0))
+
+    return run
+
+
+def assert_same(one, two):
+    (model, record), (other_model, other_record) = one, two
+    assert asdict(record) == asdict(other_record)
+    weights, others = model.state_dict(), other_model.state_dict()
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+@pytest.mark.parametrize("name", ["adamw", "rmsprop"])
+def test_a_descent_goes_on_with_its_optimiser_schedule_order_and_random_numbers(resumed, name):
+    def work(model, checkpoint):
+        def loss_of(rows):
+            x = torch.tensor([[float(row)] for row in rows])
+            record.response_tokens += len(rows)
+            return (model(x) - x + torch.rand(len(rows), 1))[:, 0] ** 2, {
+                "first": torch.tensor([float(rows[0])] * len(rows))
+            }
+
+        torch.manual_seed(4)
+        record = TrainingRecord("test")
+        settings = OptimiserSettings(name=name, learning_rate=0.1, warmup_ratio=0.3)
+        descend(model, shuffled_batches(8, 2, 2, 0), 8, loss_of, settings, 1, record, checkpoint=checkpoint)
+        return model, record
+
+    whole, parts = resumed(work, torch.nn.Linear(1, 3), ends_after=5)
+    assert_same(whole, parts)
+    assert parts[1].steps == 8
+    assert parts[1].curves["loss"]["step"] == list(range(1, 9))
+
+
+def test_a_round_of_irft_is_the_same(resumed, policy):
+    settings = IrftTrainingSettings(epochs=2, batch_size=4, optimiser=ADAM)
+
+    def work(model, checkpoint):
+        return model, train_round(model, model, PAIRS, settings, 1, 0, checkpoint=checkpoint)
+
+    assert_same(*resumed(work, policy, ends_after=3))
+
+
+def test_a_reward_is_the_same(resumed, policy, template, tmp_path):
+    save_policy(policy, template, tmp_path / "sft", None)
+    settings = RewardSettings(epochs=2, batch_size=4, frozen_blocks=1, optimiser=ADAM)
+
+    def work(model, checkpoint):
+        return model, train_reward(model, PAIRS, settings, 1, 0, checkpoint=checkpoint)
+
+    assert_same(*resumed(work, load_reward(tmp_path / "sft", COMPUTE, 0), ends_after=2))
+
+
+@pytest.mark.parametrize(("lora", "ends_after"), [(None, 2), (None, 6), (LoraSettings(r=2, dropout=0.1), 5)])
+def test_sft_is_the_same_within_and_after_the_first_epoch(resumed, policy, template, tmp_path, lora, ends_after):
+    settings = SftSettings(epochs=3, batch_size=4, micro_batch_size=2, optimiser=ADAM, lora=lora)
+
+    def work(model, checkpoint):
+        scratch = tmp_path / "scratch"
+        return model, train_sft(model, template, DIALOGUES, settings, COMPUTE, 0, scratch, checkpoint=checkpoint)
+
+    assert_same(*resumed(work, policy, ends_after))
+
+
+@pytest.mark.parametrize("ends_after", [2, 3])
+def test_policy_alignment_is_the_same_within_and_after_the_first_pass(resumed, policy, template, tmp_path, ends_after):
+    save_policy(policy, template, tmp_path / "sft", None)
+    reward = load_reward(tmp_path / "sft", COMPUTE, seed=3)
+    settings = PolicyAlignmentSettings(steps=5, prompts_per_step=4, samples_per_prompt=2, optimiser=ADAM)
+    prompts = [[{"role": "user", "content": f"hello {number}"}] for number in range(9)]
+
+    def work(model, checkpoint):
+        record = align_policy(model, tmp_path / "sft", reward, (0.0, 1.0), template, prompts, settings, COMPUTE, 0,
+                              tmp_path / "scratch", checkpoint)  # fmt: skip
+        return model, record
+
+    assert_same(*resumed(work, policy, ends_after))
+
+
+def test_batches_that_were_sampled_are_not_sampled_again(policy, template, tmp_path, monkeypatch):
+    prompts = [(str(number), [5, 6, 7 + number]) for number in range(6)]
+    settings = SamplingSettings(batch_size=2)
+    sampled: list[int] = []
+    monkeypatch.setattr(sampling, "decode", lambda *given: sampled.append(1) or decode(*given))
+
+    def sample(ends_after):
+        replay = Replay(EndsAfter(tmp_path / "kept", ends_after))
+        return sampling.sample_responses(policy, template, prompts, settings, 0, resumed=replay)
+
+    whole = sampling.sample_responses(policy, template, prompts, settings, 0)
+    with pytest.raises(Ended):
+        sample(ends_after=2)
+    sampled.clear()
+    assert sample(ends_after=0) == whole
+    assert len(sampled) == 1
