@@ -1,0 +1,188 @@
+"""The flow `align`: bring a recipe's whole stage graph up to date, with one Prefect task per DVC stage.
+
+python -m flows.align                                        # the active params.yaml
+python -m flows.align --recipe quickstart irft.rounds=4      # another recipe, with changes
+python -m flows.align --dry-run                              # only the plan
+"""
+
+import argparse
+import sys
+import threading
+from queue import SimpleQueue
+from typing import Annotated, Any
+
+from prefect import State, flow, get_run_logger, runtime
+from prefect.exceptions import TerminationSignal
+from prefect.futures import PrefectFuture
+from prefect.states import Cancelled, Completed, Failed
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from pydantic import Field
+
+from flows.errand import check_machines, send_stage
+from flows.graph import PlannedStage, plan
+from flows.publish import Board, plan_table, publish_mlflow_links, publish_report
+from flows.run import pass_stage, run_stage
+from flows.server import check_server
+from flows.workspace import (
+    ACTIVE,
+    activate_recipe,
+    check_clean,
+    order_of_lock,
+    recipe_on_trial,
+    recipes,
+    sole_user,
+)
+from irl.errors import InputError
+from tasks.stage import guarded
+
+THREADS: TaskRunner[PrefectFuture[Any]] = ThreadPoolTaskRunner(max_workers=64)  # type: ignore[assignment]
+Recipe = Annotated[str, Field(json_schema_extra={"enum": [ACTIVE, *recipes()]})]
+
+
+@flow(name="align", flow_run_name="{recipe}", persist_result=False, task_runner=THREADS)
+def align(
+    recipe: Recipe = ACTIVE,
+    overrides: list[str] = [],  # noqa: B006 - Prefect shows it in a form; nobody changes it
+    from_stage: str = "",
+    until_stage: str = "",
+    force: bool = False,
+    at_a_time: Annotated[int, Field(ge=1)] = 2,
+    require_clean: bool = False,
+    on_machines: bool = False,
+) -> State[Any]:
+    """Run the stages of a recipe that are not up to date, in dependency order, independent ones at the same time.
+
+    Args:
+        recipe: a file of recipes/ by its name; "active" takes params.yaml as it is.
+        overrides: changes to the recipe, each `key=value` as in `irft.rounds=5`.
+        from_stage: leave out the stages that this one does not lead to; a name as in dvc.yaml.
+        until_stage: leave out the stages that this one does not need.
+        force: run every stage, even where DVC has its result.
+        at_a_time: how many stages may run at the same time.
+        require_clean: refuse to start where git sees uncommitted changes.
+        on_machines: send stages to the workers of the pool "machines"; DVC's remote carries the data.
+    """
+    log, cancel = get_run_logger(), threading.Event()
+    try:
+        with sole_user():
+            if require_clean:
+                check_clean()
+            commit = check_machines(force) if on_machines else None
+            name = activate_recipe(recipe, overrides)
+            planned = plan(from_stage=from_stage, until_stage=until_stage, force=force)
+            log.info("Plan:\n%s", plan_table(planned))
+            board = Board(planned)
+            try:
+                with order_of_lock([stage.name for stage in planned]):
+                    failed = execute(planned, board, at_a_time, ["--force"] if force else [], commit, cancel)
+            finally:
+                board.close()
+            if failed:
+                return Failed(message=failed)
+            publish_report()
+            publish_mlflow_links(name)
+            return Completed(message=board.line())
+    except InputError as error:
+        log.error("%s", error)
+        return Failed(message=str(error))
+    except (KeyboardInterrupt, TerminationSignal):
+        if runtime.deployment.id is not None:
+            raise  # the worker that cancels the run writes down that it did
+        return Cancelled(message="cancelled; running it again resumes")
+
+
+def execute(
+    planned: list[PlannedStage],
+    board: Board,
+    at_a_time: int,
+    options: list[str],
+    commit: str | None,
+    cancel: threading.Event,
+) -> str | None:
+    """Submit each stage when all that it needs is there, in the plan's order.
+
+    After a failure no new stage is started; those at work may finish.
+
+    Args:
+        options: for `dvc repro`.
+        commit: what other machines are to check out; None if every stage is to run on this one.
+
+    Returns:
+        What failed, in words; None if nothing did.
+    """
+    waiting, failures = list(planned), list[str]()
+    futures: dict[str, PrefectFuture[Any]] = {}
+    running: dict[PrefectFuture[Any], str] = {}
+    ended: SimpleQueue[PrefectFuture[Any]] = SimpleQueue()
+    try:
+        while running or waiting:
+            for stage in list(waiting):
+                ready = not any(need in running.values() or need not in futures for need in stage.needs)
+                if ready and (stage.certain or len(running) < at_a_time):
+                    after: dict[str, Any] = {"wait_for": [futures[need] for need in stage.needs]}
+                    if stage.certain:
+                        future = pass_stage.submit(stage.name, **after)
+                    elif commit and stage.portable:
+                        future = send_stage.submit(stage.name, commit, cancel, **after)
+                    else:
+                        future = run_stage.submit(stage.name, options, stage.loads_a_model, cancel, **after)
+                    waiting.remove(stage)
+                    futures[stage.name], running[future] = future, stage.name
+                    future.add_done_callback(ended.put)
+            future = ended.get()
+            future.wait()
+            name = running.pop(future)
+            board.note(name, (future.state.name or "").lower())
+            if not future.state.is_completed():
+                error = future.result(raise_on_failure=False)
+                failures.append(str(error) if isinstance(error, Exception) else future.state.message or name)
+                waiting.clear()
+    finally:
+        cancel.set()
+        for future in running:
+            future.wait()
+    return "\n".join(failures) or None
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change to the recipe: irft.rounds=5")
+    parser.add_argument(
+        "--recipe", default=ACTIVE, help=f"one of {', '.join([ACTIVE, *recipes()])}; default %(default)s"
+    )
+    parser.add_argument(
+        "--from", dest="from_stage", default="", metavar="STAGE", help="leave out what this stage does not lead to"
+    )
+    parser.add_argument(
+        "--until", dest="until_stage", default="", metavar="STAGE", help="leave out what this stage does not need"
+    )
+    parser.add_argument("--force", action="store_true", help="run every stage, even where DVC has its result")
+    parser.add_argument("--at-a-time", type=int, default=2, metavar="N", help="stages at the same time, default 2")
+    parser.add_argument("--require-clean", action="store_true", help="refuse where git sees uncommitted changes")
+    parser.add_argument("--on-machines", action="store_true", help="send stages to the workers of the pool `machines`")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.align", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments(parser)
+    given = vars(parser.parse_args())
+    dry_run, debug = given.pop("dry_run"), given.pop("debug")
+
+    def work() -> None:
+        if dry_run:
+            with sole_user(), recipe_on_trial(given["recipe"], given["overrides"]):
+                print(plan_table(plan(**{key: given[key] for key in ("from_stage", "until_stage", "force")})))
+            return
+        check_server()
+        state = align(**given, return_state=True)
+        if not state.is_completed():
+            raise InputError(state.message or state.type.value, where="align")
+
+    sys.exit(guarded(work, debug=debug, name="align"))
+
+
+if __name__ == "__main__":
+    main()

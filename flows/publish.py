@@ -1,0 +1,119 @@
+"""What a flow shows in Prefect: the plan, progress, the report's table and figures, links to MLflow's runs."""
+
+import base64
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+
+from flows.graph import PlannedStage
+from tasks.numbers import shown, shown_columns
+from tasks.stage import read_json
+
+SUMMARY, REPORT = Path("metrics/summary.json"), Path("report/report.html")
+BY_ROUND = re.compile(r'<section id="figures".*?</section>', re.DOTALL)
+FIGURE = re.compile(r"<figure[^>]*><h3>(?P<title>[^<]*)</h3>(?P<svg><svg.*?</svg>)", re.DOTALL)
+STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
+
+
+class Board:
+    """The progress of a run, as artifacts that change while it lasts."""
+
+    def __init__(self, planned: Sequence[PlannedStage]) -> None:
+        self.planned = planned
+        self.results: dict[str, tuple[str, float]] = {}
+        self.started = time.monotonic()
+        self.progress: Any = create_progress_artifact(0.0, key="progress", description=f"{len(planned)} stages")
+        create_markdown_artifact(plan_table(planned), key="plan", description="What will become of each stage")
+
+    def note(self, stage: str, result: str) -> None:
+        """A stage has ended."""
+        self.results[stage] = (result, time.monotonic() - self.started)
+        percent = 100 * len(self.results) / len(self.planned)
+        update_progress_artifact(self.progress, percent, description=self.line())
+
+    def line(self) -> str:
+        """How many stages came to which end, in words."""
+        ends = [result for result, _ in self.results.values()]
+        counts = ", ".join(f"{ends.count(end)} {end}" for end in sorted(set(ends)))
+        return f"{len(ends)} of {len(self.planned)} stages" + (f": {counts}" if counts else "")
+
+    def close(self) -> None:
+        """Write down the end: each stage, what was expected of it and what became of it."""
+        rows = [
+            f"| {stage.name} | {stage.forecast} | {result} | {seconds:.0f} s |"
+            for stage in self.planned
+            for result, seconds in [self.results.get(stage.name, ("not started", 0.0))]
+        ]
+        head = "| stage | forecast | result | ended after |\n|---|---|---|---|\n"
+        create_markdown_artifact(head + "\n".join(rows), key="stages", description=self.line())
+
+
+def plan_table(planned: Sequence[PlannedStage]) -> str:
+    """The plan as a Markdown table."""
+    rows = [f"| {stage.name} | {stage.forecast} | {', '.join(stage.needs)} |" for stage in planned]
+    return "| stage | forecast | after |\n|---|---|---|\n" + "\n".join(rows)
+
+
+def publish_report() -> None:
+    """The report's table and figures and where its page is, if there is a report."""
+    if not (SUMMARY.is_file() and REPORT.is_file()):
+        return
+    summary = read_json(SUMMARY)
+    columns = shown_columns(summary["models"])
+    champion = summary["champion"]["name"]
+    rows = [
+        [f"**{model['name']}**" if model["name"] == champion else model["name"]]
+        + [shown(model.get(column.key), column.digits, signed=column.signed) for column in columns]
+        for model in summary["models"]
+    ]
+    heading = ["model", *(column.key for column in columns)]
+    lines = [heading, ["---"] * len(heading), *rows]
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    text = f"Recipe {summary['recipe']}, seed {summary['seed']}. Champion: **{champion}**.\n\n{table}\n\n"
+    create_markdown_artifact(f"{text}`{REPORT.resolve()}`", key="table", description="All models, held-out prompts")
+    create_link_artifact(REPORT.resolve().as_uri(), link_text=str(REPORT), key="report", description="The whole page")
+    for number, (title, image) in enumerate(figures(REPORT.read_text(encoding="utf-8")), 1):
+        create_image_artifact(image, key=f"figure-{number}", description=title)
+
+
+def figures(page: str) -> list[tuple[str, str]]:
+    """Title and data URI of each of the page's figures by round; the page's style goes with them."""
+    style, section = STYLE.search(page), BY_ROUND.search(page)
+    inner = f"<style>{style[1]}</style>" if style else ""
+    found = []
+    for figure in FIGURE.finditer(section[0] if section else ""):
+        opening, rest = figure["svg"].split(">", 1)
+        svg = f'{opening} xmlns="http://www.w3.org/2000/svg">{inner}{rest}'
+        encoded = base64.b64encode(svg.encode()).decode()
+        found.append((figure["title"], f"data:image/svg+xml;base64,{encoded}"))
+    return found
+
+
+def publish_mlflow_links(experiment: str) -> None:
+    """A table of links to MLflow's runs, where MLflow is a server that has pages."""
+    address = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+    if not address.startswith("http"):
+        return
+    import mlflow
+
+    client = mlflow.MlflowClient(address)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return
+    page = f"{address}/#/experiments/{quote(found.experiment_id)}"
+    runs = client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"])
+    rows = [f"| [{run.info.run_name}]({page}/runs/{run.info.run_id}) | {run.info.status} |" for run in runs]
+    table = "| run | status |\n|---|---|\n" + "\n".join(rows)
+    create_markdown_artifact(f"[{experiment}]({page})\n\n{table}", key="mlflow", description="Runs in MLflow")

@@ -1,0 +1,21 @@
+"""Whether a Prefect server is there."""
+
+import httpx
+from prefect.settings import get_current_settings
+
+from irl.errors import InputError
+
+
+def check_server() -> None:
+    """InputError where a server is named and does not answer. Where none is named Prefect starts one for the run."""
+    address = get_current_settings().api.url
+    if address is None:
+        return
+    try:
+        httpx.get(f"{address.rstrip('/')}/health", timeout=5).raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise InputError(
+            f"no Prefect server answers at {address}",
+            where="PREFECT_API_URL",
+            do="start one with `make ui`, or unset it to run without",
+        ) from error

@@ -1,0 +1,156 @@
+"""Prefect's server, MLflow's server and a worker on this machine, with the deployments applied. Ctrl-C ends all of it.
+
+python -m flows.ui                       # or: make ui
+python -m flows.ui --port 4300 --mlflow-port 5100 --gpus 2
+"""
+
+import argparse
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from types import FrameType
+
+import httpx
+
+from flows.run import environment
+from irl.errors import InputError
+from tasks.process import run_in_group
+from tasks.stage import guarded
+
+HOST = "127.0.0.1"
+LOGS, HOME = Path(".juicer/ui"), Path(".juicer/prefect")
+STORE = "sqlite:///mlflow.db"
+SECONDS_TO_START = 180.0
+SECONDS_TO_END = 40.0
+"""More than a stage's own time for its checkpoint (tasks/process.py), so that a flow can end its stages."""
+
+
+class Service:
+    """A program that runs until it is ended, its output in a file of .juicer/ui."""
+
+    def __init__(self, name: str, command: list[str], env: dict[str, str]) -> None:
+        self.name, self.log = name, LOGS / f"{name}.log"
+        self._cancel, self._last = threading.Event(), deque[str](maxlen=5)
+        self._thread = threading.Thread(target=self._run, args=(command, env), name=name)
+        self._thread.start()
+
+    def _run(self, command: list[str], env: dict[str, str]) -> None:
+        with self.log.open("w", encoding="utf-8", buffering=1) as log:
+
+            def line(text: str) -> None:
+                log.write(f"{text}\n")
+                self._last.append(text)
+
+            run_in_group(command, line, cancel=self._cancel, grace=SECONDS_TO_END, environment=env)
+
+    def check(self) -> None:
+        """InputError if the program has ended by itself."""
+        if not self._thread.is_alive():
+            raise InputError(f"{self.name} ended: {' '.join(self._last)}", where=str(self.log))
+
+    def wait_for(self, address: str) -> None:
+        """Wait until the program answers at an address."""
+        deadline = time.monotonic() + SECONDS_TO_START
+        while time.monotonic() < deadline:
+            self.check()
+            try:
+                httpx.get(address, timeout=5).raise_for_status()
+                return
+            except httpx.HTTPError:
+                time.sleep(0.2)
+        raise InputError(f"{self.name} does not answer after {SECONDS_TO_START:.0f} s", where=str(self.log))
+
+    def end(self) -> None:
+        """End the program and all that it started."""
+        self._cancel.set()
+        self._thread.join()
+
+
+def serve(port: int, mlflow_port: int, gpus: int) -> None:
+    """Run everything until somebody interrupts or one of the programs ends."""
+    for name, each in (("--port", port), ("--mlflow-port", mlflow_port)):
+        check_free(name, each)
+    for folder in (LOGS, HOME):
+        folder.mkdir(parents=True, exist_ok=True)
+    prefect, mlflow = f"http://{HOST}:{port}", f"http://{HOST}:{mlflow_port}"
+    env = environment() | {
+        "PREFECT_HOME": str(HOME.resolve()),
+        "PREFECT_API_URL": f"{prefect}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "MLFLOW_TRACKING_URI": mlflow,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "JUICER_CHECKOUT": str(Path.cwd()),
+        "PYTHONPATH": str(Path.cwd()),
+    }
+    python = [sys.executable, "-m"]
+    prefect_server = ["prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    mlflow_server = ["mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
+    worker = ["prefect", "worker", "start", "--pool", "process", "--name", "local"]
+    running = list[Service]()
+    try:
+        running.append(Service("prefect-server", [*python, *prefect_server], env))
+        running.append(Service("mlflow-server", [*python, *mlflow_server, "--backend-store-uri", STORE], env))
+        running[0].wait_for(f"{prefect}/api/health")
+        once([*python, "flows.setup", "--gpus", str(gpus)], env)
+        once([*python, "prefect", "--no-prompt", "deploy", "--all"], env)
+        running[1].wait_for(f"{mlflow}/health")
+        running.append(Service("worker", [*python, *worker], env))
+        print(f"Prefect  {prefect}\nMLflow   {mlflow}\nLogs     {LOGS}\nCtrl-C ends all of it.", flush=True)
+        while True:
+            for service in running:
+                service.check()
+            time.sleep(0.5)
+    finally:
+        # The worker first: flows that are ended still have to tell the servers.
+        for service in reversed(running):
+            service.end()
+
+
+def once(command: list[str], env: dict[str, str]) -> None:
+    """Run a command that has to succeed."""
+    last = deque[str](maxlen=10)
+    if run_in_group(command, last.append, environment=env) != 0:
+        raise InputError("\n".join(last), where=" ".join(command[2:]))
+
+
+def check_free(option: str, port: int) -> None:
+    """InputError if something listens on a port already."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        if probe.connect_ex((HOST, port)) == 0:
+            raise InputError(f"port {port} is in use", where=HOST, do=f"end what uses it, or give another {option}")
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.ui", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--port", type=int, default=4200, help="Prefect's port, default %(default)s")
+    parser.add_argument("--mlflow-port", type=int, default=5000, help="MLflow's port, default %(default)s")
+    parser.add_argument("--gpus", type=int, default=1, help="stages that may hold a GPU at the same time, default 1")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    given = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started this with interrupts ignored
+        signal.signal(number, interrupt)
+
+    def work() -> None:
+        try:
+            serve(given.port, given.mlflow_port, given.gpus)
+        except KeyboardInterrupt:
+            print("ended")
+
+    sys.exit(guarded(work, debug=given.debug, name="ui"))
+
+
+if __name__ == "__main__":
+    main()

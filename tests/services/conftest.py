@@ -1,0 +1,135 @@
+"""`make ui` for real: Prefect's server, MLflow's server and a worker, on free ports, in a project of cheap stages."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.tiny_graph import environment, make
+
+PATIENCE = 600
+"""Seconds after which a test gives up; far more than anything here takes."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(check: Callable[[], Any], what: str) -> Any:
+    """Wait for something to become true, and return it."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if value := check():
+            return value
+        time.sleep(0.2)
+    raise AssertionError(f"waited in vain for {what}")
+
+
+@dataclass
+class Services:
+    """What a test needs of the running services."""
+
+    folder: Path
+    api: str
+    mlflow: str
+    process: "subprocess.Popen[str]"
+    client: httpx.Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client = httpx.Client(base_url=self.api, timeout=30)
+
+    def request(self, method: str, path: str, **content: Any) -> Any:
+        """The server's answer. On a busy machine SQLite is locked now and then; all clients try again on a 503."""
+        answer: httpx.Response = until(lambda: self._asked(method, path, **content), path)
+        answer.raise_for_status()
+        return answer.json()
+
+    def _asked(self, method: str, path: str, **content: Any) -> httpx.Response | None:
+        answer = self.client.request(method, path, **content)
+        return None if answer.status_code == 503 else answer
+
+    def post(self, path: str, **body: Any) -> Any:
+        return self.request("POST", path, json=body)
+
+    def get(self, path: str) -> Any:
+        return self.request("GET", path)
+
+    def start(self, deployment: str = "align/align", **parameters: Any) -> str:
+        """Ask for a run of a deployment; returns the flow run's id."""
+        found = self.get(f"/deployments/name/{deployment}")
+        return str(self.post(f"/deployments/{found['id']}/create_flow_run", parameters=parameters)["id"])
+
+    def state(self, run: str) -> dict[str, Any]:
+        return dict(self.get(f"/flow_runs/{run}")["state"])
+
+    def ended(self, run: str) -> dict[str, Any]:
+        """Wait until a run has ended; returns its last state."""
+        final = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
+        return dict(until(lambda: (state := self.state(run))["type"] in final and state, f"the end of {run}"))
+
+    def stages(self, run: str) -> dict[str, dict[str, Any]]:
+        """The task runs of a flow run by name."""
+        found = self.post("/task_runs/filter", flow_runs={"id": {"any_": [run]}})
+        return {each["name"]: each for each in found}
+
+    def logs(self, run: str) -> list[str]:
+        found = self.post("/logs/filter", logs={"flow_run_id": {"any_": [run]}}, sort="TIMESTAMP_ASC")
+        return [each["message"] for each in found]
+
+    def artifacts(self, run: str) -> dict[str, Any]:
+        found = self.post("/artifacts/filter", flow_runs={"id": {"any_": [run]}})
+        return {each["key"]: each["data"] for each in found}
+
+    def processes(self, *words: str) -> list[psutil.Process]:
+        """Living processes in the project's folder with one of these words in their command line."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                line = " ".join(process.cmdline())
+                if any(word in line for word in words) and Path(process.cwd()) == self.folder:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """The services; when they are interrupted as by Ctrl-C, no process of theirs may be left."""
+    folder = make(tmp_path_factory.mktemp("services"))
+    port, mlflow_port = free_port(), free_port()
+    environ = environment(folder)
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        environ.pop(name, None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.ui", "--port", str(port), "--mlflow-port", str(mlflow_port)],
+        cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    output = []
+    while not "".join(output[-1:]).startswith("Ctrl-C"):
+        output.append(process.stdout.readline())
+        assert output[-1], "".join(output)
+    running = Services(folder, f"http://127.0.0.1:{port}/api", f"http://127.0.0.1:{mlflow_port}", process)
+    assert running.processes("prefect", "mlflow")
+    try:
+        yield running
+    finally:
+        running.client.close()
+        os.kill(process.pid, signal.SIGINT)
+        code = process.wait(timeout=PATIENCE)
+        process.stdout.close()
+    assert code == 0
+    assert running.processes("prefect", "mlflow", "dvc", "work.py") == []

@@ -1,0 +1,163 @@
+"""The flow `align` on a real Prefect server with a worker: what it runs, shows and leaves, and how it is stopped."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.services.conftest import Services, until
+from tests.tiny_graph import STAGES, call, make
+
+NEEDED = {"slow": "first", "quick@x": "first", "quick@y": "first", "last": "slow", "always": "last"}
+
+
+@pytest.fixture
+def patient(services: Services):
+    """The project with a `slow` that lasts minutes, as it was afterwards."""
+    graph = services.folder / "dvc.yaml"
+    before = graph.read_text()
+    graph.write_text(before.replace("work.py slow 2", "work.py slow 600"))
+    yield services
+    graph.write_text(before)
+
+
+def begun(services: Services, run: str) -> None:
+    """Wait until `slow` is at work."""
+    until(lambda: "slow step 0" in services.logs(run), "the first step of slow")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_leaves_the_bytes_that_dvc_repro_leaves_and_the_next_one_finds_nothing_to_do(services, tmp_path):
+    run = services.start(at_a_time=3)
+    assert services.ended(run)["type"] == "COMPLETED", services.logs(run)
+
+    other = make(tmp_path)
+    call(other, "dvc", "repro", "-q")
+    assert (services.folder / "dvc.lock").read_bytes() == (other / "dvc.lock").read_bytes()
+    assert contents(services.folder / "out") == contents(other / "out")
+
+    stages = services.stages(run)
+    assert set(stages) == set(STAGES)
+    assert {each["state"]["name"] for each in stages.values()} == {"Ran"}
+    for stage, needed in NEEDED.items():
+        assert stages[stage]["start_time"] >= stages[needed]["end_time"]
+    # The three in the middle did not wait for one another.
+    assert stages["quick@y"]["start_time"] < stages["slow"]["end_time"]
+    assert {"slow step 0", "slow step 2"} <= set(services.logs(run))
+
+    again = services.start()
+    assert services.ended(again)["type"] == "COMPLETED"
+    results = {name: each["state"]["name"] for name, each in services.stages(again).items()}
+    assert results == dict.fromkeys(STAGES, "Unchanged") | {"always": "Ran"}
+    assert (services.folder / "dvc.lock").read_bytes() == (other / "dvc.lock").read_bytes()
+
+
+def test_the_plan_the_progress_and_the_end_are_artifacts(services):
+    run = services.start(until_stage="quick")
+    assert services.ended(run)["type"] == "COMPLETED"
+    shown = services.artifacts(run)
+    assert shown["progress"] == 100
+    assert "| quick@x | " in shown["plan"] and "slow" not in shown["plan"]
+    assert "| quick@x | " in shown["stages"]
+
+
+def test_a_lost_output_is_restored_not_made_again(services):
+    assert services.ended(services.start())["type"] == "COMPLETED"
+    shutil.rmtree(services.folder / "out")
+    run = services.start(until_stage="last")
+    assert services.ended(run)["type"] == "COMPLETED"
+    assert {each["state"]["name"] for each in services.stages(run).values()} == {"Restored"}
+
+
+def test_a_failing_stage_fails_the_run_with_its_last_lines_and_stops_what_would_follow(services):
+    broken = services.folder / "broken"
+    broken.touch()
+    try:
+        run = services.start(from_stage="quick", force=True)
+        state = services.ended(run)
+    finally:
+        broken.unlink()
+    assert state["type"] == "FAILED"
+    assert "quick@" in state["message"] and "error: source.txt: the input is broken" in state["message"]
+    assert not {"last", "always"} & set(services.stages(run))
+
+
+def test_cancelling_ends_the_whole_tree_frees_the_locks_and_a_new_run_takes_up(patient):
+    run = patient.start()
+    begun(patient, run)
+    assert patient.processes("work.py", "dvc")
+    patient.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"})
+    assert patient.ended(run)["type"] == "CANCELLED"
+    until(lambda: not patient.processes("work.py", "dvc", "prefect.engine"), "the end of the process tree")
+    call(patient.folder, "dvc", "status")
+    graph = patient.folder / "dvc.yaml"
+    graph.write_text(graph.read_text().replace("slow 600", "slow 1"))
+    assert patient.ended(patient.start())["type"] == "COMPLETED"
+
+
+def test_a_killed_flow_is_told_as_crashed_and_a_new_run_takes_up(patient):
+    run = patient.start()
+    begun(patient, run)
+    for process in patient.processes("prefect.engine"):
+        process.kill()
+    assert patient.ended(run)["type"] == "CRASHED"
+    for process in patient.processes("work.py"):  # a stage of ours would notice by itself that its flow is gone
+        os.kill(process.pid, signal.SIGKILL)
+    until(lambda: not patient.processes("work.py", "dvc"), "the end of what the flow had started")
+    graph = patient.folder / "dvc.yaml"
+    graph.write_text(graph.read_text().replace("slow 600", "slow 1"))
+    assert patient.ended(patient.start())["type"] == "COMPLETED"
+
+
+def test_a_second_run_from_the_command_line_is_refused_while_one_is_at_work(patient):
+    run = patient.start()
+    begun(patient, run)
+    done = call(patient.folder, "flows.align", check=False, PREFECT_API_URL=patient.api)
+    patient.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"})
+    assert patient.ended(run)["type"] == "CANCELLED"
+    assert done.returncode == 1
+    assert "another align is at work in this folder" in done.stderr.splitlines()[-1]
+
+
+def test_an_unknown_stage_fails_the_run_in_one_line(services):
+    run = services.start(until_stage="slwo")
+    state = services.ended(run)
+    assert (state["type"], state["message"]) == ("FAILED", "dvc.yaml: no stage 'slwo' (did you mean slow?)")
+
+
+def test_an_unknown_recipe_is_refused_before_the_run(services):
+    with pytest.raises(httpx.HTTPStatusError) as refused:
+        services.start(recipe="quickstrat")
+    assert "is not one of" in refused.value.response.text
+
+
+def test_a_dirty_workspace_is_refused_where_a_clean_one_is_required(services):
+    (services.folder / "source.txt").write_text("changed")
+    try:
+        state = services.ended(services.start(require_clean=True))
+    finally:
+        (services.folder / "source.txt").write_text("source")
+    assert state["type"] == "FAILED"
+    assert "uncommitted changes" in state["message"] and "source.txt" in state["message"]
+
+
+def test_the_schedule_is_there_and_paused(services):
+    (schedule,) = services.get("/deployments/name/align/align")["schedules"]
+    assert not schedule["active"]
+    assert schedule["schedule"]["cron"] == "0 2 * * *"
+
+
+def test_pools_the_gpu_limit_and_the_automations_are_there(services):
+    assert services.get("/work_pools/process")["type"] == "process"
+    variables = services.get("/work_pools/docker")["base_job_template"]["variables"]["properties"]
+    assert {"device_requests", "shm_size", "volumes", "user", "image_pull_policy"} <= set(variables)
+    assert services.get("/v2/concurrency_limits/gpu")["limit"] == 1
+    # The last one is the trigger of the deployment `evaluate`.
+    automations = {each["name"] for each in services.post("/automations/filter")}
+    assert automations == {"zombies", "no-worker", "evaluate__automation_1"}
