@@ -1,0 +1,3 @@
+-- Run by Postgres once, when its volume is new.
+CREATE DATABASE prefect;
+CREATE DATABASE mlflow;

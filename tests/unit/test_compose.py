@@ -1,0 +1,70 @@
+"""What docker/compose.yaml promises to whoever starts it: nothing open, nobody root, no password that is known."""
+
+import re
+from typing import Any
+
+import pytest
+
+from tasks.stage import read_yaml
+from tests.conftest import ROOT
+
+TEXT = (ROOT / "docker/compose.yaml").read_text()
+SERVICES: dict[str, dict[str, Any]] = read_yaml(ROOT / "docker/compose.yaml")["services"]
+RUN_ONCE = {name for name, service in SERVICES.items() if service["restart"] == "no"}
+SECRETS = {"POSTGRES_PASSWORD", "OBJECTS_USER", "OBJECTS_PASSWORD", "PREFECT_AUTH"}
+EXAMPLE = dict(re.findall(r"^([A-Z_]+)=(.*)$", (ROOT / "docker/env.example").read_text(), re.MULTILINE))
+
+
+def test_what_a_team_needs_is_there():
+    assert {"postgres", "objects", "mlflow", "prefect", "worker", "worker-gpu"} == SERVICES.keys() - RUN_ONCE
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_service_is_root_or_may_become_it(name):
+    user = SERVICES[name]["user"].removeprefix("${JUICER_USER:-").removesuffix("}")
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
+    assert SERVICES[name]["cap_drop"] == ["ALL"]
+    assert SERVICES[name]["security_opt"] == ["no-new-privileges:true"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_keeps_running_says_whether_it_is_well(name):
+    assert ("healthcheck" in SERVICES[name]) == (name not in RUN_ONCE)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_waits_until_those_that_it_needs_are_well(name):
+    for needed, waits in SERVICES[name].get("depends_on", {}).items():
+        well = "service_completed_successfully" if needed in RUN_ONCE else "service_healthy"
+        assert waits["condition"] == well
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_ports_are_open_on_this_machine_only_unless_another_address_is_given(name):
+    assert all(port.startswith("${JUICER_ADDRESS:-127.0.0.1}:") for port in SERVICES[name].get("ports", []))
+
+
+@pytest.mark.parametrize("secret", sorted(SECRETS))
+def test_compose_refuses_to_start_without_each_secret_and_the_example_gives_none(secret):
+    used = re.findall(rf"\$\{{{secret}(.)", TEXT)
+    assert used and set(used) == {":"}
+    assert set(re.findall(rf"\$\{{{secret}:(.)", TEXT)) == {"?"}
+    assert EXAMPLE[secret] == ""
+
+
+def test_every_variable_is_in_the_example():
+    assert set(re.findall(r"\$\{([A-Z_]+)", TEXT)) | {"COMPOSE_PROFILES"} == EXAMPLE.keys()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_images_are_ours_or_pinned_by_content(name):
+    assert re.fullmatch(r"juicer:(cpu|cuda)|.+:.+@sha256:[0-9a-f]{64}", SERVICES[name]["image"])
+
+
+@pytest.mark.parametrize("file", ["cpu.Dockerfile", "cuda.Dockerfile"])
+def test_an_image_can_have_another_base_and_ends_as_nobody_s_root(file):
+    lines = (ROOT / "docker" / file).read_text().splitlines()
+    assert any(line.startswith("ARG BASE_IMAGE=") for line in lines)
+    assert "FROM ${BASE_IMAGE}" in "\n".join(lines)
+    assert [line for line in lines if line.startswith("USER ")][-1] == "USER 1000:1000"
+    assert not any(line.startswith("# syntax=") for line in lines)
