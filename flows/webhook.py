@@ -1,0 +1,201 @@
+"""A receiver of MLflow's registry webhooks: it verifies who calls and tells Prefect, whose triggers do the rest.
+
+JUICER_WEBHOOK_SECRET=... python -m flows.webhook                 # listens on 127.0.0.1:8090
+JUICER_WEBHOOK_SECRET=... python -m flows.webhook --subscribe     # and tells MLflow to call it
+
+A call is refused with 401 if its HMAC signature is wrong, its time is over five minutes off, or it was here before.
+"""
+
+import argparse
+import asyncio
+import base64
+import hashlib
+import hmac
+import logging
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from prefect.client.orchestration import get_client
+from prefect.events import Event, Resource
+from pydantic import BaseModel, ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from flows.server import check_server
+from irl.errors import InputError
+from tasks.mlflow_store import project_uri
+from tasks.stage import guarded
+
+SECRET = "JUICER_WEBHOOK_SECRET"  # noqa: S105 - the name of the variable
+TOLERANCE = 300.0
+"""Seconds that a call's time may be off; replays are remembered for twice as long."""
+LARGEST = 1 << 20
+"""Bytes of a call."""
+log = logging.getLogger("flows.webhook")
+
+
+class Refused(Exception):
+    """A call that is not what it should be."""
+
+
+class Changed(BaseModel):
+    """What of a webhook's data an event needs."""
+
+    name: str
+    version: str
+    alias: str | None = None
+
+
+class Call(BaseModel):
+    """The body of a webhook, as MLflow sends it."""
+
+    entity: str
+    action: str
+    data: Changed
+
+
+class Deliveries:
+    """The deliveries that were taken, in a file, so that a receiver that starts again still knows them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._do("CREATE TABLE IF NOT EXISTS deliveries (id TEXT PRIMARY KEY, taken REAL)")
+
+    def take(self, delivery: str, now: float) -> bool:
+        """Note a delivery; whether it is the first time."""
+        self._do("DELETE FROM deliveries WHERE taken < ?", now - 2 * TOLERANCE)
+        return self._do("INSERT OR IGNORE INTO deliveries VALUES (?, ?)", delivery, now) == 1
+
+    def give_back(self, delivery: str) -> None:
+        """Forget a delivery that could not be handed on: MLflow sends it again."""
+        self._do("DELETE FROM deliveries WHERE id = ?", delivery)
+
+    def _do(self, statement: str, *values: Any) -> int:
+        with closing(sqlite3.connect(self._path)) as store, store:
+            return store.execute(statement, values).rowcount
+
+
+def verify(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> str:
+    """The id of a delivery that MLflow signed just now.
+
+    Args:
+        secret: what MLflow was given for this webhook.
+        now: seconds since the epoch.
+
+    Raises:
+        Refused: a header is missing, the time is too far off, or the signature is wrong.
+    """
+    delivery, moment, signature = (
+        headers.get(f"x-mlflow-{name}", "") for name in ("delivery-id", "timestamp", "signature")
+    )
+    if not (delivery and moment.isdecimal() and signature):
+        raise Refused("no delivery id, time or signature")
+    signed = f"{delivery}.{moment}.".encode() + body
+    expected = "v1," + base64.b64encode(hmac.new(secret.encode(), signed, hashlib.sha256).digest()).decode()
+    if not hmac.compare_digest(expected.encode(), signature.encode()):
+        raise Refused("wrong signature")
+    if abs(now - int(moment)) > TOLERANCE:
+        raise Refused(f"sent {now - int(moment):.0f} s ago")
+    return delivery
+
+
+def event_of(body: bytes) -> Event:
+    """The Prefect event that a webhook becomes.
+
+    Raises:
+        ValidationError: it is no webhook about a version.
+    """
+    call = Call.model_validate_json(body)
+    version = f"{call.data.name}.{call.data.version}"
+    resource = {"prefect.resource.id": f"mlflow.model-version.{version}", "prefect.resource.name": version}
+    reference = f"models:/{call.data.name}/{call.data.version}"
+    return Event(
+        event=f"mlflow.{call.entity}.{call.action}",
+        resource=Resource(resource),
+        payload={"model": reference, "alias": call.data.alias},
+    )
+
+
+def receiver(secret: str, deliveries: Deliveries) -> Starlette:
+    """The web application: POST / for webhooks, GET /health."""
+
+    async def receive(request: Request) -> Response:
+        who = request.client.host if request.client else "somebody"
+        if int(request.headers.get("content-length") or LARGEST + 1) > LARGEST:
+            return PlainTextResponse("too large, or of unknown size", 413)
+        body = await request.body()
+        try:
+            delivery = verify(secret, request.headers, body, time.time())
+            if not deliveries.take(delivery, time.time()):
+                raise Refused(f"delivery {delivery} was here before")
+        except Refused as reason:
+            log.warning("refused a call of %s: %s", who, reason)
+            return PlainTextResponse("refused", 401)
+        try:
+            event = event_of(body)
+        except ValidationError:
+            log.warning("delivery %s is about no version", delivery)
+            return PlainTextResponse("not about a version", 422)
+        try:
+            await tell(event)
+        except Exception as error:
+            deliveries.give_back(delivery)
+            log.error("Prefect did not take delivery %s: %s", delivery, error)
+            return PlainTextResponse("Prefect does not answer", 503)
+        log.info("%s: %s", event.event, event.payload["model"])
+        return PlainTextResponse("taken", 202)
+
+    async def health(_: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    return Starlette(routes=[Route("/", receive, methods=["POST"]), Route("/health", health)])
+
+
+async def tell(event: Event) -> None:
+    """Hand an event to the Prefect server; returns when it has it."""
+    async with get_client() as client:
+        await client.request("POST", "/events", json=[event.model_dump(mode="json")])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.webhook", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on, default %(default)s")
+    parser.add_argument("--port", type=int, default=8090, help="default %(default)s")
+    parser.add_argument("--subscribe", metavar="URL", nargs="?", const="", help="have MLflow call it, or URL")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    given = parser.parse_args()
+
+    def work() -> None:
+        import uvicorn
+
+        secret = os.environ.get(SECRET)
+        if not secret:
+            do = "give it the secret that MLflow signs with, and let nobody else know it"
+            raise InputError("is not set", where=SECRET, do=do)
+        check_server()
+        if given.subscribe is not None:
+            from tasks.versions import open_registry
+
+            with open_registry(project_uri()) as registry:
+                registry.subscribe(given.subscribe or f"http://{given.host}:{given.port}/", secret)
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        application = receiver(secret, Deliveries(Path(".juicer/deliveries.db")))
+        config = uvicorn.Config(application, host=given.host, port=given.port, log_level="warning", access_log=False)
+        asyncio.run(uvicorn.Server(config).serve())
+
+    sys.exit(guarded(work, debug=given.debug, name="webhook"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Moving the aliases champion and previous together, one mover at a time, whatever goes down in between.
+
+MLflow moves one alias per request. So the move is written down first (a tag of the registered model), `previous` moves
+next and `champion`, which is what is served, last. A move that was cut short is put right by whoever moves next: taken
+back if champion had not moved, completed if it had. A mover holds a lock: a registered model of a certain name, which
+MLflow creates once only, on any store and from any machine.
+"""
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psutil
+
+from irl.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHAMPION, PREVIOUS = "champion", "previous"
+JOURNAL = "juicer.aliases_moving"
+PATIENCE = 60.0
+"""Seconds to wait for another mover."""
+RETRIES, PAUSE = 3, 1.0
+"""How often, and after how many seconds, a server that went away is asked again."""
+
+Places = dict[str, str]
+"""Alias to version number; an alias that is not there points nowhere."""
+
+
+class Aliases:
+    """The aliases of one registered model."""
+
+    def __init__(self, client: "MlflowClient", name: str) -> None:
+        self._client, self._name = client, name
+        self._lock = f"{name}.aliases-moving"
+
+    def now(self) -> Places:
+        """Where champion and previous point."""
+        aliases = self._client.get_registered_model(self._name).aliases
+        return {alias: str(aliases[alias]) for alias in (CHAMPION, PREVIOUS) if alias in aliases}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only mover. What an earlier one left unfinished is put right first.
+
+        Raises:
+            InputError: another one does not finish.
+        """
+        token = self._acquire()
+        try:
+            self._recover()
+            yield
+        finally:
+            self._release(token)
+
+    def move(self, after: Places) -> None:
+        """Point both aliases to where `after` says, or, if MLflow goes away, leave champion as it was.
+
+        Raises:
+            InputError: MLflow went away.
+        """
+        from mlflow.exceptions import MlflowException
+
+        before = self.now()
+        journal = json.dumps({"before": before, "after": after})
+        self._client.set_registered_model_tag(self._name, JOURNAL, journal)
+        try:
+            self._point(after)
+        except MlflowException as error:
+            if self._settle() == after:
+                return
+            raise InputError(
+                "MLflow failed while the aliases moved; champion has not moved",
+                where=self._name,
+                do="run it again; that also puts right what this left",
+            ) from error
+        self._client.delete_registered_model_tag(self._name, JOURNAL)
+
+    def unlock(self) -> None:
+        """Take the lock from a mover that is dead."""
+        self._delete_lock()
+
+    def _point(self, places: Places) -> None:
+        for alias in (PREVIOUS, CHAMPION):
+            if alias in places:
+                self._client.set_registered_model_alias(self._name, alias, places[alias])
+            else:
+                self._client.delete_registered_model_alias(self._name, alias)
+
+    def _settle(self) -> Places | None:
+        """Put an unfinished move right while the server may be coming back; None if it does not."""
+        from mlflow.exceptions import MlflowException
+
+        for _ in range(RETRIES):
+            try:
+                self._recover()
+                return self.now()
+            except MlflowException:
+                time.sleep(PAUSE)
+        return None
+
+    def _recover(self) -> None:
+        tags = self._client.get_registered_model(self._name).tags
+        if JOURNAL not in tags:
+            return
+        journal = json.loads(tags[JOURNAL])
+        moved = self.now().get(CHAMPION) == journal["after"].get(CHAMPION)
+        self._point(journal["after"] if moved else journal["before"])
+        self._client.delete_registered_model_tag(self._name, JOURNAL)
+
+    def _acquire(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        token = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self._client.create_registered_model(
+                    self._lock, {"holder": token}, "There while aliases move; see docs/registry.md."
+                )
+                return token
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            holder = self._holder()
+            if holder is not None and _dead(holder):
+                self._delete_lock()
+            elif time.monotonic() > deadline:
+                who = (holder or "somebody").rsplit(":", 1)[0]
+                do = f"if that process is dead: python -m flows.promote --unlock {self._name}"
+                raise InputError(f"{who} has been moving the aliases for a minute", where=self._name, do=do)
+            else:
+                time.sleep(0.2)
+
+    def _release(self, token: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if self._holder() == token:
+                self._delete_lock()
+        except MlflowException:
+            return  # the server is gone, which the body has reported; the next mover finds this process dead
+
+    def _holder(self) -> str | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            tags: dict[str, str] = self._client.get_registered_model(self._lock).tags
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        return tags.get("holder")
+
+    def _delete_lock(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.delete_registered_model(self._lock)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+
+
+def _dead(holder: str) -> bool:
+    """Whether the holder was a process of this machine that is gone."""
+    host, process, _ = holder.split(":")
+    return host == socket.gethostname() and not psutil.pid_exists(int(process))

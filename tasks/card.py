@@ -1,0 +1,88 @@
+"""The model card of a promoted version: data, method, rounds, figures, lineage, licences. Pure functions."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+METHODS = {
+    "sft": "supervised fine-tuning on the demonstrations",
+    "sft-matched": "supervised fine-tuning, continued for as many steps and tokens as the reward-learning methods used",
+    "irft": "IRFT, implicit reward learning by self-play (Algorithm 2 of arXiv 2405.17888)",
+    "rft": "RFT, explicit reward learning and policy optimisation (Algorithm 1 of arXiv 2405.17888)",
+}
+
+
+def model_card(
+    name: str,
+    number: str,
+    tags: Mapping[str, str],
+    figures: Mapping[str, float],
+    recipe: Mapping[str, Any],
+    lineage: Sequence[tuple[str, Mapping[str, str]]],
+    gates: str,
+) -> str:
+    """Markdown with a YAML header, as the hub has it.
+
+    Args:
+        tags: the version's.
+        figures: its metrics, on held-out prompts.
+        recipe: params.yaml as it was when the version was made.
+        lineage: version number and tags of each version that it was trained from, the nearest first.
+        gates: the table of the gates that it passed.
+    """
+    fetch, policy, scorer = recipe["fetch"], recipe["policy"], recipe.get("scorer") or {}
+    measured = "\n".join(f"| {key} | {value:.6g} |" for key, value in sorted(figures.items()))
+    before = "\n".join(
+        f"| {each} | {their.get('model')} | `{their.get('dvc_md5')}` | `{their.get('git_commit')}` |"
+        for each, their in [(number, tags), *lineage]
+    )
+    judge = f"`{scorer['model']}` ({scorer.get('kind')})" if scorer.get("model") else "none"
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+license: other
+tags: [{tags.get("method")}, reward-learning]
+---
+
+# {name} {number}: {tags.get("model")}
+
+{recipe.get("description") or ""}
+
+## Method
+
+{METHODS.get(tags.get("method", ""), tags.get("method"))}; round {tags.get("round")}, seed {tags.get("seed")}.
+Base model: `{policy["model"]}`{_at(policy)}.
+
+## Data
+
+Demonstrations: `{fetch["source"]}`{_at(fetch)}. Curated data: md5 `{tags.get("dataset_md5")}`.
+The scorer that ranked them and judged the responses: {judge}.
+
+## Figures
+
+On held-out prompts. `*_sem` is a standard error.
+
+| metric | value |
+|---|---|
+{measured}
+
+## Gates
+
+{gates}
+
+## Lineage
+
+| version | model | md5 of the weights | commit |
+|---|---|---|---|
+{before}
+
+`python -m flows.restore models:/{name}/{number}` brings back weights, data and code.
+
+## Licences
+
+- Demonstrations: {fetch.get("licence") or "not said"}.
+- Base model `{policy["model"]}` and scorer {judge}: their own licences apply.
+"""
+
+
+def _at(settings: Mapping[str, Any]) -> str:
+    return f" at revision `{settings['revision']}`" if settings.get("revision") else ""

@@ -1,0 +1,172 @@
+"""Evaluate a registered version, or any folder, on this project's prompts, and hold it against the gates.
+
+What comes out is what `dvc repro` would have measured: the same program on the same prompts with the same seed.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from irl.errors import InputError
+from tasks.aliases import CHAMPION
+from tasks.lock import JUDGED_BY, Lock, md5_of
+from tasks.numbers import significant, win_rate
+from tasks.process import run_in_group
+from tasks.promote import GATES
+from tasks.promotion import Judged, PromotionSettings, Verdict, as_markdown, judge
+from tasks.records import DATA, LOCK, PARAMS
+from tasks.restore import weights_of
+from tasks.stage import read_json, read_yaml
+from tasks.versions import Registry, Version
+
+RESULTS, MODELS = Path(".juicer/evaluations"), Path("evaluation/models")
+SFT_STAGE = "evaluate@sft"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What an evaluation found."""
+
+    name: str
+    figures: dict[str, float]
+    champion: Version | None
+    """None where there is none, or it is this model, or its figures are of other prompts."""
+    note: str
+    """Why there is nothing to compare with, else empty."""
+    verdicts: list[Verdict]
+
+    @property
+    def line(self) -> str:
+        """The verdict in one line."""
+        failed = [verdict.gate for verdict in self.verdicts if verdict.result == "failed"]
+        against = f" (champion: {self.champion.uri})" if self.champion else f" ({self.note})"
+        return f"{self.name}{against}: " + (f"fails {'; '.join(failed)}" if failed else "passes every gate")
+
+    def as_markdown(self) -> str:
+        """The verdict, every gate, and the figures beside the champion's."""
+        theirs = self.champion.metrics if self.champion else {}
+        rows = [
+            f"| {key} | {value:.6g} | {f'{theirs[key]:.6g}' if key in theirs else '–'} |"
+            for key, value in sorted(self.figures.items())
+        ]
+        table = "\n".join(["| metric | this | champion |", "|---|---|---|", *rows])
+        return f"{self.line}\n\n## Gates\n\n{as_markdown(self.verdicts)}\n\n## Figures, held-out prompts\n\n{table}\n"
+
+
+def evaluate(
+    registry: Registry,
+    reference: str,
+    project: str,
+    scratch: Path,
+    line: Callable[[str], None],
+    *,
+    gates: Path = GATES,
+    again: bool = True,
+) -> Judgement:
+    """Evaluate, note the figures on the version, compare with the champion.
+
+    Args:
+        reference: models:/NAME/VERSION, models:/NAME@ALIAS or a folder.
+        project: the registered model that a folder is compared within.
+        scratch: folder for weights that have to be fetched.
+        line: called with each line that the evaluation prints.
+        gates: the file that declares the gates.
+        again: evaluate even where the version has figures of these very prompts.
+
+    Raises:
+        InputError: no such version or folder, the pipeline is not up to date here, or the evaluation fails.
+    """
+    settings = PromotionSettings.parse(read_yaml(gates), str(gates))
+    version, folder = _located(registry, reference, project)
+    judged_on = check_up_to_date()
+    name = version.uri if version else reference
+    if version and not again and version.tags.get("evaluated_on") == judged_on:
+        figures = version.metrics
+    else:
+        weights = folder or weights_of(registry, _registered(version), scratch / "weights")
+        result = _measure(version, weights, line)
+        figures = _figures(result)
+        if version:
+            registry.note_evaluation(version, figures, judged_on, result.get("samples") or [])
+    champion, note = _champion(registry, version, project, judged_on)
+    model = version.tags["model"] if version else name
+    base, sft = (Judged(each, each, _figures(read_json(MODELS / f"{each}.json"))) for each in ("base", "sft"))
+    compared = Judged(champion.uri, champion.tags["model"], champion.metrics) if champion else None
+    return Judgement(name, figures, champion, note, judge(settings, Judged(name, model, figures), base, sft, compared))
+
+
+def check_up_to_date() -> str:
+    """What this project judges by, as `evaluated_on`.
+
+    Raises:
+        InputError: the data or the parameters here are not those that dvc.lock speaks of.
+    """
+    lock = Lock.read(Path(LOCK))
+    if SFT_STAGE not in lock.stages:
+        raise InputError(f"has no stage {SFT_STAGE}", where=LOCK, do="dvc repro")
+    params = read_yaml(Path(PARAMS))
+    locked = lock.stages[SFT_STAGE].get("params", {}).get(PARAMS, {})
+    changed = [key for key in JUDGED_BY if key in locked and params.get(key) != locked[key]]
+    if not Path(DATA).is_dir() or md5_of(Path(DATA)) != lock.md5(DATA):
+        changed.append(DATA)
+    if changed:
+        raise InputError(f"not as in {LOCK}: {', '.join(changed)}", do="bring it up to date: dvc repro, or dvc pull")
+    return lock.evaluated_on(SFT_STAGE)
+
+
+def _located(registry: Registry, reference: str, project: str) -> tuple[Version | None, Path | None]:
+    """The version, and the folder if one was given; a folder with a version's weights is that version."""
+    folder = Path(reference)
+    if reference.startswith("models:"):
+        return registry.find(reference), None
+    if not folder.is_dir():
+        raise InputError("no such folder", where=reference, do="or write models:/NAME/VERSION, models:/NAME@ALIAS")
+    return registry.find_by_md5(project, md5_of(folder)), folder
+
+
+def _registered(version: Version | None) -> Version:
+    assert version is not None, "without a folder there is a version"
+    return version
+
+
+def _measure(version: Version | None, weights: Path, line: Callable[[str], None]) -> dict[str, Any]:
+    """Run the stage's own program, on its own paths, into a file that DVC does not watch."""
+    lock = Lock.read(Path(LOCK))
+    scorer, sft = lock.argument(SFT_STAGE, "--scorer"), lock.argument(SFT_STAGE, "--policy")
+    tags = version.tags if version else {"model": weights.name, "method": "folder", "round": "0"}
+    out = RESULTS / f"{tags.get('dvc_md5', 'folder').removesuffix('.dir')}.json"
+    arguments = ["--stage", "evaluate-version", "--name", tags["model"], "--method", tags["method"]]
+    arguments += ["--round", tags["round"], "--policy", str(weights), "--sft", str(sft), "--scorer", str(scorer)]
+    said: list[str] = []
+
+    def note(text: str) -> None:
+        said.append(text)
+        line(text)
+
+    command = [sys.executable, "-m", "tasks.evaluate", *arguments, "--data", DATA, "--out", str(out)]
+    if run_in_group(command, note):
+        raise InputError((said or ["the evaluation failed"])[-1].removeprefix("error: "), where="tasks.evaluate")
+    result: dict[str, Any] = read_json(out)
+    return result
+
+
+def _figures(result: dict[str, Any]) -> dict[str, float]:
+    """Held-out figures of an evaluation, with the rate of wins over sft."""
+    figures = {key: float(value) for key, value in result["held_out"].items() if value is not None}
+    wins = win_rate(result["held_out_scores"], read_json(MODELS / "sft.json")["held_out_scores"])
+    return figures if wins is None else {**figures, "win_rate_vs_sft": significant(wins) or 0.0}
+
+
+def _champion(registry: Registry, version: Version | None, project: str, judged_on: str) -> tuple[Version | None, str]:
+    name = version.name if version else project
+    number = registry.aliases_of(name).now().get(CHAMPION)
+    if number is None:
+        return None, "there is no champion yet"
+    champion = registry.find(f"models:/{name}/{number}")
+    if version and version.number == number:
+        return None, "it is the champion"
+    if champion.tags.get("evaluated_on") != judged_on:
+        return None, f"the champion, {champion.uri}, has no figures of these prompts; evaluate it too"
+    return champion, ""

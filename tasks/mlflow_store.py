@@ -1,0 +1,96 @@
+"""A connection to MLflow's store: quiet, impatient, and with errors of one line."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from irl.errors import InputError
+from irl.settings.models import RegisterSettings
+from tasks.stage import read_yaml
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+SAMPLES = "samples.json"
+
+
+@contextmanager
+def connect(uri: str) -> Iterator["MlflowClient"]:
+    """A client of the store at `uri`, made if it is SQLite and not there yet.
+
+    Raises:
+        InputError: MLflow cannot be reached or refuses, here or in the body.
+    """
+    # A registry is not worth minutes of retries, and no stage reports its use to anybody.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    database = sqlite_file(uri)
+    if database:
+        database.parent.mkdir(parents=True, exist_ok=True)
+    shown = without_password(uri)
+    try:
+        mlflow.set_tracking_uri(uri)
+        yield mlflow.MlflowClient()
+    except (MlflowException, RequestException) as error:
+        raise InputError(f"MLflow refuses: {_first_line(error)}", where=shown) from error
+    except SQLAlchemyError as error:
+        raise InputError(f"MLflow's store fails: {_first_line(error)}", where=shown) from error
+
+
+def project_uri(params: Path = Path("params.yaml")) -> str:
+    """The store of the active recipe: MLFLOW_TRACKING_URI, else the recipe's register.tracking_uri."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or _settings(params).tracking_uri
+
+
+def project_model(params: Path = Path("params.yaml")) -> str:
+    """The registered model of the active recipe."""
+    return _settings(params).model_name or str(read_yaml(params)["name"])
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database's file, None if `uri` is not SQLite."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def without_password(text: str) -> str:
+    """The text without what stands between // and @."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
+def every_page(search: Any, **query: Any) -> Iterator[Any]:
+    """All results of one of MLflow's paged searches."""
+    token = None
+    while True:
+        page = search(**query, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def log_samples(client: "MlflowClient", run: str, rows: list[dict[str, Any]]) -> None:
+    """Log rows as one of MLflow's tables, in the form of `log_table`, which in MLflow 3.17 warns under pandas 3."""
+    columns = list(rows[0])
+    client.log_dict(run, {"columns": columns, "data": [[row[each] for each in columns] for row in rows]}, SAMPLES)
+    client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": SAMPLES, "type": "table"}]))
+
+
+def _settings(params: Path) -> RegisterSettings:
+    return RegisterSettings.parse(read_yaml(params).get("register") or {}, f"{params}: register")
+
+
+def _first_line(error: Exception) -> str:
+    return without_password(str(error).splitlines()[0])

@@ -1,0 +1,42 @@
+"""A policy's folder as an MLflow model that `mlflow models serve` and transformers load without code of ours."""
+
+import logging
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+REQUIREMENTS = ("accelerate", "mlflow", "torch", "transformers")
+
+
+def package(weights: Path, name: str, card: str, out: Path) -> None:
+    """Write the MLflow model: the same files as in `weights` below model/, the flavour, the card.
+
+    Args:
+        weights: a policy's folder.
+        name: what the model is called in its own metadata; no name of the hub, or MLflow looks for it there.
+        card: Markdown with a YAML header, as on the hub.
+        out: folder to make.
+    """
+    from huggingface_hub import ModelCard
+    from mlflow.transformers import save_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)  # it knows no licence; the card does
+    # MLflow 3.17 cannot describe a checkpoint by its path under transformers 5, so it is loaded for a moment.
+    model = AutoModelForCausalLM.from_pretrained(weights, local_files_only=True, use_safetensors=True, dtype="auto")
+    model.name_or_path = name
+    tokenizer = AutoTokenizer.from_pretrained(weights, local_files_only=True)
+    save_model(
+        {"model": model, "tokenizer": tokenizer},
+        str(out),
+        task="llm/v1/chat",
+        model_card=ModelCard(card),
+        pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS],
+    )
+    # The bytes that DVC knows rather than others that say the same.
+    shutil.rmtree(out / "model")
+    shutil.copytree(weights, out / "model")
+    # Written by MLflow for models of the hub; the card says what licences there are.
+    (out / "LICENSE.txt").unlink(missing_ok=True)

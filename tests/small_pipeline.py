@@ -1,0 +1,184 @@
+"""A pipeline under real git and DVC whose stages copy a tiny model and write down given figures, in seconds.
+
+What comes after a pipeline (registering, restoring, promoting) sees files and a dvc.lock like those of a real one.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tasks.mlflow_store import project_uri
+from tasks.recipe import dump, load
+from tasks.records import collect
+from tasks.registry import ensure
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = {"base": ("base", 0), "sft": ("sft", 0), "irft-r1": ("irft", 1), "irft-r2": ("irft", 2)}
+BASE = {
+    "prompts": 100, "reward_mean": 0.0, "reward_sem": 0.1, "preference_accuracy": 0.5, "preference_gap": 0.0,
+    "preference_gap_sem": 0.5, "response_tokens": 20.0, "ended": 0.9, "kl_to_sft": 1.0, "distinct_2": 0.3,
+}  # fmt: skip
+NUMBERS: dict[str, dict[str, Any]] = {
+    "base": BASE,
+    "sft": {**BASE, "reward_mean": 1.0, "ended": 1.0, "kl_to_sft": 0.0},
+    "irft-r1": {**BASE, "reward_mean": 2.0, "ended": 1.0, "preference_accuracy": 0.8, "preference_gap": 4.0},
+    "irft-r2": {**BASE, "reward_mean": 1.9, "ended": 1.0, "preference_accuracy": 0.7, "preference_gap": 3.0},
+}
+ROW = {
+    "prompt": [{"role": "user", "content": "How do I fly a kite?"}], "response": "Hold the line.", "rejected": "No.",
+    "held_out": True, "score": None,
+}  # fmt: skip
+RECIPE = [
+    "fetch={source: rows.jsonl, licence: mine}", "world=null", "pretrain=null", "policy.model=./models/world",
+    "scorer={kind: none}", "template={name: hh, max_prompt_tokens: 48, max_response_tokens: 16}",
+]  # fmt: skip
+MAKE = """
+import json, shutil, sys
+from pathlib import Path
+
+option = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+out = Path(option["--out"])
+out.parent.mkdir(parents=True, exist_ok=True)
+if sys.argv[1] == "curate":
+    out.mkdir()
+    for name in ("held_out", "validation"):
+        shutil.copy("rows.jsonl", out / f"{name}.jsonl")
+elif sys.argv[1] == "model":
+    shutil.copytree(option["--policy"], out)
+    (out / "training.json").write_text(json.dumps({"stage": option["--stage"], "steps": 3}))
+elif sys.argv[1] == "evaluate":
+    numbers = json.loads(Path("numbers.json").read_text())[option["--name"]]
+    result = {"name": option["--name"], "method": option["--method"], "round": int(option["--round"])}
+    result |= {"path": option["--policy"], "held_out": numbers, "held_out_scores": [numbers["reward_mean"]] * 4}
+    out.write_text(json.dumps(result))
+else:
+    rows = [json.loads(path.read_text()) for path in sorted(Path("evaluation/models").glob("*.json"))]
+    models = [{key: row[key] for key in ("name", "method", "round", "path")} | row["held_out"] for row in rows]
+    order = ["base", "sft", "irft-r1", "irft-r2"]
+    models.sort(key=lambda model: order.index(model["name"]))
+    out.write_text(json.dumps({"recipe": "quickstart", "seed": 0, "models": models, "champion": {"name": "irft-r1"}}))
+"""
+GRAPH = """
+stages:
+  curate:
+    cmd: python make.py curate --out data/curated
+    deps: [make.py, rows.jsonl]
+    params: [seed]
+    outs: [data/curated]
+  pretrain:
+    cmd: python make.py model --stage pretrain --policy source --out models/world
+    deps: [make.py, source]
+    outs: [models/world]
+  sft:
+    cmd: python make.py model --stage sft --policy models/world --out models/sft
+    deps: [make.py, models/world, data/curated]
+    params: [sft]
+    outs: [models/sft]
+  irft_train:
+    foreach: {r1: models/sft, r2: models/irft/r1}
+    do:
+      cmd: python make.py model --stage irft_train@${key} --policy ${item} --out models/irft/${key}
+      deps: [make.py, "${item}", data/curated]
+      outs: ["models/irft/${key}"]
+  evaluate:
+    foreach:
+      base: {path: models/world, method: base, round: 0}
+      sft: {path: models/sft, method: sft, round: 0}
+      irft-r1: {path: models/irft/r1, method: irft, round: 1}
+      irft-r2: {path: models/irft/r2, method: irft, round: 2}
+    do:
+      cmd: >-
+        python make.py evaluate --name ${key} --method ${item.method} --round ${item.round} --policy ${item.path}
+        --scorer models/world --data data/curated --out evaluation/models/${key}.json
+      deps: [make.py, numbers.json, "${item.path}", models/world, data/curated]
+      params: [seed, template, scorer, evaluation]
+      outs: ["evaluation/models/${key}.json"]
+  report:
+    cmd: python make.py report --out metrics/summary.json
+    deps:
+      [make.py, evaluation/models/base.json, evaluation/models/sft.json, evaluation/models/irft-r1.json,
+       evaluation/models/irft-r2.json]
+    outs: [metrics/summary.json]
+"""
+
+
+def save_tiny_model(folder: Path) -> None:
+    """A random GPT-NeoX as our stages save it."""
+    import torch
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    from irl.models import save_policy
+    from irl.settings.data import TemplateSettings
+    from irl.template import Template
+    from irl.tiny import HH_TURNS, train_tokenizer
+
+    tokenizer = train_tokenizer(["How do I fly a kite? Hold the line and run into the wind."] * 20, 300, HH_TURNS)
+    template = Template(tokenizer, TemplateSettings(name="hh", max_prompt_tokens=48, max_response_tokens=16))
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=128,
+    )  # fmt: skip
+    save_policy(GPTNeoXForCausalLM(config), template, folder, None)
+
+
+def make_project(folder: Path) -> None:
+    """Make the project in `folder` and run its pipeline."""
+    save_tiny_model(folder / "source")
+    (folder / "make.py").write_text(MAKE)
+    (folder / "dvc.yaml").write_text(GRAPH)
+    (folder / "numbers.json").write_text(json.dumps(NUMBERS))
+    rows = [{**ROW, "id": str(number)} for number in range(4)]
+    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with contextlib.chdir(folder):
+        (folder / "params.yaml").write_text(dump(*load(ROOT / "recipes/quickstart.yaml", RECIPE)))
+    for name in (".gitignore", ".dvcignore", ".dvc/config"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    git(folder, "init", "-q")
+    commit(folder, "first")
+    repro(folder)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git there; returns what it prints."""
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def commit(folder: Path, message: str) -> None:
+    """Commit all that there is."""
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", message)
+
+
+def repro(folder: Path) -> None:
+    """Bring the pipeline up to date."""
+    run(folder, "dvc", "repro", "--quiet")
+
+
+def register(folder: Path) -> None:
+    """Register what the pipeline made; the working directory has to be `folder`."""
+    summary = Path("metrics/summary.json")
+    records = collect(json.loads((folder / summary).read_text()), summary, Path("dvc.lock"), "quickstart")
+    ensure(records, project_uri(), "quickstart", "quickstart")
+
+
+def run(folder: Path, module: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run `python -m module` there, with the code of this repository."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done

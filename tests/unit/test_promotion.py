@@ -1,0 +1,104 @@
+"""The gates of promotion, on made-up figures."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from irl.errors import InputError
+from tasks.promotion import Judged, PromotionSettings, Verdict, as_markdown, judge
+from tasks.stage import read_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+FIGURES = {"prompts": 100, "reward_mean": 1.0, "reward_sem": 0.1, "ended": 1.0, "response_tokens": 20.0}
+GATES = {"better_than_base": ["reward_mean"], "not_worse_than_champion": ["reward_mean", "ended"]}
+
+
+def model(name: str, **figures: float) -> Judged:
+    return Judged(name, name, {**FIGURES, **figures})
+
+
+def verdicts(
+    candidate: Judged, champion: Judged | None = None, base: Judged | None = None, **gates: Any
+) -> dict[str, Verdict]:
+    settings = PromotionSettings.parse({**GATES, **gates}, "gates.yaml")
+    found = judge(settings, candidate, base or model("base", reward_mean=0.0), model("sft"), champion)
+    return {verdict.gate: verdict for verdict in found}
+
+
+def test_better_than_base_means_by_more_than_the_noise_of_the_difference() -> None:
+    gate = "reward_mean better than base"
+    # The error of the difference of two figures with errors of 0.1 is 0.1414, and 1.96 of these are 0.277.
+    assert verdicts(model("a", reward_mean=0.28))[gate].result == "passed"
+    assert verdicts(model("a", reward_mean=0.27))[gate].result == "failed"
+    assert verdicts(model("a", reward_mean=0.27), noise=1.0)[gate].result == "passed"
+
+
+def test_not_worse_than_the_champion_leaves_room_for_noise() -> None:
+    gate, champion = "reward_mean not worse than the champion", model("c", reward_mean=1.0)
+    assert verdicts(model("a", reward_mean=0.73), champion)[gate].result == "passed"
+    found = verdicts(model("a", reward_mean=0.72), champion)[gate]
+    assert found.result == "failed"
+    assert found.numbers == "0.72 ± 0.1 against 1 ± 0.1: difference -0.28, noise 0.28"
+
+
+def test_a_share_of_all_prompts_has_an_error_too() -> None:
+    champion = model("c", ended=1.0)
+    assert verdicts(model("a", ended=0.97), champion)["ended not worse than the champion"].result == "passed"
+    assert verdicts(model("a", ended=0.9), champion)["ended not worse than the champion"].result == "failed"
+
+
+def test_without_a_champion_nothing_is_compared_with_it() -> None:
+    assert verdicts(model("a"))["ended not worse than the champion"].result == "not asked"
+
+
+def test_benchmarks_are_asked_for_where_either_has_them() -> None:
+    gates = {"not_worse_where_measured": ["leaderboard_arc"]}
+    gate, arc = "leaderboard_arc not worse than the champion", {"leaderboard_arc": 70.0, "leaderboard_arc_sem": 0.5}
+    assert verdicts(model("a"), model("c"), **gates)[gate].result == "not asked"
+    assert verdicts(model("a", **{**arc, "leaderboard_arc": 60.0}), model("c", **arc), **gates)[gate].result == "failed"
+    with pytest.raises(InputError, match=r"a has no metric 'leaderboard_arc' \(the stage leaderboard@a measures it"):
+        verdicts(model("a"), model("c", **arc), **gates)
+
+
+def test_ranges_hold_for_a_figure_and_for_its_ratio_to_sft() -> None:
+    gates = {"within": {"ended": {"at_least": 0.9}}, "relative_to_sft": {"response_tokens": {"at_most": 2}}}
+    found = verdicts(model("a", ended=0.8, response_tokens=50.0), **gates)
+    assert found["ended at least 0.9"].result == "failed"
+    assert found["response_tokens over sft's at most 2"].numbers == "2.5 = 50 / 20"
+    assert found["response_tokens over sft's at most 2"].result == "failed"
+
+
+def test_a_missing_metric_names_the_stage_that_measures_it() -> None:
+    candidate = Judged("models:/q/3 (irft-r1)", "irft-r1", {"prompts": 100})
+    with pytest.raises(InputError) as error:
+        verdicts(candidate)
+    assert str(error.value) == (
+        "models:/q/3 (irft-r1) has no metric 'reward_mean' "
+        "(the stage evaluate@irft-r1 measures it: dvc repro evaluate@irft-r1 && dvc repro register)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("gates", "said"),
+    [
+        ({"better_than_base": ["reward_meen"]}, "unknown metric 'reward_meen' \\(did you mean 'reward_mean'\\?\\)"),
+        ({"within": {"endet": {"at_least": 1}}}, "unknown metric 'endet' \\(did you mean 'ended'\\?\\)"),
+        ({"better_than_base": ["kl_to_sft"]}, "'kl_to_sft' has no standard error to compare it by"),
+        ({"within": {"ended": {}}}, "a range needs at_least or at_most"),
+        ({"better_than_bass": []}, "unknown parameter 'better_than_bass' \\(did you mean 'better_than_base'\\?\\)"),
+    ],
+)
+def test_a_wrong_gate_is_refused_with_the_nearest_right_one(gates: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        PromotionSettings.parse({**GATES, **gates}, "gates.yaml")
+
+
+def test_the_declared_gates_are_valid() -> None:
+    settings = PromotionSettings.parse(read_yaml(ROOT / "mlflow/promotion.yaml"), "mlflow/promotion.yaml")
+    assert settings.better_than_base and settings.not_worse_than_champion and settings.relative_to_sft
+
+
+def test_failed_gates_come_first_in_the_table() -> None:
+    table = as_markdown([Verdict("a", "passed", "1"), Verdict("b", "failed", "2")])
+    assert table.splitlines()[2:] == ["| failed | b | 2 |", "| passed | a | 1 |"]

@@ -1,0 +1,111 @@
+"""Who may call the receiver, and what becomes of a call; a list stands in for the Prefect server."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from pathlib import Path
+
+import pytest
+from prefect.events import Event
+from starlette.testclient import TestClient
+
+from flows import webhook
+from flows.webhook import Deliveries, receiver
+
+SECRET = "not to be guessed"
+BODY = json.dumps(
+    {"entity": "model_version", "action": "created", "data": {"name": "quickstart", "version": "3", "source": "x"}}
+).encode()
+
+
+def headers(body: bytes = BODY, secret: str = SECRET, delivery: str = "one", age: float = 0) -> dict[str, str]:
+    """As MLflow signs a call."""
+    moment = str(int(time.time() - age))
+    signed = f"{delivery}.{moment}.".encode() + body
+    signature = base64.b64encode(hmac.new(secret.encode(), signed, hashlib.sha256).digest()).decode()
+    return {
+        "X-MLflow-Delivery-Id": delivery,
+        "X-MLflow-Timestamp": moment,
+        "X-MLflow-Signature": f"v1,{signature}",
+    }
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    """What Prefect was told."""
+    told: list[Event] = []
+
+    async def tell(event: Event) -> None:
+        told.append(event)
+
+    monkeypatch.setattr(webhook, "tell", tell)
+    return told
+
+
+@pytest.fixture
+def client(tmp_path: Path, events: list[Event]) -> TestClient:
+    """A client of the receiver."""
+    return TestClient(receiver(SECRET, Deliveries(tmp_path / "deliveries.db")))
+
+
+def test_a_signed_call_becomes_an_event_that_names_the_version(client: TestClient, events: list[Event]) -> None:
+    assert client.post("/", content=BODY, headers=headers()).status_code == 202
+    (event,) = events
+    assert event.event == "mlflow.model_version.created"
+    assert event.resource.id == "mlflow.model-version.quickstart.3"
+    assert event.payload == {"model": "models:/quickstart/3", "alias": None}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        headers(secret="guessed"),
+        headers(body=BODY.replace(b"3", b"4")),
+        headers(age=3600),
+        headers(age=-3600),
+        {**headers(), "X-MLflow-Delivery-Id": "another"},
+        {**headers(), "X-MLflow-Timestamp": "soon"},
+        {},
+    ],
+    ids=["secret", "body", "old", "from the future", "delivery id", "no time", "unsigned"],
+)
+def test_a_forged_call_is_refused_and_logged_and_nobody_is_told(
+    client: TestClient, events: list[Event], wrong: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert client.post("/", content=BODY, headers=wrong).status_code == 401
+    assert events == []
+    assert "refused a call of testclient" in caplog.text
+
+
+def test_a_replay_is_refused_even_by_a_receiver_that_started_again(
+    client: TestClient, events: list[Event], tmp_path: Path
+) -> None:
+    signed = headers()
+    assert client.post("/", content=BODY, headers=signed).status_code == 202
+    assert client.post("/", content=BODY, headers=signed).status_code == 401
+    again = TestClient(receiver(SECRET, Deliveries(tmp_path / "deliveries.db")))
+    assert again.post("/", content=BODY, headers=signed).status_code == 401
+    assert len(events) == 1
+
+
+def test_a_call_that_prefect_did_not_take_may_come_again(
+    client: TestClient, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(event: Event) -> None:
+        raise ConnectionError("nobody there")
+
+    signed = headers()
+    with monkeypatch.context() as patch:
+        patch.setattr(webhook, "tell", away)
+        assert client.post("/", content=BODY, headers=signed).status_code == 503
+    assert client.post("/", content=BODY, headers=signed).status_code == 202
+    assert len(events) == 1
+
+
+def test_a_signed_call_about_something_else_is_no_event(client: TestClient, events: list[Event]) -> None:
+    body = b'{"entity": "registered_model", "action": "created", "data": {"name": "quickstart"}}'
+    assert client.post("/", content=body, headers=headers(body)).status_code == 422
+    assert client.post("/", content=b"x" * (1 << 21), headers=headers()).status_code == 413
+    assert events == []
