@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 RECIPE ?=
+PLAN ?=
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -10,10 +11,10 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 STAMP := $(VENV)/installed-$(shell { cat pyproject.toml constraints.txt; echo '$(CURDIR)'; } | cksum | tr ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test claim clean
+.PHONY: help setup repro plan test ppo test-ppo claim clean
 
 help: ## list what can be made
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
 		printf '%-14s %s\n' "$$name" "$$text"; done
 	@echo
 	@echo 'Another recipe:   make repro RECIPE=recipes/NAME.yaml'
@@ -38,15 +39,32 @@ repro: setup ## run the active recipe (params.yaml) from demonstrations to the r
 	@dvc --wait-for-lock repro
 	@python -m tasks.summary
 
+plan: setup ## what a recipe will cost: make plan RECIPE=recipes/ultrachat-irft-t5.yaml PLAN='--gpu H100'
+	@python -m tasks.plan '$(or $(RECIPE),recipes/quickstart.yaml)' $(PLAN)
+
 test: setup ## check style and types, run the tests
 	ruff check
 	ruff format --check
 	mypy
 	pytest
 
+ppo: $(VENV)-ppo/installed ## make .venv-ppo, the same with the last TRL that has PPO
+
+$(VENV)-ppo/installed: constraints-ppo.txt
+	@$(MAKE) setup VENV=$(VENV)-ppo
+	@$(VENV)-ppo/bin/python -m pip install -q --disable-pip-version-check --no-input --no-deps -r constraints-ppo.txt
+	@touch $@
+
+test-ppo: ppo ## run what is there for PPO, in .venv-ppo
+	$(VENV)-ppo/bin/python -m pytest tests/unit/test_ppo.py
+
 claim: setup ## 5 seeds: differences of the methods to SFT of the same effort, with 95% intervals (an hour or two)
 	@python bench/claim.py
 
+.PHONY: ui
+ui: setup ## Prefect, MLflow and a worker on this machine; Ctrl-C ends all of it; UI="--port 4300" for another port
+	@python -m flows.ui $(UI)
+
 clean: ## remove .venv and caches of tools; data, models and DVC's cache stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache juicer.egg-info
+	rm -rf $(VENV) $(VENV)-ppo .mypy_cache .pytest_cache .ruff_cache juicer.egg-info
 	@echo 'data/, models/ and .dvc/cache were left alone.'

@@ -10,6 +10,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -22,6 +23,7 @@ from irl.settings.data import CurateSettings, ScorerSettings, TemplateSettings
 from tasks.stage import Stage, main, read_json, write_json
 
 if TYPE_CHECKING:
+    from irl.checkpoint import Once
     from irl.curation import Lengths, Split
 
 T = TypeVar("T")
@@ -43,6 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(stage: Stage) -> str:
     # A stage is one process, and two threads halve the time of the tokenizer without changing a token.
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    from irl.checkpoint import Replay, once
     from irl.curation import Lengths, check_context
     from irl.models import load_template
 
@@ -60,7 +63,8 @@ def run(stage: Stage) -> str:
         out.mkdir()
         names: tuple[Split, ...] = ("train", "validation", "held_out")
         opened = {name: files.enter_context((out / f"{name}.jsonl").open("wb")) for name in names}
-        curation = Curation(settings, scoring, scorer, Lengths(template), opened)
+        resumed = Replay(files.enter_context(stage.checkpoint())) if scorer else once
+        curation = Curation(settings, scoring, scorer, Lengths(template), opened, resumed)
         curation.take(raw, stage.name)
         write_json(out / "curation.json", curation.finish())
     stage.record(rows=curation.read)
@@ -77,6 +81,7 @@ class Curation:
         scorer: None keeps training rows in the order they came.
         lengths: counts tokens.
         files: where the rows of each split go.
+        resumed: gives the scores that an interrupted run has computed.
     """
 
     def __init__(
@@ -86,11 +91,12 @@ class Curation:
         scorer: scorers.Scorer | None,
         lengths: "Lengths",
         files: "Mapping[Split, BinaryIO]",
+        resumed: "Once",
     ) -> None:
         from irl.curation import Best
 
         self.settings, self.scoring, self.scorer = settings, scoring, scorer
-        self.lengths, self.files = lengths, files
+        self.lengths, self.files, self.resumed = lengths, files, resumed
         self.read = 0
         self.kept: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
@@ -212,7 +218,8 @@ class Curation:
         rows, self._waiting = self._waiting, []
         if self.scorer is None or not rows:
             return
-        for row, score in zip(rows, self.scorer.score([(row.prompt, row.response) for row in rows]), strict=True):
+        score_all = partial(self.scorer.score, [(row.prompt, row.response) for row in rows])
+        for row, score in zip(rows, self.resumed(score_all), strict=True):
             line = _line(row.model_copy(update={"score": score}))
             if self.best is None:
                 self._write("train", line)

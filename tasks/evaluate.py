@@ -6,7 +6,8 @@ from pathlib import Path
 from irl.settings.compute import ComputeSettings
 from irl.settings.data import ScorerSettings, TemplateSettings
 from irl.settings.evaluation import EvaluationSettings
-from tasks.stage import Stage, main, write_json
+from tasks.launch import main
+from tasks.stage import Stage, write_json
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +25,7 @@ def run(stage: Stage) -> str:
     from tqdm import tqdm
 
     from irl import demonstrations, scorers
+    from irl.checkpoint import Replay
     from irl.errors import InputError
     from irl.evaluation import Oracle, evaluate_policy
     from irl.models import load_policy, load_template, read_training
@@ -35,7 +37,7 @@ def run(stage: Stage) -> str:
     template = load_template(given.policy, stage.read("template", TemplateSettings))
     policy = load_policy(given.policy, compute)
     sft = None if given.policy == given.sft else load_policy(given.sft, compute)
-    scorer = scorers.load(stage.read("scorer", ScorerSettings), given.scorer, compute)
+    scorer = scorers.load(stage.read("scorer", ScorerSettings), given.scorer, compute, stage.processes)
     judge: Oracle | None = None
     if stage.value("world") is not None:
         from irl.world import oracle
@@ -48,9 +50,24 @@ def run(stage: Stage) -> str:
         rows = list(demonstrations.read(given.data / f"{split}.jsonl"))[: settings.prompts]
         if not rows:
             raise InputError("no rows to evaluate on", where=str(given.data / f"{split}.jsonl"), do="raise its share")
-        with tqdm(total=len(rows), desc=f"{stage.name} {split}", unit="prompt", disable=None) as bar:
-            purpose = derive(seed, "evaluation", split)
-            done = evaluate_policy(policy, sft, scorer, judge, template, rows, settings.sampling, purpose, bar.update)
+        purpose, name = derive(seed, "evaluation", split), f"{stage.name} {split}"
+        with (
+            tqdm(total=len(rows) // stage.processes.size, desc=name, unit="prompt", disable=None) as bar,
+            stage.checkpoint(split) as checkpoint,
+        ):
+            done = evaluate_policy(
+                policy,
+                sft,
+                scorer,
+                judge,
+                template,
+                rows,
+                settings.sampling,
+                purpose,
+                bar.update,
+                Replay(checkpoint),
+                stage.processes,
+            )
         result[split] = done.metrics.rounded()
         result[f"{split}_scores"] = [None if score is None else float(f"{score:.6g}") for score in done.scores]
         stage.record(prompts=len(rows), response_tokens=sum(len(sample.response) for sample in done.samples))

@@ -5,7 +5,6 @@ Sources: the quickstart's world, a local file or folder, or a Hugging Face datas
 
 import argparse
 import hashlib
-import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from irl.demonstrations import Demonstration
 from irl.errors import InputError
 from irl.settings.data import FetchSettings
 from irl.settings.world import WorldSettings
+from tasks.hub import split_of
 from tasks.stage import Stage, main, write_json
 
 MALFORMED_LIMIT = 0.05
@@ -80,7 +80,8 @@ def _demonstrations(stage: Stage, settings: FetchSettings, provenance: Provenanc
             chosen = formats.recognise(row)
         provenance.format = chosen
         provenance.read += 1
-        converted = formats.convert(row, chosen, held_out=held_out)
+        first = settings.exchange == "first"
+        converted = formats.convert(row, chosen, held_out=held_out, first_exchange=first)
         if isinstance(converted, formats.Malformed):
             provenance.rejected.setdefault(converted.reason, []).append(converted)
         else:
@@ -118,27 +119,9 @@ def _hub_rows(settings: FetchSettings) -> Iterator[tuple[sources.Row, bool]]:
     # Held-out rows first, as a folder's `test` files come before its `train` files.
     splits = [(settings.held_out_split, True)] if settings.held_out_split else []
     for split, held_out in [*splits, (settings.train_split, False)]:
-        rows = _split(source, revision, settings.subset, split)
+        rows = split_of(source, revision, settings.subset, split)
         for number, values in enumerate(rows, 1):
             yield sources.Row(values, f"{source} {split}: row {number}"), held_out
-
-
-def _split(source: str, revision: str, subset: str | None, split: str) -> Iterator[dict[str, Any]]:
-    """Stream one split of a dataset of the hub; whatever goes wrong there becomes one readable error."""
-    import datasets
-
-    # They tell of every retry; we tell once how it ended.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
-    try:
-        names = datasets.get_dataset_config_names(source, revision=revision) if subset else []
-        where = {"name": subset} if subset in names else {"data_dir": subset}
-        yield from datasets.load_dataset(source, revision=revision, split=split, streaming=True, **where)
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        do = "check the id, revision, subset and split, and that this machine reaches the hub"
-        raise InputError(f"cannot read split {split!r}: {reason}", where=source, do=do) from error
 
 
 def _write(path: Path, rows: Iterator[Demonstration], provenance: Provenance) -> str:

@@ -24,6 +24,7 @@ def generate(
     from tqdm import tqdm
 
     from irl import demonstrations
+    from irl.checkpoint import Replay
     from irl.models import load_policy, load_template
     from irl.pairs import part_of
     from irl.samples import write_samples
@@ -35,9 +36,11 @@ def generate(
     template = load_template(given.policy, template_settings)
     policy = load_policy(given.policy, stage.read("compute", ComputeSettings))
     prompts = [(row.id, template.prompt(row.prompt)) for row in rows]
-    with tqdm(total=len(rows) * sampling.samples_per_prompt, desc=stage.name, unit="sample", disable=None) as bar:
+    purpose = derive(seed, method, given.round, "sampling")
+    share = len(rows) * sampling.samples_per_prompt // stage.processes.size
+    with tqdm(total=share, desc=stage.name, unit="sample", disable=None) as bar, stage.checkpoint() as checkpoint:
         samples = sample_responses(
-            policy, template, prompts, sampling, derive(seed, method, given.round, "sampling"), bar.update
+            policy, template, prompts, sampling, purpose, bar.update, Replay(checkpoint), stage.processes
         )
     tokens = sum(len(sample.response) for sample in samples)
     stage.record(samples=len(samples), response_tokens=tokens)

@@ -3,7 +3,8 @@
 from irl.settings.data import TemplateSettings
 from irl.settings.training import SamplingSettings
 from tasks.generate import arguments, generate
-from tasks.stage import Stage, main
+from tasks.launch import main
+from tasks.stage import Stage
 
 
 def run(stage: Stage) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 from irl.settings.compute import ComputeSettings
 from irl.settings.data import TemplateSettings
 from irl.settings.irft import IrftTrainingSettings
-from tasks.stage import Stage, main
+from tasks.launch import main
+from tasks.stage import Stage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,12 +21,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
+    import torch
     from tqdm import tqdm
 
     from irl import demonstrations
     from irl.adapters import add_adapters, merge_adapters
     from irl.irft import train_round
-    from irl.models import load_policy, load_template, read_training, save_policy
+    from irl.models import (
+        dtype_of,
+        load_policy,
+        load_template,
+        mixed_precision,
+        read_training,
+        save_policy,
+        training_dtype_of,
+    )
     from irl.optimisation import steps_for
     from irl.pairs import make_pairs
     from irl.samples import read_samples
@@ -36,19 +46,25 @@ def run(stage: Stage) -> str:
     template = load_template(given.policy, stage.read("template", TemplateSettings))
     rows = list(demonstrations.read(given.data / "train.jsonl"))
     pairs = make_pairs(rows, read_samples(given.samples), template)
-    policy = load_policy(given.policy, compute)
-    reference = policy if settings.reference == "round" else load_policy(given.initial, compute)
-    if settings.gradient_checkpointing:
-        policy.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
+    weights = training_dtype_of(compute)
+    policy = load_policy(given.policy, compute, weights)
+    reference = policy if settings.reference == "round" else load_policy(given.initial, compute, weights)
     adapters = add_adapters(policy, settings.lora, derive(seed, "irft", given.round, "adapters"))
     steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
-    with tqdm(total=steps, desc=stage.name, unit="step", disable=None) as bar:
+    with (
+        tqdm(total=steps, desc=stage.name, unit="step", disable=None) as bar,
+        stage.checkpoint() as checkpoint,
+        mixed_precision(compute),
+    ):
         order = derive(seed, "irft", given.round, "order")
-        record = train_round(policy, reference, pairs, settings, template.padding, order, bar.update)
+        record = train_round(
+            policy, reference, pairs, settings, template.padding, order, bar.update, checkpoint, stage.processes
+        )
     merge_adapters(adapters)
     # The totals count from the SFT policy on: SFT's own steps are every model's.
     record.continue_from(None if given.policy == given.initial else read_training(given.policy))
     stage.record(steps=record.steps, response_tokens=record.response_tokens)
+    torch.nn.Module.to(policy, dtype_of(compute))
     with stage.publish(given.out) as folder:
         save_policy(policy, template, folder, asdict(record))
     margin, accuracy = (record.curves[name]["value"][-1] for name in ("margin", "accuracy"))

@@ -262,7 +262,15 @@ def flat(summary: dict[str, Any]) -> dict[str, Any]:
         model["name"]: {key: value for key, value in model.items() if isinstance(value, int | float)}
         for model in summary["models"]
     }
-    return {"champion": summary["champion"]["name"], "models": models}
+    leaderboard = {
+        model["name"]: {key: value for key, value in model.items() if isinstance(value, float)}
+        for model in summary.get("leaderboard", {}).get("models", [])
+    }
+    return {
+        "champion": summary["champion"]["name"],
+        "models": models,
+        **({"leaderboard": leaderboard} if leaderboard else {}),
+    }
 
 
 def shown_columns(models: Sequence[Row]) -> list[Column]:

@@ -2,19 +2,23 @@
 
 python -m tasks.recipe recipes/quickstart.yaml
 python -m tasks.recipe recipes/quickstart.yaml irft.rounds=4 rft.rounds=0 seed=1
+python -m tasks.recipe recipes/hh-irft.yaml --tiny    # random tiny models of the same architecture, 64 demonstrations
 python -m tasks.recipe --check            # is params.yaml valid?
 """
 
 import argparse
 import copy
 import difflib
+import importlib.metadata
 import io
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
 from pydantic import Field
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -25,9 +29,11 @@ from irl.settings.compute import ComputeSettings
 from irl.settings.data import CurateSettings, FetchSettings, ScorerSettings, TemplateSettings
 from irl.settings.evaluation import EvaluationSettings
 from irl.settings.irft import IrftSettings
+from irl.settings.leaderboard import LeaderboardSettings
 from irl.settings.models import PolicySettings, RegisterSettings
 from irl.settings.rft import RftSettings
 from irl.settings.sft import SftMatchedSettings, SftSettings
+from irl.settings.tiny import TinySettings
 from irl.settings.world import PretrainSettings, WorldSettings
 from irl.sources import is_path
 from tasks.stage import guarded, read_yaml
@@ -35,7 +41,36 @@ from tasks.stage import guarded, read_yaml
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 WORLD_POLICY, WORLD_SCORER = "models/world/policy", "models/world/scorer"
 GENERATOR = "irl/world.py"
+CONFIGS = Path("recipes/models")
+"""The config.json of every hub model that a recipe here names: for `--tiny`, and for a plan without weights."""
 SFT, SFT_MATCHED = "models/sft", "models/sft-matched"
+# A table starts from a folder that is no table.
+CURATED, BENCHMARKS = "data/curated", "data/benchmarks"
+TINY = (
+    "tiny={}",
+    "compute.processes=1",
+    "compute.zero_stage=0",
+    "fetch.source=world",
+    "fetch.revision=null",
+    "fetch.held_out_split=null",
+    "world={rows: 100}",
+    "template.max_prompt_tokens=96",
+    "template.max_response_tokens=64",
+    "curate={keep: 64, validation_share: 0.1, held_out_share: 0.1}",
+    "sft.batch_size=32",
+    "sft.micro_batch_size=null",
+    "irft.training.batch_size=8",
+    "irft.training.micro_batch_size=4",
+    "rft.reward.batch_size=8",
+    "rft.reward.micro_batch_size=null",
+    "rft.policy.steps=2",
+    "rft.policy.micro_batch_size=null",
+    "rft.policy.prompts_per_step=4",
+    "rft.policy.samples_per_prompt=2",
+    "evaluation.prompts=8",
+    "leaderboard.enabled=false",
+)
+"""What `--tiny` changes: sizes and sources. Methods, rounds, epochs, rates and adapters stay the recipe's."""
 
 
 class Recipe(Settings):
@@ -51,6 +86,7 @@ class Recipe(Settings):
     fetch: FetchSettings
     world: WorldSettings | None = None
     pretrain: PretrainSettings | None = None
+    tiny: TinySettings | None = None
     template: TemplateSettings = TemplateSettings()
     policy: PolicySettings
     scorer: ScorerSettings = ScorerSettings()
@@ -60,6 +96,7 @@ class Recipe(Settings):
     irft: IrftSettings = IrftSettings()
     rft: RftSettings = RftSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    leaderboard: LeaderboardSettings = LeaderboardSettings()
     register_: RegisterSettings = Field(RegisterSettings(), alias="register")
 
 
@@ -90,6 +127,13 @@ class Download(Settings):
     revision: str
 
 
+class TinyModel(Settings):
+    """A random stand-in for a model."""
+
+    config: str
+    """The real model's config.json."""
+
+
 class Evaluated(Settings):
     """A model to be evaluated, and the table that its row is added to."""
 
@@ -116,29 +160,42 @@ class Graph(Settings):
     table: str
     pretrain: dict[str, str]
     downloads: dict[str, Download]
+    tiny: dict[str, TinyModel]
     irft: dict[str, IrftRound]
     rft: dict[str, RftRound]
     sft_matched: dict[str, SftControl]
     models: dict[str, Evaluated]
+    benchmarks: str
+    """Folder with the data of the leaderboard."""
+    mirror: dict[str, str]
+    leaderboard: dict[str, Evaluated]
+    leaderboard_table: str
 
 
-def graph_of(recipe: Recipe) -> Graph:
+def graph_of(recipe: Recipe, *, pinned: bool = True) -> Graph:
     """Derive the graph of rounds from a recipe.
+
+    Args:
+        pinned: refuse a model id without a revision; a plan needs none.
 
     Raises:
         InputError: a model id without a revision, or a source that needs a section which is missing.
     """
     downloads: dict[str, Download] = {}
+    tiny: dict[str, TinyModel] = {}
 
     def located(name: str, key: str, model: str, revision: str | None) -> str:
         if recipe.pretrain is not None and model in (WORLD_POLICY, WORLD_SCORER):
             return model
+        if recipe.tiny is not None:
+            tiny[name] = TinyModel(config=str(config_of(model, f"{key}.model")))
+            return f"models/tiny/{name}"
         if Path(model).is_dir() or model.startswith((".", "/")) or not HUB_ID.fullmatch(model):
             return model
-        if revision is None:
+        if revision is None and pinned:
             do = f"add {key}.revision: a commit of {model}, or make the folder {model}"
             raise InputError(f"{model!r} is no folder here, and as a hub id it needs a pinned revision", do=do)
-        downloads[name] = Download(model=model, revision=revision)
+        downloads[name] = Download(model=model, revision=revision or "")
         return f"models/hub/{name}"
 
     base = located("policy", "policy", recipe.policy.model, recipe.policy.revision)
@@ -153,8 +210,9 @@ def graph_of(recipe: Recipe) -> Graph:
         reward = located("reward", "rft.reward", recipe.rft.reward.model, recipe.rft.reward.revision)
 
     irft, rft = {}, {}
+    parts = recipe.irft.rounds // recipe.irft.passes
     for t in range(1, recipe.irft.rounds + 1):
-        part = "all" if recipe.irft.slice == "all" else f"{t}/{recipe.irft.rounds}"
+        part = "all" if recipe.irft.slice == "all" else f"{(t - 1) % parts + 1}/{parts}"
         irft[f"r{t}"] = IrftRound(previous=f"models/irft/r{t - 1}" if t > 1 else SFT, part=part)
     for t in range(1, recipe.rft.rounds + 1):
         part = "all" if recipe.rft.slice == "all" else f"{t}/{recipe.rft.rounds}"
@@ -168,7 +226,7 @@ def graph_of(recipe: Recipe) -> Graph:
     controlled = recipe.sft_matched.enabled and bool(irft or rft)
 
     models: dict[str, Evaluated] = {}
-    previous = "data/curated"
+    previous = CURATED
 
     def add(name: str, path: str, method: str, number: int) -> None:
         nonlocal previous
@@ -183,6 +241,8 @@ def graph_of(recipe: Recipe) -> Graph:
         add(f"irft-r{t}", f"models/irft/r{t}", "irft", t)
     for t in range(1, recipe.rft.rounds + 1):
         add(f"rft-r{t}", f"models/rft/r{t}/policy", "rft", t)
+    measured = _measured(recipe, models)
+    mirror = recipe.leaderboard.mirror
     return Graph(
         base=base,
         scorer=scorer,
@@ -190,11 +250,49 @@ def graph_of(recipe: Recipe) -> Graph:
         table=previous,
         pretrain={"world": _source(recipe.pretrain.corpus, "pretrain.corpus")} if recipe.pretrain else {},
         downloads=downloads,
+        tiny=tiny,
         irft=irft,
         rft=rft,
         sft_matched={"control": SftControl(irft=last_irft, rft=last_rft)} if controlled else {},
         models=models,
+        benchmarks=mirror or BENCHMARKS,
+        mirror={"hub": BENCHMARKS} if measured and mirror is None else {},
+        leaderboard=measured,
+        leaderboard_table=_leaderboard_table(list(measured)[-1]) if measured else CURATED,
     )
+
+
+def config_of(model: str, key: str) -> Path:
+    """The config.json of a model: in its folder, or kept with the recipes under the last part of its hub id.
+
+    Raises:
+        InputError: there is none; says where one would be looked for.
+    """
+    if (Path(model) / "config.json").is_file():
+        return Path(model) / "config.json"
+    kept = CONFIGS / f"{Path(model).name}.json"
+    if not kept.is_file():
+        raise InputError(f"the configuration of {model!r} is not known here", where=key, do=f"save it as {kept}")
+    return kept
+
+
+def _measured(recipe: Recipe, models: dict[str, Evaluated]) -> dict[str, Evaluated]:
+    """The models of the leaderboard, each with the table that its row is added to; none where it is switched off."""
+    measured: dict[str, Evaluated] = {}
+    if not recipe.leaderboard.enabled:
+        return measured
+    previous, last = CURATED, {"irft": recipe.irft.rounds, "rft": recipe.rft.rounds}
+    for name, model in models.items():
+        if name == "sft" and recipe.sft.epochs == 0:
+            continue  # it is base once more, and that takes hours
+        if recipe.leaderboard.rounds == "all" or model.round == last.get(model.method, 0):
+            measured[name] = model.model_copy(update={"previous": previous})
+            previous = _leaderboard_table(name)
+    return measured
+
+
+def _leaderboard_table(name: str) -> str:
+    return f"evaluation/leaderboard-tables/{name}.json"
 
 
 def _source(source: str, key: str) -> str:
@@ -218,6 +316,7 @@ def validate(params: dict[str, Any], where: str) -> Recipe:
     graph = Graph.parse(params.pop("graph"), f"{where}: graph")
     recipe = Recipe.parse(params, where)
     check_consistent(recipe, where)
+    _check_installed(recipe, where)
     for method, rounds in (("irft", graph.irft), ("rft", graph.rft)):
         _check_chain(method, rounds, where)
     expected, found = _plain(graph_of(recipe)), _plain(graph)
@@ -234,8 +333,13 @@ def check_consistent(recipe: Recipe, where: str) -> None:
     """Check what no single key can show: sections that need one another."""
     if recipe.fetch.source == "world" and recipe.world is None:
         raise InputError("fetch.source is 'world' but there is no section world", where=where)
-    if recipe.rft.policy.optimiser_kind == "ppo":
-        raise InputError("rft.policy.optimiser_kind 'ppo' is not implemented", where=where, do="set it to rloo")
+    if recipe.rft.optimiser == "ppo" and (recipe.compute.processes > 1 or recipe.compute.zero_stage):
+        do = "set compute.processes to 1 and compute.zero_stage to 0, or rft.optimiser to rloo"
+        raise InputError("rft.optimiser 'ppo' runs in one process", where=where, do=do)
+    _check_shares(recipe, where)
+    if recipe.irft.rounds % recipe.irft.passes:
+        what = f"irft.rounds = {recipe.irft.rounds} is no multiple of irft.passes = {recipe.irft.passes}"
+        raise InputError(what, where=where, do="change either")
     needs_tiny = recipe.policy.model == WORLD_POLICY or recipe.scorer.model == WORLD_SCORER
     if needs_tiny and recipe.pretrain is None:
         raise InputError(f"{WORLD_POLICY} is made by the section pretrain, which is missing", where=where)
@@ -247,6 +351,28 @@ def check_consistent(recipe: Recipe, where: str) -> None:
                 f"pretrain.policy.context = {recipe.pretrain.policy.context}",
                 where=where,
             )
+
+
+def _check_installed(recipe: Recipe, where: str) -> None:
+    """PPO is in no release of TRL after 1.12. Checked where a stage starts: a plan of such a recipe needs no TRL."""
+    installed = importlib.metadata.version("trl")
+    if recipe.rft.optimiser == "ppo" and recipe.rft.rounds and Version(installed) >= Version("1.13"):
+        do = "install the last one that has it: pip install --no-deps -r constraints-ppo.txt; or set it to rloo"
+        raise InputError(f"rft.optimiser is 'ppo', which TRL {installed} does not have", where=where, do=do)
+
+
+def _check_shares(recipe: Recipe, where: str) -> None:
+    """TRL gives every process the same number of rows, so a batch has to be a multiple of what one pass takes."""
+    policy, processes = recipe.rft.policy, recipe.compute.processes
+    responses = policy.prompts_per_step * policy.samples_per_prompt
+    for batch, key, micro, prefix in (
+        (recipe.sft.batch_size, "sft.batch_size", recipe.sft.micro_batch_size, "sft"),
+        (responses, "rft.policy.prompts_per_step * samples_per_prompt", policy.micro_batch_size, "rft.policy"),
+    ):
+        rows = processes * (micro or 1)
+        if batch % rows:
+            what = f"compute.processes * {prefix}.micro_batch_size" if micro else "compute.processes"
+            raise InputError(f"{key} = {batch} is no multiple of {what} = {rows}", where=where, do="change either")
 
 
 def _check_chain(method: str, rounds: dict[str, Any], where: str) -> None:
@@ -273,15 +399,60 @@ def _plain(settings: Settings) -> dict[str, Any]:
     return settings.model_dump(mode="json", by_alias=True)
 
 
-def load(path: Path, overrides: list[str]) -> tuple[Recipe, Graph]:
-    """Read a recipe, apply `key=value` overrides (values are YAML), validate it and derive its graph."""
-    values = copy.deepcopy(read_yaml(path))
-    values.pop("graph", None)
-    for override in overrides:
+def load(path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bool = True) -> tuple[Recipe, Graph]:
+    """Read a recipe, apply `key=value` overrides (values are YAML), validate it and derive its graph.
+
+    Args:
+        tiny: scale it down first, see TINY; overrides come after that.
+        pinned: refuse a model id without a revision.
+    """
+    values = _read(path)
+    for override in (*(_scaled_down(values) if tiny else ()), *overrides):
         _apply(values, override)
     recipe = Recipe.parse(values, str(path))
     check_consistent(recipe, str(path))
-    return recipe, graph_of(recipe)
+    mirror = recipe.leaderboard.mirror
+    if recipe.leaderboard.enabled and mirror is not None and not Path(mirror).is_dir():
+        do = f"make it, where there is a network: python -m tasks.mirror --out {mirror}"
+        raise InputError(f"leaderboard.mirror: no such folder: {mirror}", where=str(path), do=do)
+    return recipe, graph_of(recipe, pinned=pinned)
+
+
+def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a recipe; `extends` names a recipe in the same folder, whose values it has where it says nothing.
+
+    Raises:
+        InputError: no such recipe, one that extends itself, or a mistake in one that is extended, with its file.
+    """
+    values = copy.deepcopy(read_yaml(path))
+    values.pop("graph", None)
+    name = values.pop("extends", None)
+    if name is None:
+        return values
+    where = f"{path}: extends"
+    if not isinstance(name, str):
+        raise InputError(f"the name of a recipe is expected, not {name!r}", where=where)
+    extended = path.parent / name
+    if extended in (path, *below):
+        raise InputError(f"{name} extends this recipe itself", where=where)
+    whole = _read(existing(extended, where), (path, *below))
+    Recipe.parse(whole, str(extended))
+    return _merged(whole, values)
+
+
+def _merged(whole: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`changes` over `whole`: sections are merged key by key, everything else is replaced."""
+    merged = dict(whole)
+    for key, value in changes.items():
+        before = merged.get(key)
+        merged[key] = _merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _scaled_down(values: dict[str, Any]) -> list[str]:
+    """The overrides that make a recipe tiny."""
+    frozen = ((values.get("rft") or {}).get("reward") or {}).get("frozen_blocks")
+    return [*TINY, *(["rft.reward.frozen_blocks=1"] if frozen else [])]
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -313,9 +484,9 @@ def dump(recipe: Recipe, graph: Graph) -> str:
     return text.getvalue()
 
 
-def activate(path: Path, overrides: list[str], params: Path) -> str:
+def activate(path: Path, overrides: Sequence[str], params: Path, *, tiny: bool = False) -> str:
     """Make a recipe the active one. Writes `params` only when something changes; returns what was done."""
-    text = dump(*load(path, overrides))
+    text = dump(*load(path, overrides, tiny=tiny))
     if params.is_file() and params.read_text(encoding="utf-8") == text:
         return f"{params} already is {path}"
     temporary = params.with_name(f".{params.name}.{os.getpid()}.tmp")
@@ -331,11 +502,12 @@ def main() -> None:
     parser.add_argument("recipe", type=Path, nargs="?", help="recipe file, for example recipes/quickstart.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted key and YAML value")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file to write, default params.yaml")
+    parser.add_argument("--tiny", action="store_true", help="random tiny models, generated data: only the path")
     parser.add_argument("--check", action="store_true", help="only validate the active params.yaml")
     parser.add_argument("--dry-run", action="store_true", help="print what would be written")
     parser.add_argument("--describe", action="store_true", help="say what every parameter means, then stop")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
 
     def work() -> None:
         if given.describe:
@@ -349,18 +521,20 @@ def main() -> None:
             known = sorted(str(path) for path in Path("recipes").glob("*.yaml"))
             raise InputError("no recipe given", do=f"one of: {', '.join(known)}")
         elif given.dry_run:
-            print(dump(*load(_existing(given.recipe), given.overrides)), end="")
+            print(dump(*load(existing(given.recipe), given.overrides, tiny=given.tiny)), end="")
         else:
-            print(activate(_existing(given.recipe), given.overrides, given.params))
+            print(activate(existing(given.recipe), given.overrides, given.params, tiny=given.tiny))
 
     sys.exit(guarded(work, debug=given.debug, name="recipe"))
 
 
-def _existing(path: Path) -> Path:
+def existing(path: Path, where: str = "") -> Path:
+    """A recipe file that is there; InputError names the nearest one that is."""
     if not path.is_file():
-        known = [str(recipe) for recipe in sorted(Path("recipes").glob("*.yaml"))]
+        known = [str(recipe) for recipe in sorted(path.parent.glob("*.yaml"))]
         near = difflib.get_close_matches(str(path), known, n=1, cutoff=0.3)
-        raise InputError("no such recipe", where=str(path), do=f"did you mean {near[0]}?" if near else "")
+        what = f"no such recipe: {path.name}" if where else "no such recipe"
+        raise InputError(what, where=where or str(path), do=f"did you mean {near[0]}?" if near else "")
     return path
 
 

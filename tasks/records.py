@@ -4,19 +4,22 @@ Nothing here knows MLflow: `tasks.registry` compares these records with what is 
 """
 
 import json
-import shlex
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from irl.errors import InputError
-from tasks.stage import COSTS, read_json, read_yaml
+from tasks.leaderboard_table import HEADINGS, as_markdown
+from tasks.lock import Lock
+from tasks.stage import COSTS, read_json
 
 TRAINING = ("pretrain", "sft", "sft_matched", "irft_train", "rft_reward", "rft_policy")
 EVALUATING = ("evaluate",)
+BENCHMARKING = ("leaderboard",)
 REGISTERED = ("sft", "sft-matched", "irft", "rft")
 """Methods whose models become versions; the base model is somebody else's."""
+DATA, PARAMS, LOCK = "data/curated", "params.yaml", "dvc.lock"
 
 
 @dataclass
@@ -32,6 +35,12 @@ class RunRecord:
     metrics: dict[str, float]
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     """Per quantity, (step, value)."""
+    data: dict[str, str] = field(default_factory=dict)
+    """Per data set that the stage reads, its path in DVC and its md5."""
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of the table of responses."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Small texts kept with the run, by name."""
     started: float | None = None
     """Seconds since the epoch; None where this machine does not know (the output was restored from a cache)."""
     ended: float | None = None
@@ -65,7 +74,9 @@ class Records:
     """Key of the version that the summary calls champion; None if that model is not registered."""
 
 
-def collect(summary: dict[str, Any], path: Path, lock: Path, recipe: str) -> Records:
+def collect(
+    summary: dict[str, Any], path: Path, lock: Path, recipe: str, params: Path = Path("params.yaml")
+) -> Records:
     """Read the records of the stages that led to `summary`, a dictionary as the report writes it to `path`.
 
     dvc.lock keeps stages that the recipe no longer has (rounds dropped when T shrinks), so stages are found by
@@ -74,17 +85,21 @@ def collect(summary: dict[str, Any], path: Path, lock: Path, recipe: str) -> Rec
     Raises:
         InputError: dvc.lock does not know the summary or one of its models.
     """
-    stages: dict[str, Any] = read_yaml(lock).get("stages", {})
-    producers = {out["path"]: name for name, stage in stages.items() for out in stage.get("outs", [])}
+    known = Lock.read(lock)
+    producers = known.producers
     if str(path) not in producers:
         raise InputError(f"{path} is made by no stage", where=str(lock), do="make it: dvc repro")
-    upstream = _upstream(producers[str(path)], stages, producers)
-    git = _git()
-    dataset = {"dataset_md5": _md5(stages, producers, "data/curated")} if "data/curated" in producers else {}
-    common = {"recipe": recipe, **dataset, **git}
+    dataset = known.md5(DATA)
+    common = {"recipe": recipe, **({"dataset_md5": dataset} if dataset else {}), **_git()}
 
-    kinds = (*TRAINING, *EVALUATING)
-    runs = {name: _run(name, stages[name], common) for name in upstream if name.split("@")[0] in kinds}
+    kinds = (*TRAINING, *EVALUATING, *BENCHMARKING)
+    upstream = known.upstream(producers[str(path)])
+    runs = {name: _run(name, known, common) for name in upstream if name.split("@")[0] in kinds}
+    evaluations = {run.tags["model"]: run for run in runs.values() if run.tags["stage"] in EVALUATING}
+    benchmarks = {row["name"]: row for row in summary.get("leaderboard", {}).get("models", [])}
+    for name, row in benchmarks.items():
+        _add_leaderboard(runs[f"leaderboard@{name}"], row)
+    settings = params.read_text(encoding="utf-8")
     versions: list[VersionRecord] = []
     by_path: dict[str, VersionRecord] = {}
     champion = None
@@ -94,8 +109,13 @@ def collect(summary: dict[str, Any], path: Path, lock: Path, recipe: str) -> Rec
         producer = producers.get(row["path"])
         if producer is None or producer not in runs:
             raise InputError(f"{row['path']} is made by no training stage", where=str(lock), do="make it: dvc repro")
-        parent = by_path.get(_argument(stages[producer]["cmd"], "--policy") or "")
-        version = _version(row, runs[producer], parent, summary)
+        parent = by_path.get(known.argument(producer, "--policy") or "")
+        version = _version(row, runs[producer], evaluations.get(row["name"]), parent, summary)
+        if scores := benchmarks.get(row["name"]):
+            version.metrics |= {f"metric.leaderboard_{key}": f"{scores[key]:.6g}" for key in HEADINGS}
+            errors = {key: error for key, error in (scores.get("errors") or {}).items() if error is not None}
+            version.metrics |= {f"metric.leaderboard_{key}_sem": f"{error:.6g}" for key, error in errors.items()}
+        runs[producer].files = {LOCK: known.part(known.upstream(producer)), PARAMS: settings}
         versions.append(version)
         by_path[row["path"]] = version
         if row["name"] == summary["champion"]["name"]:
@@ -103,8 +123,9 @@ def collect(summary: dict[str, Any], path: Path, lock: Path, recipe: str) -> Rec
     return Records(list(runs.values()), versions, champion)
 
 
-def _run(name: str, stage: dict[str, Any], common: dict[str, str]) -> RunRecord:
+def _run(name: str, lock: Lock, common: dict[str, str]) -> RunRecord:
     kind = name.split("@")[0]
+    stage = lock.stages[name]
     out = stage["outs"][0]
     path = Path(out["path"])
     tags = {**common, "stage": kind, "dvc_path": out["path"], "dvc_md5": out["md5"]}
@@ -113,18 +134,33 @@ def _run(name: str, stage: dict[str, Any], common: dict[str, str]) -> RunRecord:
         for values in stage.get("params", {}).values()
         for key, value in _flat(values).items()
     }
-    run = RunRecord(f"{name}:{out['md5']}", name, tags, params, {})
+    data = {dep["path"]: dep["md5"] for dep in stage.get("deps", []) if dep["path"].startswith("data/")}
+    run = RunRecord(f"{name}:{out['md5']}", name, tags, params, {}, data=data)
     if kind in EVALUATING:
         evaluation = read_json(path)
         run.tags |= {"model": evaluation["name"], "method": evaluation["method"], "round": str(evaluation["round"])}
+        run.tags |= {"evaluated_on": lock.evaluated_on(name)}
+        run.samples = evaluation.get("samples") or []
         for split in ("held_out", "validation"):
             run.metrics |= _numbers(evaluation.get(split) or {}, f"{split}/")
+    elif kind in BENCHMARKING:
+        results = read_json(path / "results.json")
+        run.tags |= {"model": results["name"], "method": results["method"], "round": str(results["round"])}
+        run.tags |= {f"version.{library}": version for library, version in results["harness"].items()}
     else:
         for file in sorted(path.rglob("training.json")):
             part = file.parent.relative_to(path).as_posix()
             _add_training(run, read_json(file), "" if part == "." else f"{part}/")
     _add_costs(run, path)
     return run
+
+
+def _add_leaderboard(run: RunRecord, row: dict[str, Any]) -> None:
+    """Add the model's scores, the paper's beside them, and both as a table in what MLflow shows as the description."""
+    run.metrics |= {f"leaderboard/{key}": row[key] for key in HEADINGS}
+    if row["paper"]:
+        run.metrics |= {f"paper/{key}": row["paper"][key] for key in HEADINGS}
+    run.tags["mlflow.note.content"] = as_markdown(row)
 
 
 def _add_training(run: RunRecord, training: dict[str, Any], prefix: str) -> None:
@@ -150,11 +186,21 @@ def _add_costs(run: RunRecord, path: Path) -> None:
         return
     values = read_json(costs)
     run.metrics |= _numbers(values, "cost/")
+    if values.get("seconds") and values.get("response_tokens"):
+        run.metrics["cost/response_tokens_per_second"] = values["response_tokens"] / values["seconds"]
+    if values.get("seconds") and values.get("cpu_seconds"):
+        run.metrics["system/cpu_utilization_percentage"] = 100 * values["cpu_seconds"] / values["seconds"]
+    if "peak_memory_mb" in values:
+        run.metrics["system/peak_system_memory_usage_megabytes"] = values["peak_memory_mb"]
     run.started, run.ended = ended - values.get("seconds", 0.0), ended
 
 
 def _version(
-    row: dict[str, Any], run: RunRecord, parent: VersionRecord | None, summary: dict[str, Any]
+    row: dict[str, Any],
+    run: RunRecord,
+    evaluation: RunRecord | None,
+    parent: VersionRecord | None,
+    summary: dict[str, Any],
 ) -> VersionRecord:
     tags = {key: value for key, value in run.tags.items() if key != "stage"} | {
         "model": row["name"],
@@ -163,32 +209,10 @@ def _version(
         "seed": str(summary["seed"]),
     }
     metrics = {f"metric.{key}": f"{value:.6g}" for key, value in _numbers(row, "").items() if key != "round"}
+    if evaluation is not None:
+        metrics["evaluated_on"] = evaluation.tags["evaluated_on"]
     key = f"{row['name']}:{run.tags['dvc_md5']}"
     return VersionRecord(key, row["name"], run.key, parent.key if parent else None, tags, metrics)
-
-
-def _upstream(stage: str, stages: dict[str, Any], producers: dict[str, str]) -> list[str]:
-    """The stage and all that it depends on, in the order of dvc.lock."""
-    found, todo = set[str](), [stage]
-    while todo:
-        name = todo.pop()
-        if name in found:
-            continue
-        found.add(name)
-        for dependency in stages[name].get("deps", []):
-            place = Path(dependency["path"])
-            # A stage may depend on one file of another stage's output folder.
-            todo += [producers[str(each)] for each in (place, *place.parents) if str(each) in producers]
-    return [name for name in stages if name in found]
-
-
-def _md5(stages: dict[str, Any], producers: dict[str, str], path: str) -> str:
-    return next(str(out["md5"]) for out in stages[producers[path]]["outs"] if out["path"] == path)
-
-
-def _argument(command: str, option: str) -> str | None:
-    words = shlex.split(command)
-    return words[words.index(option) + 1] if option in words[:-1] else None
 
 
 def _numbers(values: dict[str, Any], prefix: str) -> dict[str, float]:

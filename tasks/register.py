@@ -5,7 +5,6 @@ a stage that was restored from DVC's cache is recorded like one that ran. No wei
 """
 
 import argparse
-import os
 from pathlib import Path
 
 from irl.settings.models import RegisterSettings
@@ -18,13 +17,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
+    from tasks.mlflow_store import project_uri
     from tasks.records import collect
     from tasks.registry import ensure
 
     given, settings, recipe = stage.arguments, stage.read("register", RegisterSettings), stage.value("name")
-    wanted = collect(read_json(given.summary), given.summary, given.lock, recipe)
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or settings.tracking_uri
-    return ensure(wanted, uri, settings.experiment or recipe, settings.model_name or recipe)
+    wanted = collect(read_json(given.summary), given.summary, given.lock, recipe, given.params)
+    return ensure(wanted, project_uri(given.params), settings.experiment or recipe, settings.model_name or recipe)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,25 @@
-"""Ensure that MLflow holds the records of a recipe. The only module of `tasks` that knows MLflow.
+"""Ensure that MLflow holds the records of a recipe.
 
 A registered version is an external logged model: it points at the DVC path and md5, and holds no weights.
 """
 
 import contextlib
+import json
 import os
-import re
 import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from irl.errors import InputError
+from tasks.mlflow_store import connect, every_page, log_samples, sqlite_file, without_password
 from tasks.records import Records, RunRecord, VersionRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 KEY = "juicer.key"
 CHALLENGER = "challenger"
@@ -61,11 +63,11 @@ def ensure(wanted: Records, uri: str, experiment: str, model: str) -> str:
     Raises:
         InputError: MLflow cannot be reached or refuses.
     """
-    shown = _without_password(uri)
+    shown = without_password(uri)
     with _locked(uri):
         known = _peek(uri, experiment, model)
         complete = known is not None and not known.lacks(wanted)
-        added = (0, 0) if complete else _ensure(wanted, uri, shown, experiment, model)
+        added = (0, 0) if complete else _ensure(wanted, uri, experiment, model)
     there = f"{len(wanted.runs)} runs and {len(wanted.versions)} versions of {model!r} are in {shown}"
     return f"{there} ({added[0]} runs and {added[1]} versions are new)"
 
@@ -75,7 +77,7 @@ def _locked(uri: str) -> Iterator[None]:
     """One registering process at a time: two that create or migrate one SQLite file at once break it."""
     from filelock import FileLock, Timeout
 
-    database = _sqlite_file(uri)
+    database = sqlite_file(uri)
     lock = database.with_name(f"{database.name}.lock") if database else Path(".juicer/register.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -85,16 +87,12 @@ def _locked(uri: str) -> Iterator[None]:
         raise InputError("another process has been registering for two minutes", where=str(lock)) from error
 
 
-def _sqlite_file(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
 def _peek(uri: str, experiment: str, model: str) -> Known | None:
     """What a SQLite store holds, without MLflow, whose import alone costs a second on every `dvc repro`.
 
     None where there is no such store yet or its tables are not as expected: then MLflow itself is asked.
     """
-    database = _sqlite_file(uri)
+    database = sqlite_file(uri)
     if database is None or not database.is_file() or os.environ.get("MLFLOW_REGISTRY_URI"):
         return None
     known = Known()
@@ -125,26 +123,12 @@ def _peek(uri: str, experiment: str, model: str) -> Known | None:
     return known
 
 
-def _ensure(wanted: Records, uri: str, shown: str, experiment: str, model: str) -> tuple[int, int]:
-    # A registry is not worth minutes of retries, and no stage reports its use to anybody.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    import mlflow
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    database = _sqlite_file(uri)
-    if database:
-        database.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        mlflow.set_tracking_uri(uri)
-        client = mlflow.MlflowClient()
+def _ensure(wanted: Records, uri: str, experiment: str, model: str) -> tuple[int, int]:
+    with connect(uri) as client:
         number = _experiment(client, experiment)
         known = _ask(client, number, model)
         # In a local store the lock tells that nobody is at work on these; on a server somebody may be.
-        for unfinished in known.unfinished if database else []:
+        for unfinished in known.unfinished if sqlite_file(uri) else []:
             client.set_terminated(unfinished, "KILLED")
         new_runs = [run for run in wanted.runs if run.key not in known.runs]
         for run in new_runs:
@@ -154,22 +138,10 @@ def _ensure(wanted: Records, uri: str, shown: str, experiment: str, model: str) 
             if version.key not in known.versions:
                 known.versions[version.key] = _add_version(client, number, model, version, known)
             number_there, tags = known.versions[version.key]
-            for key in _stale(version, tags):
-                client.set_model_version_tag(model, number_there, key, version.metrics[key])
+            for key, value in _stale(version, tags).items():
+                client.set_model_version_tag(model, number_there, key, value)
         _point(client, model, known, wanted.champion)
-    except MlflowException as error:
-        raise InputError(f"MLflow refuses: {_first_line(error)}", where=shown) from error
-    except SQLAlchemyError as error:
-        raise InputError(f"MLflow's store fails: {_first_line(error)}", where=shown) from error
     return len(new_runs), len(new_versions)
-
-
-def _first_line(error: Exception) -> str:
-    return _without_password(str(error).splitlines()[0])
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def _experiment(client: "MlflowClient", name: str) -> str:
@@ -183,12 +155,12 @@ def _experiment(client: "MlflowClient", name: str) -> str:
 
 def _ask(client: "MlflowClient", experiment: str, model: str) -> Known:
     known = Known()
-    for run in _all(client.search_runs, experiment_ids=[experiment], filter_string=f"tags.`{KEY}` LIKE '%'"):
+    for run in every_page(client.search_runs, experiment_ids=[experiment], filter_string=f"tags.`{KEY}` LIKE '%'"):
         if run.info.status == "FINISHED":
             known.runs[run.data.tags[KEY]] = run.info.run_id
         elif run.info.status == "RUNNING":
             known.unfinished.append(run.info.run_id)
-    for version in _all(client.search_model_versions, filter_string=f"name = '{model}'"):
+    for version in every_page(client.search_model_versions, filter_string=f"name = '{model}'"):
         if KEY in version.tags:
             known.versions[version.tags[KEY]] = (str(version.version), version.tags)
     registered = client.search_registered_models(filter_string=f"name = '{model}'")
@@ -197,16 +169,6 @@ def _ask(client: "MlflowClient", experiment: str, model: str) -> Known:
     else:
         client.create_registered_model(model, description=f"The rounds of the recipe {model!r}. Weights are in DVC.")
     return known
-
-
-def _all(search: Any, **query: Any) -> Iterator[Any]:
-    token = None
-    while True:
-        page = search(**query, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _add_run(client: "MlflowClient", experiment: str, record: RunRecord) -> str:
@@ -224,9 +186,22 @@ def _add_run(client: "MlflowClient", experiment: str, record: RunRecord) -> str:
         client.log_batch(run, metrics=metrics[start : start + METRICS_PER_REQUEST])
     for start in range(0, len(params), PARAMS_PER_REQUEST):
         client.log_batch(run, params=params[start : start + PARAMS_PER_REQUEST])
+    client.log_inputs(run, [_dataset(path, md5, record) for path, md5 in record.data.items()])
+    for name, text in record.files.items():
+        client.log_text(run, text, name)
+    if record.samples:
+        log_samples(client, run, record.samples)
     # Only now: a run that is FINISHED is complete, so one that was interrupted above is made anew.
     client.set_terminated(run, "FINISHED", ended)
     return str(run)
+
+
+def _dataset(path: str, md5: str, record: RunRecord) -> "DatasetInput":
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"path": path, "md5": md5, "git_commit": record.tags["git_commit"]})
+    context = "evaluation" if "evaluated_on" in record.tags else "training"
+    return DatasetInput(Dataset(path, md5, "dvc", source), [InputTag("mlflow.data.context", context)])
 
 
 def _add_version(
@@ -247,9 +222,12 @@ def _add_version(
     return str(version.version), tags
 
 
-def _stale(version: VersionRecord, tags: dict[str, str]) -> list[str]:
-    """Names of metric tags that a newer evaluation has changed."""
-    return [key for key, value in version.metrics.items() if tags.get(key) != value]
+def _stale(version: VersionRecord, tags: dict[str, str]) -> dict[str, str]:
+    """Tags that a newer evaluation has changed, and the commit, once the code that made the version is committed."""
+    wanted = dict(version.metrics)
+    if tags.get("git_dirty") == "true" and version.tags.get("git_dirty") == "false":
+        wanted |= {key: version.tags[key] for key in ("git_commit", "git_dirty")}
+    return {key: value for key, value in wanted.items() if tags.get(key) != value}
 
 
 def _point(client: "MlflowClient", model: str, known: Known, champion: str | None) -> None:

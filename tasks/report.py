@@ -10,6 +10,7 @@ from typing import Any
 from irl.errors import InputError
 from tasks import costs
 from tasks.findings import findings
+from tasks.leaderboard_table import leaderboard_of
 from tasks.numbers import flat, summarise
 from tasks.plots import histogram_of, training_curves, write_plots
 from tasks.report_page import Content, render
@@ -19,6 +20,7 @@ from tasks.tabulate import read_table
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", type=Path, required=True, help="table of all evaluations")
+    parser.add_argument("--leaderboard", type=Path, help="table of the benchmarks; a folder is an empty one")
     parser.add_argument("--raw", type=Path, required=True, help="raw data: its provenance.json")
     parser.add_argument("--data", type=Path, required=True, help="curated data: its curation.json")
     parser.add_argument("--report", type=Path, default=Path("report"), help="folder of the page, default report")
@@ -29,6 +31,9 @@ def run(stage: Stage) -> str:
     given = stage.arguments
     table = read_table(given.table)
     summary = summarise(table, stage.value("name"), stage.value("seed"))
+    if given.leaderboard and (benchmarks := read_table(given.leaderboard)["models"]):
+        paper, rounds = stage.value("leaderboard.paper"), stage.value("irft.rounds")
+        summary["leaderboard"] = leaderboard_of(benchmarks, paper=paper, rounds=rounds)
     curves, curation = training_curves(table), _mapping(given.data / "curation.json")
     histogram = histogram_of(curation)
     content = Content(

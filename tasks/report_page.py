@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks.figures import curve_panel, figure_over_rounds, histogram_figure, marker
 from tasks.findings import METHODS, findings, title
+from tasks.leaderboard_table import HEADINGS
 from tasks.numbers import Row, best_names, shown, shown_columns
 from tasks.plots import HIDDEN_CURVES, CurvePoint, Histogram, over_rounds
 from tasks.report_style import document
@@ -50,6 +51,7 @@ def render(content: Content) -> str:
     """The whole page."""
     sections = [
         ("models", "All models", _models(content.summary)),
+        ("leaderboard", "Leaderboard", leaderboard_section(content.summary)),
         ("figures", "By round", _figures(content.summary)),
         ("training", "Training curves", _training(content.curves)),
         ("curation", "Curation", _curation(content.curation, content.histogram)),
@@ -154,6 +156,37 @@ def _models(summary: dict[str, Any]) -> str:
         f'<div class="scroll" tabindex="0" role="region" aria-label="Table of all models"><table class="models">'
         f'<thead><tr><th scope="col">Model</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>\n'
         f'<details><summary>What the columns mean</summary><dl class="columns">{meanings}</dl></details>'
+    )
+
+
+def leaderboard_section(summary: dict[str, Any]) -> str:
+    """The paper's six benchmarks, with the paper's own figures below ours; nothing where they were not run."""
+    board = summary.get("leaderboard")
+    if board is None:
+        return ""
+    heads = ""
+    for key, heading in HEADINGS.items():
+        how = f"{board['fewshot'][key]}-shot {board['metric'][key]}" if key in board["metric"] else "plain mean"
+        heads += f'<th scope="col"><abbr title="{text(how)}">{heading}</abbr></th>'
+    rows = []
+    for model in board["models"]:
+        cells = ""
+        for key in HEADINGS:
+            error = model["errors"].get(key)
+            around = f'<span class="error">± {shown(error, 2)}</span>' if error is not None else ""
+            cells += f"<td>{shown(model[key], 2)}{around}</td>"
+        rows.append(f'<tr><th scope="row">{_dot(model["method"])}{text(model["name"])}</th>{cells}</tr>')
+        if paper := model["paper"]:
+            cells = "".join(f"<td>{shown(paper[key], 2)}</td>" for key in HEADINGS)
+            rows.append(f'<tr class="note"><th scope="row">the paper: {text(paper["name"])}</th>{cells}</tr>')
+    ways = ", ".join(f"{HEADINGS[key]} {number}-shot" for key, number in board["fewshot"].items())
+    limit = board["limit"]
+    limited = f" <strong>A quick look: at most {limit} questions per task.</strong>" if limit is not None else ""
+    return (
+        f"<p>Per cent, by lm-eval: {ways}. ± is one standard error over questions; the average is the plain mean of "
+        f"the six.{limited}</p>\n"
+        '<div class="scroll" tabindex="0" role="region" aria-label="Leaderboard"><table class="models">'
+        f'<thead><tr><th scope="col">Model</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
 
 

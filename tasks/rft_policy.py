@@ -6,8 +6,9 @@ from pathlib import Path
 
 from irl.settings.compute import ComputeSettings
 from irl.settings.data import TemplateSettings
-from irl.settings.rft import PolicyAlignmentSettings
-from tasks.stage import Stage, main
+from irl.settings.rft import PolicyAlignmentSettings, PpoSettings
+from tasks.launch import main
+from tasks.stage import Stage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +22,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
+    import torch
+
     from irl import demonstrations
-    from irl.models import load_policy, load_template, read_training, save_policy
+    from irl.models import dtype_of, load_policy, load_template, read_training, save_policy, training_dtype_of
     from irl.policy_alignment import align_policy
+    from irl.ppo import align_policy_by_ppo
     from irl.reward import load_reward
     from irl.samples import read_samples
     from irl.seeding import derive
@@ -31,30 +35,28 @@ def run(stage: Stage) -> str:
     given, settings = stage.arguments, stage.read("rft.policy", PolicyAlignmentSettings)
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")
     template = load_template(given.policy, stage.read("template", TemplateSettings))
-    policy = load_policy(given.policy, compute)
+    policy = load_policy(given.policy, compute, training_dtype_of(compute))
     reward = load_reward(given.reward, compute, seed)
     learnt = read_training(given.reward) or {}
     facts = learnt["facts"]
     sampled = {sample.id for sample in read_samples(given.samples)}
     prompts = [row.prompt for row in demonstrations.read(given.data / "train.jsonl") if row.id in sampled]
-    with stage.scratch() as scratch:
-        record = align_policy(
-            policy,
-            given.initial,
-            reward,
-            (facts["normaliser_mean"], facts["normaliser_deviation"]),
-            template,
-            prompts,
-            settings,
-            compute,
-            derive(seed, "rft", given.round, "policy"),
-            scratch,
-        )
+    normaliser = (facts["normaliser_mean"], facts["normaliser_deviation"])
+    purpose, ppo = derive(seed, "rft", given.round, "policy"), stage.read("rft.ppo", PpoSettings)
+    common = (policy, given.initial, reward, normaliser, template, prompts, settings)
+    if stage.value("rft.optimiser") == "ppo":
+        # TRL's PPO cannot be continued in the middle, so there is no checkpoint to wait for.
+        with stage.scratch() as scratch:
+            record = align_policy_by_ppo(*common, ppo, compute, purpose, scratch)
+    else:
+        with stage.scratch() as scratch, stage.checkpoint() as checkpoint:
+            record = align_policy(*common, compute, purpose, scratch, checkpoint, stage.processes)
     record.continue_from(None if given.policy == given.initial else read_training(given.policy))
     # The reward's steps are a part of what the method costs, and so of what the control is given.
     record.total_steps += learnt["steps"]
     record.total_response_tokens += learnt["response_tokens"]
     stage.record(steps=record.steps, response_tokens=record.response_tokens)
+    torch.nn.Module.to(policy, dtype_of(compute))
     with stage.publish(given.out) as folder:
         save_policy(policy, template, folder, {**asdict(record), "reward": learnt})
     first, last = (record.curves["reward"]["value"][index] for index in (0, -1))

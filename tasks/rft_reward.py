@@ -7,7 +7,8 @@ from pathlib import Path
 from irl.settings.compute import ComputeSettings
 from irl.settings.data import TemplateSettings
 from irl.settings.rft import RewardSettings
-from tasks.stage import Stage, main
+from tasks.launch import main
+from tasks.stage import Stage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,11 +20,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
+    import torch
     from tqdm import tqdm
 
     from irl import demonstrations
     from irl.log_probability import Dialogue
-    from irl.models import load_template, save_model
+    from irl.models import dtype_of, load_template, mixed_precision, save_model, training_dtype_of
     from irl.optimisation import steps_for
     from irl.pairs import make_pairs
     from irl.reward import load_reward, score_rewards, train_reward
@@ -35,11 +37,16 @@ def run(stage: Stage) -> str:
     template = load_template(given.reward, stage.read("template", TemplateSettings))
     rows = list(demonstrations.read(given.data / "train.jsonl"))
     pairs = make_pairs(rows, read_samples(given.samples), template)
-    model = load_reward(given.reward, compute, derive(seed, "rft", "head"))
+    model = load_reward(given.reward, compute, derive(seed, "rft", "head"), training_dtype_of(compute))
     steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
-    with tqdm(total=steps, desc=stage.name, unit="step", disable=None) as bar:
+    with (
+        tqdm(total=steps, desc=stage.name, unit="step", disable=None) as bar,
+        stage.checkpoint() as checkpoint,
+        mixed_precision(compute),
+    ):
         order = derive(seed, "rft", given.round, "reward order")
-        record = train_reward(model, pairs, settings, template.padding, order, bar.update)
+        record = train_reward(model, pairs, settings, template.padding, order, bar.update, checkpoint, stage.processes)
+    torch.nn.Module.to(model, dtype_of(compute))
     for split in ("validation", "held_out"):
         judged = [row for row in demonstrations.read(given.data / f"{split}.jsonl") if row.rejected is not None]
         if not judged:
@@ -53,7 +60,7 @@ def run(stage: Stage) -> str:
             ]
             for chosen in (True, False)
         ]
-        chosen, rejected = (score_rewards(model, each, template.padding) for each in answers)
+        chosen, rejected = (score_rewards(model, each, template.padding, processes=stage.processes) for each in answers)
         record.facts[f"{split}_preference_accuracy"] = round(float((chosen > rejected).float().mean()), 6)
     stage.record(steps=record.steps, response_tokens=record.response_tokens)
     with stage.publish(given.out) as folder:

@@ -7,7 +7,8 @@ from pathlib import Path
 from irl.settings.compute import ComputeSettings
 from irl.settings.data import TemplateSettings
 from irl.settings.sft import SftSettings
-from tasks.stage import Stage, main
+from tasks.launch import main
+from tasks.stage import Stage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,25 +18,45 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
+    import torch
+
     from irl import demonstrations
     from irl.log_probability import Dialogue
-    from irl.models import load_policy, load_template, save_policy
+    from irl.models import dtype_of, load_policy, load_template, save_policy, training_dtype_of
+    from irl.optimisation import TrainingRecord
     from irl.seeding import derive
     from irl.sft import train_sft
 
     given, settings = stage.arguments, stage.read("sft", SftSettings)
     compute = stage.read("compute", ComputeSettings)
     template = load_template(given.policy, stage.read("template", TemplateSettings))
-    policy = load_policy(given.policy, compute)
+    policy = load_policy(given.policy, compute, training_dtype_of(compute))
     dialogues = [
         Dialogue(template.prompt(row.prompt), template.response(row.prompt, row.response))
         for row in demonstrations.read(given.data / "train.jsonl")
     ]
-    with stage.scratch() as scratch:
-        record = train_sft(policy, template, dialogues, settings, compute, derive(stage.value("seed"), "sft"), scratch)
+    if settings.epochs:
+        seed = derive(stage.value("seed"), "sft")
+        with stage.scratch() as scratch, stage.checkpoint() as checkpoint:
+            record = train_sft(
+                policy,
+                template,
+                dialogues,
+                settings,
+                compute,
+                seed,
+                scratch,
+                checkpoint=checkpoint,
+                processes=stage.processes,
+            )
+    else:
+        record = TrainingRecord("sft")
     stage.record(steps=record.steps, response_tokens=record.response_tokens)
+    torch.nn.Module.to(policy, dtype_of(compute))
     with stage.publish(given.out) as folder:
         save_policy(policy, template, folder, asdict(record))
+    if not record.steps:
+        return "the base model as it is: sft.epochs is 0"
     return f"{record.steps} steps, loss {record.curves['loss']['value'][-1]:.3f}"
 
 

@@ -12,7 +12,8 @@ from irl.settings.compute import ComputeSettings
 from irl.settings.data import ScorerSettings, TemplateSettings
 from irl.settings.evaluation import EvaluationSettings
 from irl.settings.sft import SftMatchedSettings, SftSettings
-from tasks.stage import Stage, main
+from tasks.launch import main
+from tasks.stage import Stage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,16 +26,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
+    import torch
+
     from irl import demonstrations, scorers
     from irl.evaluation import evaluate_policy
     from irl.log_probability import Dialogue
-    from irl.models import load_policy, load_template, read_training, save_policy
+    from irl.models import dtype_of, load_policy, load_template, read_training, save_policy, training_dtype_of
     from irl.seeding import derive
     from irl.sft import train_sft
 
     given, control = stage.arguments, stage.read("sft_matched", SftMatchedSettings)
     settings, evaluation = stage.read("sft", SftSettings), stage.read("evaluation", EvaluationSettings)
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")
+    scoring = stage.read("scorer", ScorerSettings)
     template = load_template(given.policy, stage.read("template", TemplateSettings))
     dialogues = [
         Dialogue(template.prompt(row.prompt), template.response(row.prompt, row.response))
@@ -50,9 +54,9 @@ def run(stage: Stage) -> str:
     best = None
     tried = {}
     for rate in control.learning_rates:
-        policy = load_policy(given.policy, compute)
+        policy = load_policy(given.policy, compute, training_dtype_of(compute))
         optimiser = settings.optimiser.model_copy(update={"learning_rate": rate})
-        with stage.scratch() as scratch:
+        with stage.scratch() as scratch, stage.checkpoint(f"{rate:g}") as checkpoint:
             record = train_sft(
                 policy,
                 template,
@@ -63,14 +67,24 @@ def run(stage: Stage) -> str:
                 scratch,
                 stage="sft_matched",
                 steps=steps,
+                checkpoint=checkpoint,
+                processes=stage.processes,
             )
         stage.record(steps=record.steps, response_tokens=record.response_tokens)
         quality = 0.0
         if len(control.learning_rates) > 1:
-            scorer = scorers.load(stage.read("scorer", ScorerSettings), given.scorer, compute)
+            scorer = scorers.load(scoring, given.scorer, compute, stage.processes)
             rows = list(demonstrations.read(given.data / "validation.jsonl"))[: evaluation.prompts]
             judged = evaluate_policy(
-                policy, None, scorer, None, template, rows, evaluation.sampling, derive(seed, "evaluation")
+                policy,
+                None,
+                scorer,
+                None,
+                template,
+                rows,
+                evaluation.sampling,
+                derive(seed, "evaluation"),
+                processes=stage.processes,
             ).metrics
             quality = judged.preference_accuracy or 0.0 if judged.reward_mean is None else judged.reward_mean
             tried[f"{rate:g}"] = round(quality, 6)
@@ -80,6 +94,7 @@ def run(stage: Stage) -> str:
     _, rate, policy, record = best
     record.facts |= {"learning_rate": rate, "validation_of_learning_rates": tried}
     record.continue_from(None)
+    torch.nn.Module.to(policy, dtype_of(compute))
     with stage.publish(given.out) as folder:
         save_policy(policy, template, folder, asdict(record))
     return f"{record.steps} steps at {rate:g}, loss {record.curves['loss']['value'][-1]:.3f}"

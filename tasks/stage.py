@@ -17,14 +17,20 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import psutil
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from irl.errors import InputError
 from irl.settings.base import Settings
 from irl.settings.compute import ComputeSettings
+from tasks.cancellation import Cancellation, Cancelled, end_with, starters
+from tasks.checkpoint import Checkpoint, key_of, open_checkpoints, remove_checkpoints
+
+if TYPE_CHECKING:
+    from irl.processes import Processes
 
 S = TypeVar("S", bound=Settings)
 COSTS = Path(".juicer/costs")
@@ -40,6 +46,13 @@ class Stage:
         # Validation is a gate: it can refuse but not change a result, so recipe.py is no dependency of a stage.
         importlib.import_module("tasks.recipe").validate(self._params, str(arguments.params))
         self._costs: dict[str, float] = {}
+        self._read: dict[str, Any] = {}
+        self._key: str | None = None
+        self.cancellation = Cancellation()
+        self.processes: Processes
+        """Those that share this stage's work; only where tasks.launch runs it."""
+        self.leads = True
+        """Whether this process publishes, records and reports; of several, one does."""
 
     def read(self, key: str, settings: type[S]) -> S:
         """The parameters under the dotted `key`, typed. dvc.yaml lists the same key for this stage."""
@@ -50,18 +63,42 @@ class Stage:
         value: Any = self._params
         for part in key.split("."):
             value = value[part]
+        self._read[key] = value
         return value
 
     @contextmanager
+    def checkpoint(self, part: str = "work") -> Iterator[Checkpoint | None]:
+        """Where the work in the block is continued from and saved to; a request to end waits for the next saving.
+
+        Read all parameters that the work follows from before the first of these blocks: they are part of the key.
+        A stage on several processes has none: their states would have to be of the same step. It ends at once.
+        """
+        if "LOCAL_RANK" in os.environ:
+            yield None
+            return
+        if self._key is None:
+            self._key = key_of(self.arguments, self._read)
+        folder = open_checkpoints(self.name, self._key) / part
+        with self.cancellation.held():
+            yield Checkpoint(folder, self.cancellation)
+
+    @contextmanager
     def publish(self, path: Path) -> Iterator[Path]:
-        """A temporary sibling of `path` to write to; it takes the place of `path` only if all went well."""
+        """A temporary sibling of `path` to write to; it takes the place of `path` only if all went well.
+
+        Of several processes, what only the leading one has written does.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_of_the_dead(path.parent, f".{path.name}.", ".tmp")
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         _remove(temporary)
         try:
             yield temporary
-            _remove(path)
-            temporary.replace(path)
+            if not self.leads:
+                return
+            with self.cancellation.held():
+                _remove(path)
+                temporary.replace(path)
         finally:
             _remove(temporary)
 
@@ -69,6 +106,8 @@ class Stage:
     def scratch(self) -> Iterator[Path]:
         """A folder for files that nobody needs afterwards."""
         folder = Path(".juicer/scratch") / f"{self.name}-{os.getpid()}"
+        _remove_of_the_dead(folder.parent, f"{self.name}-")
+        _remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             yield folder
@@ -153,8 +192,13 @@ def _run(run: Callable[[Stage], str], given: argparse.Namespace) -> None:
             raise InputError(f"missing: {', '.join(missing)}", where=given.stage, do="run dvc repro")
         print(f"{given.stage}: parameters and inputs are fine")
         return
+    stage.cancellation.install()
+    end_with(starters())
     set_environment(stage.read("compute", ComputeSettings))
     result = run(stage)
+    if not stage.leads:
+        return
+    remove_checkpoints(stage.name)
     seconds = time.perf_counter() - start
     stage.write_costs(seconds)
     print(f"{given.stage}: {result} [{seconds:.1f} s]", flush=True)
@@ -186,6 +230,9 @@ def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:
         where = f"{error.filename}: " if error.filename else ""
         do = " (free some space, then run again; nothing was published)" if error.errno == errno.ENOSPC else ""
         return _fail(f"{where}{error.strerror or error}{do}", debug)
+    except Cancelled as cancelled:
+        print(f"{name}: ended by {cancelled}; nothing was published{cancelled.saved}", file=sys.stderr, flush=True)
+        return 128 + cancelled.number
     except KeyboardInterrupt:
         print(f"{name}: interrupted; nothing was published", file=sys.stderr)
         return 130
@@ -198,8 +245,20 @@ def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:
 def _fail(line: str, debug: bool) -> int:
     if debug:
         traceback.print_exc()
+    if (told := os.environ.get("TORCHELASTIC_ERROR_FILE")) is not None:
+        # One of several processes: all may fail alike, and the one that started them says it once.
+        write_json(Path(told), {"message": {"message": line, "extraInfo": {"timestamp": int(time.time())}}})
+        return 1
     print(f"error: {line}", file=sys.stderr, flush=True)
     return 1
+
+
+def _remove_of_the_dead(folder: Path, before: str, after: str = "") -> None:
+    """Remove what runs that were killed left in `folder`: names with the id of a process that is gone."""
+    for path in folder.iterdir() if folder.is_dir() else []:
+        number = path.name.removeprefix(before).removesuffix(after)
+        if path.name == f"{before}{number}{after}" and number.isdigit() and not psutil.pid_exists(int(number)):
+            _remove(path)
 
 
 def _remove(path: Path) -> None:

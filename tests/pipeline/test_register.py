@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,18 @@ class Project:
         curves = {"loss": {"step": list(range(1, 61)), "value": [1 / step for step in range(1, 61)]}}
         training = {"stage": stage, "steps": 60, "response_tokens": 900, "curves": curves, "facts": {"accuracy": 0.75}}
         self.write(f"{path}/training.json", training)
-        self.write(f".juicer/costs/{stage}.json", {"stage": stage, "seconds": 12.5, "peak_memory_mb": 800.0})
+        costs = {"seconds": 12.5, "cpu_seconds": 10.0, "peak_memory_mb": 800.0, "response_tokens": 900}
+        self.write(f".juicer/costs/{stage}.json", {"stage": stage, **costs})
 
     def evaluate(self, name: str, method: str, number: int, path: str) -> None:
         held_out = {"prompts": 300, "reward_mean": -1.5 + number, "oracle_mean": None}
         model = {"name": name, "method": method, "round": number, "path": path}
-        self.stage(f"evaluate@{name}", "", [path, "models/sft"], [f"evaluation/models/{name}.json"])
-        self.write(f"evaluation/models/{name}.json", {**model, "held_out": held_out, "validation": held_out})
+        arguments = " --scorer models/world/scorer --data data/curated"
+        deps = [path, "models/sft", "data/curated", "models/world/scorer"]
+        self.stage(f"evaluate@{name}", arguments, deps, [f"evaluation/models/{name}.json"])
+        samples = [{"prompt": "How?", "response": f"{name} knows", "score": None}]
+        both = {"held_out": held_out, "validation": held_out, "samples": samples}
+        self.write(f"evaluation/models/{name}.json", {**model, **both})
         row = {**model, "reward_mean": held_out["reward_mean"], "oracle_mean": None}
         self.summary["models"].append(row)
 
@@ -169,6 +175,8 @@ def test_a_training_stage_is_a_finished_run_with_parameters_curves_and_times(fin
     assert run.data.params == {"seed": "0", "sft.epochs": "2.0", "sft.lora": "null", "scorer.kind": "beaver"}
     assert run.data.metrics["accuracy"] == 0.75
     assert run.data.metrics["cost/seconds"] == 12.5
+    assert run.data.metrics["cost/response_tokens_per_second"] == 72
+    assert run.data.metrics["system/cpu_utilization_percentage"] == 80
     assert run.info.end_time - run.info.start_time == 12_500
     loss = client.get_metric_history(run.info.run_id, "train/loss")
     assert [(point.step, point.value) for point in loss[:2]] == [(1, 1.0), (2, 0.5)]
@@ -179,10 +187,53 @@ def test_a_training_stage_is_a_finished_run_with_parameters_curves_and_times(fin
     assert "irft_train@r9" not in runs, "a dropped round is not part of the recipe"
 
 
+def test_a_run_names_its_data_by_the_md5_of_dvc_and_an_evaluation_shows_its_samples(finished: Project) -> None:
+    finished.ensure()
+    client = MlflowClient(finished.uri)
+    runs = {run.info.run_name: run for run in client.search_runs(["1"])}
+    (data,) = runs["irft_train@r1"].inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest, data.dataset.source_type) == ("data/curated", "0", "dvc")
+    assert [tag.value for tag in data.tags] == ["training"]
+    (judged_on,) = runs["evaluate@sft"].inputs.dataset_inputs
+    assert [tag.value for tag in judged_on.tags] == ["evaluation"]
+    table = client.load_table("1", "samples.json", [runs["evaluate@sft"].info.run_id])
+    assert table["response"].tolist() == ["sft knows"]
+
+
+def test_models_judged_by_the_same_prompts_and_scorer_say_so(finished: Project) -> None:
+    finished.ensure()
+    versions = finished.versions()
+    assert versions["sft"].tags["evaluated_on"] == versions["rft-r1"].tags["evaluated_on"]
+    for dependency in finished.stages["evaluate@sft"]["deps"]:
+        dependency["md5"] = "1" if dependency["path"] == "data/curated" else dependency["md5"]
+    finished.choose("irft-r2")
+    finished.ensure()
+    versions = finished.versions()
+    assert versions["sft"].tags["evaluated_on"] != versions["rft-r1"].tags["evaluated_on"]
+
+
+def test_the_commit_of_a_version_follows_once_its_code_is_committed(finished: Project) -> None:
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments], check=True)
+
+    git("init", "-q")
+    git("add", "dvc.yaml", "irl")
+    git("commit", "-qm", "first")
+    (finished.folder / "dvc.yaml").write_text("changed")
+    finished.ensure()
+    before = finished.versions()["sft"].tags
+    git("commit", "-qam", "second")
+    finished.ensure()
+    after = finished.versions()["sft"].tags
+    assert (before["git_dirty"], after["git_dirty"]) == ("true", "false")
+    assert before["git_commit"] != after["git_commit"]
+
+
 def test_no_weights_are_copied(finished: Project) -> None:
     finished.ensure()
     stored = [path for path in (finished.folder / "mlruns").rglob("*") if path.is_file()]
-    assert [path.name for path in stored] == ["MLmodel"] * 5
+    names = Counter(path.name for path in stored)
+    assert names == {"MLmodel": 5, "dvc.lock": 5, "params.yaml": 5, "samples.json": 6}
     assert sum(path.stat().st_size for path in stored) < len(WEIGHTS)
 
 

@@ -70,7 +70,9 @@ def test_without_methods_there_is_nothing_to_match():
         ("sft=null", "parameter 'sft'"),
         ("scorer.model=null", "scorer.model is not set"),
         ("world=null", "there is no section world"),
-        ("rft.policy.optimiser_kind=ppo", "'ppo' is not implemented"),
+        ("compute.processes=3", "sft.batch_size = 32 is no multiple of compute.processes = 3"),
+        ("sft.micro_batch_size=12", "no multiple of compute.processes * sft.micro_batch_size = 12"),
+        ("compute.zero_stage=1", "parameter 'compute.zero_stage': input should be 0, 2 or 3"),
         ("fetch.source=missing.jsonl", "fetch.source: no such file or folder: missing.jsonl"),
         ("template.max_prompt_tokens=4000", "exceeds pretrain.policy.context"),
         ("policy.model=EleutherAI/pythia-1b", "needs a pinned revision"),
@@ -133,3 +135,17 @@ def test_a_refused_recipe_leaves_the_active_one_untouched(tmp_path):
         activate(QUICKSTART, ["irft.rouds=2"], params)
     assert params.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_ppo_is_refused_where_trl_has_none_before_any_work_but_not_in_a_plan(monkeypatch):
+    params = params_of("rft.optimiser=ppo")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: {"trl": "1.16.0"}[name])
+    with pytest.raises(InputError, match=r"TRL 1\.16\.0 does not have \(.*constraints-ppo\.txt"):
+        validate(params, "params.yaml")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: {"trl": "1.12.0"}[name])
+    assert validate(params, "params.yaml").rft.optimiser == "ppo"
+
+
+def test_ppo_runs_in_one_process_only():
+    with pytest.raises(InputError, match="'ppo' runs in one process"):
+        load(QUICKSTART, ["rft.optimiser=ppo", "compute.processes=2"])

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,22 @@ def test_an_output_takes_its_place_only_when_it_is_complete(stage, tmp_path):
         raise RuntimeError
     assert (out / "weights").read_text() == "old"
     assert [path.name for path in out.parent.iterdir()] == ["sft"]
+
+
+def test_what_killed_runs_left_is_removed_but_not_what_belongs_to_a_running_one(stage, tmp_path):
+    dead = 2**22 + 1  # above the highest process id of Linux
+    left, running, other = (
+        tmp_path / "models" / name
+        for name in (f".sft.{dead}.tmp", f".sft.{os.getppid()}.tmp", f".sft-matched.{dead}.tmp")
+    )
+    scratch = tmp_path / f".juicer/scratch/sft-{dead}"
+    for folder in (left, running, other, scratch):
+        folder.mkdir(parents=True)
+    with stage.publish(tmp_path / "models" / "sft") as folder:
+        folder.mkdir()
+    with stage.scratch():
+        pass
+    assert [path.exists() for path in (left, running, other, scratch)] == [False, True, True, False]
 
 
 def test_costs_are_written_outside_the_tracked_outputs(stage):
