@@ -122,7 +122,8 @@ def send(stage: PlannedStage, commit: str, line: Callable[[str], None], cancel: 
         "params": PARAMS.read_text(encoding="utf-8"),
         "lock": text.getvalue(),
     }
-    run: Any = run_deployment(DEPLOYMENT, parameters=parameters, timeout=0)
+    # As a subflow it would show as a task run beside the stage's own.
+    run: Any = run_deployment(DEPLOYMENT, parameters=parameters, timeout=0, as_subflow=False)
     line(f"sent to the work pool {POOL!r} as flow run {run.name}")
     state = _end_of(run.id, cancel)
     if not state.is_completed():
