@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 
 from flows.graph import PlannedStage, plan, reading
 from flows.run import TASK, InfrastructureFailed, Result, StageFailed, Stopped, dvc, repro, settled
-from flows.workspace import LOCK, PARAMS, check_clean, sole_user
+from flows.workspace import LOCK, PARAMS, check_clean, last_user, sole_user
 from irl.errors import InputError
 from tasks.stage import read_yaml
 
@@ -37,7 +37,7 @@ CARRIED = (str(PARAMS), str(LOCK))
 
 
 @flow(name="stage", flow_run_name="{stage}", persist_result=False)
-def stage(stage: str, commit: str, params: str, lock: str) -> State[Any]:
+def stage(stage: str, commit: str, params: str, lock: str, sender: str) -> State[Any]:
     """Run one stage for an `align` on another machine. Not meant to be started by hand.
 
     Args:
@@ -45,9 +45,13 @@ def stage(stage: str, commit: str, params: str, lock: str) -> State[Any]:
         commit: what to check out.
         params: text of params.yaml.
         lock: text of a dvc.lock with the stages that make the inputs.
+        sender: what flows.workspace.last_user says in the checkout of the `align` that waits for the stage.
     """
     log, never = get_run_logger(), threading.Event()
     try:
+        if last_user() == sender:  # which has the folder to itself until the stage is done
+            do = "start it in a clone of its own, with JUICER_CHECKOUT set to that"
+            raise InputError("this worker would work in the checkout that sent the stage", where=str(Path.cwd()), do=do)
         with sole_user(wait=True):
             check_clean(except_for=CARRIED)
             check_out(commit)
@@ -121,6 +125,7 @@ def send(stage: PlannedStage, commit: str, line: Callable[[str], None], cancel: 
         "commit": commit,
         "params": PARAMS.read_text(encoding="utf-8"),
         "lock": text.getvalue(),
+        "sender": last_user(),
     }
     # As a subflow it would show as a task run beside the stage's own.
     run: Any = run_deployment(DEPLOYMENT, parameters=parameters, timeout=0, as_subflow=False)

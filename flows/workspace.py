@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import subprocess
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,14 +35,19 @@ def sole_user(wait: bool = False) -> Iterator[None]:
         except BlockingIOError as error:
             held.seek(0)
             raise InputError(
-                f"another align is at work in this folder (process {held.read().strip()})",
+                f"another align is at work in this folder (process {held.read().partition(' ')[0]})",
                 where=str(Path.cwd()),
                 do="wait for it or cancel it",
             ) from error
         held.truncate(0)
-        held.write(str(os.getpid()))
+        held.write(f"{os.getpid()} {uuid.uuid4().hex}")
         held.flush()
         yield
+
+
+def last_user() -> str:
+    """Who has, or last had, this folder to itself: different for every time and every folder."""
+    return IN_USE.read_text(encoding="utf-8") if IN_USE.is_file() else ""
 
 
 def check_clean(except_for: Sequence[str] = ()) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from tests.tiny_graph import environment, make
 
-PATIENCE = 600
+PATIENCE = 300
 """Seconds after which a test gives up; far more than anything here takes."""
 
 
@@ -66,10 +66,11 @@ class Services:
     def get(self, path: str) -> Any:
         return self.request("GET", path)
 
-    def start(self, deployment: str = "align/align", **parameters: Any) -> str:
-        """Ask for a run of a deployment; returns the flow run's id."""
+    def start(self, deployment: str = "align/align", variables: dict[str, Any] | None = None, **parameters: Any) -> str:
+        """Ask for a run of a deployment, with other variables of its work pool; returns the flow run's id."""
         found = self.get(f"/deployments/name/{deployment}")
-        return str(self.post(f"/deployments/{found['id']}/create_flow_run", parameters=parameters)["id"])
+        asked = {"parameters": parameters, "job_variables": variables or {}}
+        return str(self.post(f"/deployments/{found['id']}/create_flow_run", **asked)["id"])
 
     def state(self, run: str) -> dict[str, Any]:
         return dict(self.get(f"/flow_runs/{run}")["state"])

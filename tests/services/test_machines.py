@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,21 +25,28 @@ def shared(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Serv
     return services
 
 
-@pytest.fixture
-def machine(shared: Services, tmp_path: Path) -> Iterator[Path]:
-    """A clone with a worker that takes one stage at a time."""
-    folder = tmp_path / "machine"
-    git(tmp_path, "clone", "-q", str(shared.folder), str(folder))
-    environ = environment(folder, PREFECT_API_URL=shared.api, JUICER_CHECKOUT=str(folder), PREFECT_HOME=str(tmp_path))
-    worker = subprocess.Popen(
+@contextmanager
+def worker(services: Services, checkout: Path, home: Path) -> Iterator[None]:
+    """A worker of the pool `machines` that takes one stage at a time, in a checkout."""
+    environ = environment(checkout, PREFECT_API_URL=services.api, JUICER_CHECKOUT=str(checkout), PREFECT_HOME=str(home))
+    process = subprocess.Popen(
         [sys.executable, "-m", "prefect", "worker", "start", "--pool", "machines", "--limit", "1"],
-        cwd=folder, env=environ | {"PREFECT_WORKER_QUERY_SECONDS": "1"},
+        cwd=checkout, env=environ | {"PREFECT_WORKER_QUERY_SECONDS": "1"},
     )  # fmt: skip
     try:
-        yield folder
+        yield
     finally:
-        worker.terminate()
-        worker.wait(timeout=PATIENCE)
+        process.terminate()
+        process.wait(timeout=PATIENCE)
+
+
+@pytest.fixture
+def machine(shared: Services, tmp_path: Path) -> Iterator[Path]:
+    """A clone with a worker."""
+    folder = tmp_path / "machine"
+    git(tmp_path, "clone", "-q", str(shared.folder), str(folder))
+    with worker(shared, folder, tmp_path):
+        yield folder
 
 
 def test_without_a_worker_the_run_says_so_and_runs_nothing(shared):
@@ -66,3 +74,14 @@ def test_stages_run_in_the_worker_s_checkout_only_and_come_back_through_the_remo
     }  # fmt: skip
     assert (shared.folder / "dvc.lock").read_bytes() == lock
     assert (shared.folder / "out/last").read_bytes() == result
+
+
+def test_a_worker_in_the_sender_s_own_checkout_says_so_instead_of_waiting_for_it(shared, tmp_path):
+    params = shared.folder / "params.yaml"
+    before = params.read_bytes()
+    with worker(shared, shared.folder, tmp_path):
+        run = shared.start(on_machines=True, until_stage="quick", overrides=["seed=7"])
+        state = shared.ended(run)
+    params.write_bytes(before)
+    assert state["type"] == "FAILED"
+    assert "this worker would work in the checkout that sent the stage" in state["message"]
