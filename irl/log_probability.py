@@ -54,6 +54,21 @@ class Batch:
         return Batch(tokens.to(device), attention.to(device), response.to(device))
 
 
+def dialogues_of(tokens: Tensor, attention: Tensor, response: Tensor) -> list[Dialogue]:
+    """The dialogues of a padded batch, whichever side its padding is on.
+
+    Args:
+        tokens: (batch, length) int64.
+        attention: (batch, length) true or 1 on real tokens.
+        response: (batch, length) true or 1 on response tokens, padding among them or not.
+    """
+    real, answered = attention.bool(), response.bool()
+    return [
+        Dialogue(row[here & ~answer].tolist(), row[here & answer].tolist())
+        for row, here, answer in zip(tokens, real, answered, strict=True)
+    ]
+
+
 def response_log_probabilities(policy: "PreTrainedModel", batch: Batch) -> Tensor:
     """log pi(y|x) = sum_t log pi(y_t | x, y_<t).
 

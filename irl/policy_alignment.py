@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from irl.checkpoint import Checkpoint, keep_trainer, kept_values
 from irl.demonstrations import Message
 from irl.descent import make_whole
-from irl.log_probability import Dialogue
+from irl.log_probability import Batch, Dialogue, by_length, dialogues_of
 from irl.models import mixed_precision
 from irl.objectives import normalise
 from irl.optimisation import TrainingRecord
@@ -20,7 +23,7 @@ from irl.sampling import sample_responses
 from irl.settings.compute import ComputeSettings
 from irl.settings.rft import PolicyAlignmentSettings
 from irl.settings.training import SamplingSettings
-from irl.sft import sharding, stop_at_nan, trainer_arguments
+from irl.sft import plain_on_cpu, sharding, stop_at_nan, trainer_arguments
 from irl.template import Template
 
 if TYPE_CHECKING:
@@ -98,6 +101,22 @@ def align_policy(
             with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, mixed_precision(compute):
                 return [sample.response for sample in sample_responses(model, template, named, sampling, seed)]
 
+        def _get_per_token_logps_and_entropies(
+            self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *rest: Any, **more: Any
+        ) -> Any:
+            if not plain_on_cpu(policy, processes):
+                return super()._get_per_token_logps_and_entropies(
+                    model, input_ids, attention_mask, logits_to_keep, *rest, **more
+                )
+            response = torch.zeros_like(attention_mask)
+            response[:, -logits_to_keep:] = 1
+            dialogues = dialogues_of(input_ids, attention_mask, response)
+            with mixed_precision(compute):
+                log_probabilities, entropies = per_token(
+                    model, dialogues, logits_to_keep, template.padding, settings.temperature
+                )
+            return log_probabilities, entropies, None
+
         def _get_train_sampler(self, dataset: Any = None) -> Any:
             sampler = super()._get_train_sampler(dataset)
             # A pass over the prompts draws its order from one stream; an interrupted run has drawn for these already.
@@ -143,3 +162,36 @@ def align_policy(
         if "reward" in entry:
             record.log(int(entry["step"]), **{name: entry[key] for name, key in CURVES.items() if key in entry})
     return record
+
+
+def per_token(
+    policy: "PreTrainedModel",
+    dialogues: Sequence[Dialogue],
+    length: int,
+    padding: int,
+    temperature: float,
+    chunk: int = 16,
+) -> tuple[Tensor, Tensor]:
+    """log pi(y_t|x, y_<t) and the entropy of pi(.|x, y_<t), in chunks of similar length.
+
+    Args:
+        length: columns of the results; no response is longer.
+        temperature: that the policy is sampled at.
+
+    Returns:
+        (dialogues, length) each, zero behind a response; the entropy carries no gradient.
+    """
+    values, entropies, places = [], [], []
+    for rows in by_length(dialogues, chunk):
+        batch = Batch.of([dialogues[row] for row in rows], padding, policy.device)
+        hidden = policy.base_model(input_ids=batch.tokens, attention_mask=batch.attention).last_hidden_state
+        predicted = batch.response[:, 1:]
+        logits = policy.get_output_embeddings()(hidden[:, :-1][predicted]).float() / temperature
+        every = logits.log_softmax(-1)
+        values.append(every.gather(1, batch.tokens[:, 1:][predicted][:, None])[:, 0])
+        with torch.no_grad():
+            entropies.append(-(every.exp() * every).sum(-1))
+        places += [(row, place) for row in rows for place in range(len(dialogues[row].response))]
+    where = tuple(torch.tensor(places, device=policy.device).T)
+    empty = torch.zeros(len(dialogues), length, device=policy.device)
+    return empty.index_put(where, torch.cat(values)), empty.index_put(where, torch.cat(entropies))

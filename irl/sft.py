@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,8 @@ from irl.adapters import lora_config, merge_adapters
 from irl.checkpoint import Checkpoint, keep_trainer
 from irl.descent import make_whole, zero_configuration
 from irl.errors import InputError
-from irl.log_probability import Dialogue
-from irl.models import device_of, dtype_of
+from irl.log_probability import Dialogue, by_length_in_chunks, dialogues_of, response_log_probabilities
+from irl.models import device_of, dtype_of, mixed_precision
 from irl.optimisation import TrainingRecord
 from irl.processes import ALONE, Processes
 from irl.settings.compute import ComputeSettings
@@ -54,6 +55,21 @@ def train_sft(
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
+    class Trainer(SFTTrainer):
+        """SFT with the same loss from fewer operations: only response positions reach the output head."""
+
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            if not plain_on_cpu(policy, processes):
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            dialogues = dialogues_of(inputs["input_ids"], inputs["attention_mask"], inputs["labels"] != -100)
+            with mixed_precision(compute):
+                sums = by_length_in_chunks(
+                    partial(response_log_probabilities, policy), dialogues, template.padding, policy.device
+                )
+            return -sums.sum() / num_items_in_batch
+
     datasets.disable_progress_bars()
     rows = datasets.Dataset.from_list(
         [
@@ -66,7 +82,7 @@ def train_sft(
     )
     micro = settings.micro_batch_size or settings.batch_size // processes.size
     steps = steps or math.ceil(settings.epochs * len(rows) / settings.batch_size)
-    trainer = SFTTrainer(
+    trainer = Trainer(
         model=policy,
         processing_class=template.tokenizer,
         train_dataset=rows,
@@ -96,6 +112,14 @@ def train_sft(
     record.response_tokens = round(lengths * steps * settings.batch_size / len(demonstrations))
     record.facts = {"epochs": round(steps * settings.batch_size / len(demonstrations), 3)}
     return record
+
+
+def plain_on_cpu(policy: "PreTrainedModel", processes: Processes) -> bool:
+    """Whether a trainer may call the policy's parts itself, and gains by it.
+
+    On a GPU TRL's kernel skips the prompts too; on a CPU it puts them through the head, and makes statistics of them.
+    """
+    return policy.device.type == "cpu" and processes.size == 1 and not processes.zero_stage
 
 
 def trainer_arguments(

@@ -7,7 +7,7 @@ import torch
 
 from irl.log_probability import Dialogue, score_dialogues
 from irl.models import save_policy
-from irl.policy_alignment import align_policy
+from irl.policy_alignment import align_policy, per_token
 from irl.reward import load_reward, score_rewards
 from irl.sampling import sample_responses
 from irl.settings.compute import ComputeSettings
@@ -98,3 +98,31 @@ def test_micro_batches_give_the_same_steps(policy, template, initial, reward):
     whole, parts = (record.curves["reward"]["value"] for record in records)
     assert parts == pytest.approx(whole, rel=1e-3)
     assert records[0].response_tokens == records[1].response_tokens
+
+
+def test_the_steps_are_trl_s_own(policy, template, initial, reward, monkeypatch):
+    ours, trl = policy, copy.deepcopy(policy)
+    settings = SETTINGS.model_copy(update={"steps": 4, "kl_coefficient": 0.1})
+    with torch.no_grad():
+        reward.score.weight.mul_(20)
+    records = [align(ours, template, initial, reward, settings)]
+    monkeypatch.setattr("irl.policy_alignment.plain_on_cpu", lambda policy, processes: False)
+    records.append(align(trl, template, initial, reward, settings))
+    for name in ("reward", "kl_per_token", "entropy", "length"):
+        one, other = (record.curves[name]["value"] for record in records)
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5), name
+    for one, other in zip(ours.parameters(), trl.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_log_probabilities_per_token_stand_where_the_tokens_do(policy):
+    dialogues = [Dialogue([5, 6, 7], [8, 9]), Dialogue([5], [9, 8, 0])]
+    values, entropies = per_token(policy, dialogues, 4, 1, temperature=2.0)
+    for row, dialogue in enumerate(dialogues):
+        logits = policy(torch.tensor([dialogue.prompt + dialogue.response])).logits[0] / 2.0
+        expected = logits.log_softmax(-1)[len(dialogue.prompt) - 1 : -1]
+        count = len(dialogue.response)
+        tokens = torch.tensor(dialogue.response)
+        torch.testing.assert_close(values[row, :count], expected.gather(1, tokens[:, None])[:, 0])
+        torch.testing.assert_close(entropies[row, :count], torch.distributions.Categorical(logits=expected).entropy())
+        assert values[row, count:].tolist() == [0.0] * (4 - count)
