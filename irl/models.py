@@ -1,6 +1,7 @@
 """Loading and saving policies as ordinary Hugging Face folders: safetensors, tokenizer, chat template, settings."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,17 @@ def load_template(folder: Path, settings: TemplateSettings) -> Template:
     return Template(load_tokenizer(folder), settings)
 
 
+def spare_deepspeed() -> None:
+    """Let accelerate look for DeepSpeed's wrapper only where DeepSpeed has been imported.
+
+    It would import it whenever a model is trained or saved, more than a second each time, to learn that nothing is
+    wrapped in it.
+    """
+    from accelerate.utils import other
+
+    other.is_deepspeed_available = lambda: "deepspeed" in sys.modules
+
+
 def save_policy(model: "PreTrainedModel", template: Template, folder: Path, training: dict[str, Any] | None) -> None:
     """Save a policy so that plain transformers loads it and samples as we do, with its training record beside it."""
     model.generation_config.eos_token_id = template.end_of_text
@@ -119,6 +131,7 @@ def save_model(model: "PreTrainedModel", template: Template, folder: Path, train
     The record's facts get the attention's implementation: it is chosen by what is installed.
     """
     folder.mkdir(parents=True)
+    spare_deepspeed()
     model.config._name_or_path = ""
     model.config.pad_token_id = template.padding
     model.save_pretrained(folder)

@@ -14,7 +14,7 @@ from irl.checkpoint import Checkpoint, keep_trainer, kept_values
 from irl.demonstrations import Message
 from irl.descent import make_whole
 from irl.log_probability import Batch, Dialogue, by_length, dialogues_of
-from irl.models import mixed_precision
+from irl.models import mixed_precision, spare_deepspeed
 from irl.objectives import normalise
 from irl.optimisation import TrainingRecord
 from irl.processes import ALONE, Processes
@@ -72,6 +72,7 @@ def align_policy(
     from trl.trainer.rloo_config import RLOOConfig
     from trl.trainer.rloo_trainer import RLOOTrainer
 
+    spare_deepspeed()
     datasets.disable_progress_bars()
     reward.eval()
     mean, deviation = normaliser if settings.normalise_reward else (0.0, 1.0)

@@ -11,7 +11,7 @@ from irl.checkpoint import Checkpoint, keep_trainer
 from irl.descent import make_whole, zero_configuration
 from irl.errors import InputError
 from irl.log_probability import Dialogue, by_length_in_chunks, dialogues_of, response_log_probabilities
-from irl.models import device_of, dtype_of, mixed_precision
+from irl.models import device_of, dtype_of, mixed_precision, spare_deepspeed
 from irl.optimisation import TrainingRecord
 from irl.processes import ALONE, Processes
 from irl.settings.compute import ComputeSettings
@@ -70,6 +70,7 @@ def train_sft(
                 )
             return -sums.sum() / num_items_in_batch
 
+    spare_deepspeed()
     datasets.disable_progress_bars()
     rows = datasets.Dataset.from_list(
         [
