@@ -126,3 +126,23 @@ def test_log_probabilities_per_token_stand_where_the_tokens_do(policy):
         torch.testing.assert_close(values[row, :count], expected.gather(1, tokens[:, None])[:, 0])
         torch.testing.assert_close(entropies[row, :count], torch.distributions.Categorical(logits=expected).entropy())
         assert values[row, count:].tolist() == [0.0] * (4 - count)
+
+
+def test_gradient_checkpointing_recomputes_and_changes_nothing(policy, template, initial, reward):
+    ours, other = policy, copy.deepcopy(policy)
+    for each, on in ((ours, False), (other, True)):
+        settings = SETTINGS.model_copy(update={"steps": 2, "gradient_checkpointing": on})
+        align(each, template, initial, reward, settings)
+    for one, two in zip(ours.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
+
+
+def test_mixed_precision_trains_float32_weights(policy, template, initial, reward):
+    compute = ComputeSettings(threads=1, device="cpu", precision="bf16")
+    before = [parameter.clone() for parameter in policy.parameters()]
+    settings = SETTINGS.model_copy(update={"steps": 2})
+    scratch = initial.parent / "scratch"
+    record = align_policy(policy, initial, reward, (0.0, 1.0), template, PROMPTS, settings, compute, 0, scratch)
+    assert all(parameter.dtype == torch.float32 for parameter in policy.parameters())
+    assert any(not torch.equal(one, two) for one, two in zip(before, policy.parameters(), strict=True))
+    assert len(record.curves["loss"]["value"]) == 2
