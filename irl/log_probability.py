@@ -1,18 +1,23 @@
 """log pi(y|x): the sum of log-probabilities over the response tokens, end-of-text included, prompt excluded."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
-from irl.processes import ALONE, Processes
+from irl.processes import ALONE, Processes, most
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+LOGITS_AT_ONCE = 2**24
+"""Logits in memory at a time, 64 MB in float32; beyond that they are computed again for the gradient."""
 
 
 @dataclass(frozen=True)
@@ -79,29 +84,57 @@ def response_log_probabilities(policy: "PreTrainedModel", batch: Batch) -> Tenso
     """
     hidden = policy.base_model(input_ids=batch.tokens, attention_mask=batch.attention).last_hidden_state
     predicted = batch.response[:, 1:]
-    logits = policy.get_output_embeddings()(hidden[:, :-1][predicted]).float()
-    tokens = -cross_entropy(logits, batch.tokens[:, 1:][predicted], reduction="none")
+    tokens = token_log_probabilities(policy, hidden[:, :-1][predicted], batch.tokens[:, 1:][predicted])
     rows = predicted.nonzero()[:, 0]
     return torch.zeros(len(batch.tokens), device=tokens.device).index_add(0, rows, tokens)
 
 
+def token_log_probabilities(policy: "PreTrainedModel", hidden: Tensor, targets: Tensor) -> Tensor:
+    """log pi of single tokens; memory for logits does not grow with vocabulary times positions.
+
+    Many logits are computed in chunks, and again in the backward pass; few take the direct way.
+
+    Args:
+        hidden: (positions, width) last hidden states.
+        targets: (positions,) the tokens that they predict.
+
+    Returns:
+        (positions,) float32, differentiable.
+    """
+    head = policy.get_output_embeddings()
+
+    def compute(hidden: Tensor, targets: Tensor) -> Tensor:
+        return -cross_entropy(head(hidden).float(), targets, reduction="none")
+
+    chunks = math.ceil(len(targets) * policy.config.get_text_config().vocab_size / LOGITS_AT_ONCE)
+    if hasattr(head.weight, "ds_id"):
+        # DeepSpeed has sharded the weights: it gathers them in each call, so every process must make as many.
+        chunks = most(chunks, hidden.device)
+    if chunks <= 1:
+        return compute(hidden, targets)
+    parts = zip(hidden.tensor_split(chunks), targets.tensor_split(chunks), strict=True)
+    return torch.cat([checkpoint(compute, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
+
+
 def by_length_in_chunks(
-    compute: Callable[[Batch], Tensor],
-    dialogues: Sequence[Dialogue],
+    compute: Callable[[Any], Tensor],
+    dialogues: Sequence[Any],
     padding: int,
     device: torch.device,
     chunk: int = 16,
+    batch_of: Callable[[list[Any], int, torch.device], Any] = Batch.of,
 ) -> Tensor:
     """`compute` over dialogues in chunks of similar length, in the order given: less padding, the same gradient.
 
     Args:
-        compute: a batch to (batch,) values.
+        compute: a batch to (batch, ...) values.
+        batch_of: makes a batch of dialogues, given padding and device.
 
     Returns:
-        (dialogues,) differentiable.
+        (dialogues, ...) differentiable.
     """
     chunks = list(by_length(dialogues, chunk))
-    values = torch.cat([compute(Batch.of([dialogues[row] for row in rows], padding, device)) for rows in chunks])
+    values = torch.cat([compute(batch_of([dialogues[row] for row in rows], padding, device)) for rows in chunks])
     order = torch.tensor([row for rows in chunks for row in rows], device=device)
     return torch.empty_like(values).index_copy(0, order, values)
 
@@ -149,7 +182,7 @@ def in_batches(
     return result
 
 
-def by_length(dialogues: Sequence[Dialogue] | Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+def by_length(dialogues: Sequence[Sized], batch_size: int) -> Iterator[list[int]]:
     """Row numbers in batches of similar length, longest first: a batch that does not fit fails at once."""
     order = sorted(range(len(dialogues)), key=lambda row: (-len(dialogues[row]), row))
     for start in range(0, len(order), batch_size):

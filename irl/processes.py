@@ -62,6 +62,15 @@ class Processes:
 ALONE = Processes()
 
 
+def most(count: int, device: "torch.device") -> int:
+    """The largest `count` of all processes, on every process."""
+    import torch
+
+    largest = torch.tensor(count, device=device)
+    torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+    return int(largest)
+
+
 def join(compute: ComputeSettings) -> Processes:
     """Join the processes that `accelerate launch` has started; a process that was not launched is alone.
 

@@ -1,11 +1,13 @@
 """Summed log-probabilities equal a naive loop, whatever the batch and its padding."""
 
+import copy
 from functools import partial
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from irl import log_probability
 from irl.log_probability import (
     Batch,
     Dialogue,
@@ -112,3 +114,49 @@ def test_chunks_by_length_change_neither_values_nor_gradients(policy, chunk):
     assert values.tolist() == pytest.approx(score_dialogues(policy, DIALOGUES, 1).tolist(), abs=2e-5)
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def values_and_gradients(policy):
+    policy.zero_grad()
+    values = response_log_probabilities(policy, Batch.of(DIALOGUES, 1, torch.device("cpu")))
+    (values * torch.tensor([1.0, -2.0, 3.0])).sum().backward()
+    return values.detach(), [parameter.grad.clone() for parameter in policy.parameters()]
+
+
+def sizes_of_calls(policy):
+    """Positions of each call of the output head, filled while it is used."""
+    sizes = []
+    policy.get_output_embeddings().register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
+    return sizes
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_logits_in_chunks_change_neither_values_nor_gradients(policy, monkeypatch, dtype, tolerance):
+    policy = copy.deepcopy(policy).to(dtype)
+    expected = values_and_gradients(policy)
+    sizes = sizes_of_calls(policy)
+    monkeypatch.setattr(log_probability, "LOGITS_AT_ONCE", 2 * policy.config.vocab_size)
+    values, gradients = values_and_gradients(policy)
+    assert max(sizes) == 2, "more logits at once than allowed"
+    assert sum(sizes) == 2 * sum(len(dialogue.response) for dialogue in DIALOGUES), (
+        "forward, and again for the gradient"
+    )
+    torch.testing.assert_close(values, expected[0], atol=tolerance, rtol=tolerance)
+    for one, other in zip(gradients, expected[1], strict=True):
+        torch.testing.assert_close(one, other, atol=tolerance * max(1.0, float(other.abs().max())), rtol=tolerance)
+
+
+def test_few_logits_are_computed_once(policy):
+    sizes = sizes_of_calls(policy)
+    values_and_gradients(policy)
+    assert sizes == [sum(len(dialogue.response) for dialogue in DIALOGUES)]
+
+
+def test_with_sharded_weights_the_head_is_called_as_often_as_in_the_process_with_most_chunks(policy, monkeypatch):
+    expected = values_and_gradients(policy)
+    policy.get_output_embeddings().weight.ds_id = 0
+    monkeypatch.setattr(log_probability, "most", lambda count, device: count + 11)
+    sizes = sizes_of_calls(policy)
+    values, _ = values_and_gradients(policy)
+    assert len(sizes) == 2 * 12, "some of them without a position"
+    torch.testing.assert_close(values, expected[0])
