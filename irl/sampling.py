@@ -22,6 +22,13 @@ from irl.template import Template
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from irl.cache import BufferedCache
+
+READ_AT_ONCE = 32
+"""Prompts in one forward pass: of similar length, so little padding, and no more memory than training takes."""
+EVICT_BELOW = 0.8
+"""Share of the rows that must still be going; below it they are copied together."""
+
 
 def sample_responses(
     policy: "PreTrainedModel",
@@ -92,43 +99,86 @@ def decode(
     Returns:
         per row: response tokens, whether it ended by itself, log pi(y'|x) in nats.
     """
-    from transformers import DynamicCache
+    from irl.cache import BufferedCache
 
-    device, length = policy.device, max(map(len, prompts))
-    tokens = torch.full((len(prompts), length), template.padding, dtype=torch.int64)
+    device, length, steps = policy.device, max(map(len, prompts)), uniforms.shape[1]
+    uniforms = uniforms.to(device)
+    cache = BufferedCache(policy.config, len(prompts), length, length + steps)
+    attention = torch.zeros((len(prompts), length + steps), dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        attention[row, length - len(prompt) :] = 1
+    attention = attention.to(device)
+    hidden = torch.cat(
+        [
+            _read(policy, template.padding, prompts[start : start + READ_AT_ONCE], cache, start)
+            for start in range(0, len(prompts), READ_AT_ONCE)
+        ]
+    )
+    cache.fill(None)
+    positions = attention[:, :length].sum(1)
+    live = torch.arange(len(prompts), device=device)
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    responses = torch.full(uniforms.shape, template.end_of_text, dtype=torch.int64, device=device)
+    captured = torch.zeros(uniforms.shape, dtype=torch.float64, device=device)
+    for step in range(steps):
+        log_probabilities = policy.get_output_embeddings()(hidden).float().log_softmax(-1)
+        chosen = draw(log_probabilities, uniforms[live, step], settings)
+        responses[live, step] = chosen
+        captured[live, step] = log_probabilities.gather(1, chosen[:, None])[:, 0].double()
+        ended = ended | (chosen == template.end_of_text)
+        going = len(live) - int(ended.sum())
+        if not going or step + 1 == steps:
+            break
+        # Rows that have ended are carried along until it pays to copy the others together.
+        if going <= EVICT_BELOW * len(live):
+            keep = (~ended).nonzero()[:, 0]
+            cache.batch_select_indices(keep)
+            live, chosen, attention, positions, ended = (
+                each[keep] for each in (live, chosen, attention, positions, ended)
+            )
+        hidden = policy.base_model(
+            input_ids=chosen[:, None],
+            attention_mask=attention[:, : length + step + 1],
+            position_ids=positions[:, None] + step,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+    ends = responses == template.end_of_text
+    stopped = ends.any(1)
+    lengths = torch.where(stopped, ends.int().argmax(1) + 1, steps)
+    within = torch.arange(steps, device=device) < lengths[:, None]
+    totals = (captured * within).sum(1)
+    return [
+        (response[:end], ended_itself, log_probability)
+        for response, end, ended_itself, log_probability in zip(
+            responses.tolist(), lengths.tolist(), stopped.tolist(), totals.tolist(), strict=True
+        )
+    ]
+
+
+def _read(
+    policy: "PreTrainedModel", padding: int, prompts: Sequence[list[int]], cache: "BufferedCache", first: int
+) -> Tensor:
+    """Read some prompts, padded on the left, into the cache's rows from `first` on.
+
+    Returns:
+        (prompts, width) the hidden state that predicts the first response token.
+    """
+    length = max(map(len, prompts))
+    tokens = torch.full((len(prompts), length), padding, dtype=torch.int64)
     attention = torch.zeros((len(prompts), length), dtype=torch.int64)
     for row, prompt in enumerate(prompts):
         tokens[row, length - len(prompt) :] = torch.tensor(prompt)
         attention[row, length - len(prompt) :] = 1
-    tokens, attention, uniforms = tokens.to(device), attention.to(device), uniforms.to(device)
-    positions = (attention.cumsum(1) - 1).clamp(min=0)
-    live = torch.arange(len(prompts), device=device)
-    responses = torch.full(uniforms.shape, -1, dtype=torch.int64, device=device)
-    ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    total = torch.zeros(len(prompts), dtype=torch.float64, device=device)
-    cache = DynamicCache(config=policy.config)
-    for step in range(uniforms.shape[1]):
-        hidden = policy.base_model(
-            input_ids=tokens, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True
-        ).last_hidden_state[:, -1]
-        log_probabilities = policy.get_output_embeddings()(hidden).float().log_softmax(-1)
-        chosen = draw(log_probabilities, uniforms[live, step], settings)
-        responses[live, step] = chosen
-        total[live] += log_probabilities.gather(1, chosen[:, None])[:, 0].double()
-        done = chosen == template.end_of_text
-        ended[live] = done
-        if bool(done.all()):
-            break
-        if bool(done.any()):
-            keep = (~done).nonzero()[:, 0]
-            cache.batch_select_indices(keep)
-            live, chosen, attention, positions = live[keep], chosen[keep], attention[keep], positions[keep]
-        tokens, positions = chosen[:, None], positions[:, -1:] + 1
-        attention = torch.cat([attention, attention.new_ones(len(live), 1)], 1)
-    return [
-        ([token for token in response if token >= 0], bool(stopped), log_probability)
-        for response, stopped, log_probability in zip(responses.tolist(), ended.tolist(), total.tolist(), strict=True)
-    ]
+    cache.fill(slice(first, first + len(prompts)))
+    hidden: Tensor = policy.base_model(
+        input_ids=tokens.to(policy.device),
+        attention_mask=attention.to(policy.device),
+        position_ids=(attention.cumsum(1) - 1).clamp(min=0).to(policy.device),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state[:, -1]
+    return hidden
 
 
 def draw(log_probabilities: Tensor, uniform: Tensor, settings: SamplingSettings) -> Tensor:
@@ -141,11 +191,12 @@ def draw(log_probabilities: Tensor, uniform: Tensor, settings: SamplingSettings)
     Returns:
         (batch,) token ids.
     """
-    probabilities = (log_probabilities.double() / settings.temperature).softmax(-1)
+    weights = (log_probabilities / settings.temperature).exp()
     if settings.top_p < 1:
-        ordered, order = torch.sort(probabilities, dim=-1, descending=True, stable=True)
-        outside = ordered.cumsum(-1) - ordered >= settings.top_p
-        probabilities = probabilities.scatter(1, order, ordered.masked_fill(outside, 0))
-    cumulative = probabilities.cumsum(-1)
+        ordered, order = torch.sort(weights.double(), dim=-1, descending=True, stable=True)
+        cumulative = ordered.cumsum(-1)
+        outside = cumulative - ordered >= settings.top_p * cumulative[:, -1:]
+        weights = torch.zeros_like(ordered).scatter(1, order, ordered.masked_fill(outside, 0))
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
     target = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=cumulative.shape[1] - 1)

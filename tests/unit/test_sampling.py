@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
+from irl import sampling
 from irl.errors import InputError
 from irl.log_probability import Dialogue, score_dialogues
 from irl.samples import read_samples, write_samples
@@ -45,6 +47,37 @@ def test_log_probabilities_captured_while_sampling_equal_teacher_forcing(policy,
     samples = sample_responses(policy, template, prompts, SamplingSettings(batch_size=7), seed=0)
     forced = score_dialogues(policy, [Dialogue(s.prompt, s.response) for s in samples], template.padding)
     assert [s.log_probability for s in samples] == pytest.approx(forced.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize(("read_at_once", "evict_below"), [(1, 1.0), (5, 0.5), (24, 0.0)])
+def test_samples_do_not_depend_on_how_prompts_are_read_and_ended_rows_evicted(
+    policy, template, prompts, monkeypatch, read_at_once, evict_below
+):
+    expected = sample_responses(policy, template, prompts, SamplingSettings(), seed=0)
+    monkeypatch.setattr(sampling, "READ_AT_ONCE", read_at_once)
+    monkeypatch.setattr(sampling, "EVICT_BELOW", evict_below)
+    samples = sample_responses(policy, template, prompts, SamplingSettings(), seed=0)
+    assert [(s.response, s.ended) for s in samples] == [(s.response, s.ended) for s in expected]
+    assert [s.log_probability for s in samples] == pytest.approx([s.log_probability for s in expected], abs=1e-4)
+
+
+def test_a_model_with_a_sliding_window_samples_what_it_scores(template, prompts):
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=len(template.tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=6,
+        initializer_range=0.5,
+    )
+    policy = MistralForCausalLM(config).eval()
+    assert min(len(prompt) for _, prompt in prompts) > 6, "the window must hide something"
+    samples = sample_responses(policy, template, prompts, SamplingSettings(batch_size=10), seed=0)
+    forced = score_dialogues(policy, [Dialogue(s.prompt, s.response) for s in samples], template.padding, batch_size=1)
+    assert [s.log_probability for s in samples] == pytest.approx(forced.tolist(), abs=1e-3)
 
 
 def test_draws_follow_the_probabilities():
