@@ -1,14 +1,16 @@
 """IRFT, Algorithm 2 of the paper: the policy is its own reward, and learns to tell demonstrations from its samples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from irl.checkpoint import Checkpoint
 from irl.descent import Losses
-from irl.log_probability import by_length_in_chunks, response_log_probabilities, score_dialogues
+from irl.forks import Fork, ForkBatch, can_fork, fork_log_probabilities
+from irl.log_probability import by_length, by_length_in_chunks, response_log_probabilities, score_dialogues
 from irl.objectives import implicit_reward, irft_loss
 from irl.optimisation import (
     Progress,
@@ -25,6 +27,11 @@ from irl.settings.irft import IrftTrainingSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+AGREE = 1e-4
+"""Nats by which a captured log-probability may differ from teacher forcing."""
+CHECKED = 16
+"""Captured log-probabilities that are compared, at least, where there are so many."""
+
 
 def train_round(
     policy: "PreTrainedModel",
@@ -40,9 +47,10 @@ def train_round(
     """K steps on one round's pairs; changes `policy` in place.
 
     Args:
-        policy: pi_theta, at theta_t when the round starts.
+        policy: pi_theta, at theta_t when the round starts: it has made the samples.
         reference: pi_theta_t or pi_0, only read, and only before the first step: its log-probabilities are
-            constants of the round, so it may be the same object as `policy`.
+            constants of the round. Pass `policy` itself for pi_theta_t: what was captured while sampling is then
+            taken for the samples', if teacher forcing gives the same.
         padding: any token id.
         seed: of the order of the pairs.
         checkpoint: see `descend`.
@@ -54,17 +62,17 @@ def train_round(
     demonstrations, samples = [pair.demonstration for pair in pairs], [pair.sample for pair in pairs]
     lengths = torch.tensor([len(dialogue.response) for dialogue in demonstrations], device=policy.device)
     reference.eval()
+    captured = captured_log_probabilities(reference, pairs, padding, processes) if reference is policy else None
     log_reference = [
-        score_dialogues(reference, each, padding, processes=processes).to(policy.device)
-        for each in (demonstrations, samples)
+        score_dialogues(reference, demonstrations, padding, processes=processes),
+        score_dialogues(reference, samples, padding, processes=processes) if captured is None else captured,
     ]
+    log_reference = [each.to(policy.device) for each in log_reference]
+    log_probabilities = log_probabilities_of(policy, pairs, padding)
     beta = settings.beta
 
     def loss_of(rows: list[int]) -> Losses:
-        both = [demonstrations[row] for row in rows] + [samples[row] for row in rows]
-        y, y_prime = by_length_in_chunks(
-            partial(response_log_probabilities, policy), both, padding, policy.device
-        ).chunk(2)
+        y, y_prime = log_probabilities(rows)
         ref_y, ref_y_prime = (each[rows] for each in log_reference)
         loss = irft_loss((y, y_prime), (ref_y, ref_y_prime), beta, settings.h)
         if settings.sft_weight:
@@ -98,5 +106,51 @@ def train_round(
         checkpoint,
         processes,
     )
-    record.facts = {"K": steps, "pairs": len(pairs)}
+    record.facts = {"K": steps, "pairs": len(pairs), "captured": captured is not None}
     return record
+
+
+def captured_log_probabilities(
+    policy: "PreTrainedModel", pairs: Sequence[Pair], padding: int, processes: Processes = ALONE
+) -> Tensor | None:
+    """log pi(y'|x) of the samples as captured while sampling, unless teacher forcing says otherwise of some of them.
+
+    In bf16 it does, and where the weights that train are not of the type of those that sampled.
+
+    Returns:
+        (pairs,) float32 on the CPU; None where it was not captured or differs by more than `AGREE`.
+    """
+    known = [pair.captured for pair in pairs if pair.captured is not None]
+    if len(known) < len(pairs):
+        return None
+    # Long ones and short ones alike: errors grow with the length.
+    ordered = [row for rows in by_length([pair.sample for pair in pairs], len(pairs)) for row in rows]
+    checked = ordered[:: max(1, len(ordered) // CHECKED)]
+    forced = score_dialogues(policy, [pairs[row].sample for row in checked], padding, processes=processes)
+    captured = torch.tensor(known)
+    return captured if float((captured[checked] - forced).abs().max()) <= AGREE else None
+
+
+def log_probabilities_of(
+    policy: "PreTrainedModel", pairs: Sequence[Pair], padding: int
+) -> Callable[[list[int]], tuple[Tensor, Tensor]]:
+    """log pi(y|x) and log pi(y'|x), differentiable, of pairs given by their numbers: (rows,) each."""
+    if can_fork(policy) and all(pair.demonstration.prompt == pair.sample.prompt for pair in pairs):
+        forks = [Fork(pair.sample.prompt, pair.demonstration.response, pair.sample.response) for pair in pairs]
+
+        def together(rows: list[int]) -> tuple[Tensor, Tensor]:
+            compute = partial(fork_log_probabilities, policy)
+            both = by_length_in_chunks(
+                compute, [forks[row] for row in rows], padding, policy.device, batch_of=ForkBatch.of
+            )
+            return both[:, 0], both[:, 1]
+
+        return together
+
+    def apart(rows: list[int]) -> tuple[Tensor, Tensor]:
+        both = [pairs[row].demonstration for row in rows] + [pairs[row].sample for row in rows]
+        compute = partial(response_log_probabilities, policy)
+        y, y_prime = by_length_in_chunks(compute, both, padding, policy.device).chunk(2)
+        return y, y_prime
+
+    return apart

@@ -75,7 +75,7 @@ def make_optimiser(
     if settings.name == "rmsprop":
         optimiser = torch.optim.RMSprop(parameters, lr=settings.learning_rate)
     else:
-        optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0)
+        optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)
     warmup = math.ceil(settings.warmup_ratio * steps)
 
     def factor(step: int) -> float:

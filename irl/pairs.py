@@ -18,6 +18,8 @@ class Pair:
 
     demonstration: Dialogue
     sample: Dialogue
+    captured: float | None = None
+    """log pi(y'|x) as it was when the policy sampled y'; None where nobody knows."""
 
 
 def part_of(rows: Sequence[Demonstration], part: str, seed: int) -> list[Demonstration]:
@@ -54,7 +56,7 @@ def make_pairs(demonstrations: Sequence[Demonstration], samples: Sequence[Sample
         seen.add((sample.id, sample.index))
         row = known[sample.id]
         demonstration = Dialogue(sample.prompt, template.response(row.prompt, row.response))
-        pairs.append(Pair(demonstration, Dialogue(sample.prompt, sample.response)))
+        pairs.append(Pair(demonstration, Dialogue(sample.prompt, sample.response), sample.log_probability))
     if not pairs:
         raise InputError("there are no demonstration/sample pairs", do="generate the samples again")
     return pairs

@@ -48,7 +48,8 @@ def run(stage: Stage) -> str:
     pairs = make_pairs(rows, read_samples(given.samples), template)
     weights = training_dtype_of(compute)
     policy = load_policy(given.policy, compute, weights)
-    reference = policy if settings.reference == "round" else load_policy(given.initial, compute, weights)
+    own = settings.reference == "round" or given.policy == given.initial
+    reference = policy if own else load_policy(given.initial, compute, weights)
     adapters = add_adapters(policy, settings.lora, derive(seed, "irft", given.round, "adapters"))
     steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
     with (

@@ -1,12 +1,13 @@
 """A round of IRFT: starts at the reference, moves towards the demonstrations and away from the samples."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from irl.adapters import add_adapters, merge_adapters
-from irl.irft import train_round
+from irl.irft import log_probabilities_of, train_round
 from irl.log_probability import Dialogue, score_dialogues
 from irl.models import mixed_precision, training_dtype_of
 from irl.pairs import Pair
@@ -104,3 +105,51 @@ def test_steps_that_bf16_weights_would_lose_are_taken_in_mixed_precision(policy)
         moved.append(float((each.base_model.layers[0].attention.dense.weight != before).float().mean()))
         assert record.curves["margin"]["value"][0] == pytest.approx(0.0, abs=1e-5)
     assert moved[0] < 0.5 < 0.99 < moved[1]
+
+
+def with_captured(policy, error=0.0):
+    """The pairs with what sampling would have captured, wrong by `error` nats."""
+    values = score_dialogues(policy, [pair.sample for pair in PAIRS], 1).tolist()
+    return [replace(pair, captured=value + error) for pair, value in zip(PAIRS, values, strict=True)]
+
+
+def test_captured_log_probabilities_stand_in_for_a_forward_pass(policy):
+    other = copy.deepcopy(policy)
+    plain = train_round(policy, policy, PAIRS, SETTINGS, 1, 0)
+    captured = train_round(other, other, with_captured(other, error=2e-5), SETTINGS, 1, 0)
+    assert (plain.facts["captured"], captured.facts["captured"]) == (False, True)
+    assert captured.curves["loss"]["value"] == pytest.approx(plain.curves["loss"]["value"], abs=1e-4)
+    for one, two in zip(policy.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-3)
+
+
+def test_captured_log_probabilities_that_differ_from_teacher_forcing_are_not_used(policy):
+    other = copy.deepcopy(policy)
+    plain = train_round(policy, policy, PAIRS, SETTINGS, 1, 0)
+    record = train_round(other, other, with_captured(other, error=5e-4), SETTINGS, 1, 0)
+    assert record == plain
+
+
+def test_captured_log_probabilities_are_not_those_of_another_reference(policy):
+    reference = copy.deepcopy(policy)
+    record = train_round(policy, reference, with_captured(policy), SETTINGS, 1, 0)
+    assert record.facts["captured"] is False
+
+
+def test_a_prompt_is_computed_once_for_both_responses_where_that_pays(policy):
+    rows = list(range(len(PAIRS)))
+    places = []
+    policy.get_input_embeddings().register_forward_hook(lambda _, given, __: places.append(given[0].numel()))
+    together = log_probabilities_of(policy, PAIRS, 1)(rows)
+    policy.config.model_type = "another"
+    apart = log_probabilities_of(policy, PAIRS, 1)(rows)
+    assert places[0] == len(PAIRS) * 9 < sum(places[1:])
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
+
+
+def test_pairs_with_different_prompts_are_not_forked(policy):
+    pairs = [Pair(PAIRS[0].demonstration, PAIRS[1].sample)]
+    y, y_prime = log_probabilities_of(policy, pairs, 1)([0])
+    expected = score_dialogues(policy, [pairs[0].demonstration, pairs[0].sample], 1)
+    torch.testing.assert_close(torch.cat([y, y_prime]), expected, atol=2e-5, rtol=1e-5)
