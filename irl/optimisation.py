@@ -12,6 +12,7 @@ from irl.descent import Descent, Losses, Sharded, Whole
 from irl.errors import InputError
 from irl.processes import ALONE, Processes
 from irl.settings.training import OptimiserSettings
+from irl.watching import tell_point, tell_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -165,7 +166,10 @@ def descend(
                 where=record.stage,
                 do="lower the learning rate, or check the data; nothing was saved",
             )
-        record.log(step, loss=plotted.pop("loss"), gradient_norm=norm, learning_rate=rate, **plotted)
+        point = {"loss": plotted.pop("loss"), "gradient_norm": norm, "learning_rate": rate, **plotted}
+        record.log(step, **point)
+        tell_point(step, **point)
+        tell_tokens(record.response_tokens / steps)
         descent.step()
         schedule.step()
         progress(1)

@@ -23,7 +23,7 @@ from irl.sampling import sample_responses
 from irl.settings.compute import ComputeSettings
 from irl.settings.rft import PolicyAlignmentSettings
 from irl.settings.training import SamplingSettings
-from irl.sft import plain_on_cpu, sharding, stop_at_nan, trainer_arguments
+from irl.sft import follow, plain_on_cpu, sharding, trainer_arguments
 from irl.template import Template
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def align_policy(
             **sharding(processes, policy),
         ),
         callbacks=[
-            stop_at_nan("rft_policy"),
+            follow("rft_policy", CURVES),
             *([keep_trainer(checkpoint, lambda: {"response_tokens": tokens["response"]})] if checkpoint else []),
         ],
     )

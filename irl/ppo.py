@@ -21,7 +21,7 @@ from irl.models import load_policy
 from irl.optimisation import TrainingRecord
 from irl.settings.compute import ComputeSettings
 from irl.settings.rft import PolicyAlignmentSettings, PpoSettings
-from irl.sft import stop_at_nan, trainer_arguments
+from irl.sft import follow, trainer_arguments
 from irl.template import Template
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def align_policy_by_ppo(
         value_model=copy.deepcopy(reward),
         train_dataset=datasets.Dataset.from_list([{"input_ids": template.prompt(prompt)} for prompt in prompts]),
         data_collator=collate,
-        callbacks=[stop_at_nan("rft_policy")],
+        callbacks=[follow("rft_policy", CURVES)],
     )
     trainer.remove_callback(PrinterCallback)
     counting = judge.trunk.register_forward_pre_hook(count, with_kwargs=True)

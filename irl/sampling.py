@@ -18,6 +18,7 @@ from irl.processes import ALONE, Processes
 from irl.samples import Sample
 from irl.settings.training import SamplingSettings
 from irl.template import Template
+from irl.watching import tell_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,6 +65,7 @@ def sample_responses(
         )
         work = partial(decode, policy, template, [wanted[row][2] for row in rows], uniforms, settings)
         decoded = resumed(work)
+        tell_tokens(processes.size * sum(len(response) for response, *_ in decoded))
         progress(len(rows))
         return decoded
 

@@ -1,7 +1,7 @@
 """Supervised fine-tuning on response tokens, by TRL's SFTTrainer on tokens that our template made."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,14 @@ from irl.processes import ALONE, Processes
 from irl.settings.compute import ComputeSettings
 from irl.settings.sft import SftSettings
 from irl.settings.training import OptimiserSettings
+from irl.watching import tell_point, tell_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from irl.template import Template
+
+CURVES = {"loss": "loss", "gradient_norm": "grad_norm"}
 
 
 def train_sft(
@@ -83,6 +86,8 @@ def train_sft(
     )
     micro = settings.micro_batch_size or settings.batch_size // processes.size
     steps = steps or math.ceil(settings.epochs * len(rows) / settings.batch_size)
+    tokens = sum(len(dialogue.response) for dialogue in demonstrations)
+    tokens_per_step = tokens * settings.batch_size / len(demonstrations)
     trainer = Trainer(
         model=policy,
         processing_class=template.tokenizer,
@@ -96,7 +101,7 @@ def train_sft(
             **trainer_arguments(settings.optimiser, compute, seed, scratch, settings.gradient_checkpointing),
             **sharding(processes, policy),
         ),
-        callbacks=[stop_at_nan(stage), *([keep_trainer(checkpoint)] if checkpoint else [])],
+        callbacks=[follow(stage, CURVES, tokens_per_step), *([keep_trainer(checkpoint)] if checkpoint else [])],
         peft_config=None if settings.lora is None else lora_config(settings.lora),
     )
     trainer.remove_callback(PrinterCallback)
@@ -108,9 +113,8 @@ def train_sft(
     record = TrainingRecord(stage, steps=steps)
     for entry in trainer.state.log_history:
         if "loss" in entry:
-            record.log(int(entry["step"]), loss=entry["loss"], gradient_norm=entry["grad_norm"])
-    lengths = sum(len(dialogue.response) for dialogue in demonstrations)
-    record.response_tokens = round(lengths * steps * settings.batch_size / len(demonstrations))
+            record.log(int(entry["step"]), **{name: entry[key] for name, key in CURVES.items()})
+    record.response_tokens = round(tokens * steps * settings.batch_size / len(demonstrations))
     record.facts = {"epochs": round(steps * settings.batch_size / len(demonstrations), 3)}
     return record
 
@@ -160,13 +164,18 @@ def sharding(processes: Processes, policy: "PreTrainedModel") -> dict[str, Any]:
     return {"deepspeed": zero_configuration(processes.zero_stage, policy) | dict.fromkeys(known, "auto")}
 
 
-def stop_at_nan(stage: str) -> Any:
-    """A callback that ends training at the first loss that is not finite, and shows progress."""
+def follow(stage: str, curves: Mapping[str, str], tokens_per_step: float = 0.0) -> Any:
+    """A callback that shows progress, and ends training at the first loss that is not finite.
+
+    Args:
+        curves: what is shown to those who watch, and what the trainer calls it.
+        tokens_per_step: response tokens, where the sampler does not count them.
+    """
     from tqdm import tqdm
     from transformers import TrainerCallback
     from transformers.trainer_utils import IntervalStrategy
 
-    class StopAtNan(TrainerCallback):
+    class Follow(TrainerCallback):
         def __init__(self) -> None:
             self.bar: Any = None
 
@@ -178,6 +187,8 @@ def stop_at_nan(stage: str) -> Any:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.update()
+            if tokens_per_step:
+                tell_tokens(tokens_per_step)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.close()
@@ -191,5 +202,8 @@ def stop_at_nan(stage: str) -> Any:
                         where=stage,
                         do="lower the learning rate, or check the data; nothing was saved",
                     )
+            point = {name: float(logs[key]) for name, key in curves.items() if key in (logs or {})}
+            if point:
+                tell_point(state.global_step, **point)
 
-    return StopAtNan()
+    return Follow()

@@ -23,6 +23,7 @@ from irl.settings.compute import ComputeSettings
 from irl.settings.data import TemplateSettings
 from irl.settings.world import TinyPolicySettings, TinyScorerSettings
 from irl.template import Template
+from irl.watching import tell_point
 
 if TYPE_CHECKING:
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, PreTrainedTokenizerFast
@@ -300,9 +301,10 @@ def descend(
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimiser, factor) for optimiser in optimisers]
     for step, rows in enumerate(batches, 1):
         loss = loss_of(rows)
-        if not math.isfinite(float(loss.detach())):
+        value = float(loss.detach())
+        if not math.isfinite(value):
             raise InputError(
-                f"the loss is {float(loss.detach())} at step {step} of {len(batches)}",
+                f"the loss is {value} at step {step} of {len(batches)}",
                 where=name,
                 do="lower its learning_rate; nothing was saved",
             )
@@ -312,6 +314,7 @@ def descend(
             optimiser.step()
             schedule.step()
             optimiser.zero_grad(set_to_none=True)
+        tell_point(step, loss=value)
         progress(1)
 
 

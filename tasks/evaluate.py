@@ -22,8 +22,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
-    from tqdm import tqdm
-
     from irl import demonstrations, scorers
     from irl.checkpoint import Replay
     from irl.errors import InputError
@@ -50,9 +48,9 @@ def run(stage: Stage) -> str:
         rows = list(demonstrations.read(given.data / f"{split}.jsonl"))[: settings.prompts]
         if not rows:
             raise InputError("no rows to evaluate on", where=str(given.data / f"{split}.jsonl"), do="raise its share")
-        purpose, name = derive(seed, "evaluation", split), f"{stage.name} {split}"
+        purpose = derive(seed, "evaluation", split)
         with (
-            tqdm(total=len(rows) // stage.processes.size, desc=name, unit="prompt", disable=None) as bar,
+            stage.progress(len(rows) // stage.processes.size, "prompt", split) as progress,
             stage.checkpoint(split) as checkpoint,
         ):
             done = evaluate_policy(
@@ -64,7 +62,7 @@ def run(stage: Stage) -> str:
                 rows,
                 settings.sampling,
                 purpose,
-                bar.update,
+                progress,
                 Replay(checkpoint),
                 stage.processes,
             )

@@ -21,8 +21,6 @@ def generate(
     stage: Stage, method: str, seed: int, sampling: SamplingSettings, template_settings: TemplateSettings
 ) -> str:
     """Sample with the policy in `--policy`; see `irl.sampling`."""
-    from tqdm import tqdm
-
     from irl import demonstrations
     from irl.checkpoint import Replay
     from irl.models import load_policy, load_template
@@ -38,9 +36,9 @@ def generate(
     prompts = [(row.id, template.prompt(row.prompt)) for row in rows]
     purpose = derive(seed, method, given.round, "sampling")
     share = len(rows) * sampling.samples_per_prompt // stage.processes.size
-    with tqdm(total=share, desc=stage.name, unit="sample", disable=None) as bar, stage.checkpoint() as checkpoint:
+    with stage.progress(share, "sample") as progress, stage.checkpoint() as checkpoint:
         samples = sample_responses(
-            policy, template, prompts, sampling, purpose, bar.update, Replay(checkpoint), stage.processes
+            policy, template, prompts, sampling, purpose, progress, Replay(checkpoint), stage.processes
         )
     tokens = sum(len(sample.response) for sample in samples)
     stage.record(samples=len(samples), response_tokens=tokens)

@@ -22,7 +22,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(stage: Stage) -> str:
     import torch
-    from tqdm import tqdm
 
     from irl import demonstrations
     from irl.adapters import add_adapters, merge_adapters
@@ -53,13 +52,13 @@ def run(stage: Stage) -> str:
     adapters = add_adapters(policy, settings.lora, derive(seed, "irft", given.round, "adapters"))
     steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
     with (
-        tqdm(total=steps, desc=stage.name, unit="step", disable=None) as bar,
+        stage.progress(steps, "step") as progress,
         stage.checkpoint() as checkpoint,
         mixed_precision(compute),
     ):
         order = derive(seed, "irft", given.round, "order")
         record = train_round(
-            policy, reference, pairs, settings, template.padding, order, bar.update, checkpoint, stage.processes
+            policy, reference, pairs, settings, template.padding, order, progress, checkpoint, stage.processes
         )
     merge_adapters(adapters)
     # The totals count from the SFT policy on: SFT's own steps are every model's.

@@ -40,11 +40,11 @@ def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPars
         stage.leads = stage.processes.rank == 0
         if not stage.leads:
             os.environ["TQDM_DISABLE"] = "1"  # one progress bar is enough
-        result = run(stage)
+        result = (single.followed(run) if stage.leads else run)(stage)
         leave()
         return result
 
-    single.main(on_several, arguments, doc)
+    single.start(on_several, arguments, doc)
 
 
 def launch(compute: ComputeSettings, scratch: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 SAMPLES = "samples.json"
+METRICS_PER_REQUEST, PARAMS_PER_REQUEST, LONGEST_PARAM = 1000, 100, 6000
 
 
 @contextmanager
@@ -79,6 +80,24 @@ def every_page(search: Any, **query: Any) -> Iterator[Any]:
         token = page.token
         if not token:
             return
+
+
+def log_points(client: "MlflowClient", run: str, points: Sequence[tuple[str, float, float, int]]) -> None:
+    """Log any number of points: name, value, seconds since the epoch, step."""
+    from mlflow.entities import Metric
+
+    metrics = [Metric(name, value, int(1000 * at), step) for name, value, at, step in points]
+    for start in range(0, len(metrics), METRICS_PER_REQUEST):
+        client.log_batch(run, metrics=metrics[start : start + METRICS_PER_REQUEST])
+
+
+def log_params(client: "MlflowClient", run: str, values: dict[str, str]) -> None:
+    """Log any number of parameters of any length."""
+    from mlflow.entities import Param
+
+    params = [Param(name, value[:LONGEST_PARAM]) for name, value in values.items()]
+    for start in range(0, len(params), PARAMS_PER_REQUEST):
+        client.log_batch(run, params=params[start : start + PARAMS_PER_REQUEST])
 
 
 def log_samples(client: "MlflowClient", run: str, rows: list[dict[str, Any]]) -> None:

@@ -29,8 +29,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
-    from tqdm import tqdm
-
     from irl import tiny
     from irl.models import save_policy
 
@@ -40,13 +38,13 @@ def run(stage: Stage) -> str:
     dialogues, preferences = corpus_of(settings, derive(seed, "pretrain"))
     with stage.publish(stage.arguments.out) as out:
         steps = tiny.steps_of(len(dialogues), settings.policy.batch_size, settings.policy.epochs)
-        with tqdm(total=steps, desc=f"{stage.name} policy", unit="step", disable=None, leave=False) as bar:
-            policy, written = tiny.train_policy(dialogues, settings.policy, template, compute, seed, bar.update)
+        with stage.progress(steps, "step", "policy") as progress:
+            policy, written = tiny.train_policy(dialogues, settings.policy, template, compute, seed, progress)
         save_policy(policy, written, out / "policy", None)
         scorer_steps = tiny.steps_of(len(preferences), settings.scorer.batch_size, settings.scorer.epochs)
-        with tqdm(total=scorer_steps, desc=f"{stage.name} scorer", unit="step", disable=None, leave=False) as bar:
+        with stage.progress(scorer_steps, "step", "scorer") as progress:
             scorer, tokenizer = tiny.train_scorer(
-                preferences, settings.scorer, settings.policy, compute, seed, bar.update
+                preferences, settings.scorer, settings.policy, compute, seed, progress
             )
         tiny.save_scorer(scorer, tokenizer, out / "scorer")
     stage.record(steps=steps + scorer_steps)

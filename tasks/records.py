@@ -3,6 +3,7 @@
 Nothing here knows MLflow: `tasks.registry` compares these records with what is there and adds what is missing.
 """
 
+import hashlib
 import json
 import subprocess
 from dataclasses import dataclass, field
@@ -11,14 +12,14 @@ from typing import Any
 
 from irl.errors import InputError
 from tasks.leaderboard_table import HEADINGS, as_markdown
+from tasks.live import BENCHMARKING, EVALUATING, TRAINING
 from tasks.lock import Lock
 from tasks.stage import COSTS, read_json
 
-TRAINING = ("pretrain", "sft", "sft_matched", "irft_train", "rft_reward", "rft_policy")
-EVALUATING = ("evaluate",)
-BENCHMARKING = ("leaderboard",)
 REGISTERED = ("sft", "sft-matched", "irft", "rft")
 """Methods whose models become versions; the base model is somebody else's."""
+ATTEMPT = "juicer.attempt"
+"""Tag of a run: what its stage makes its output from. Known when the stage starts, as its output's md5 is not."""
 DATA, PARAMS, LOCK = "data/curated", "params.yaml", "dvc.lock"
 
 
@@ -28,6 +29,8 @@ class RunRecord:
 
     key: str
     """Stage and md5 of its output: what makes a run the same run."""
+    attempt: str
+    """What the output was made from: a run that grew while the stage ran is known by it."""
     name: str
     """The stage, for example irft_train@r1."""
     tags: dict[str, str]
@@ -90,7 +93,7 @@ def collect(
     if str(path) not in producers:
         raise InputError(f"{path} is made by no stage", where=str(lock), do="make it: dvc repro")
     dataset = known.md5(DATA)
-    common = {"recipe": recipe, **({"dataset_md5": dataset} if dataset else {}), **_git()}
+    common = {"recipe": recipe, **({"dataset_md5": dataset} if dataset else {}), **git_tags()}
 
     kinds = (*TRAINING, *EVALUATING, *BENCHMARKING)
     upstream = known.upstream(producers[str(path)])
@@ -129,13 +132,11 @@ def _run(name: str, lock: Lock, common: dict[str, str]) -> RunRecord:
     out = stage["outs"][0]
     path = Path(out["path"])
     tags = {**common, "stage": kind, "dvc_path": out["path"], "dvc_md5": out["md5"]}
-    params = {
-        key: value if isinstance(value, str) else json.dumps(value)
-        for values in stage.get("params", {}).values()
-        for key, value in _flat(values).items()
-    }
-    data = {dep["path"]: dep["md5"] for dep in stage.get("deps", []) if dep["path"].startswith("data/")}
-    run = RunRecord(f"{name}:{out['md5']}", name, tags, params, {}, data=data)
+    read = {key: value for values in stage.get("params", {}).values() for key, value in values.items()}
+    made_from = {dep["path"]: dep.get("md5", "") for dep in stage.get("deps", [])}
+    data = {path: md5 for path, md5 in made_from.items() if path.startswith("data/")}
+    attempt = attempt_of(name, made_from, read)
+    run = RunRecord(f"{name}:{out['md5']}", attempt, name, tags, in_words(read), {}, data=data)
     if kind in EVALUATING:
         evaluation = read_json(path)
         run.tags |= {"model": evaluation["name"], "method": evaluation["method"], "round": str(evaluation["round"])}
@@ -153,6 +154,23 @@ def _run(name: str, lock: Lock, common: dict[str, str]) -> RunRecord:
             _add_training(run, read_json(file), "" if part == "." else f"{part}/")
     _add_costs(run, path)
     return run
+
+
+def attempt_of(stage: str, made_from: dict[str, str], read: dict[str, Any]) -> str:
+    """One md5 for all that a stage makes its output from.
+
+    Args:
+        made_from: path in dvc.yaml to md5, of data and code.
+        read: the parameters that dvc.yaml lists, by key.
+    """
+    values = json.dumps([stage, made_from, read], sort_keys=True)
+    return hashlib.md5(values.encode(), usedforsecurity=False).hexdigest()
+
+
+def in_words(params: dict[str, Any]) -> dict[str, str]:
+    """Parameters as MLflow takes them: flat, and text."""
+    flat = _flat(params)
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
 
 
 def _add_leaderboard(run: RunRecord, row: dict[str, Any]) -> None:
@@ -230,7 +248,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _git() -> dict[str, str]:
+def git_tags() -> dict[str, str]:
     """The commit, and whether tracked files differ from it."""
 
     def ask(*arguments: str) -> str | None:

@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from irl.errors import InputError
-from tasks.mlflow_store import connect, every_page, log_samples, sqlite_file, without_password
-from tasks.records import Records, RunRecord, VersionRecord
+from tasks.mlflow_store import (
+    connect,
+    every_page,
+    log_params,
+    log_points,
+    log_samples,
+    sqlite_file,
+    without_password,
+)
+from tasks.records import ATTEMPT, Records, RunRecord, VersionRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,7 +32,6 @@ if TYPE_CHECKING:
 KEY = "juicer.key"
 CHALLENGER = "challenger"
 """Alias of the version that the evaluation found best. It becomes champion only by promotion."""
-METRICS_PER_REQUEST, PARAMS_PER_REQUEST, LONGEST_PARAM = 1000, 100, 6000
 
 
 @dataclass
@@ -35,6 +42,8 @@ class Known:
     """Key to run id, finished runs only."""
     unfinished: list[str] = field(default_factory=list)
     """Ids of runs of ours that an earlier call was stopped in."""
+    grown: dict[str, str] = field(default_factory=dict)
+    """Attempt to run id, of runs that grew while their stages ran and that no record was added to yet."""
     versions: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
     """Key to version number and tags."""
     challenger: str | None = None
@@ -64,7 +73,7 @@ def ensure(wanted: Records, uri: str, experiment: str, model: str) -> str:
         InputError: MLflow cannot be reached or refuses.
     """
     shown = without_password(uri)
-    with _locked(uri):
+    with locked(uri):
         known = _peek(uri, experiment, model)
         complete = known is not None and not known.lacks(wanted)
         added = (0, 0) if complete else _ensure(wanted, uri, experiment, model)
@@ -73,8 +82,8 @@ def ensure(wanted: Records, uri: str, experiment: str, model: str) -> str:
 
 
 @contextlib.contextmanager
-def _locked(uri: str) -> Iterator[None]:
-    """One registering process at a time: two that create or migrate one SQLite file at once break it."""
+def locked(uri: str) -> Iterator[None]:
+    """One writing process at a time: two that create or migrate one SQLite file at once break it."""
     from filelock import FileLock, Timeout
 
     database = sqlite_file(uri)
@@ -125,14 +134,15 @@ def _peek(uri: str, experiment: str, model: str) -> Known | None:
 
 def _ensure(wanted: Records, uri: str, experiment: str, model: str) -> tuple[int, int]:
     with connect(uri) as client:
-        number = _experiment(client, experiment)
+        number = experiment_of(client, experiment)
         known = _ask(client, number, model)
         # In a local store the lock tells that nobody is at work on these; on a server somebody may be.
         for unfinished in known.unfinished if sqlite_file(uri) else []:
             client.set_terminated(unfinished, "KILLED")
         new_runs = [run for run in wanted.runs if run.key not in known.runs]
         for run in new_runs:
-            known.runs[run.key] = _add_run(client, number, run)
+            grown = known.grown.get(run.attempt)
+            known.runs[run.key] = _complete_run(client, grown, run) if grown else _add_run(client, number, run)
         new_versions = [version for version in wanted.versions if version.key not in known.versions]
         for version in wanted.versions:
             if version.key not in known.versions:
@@ -144,7 +154,8 @@ def _ensure(wanted: Records, uri: str, experiment: str, model: str) -> tuple[int
     return len(new_runs), len(new_versions)
 
 
-def _experiment(client: "MlflowClient", name: str) -> str:
+def experiment_of(client: "MlflowClient", name: str) -> str:
+    """Id of the experiment; it is made if it is not there."""
     found = client.get_experiment_by_name(name)
     if found is None:
         return client.create_experiment(name)
@@ -160,6 +171,10 @@ def _ask(client: "MlflowClient", experiment: str, model: str) -> Known:
             known.runs[run.data.tags[KEY]] = run.info.run_id
         elif run.info.status == "RUNNING":
             known.unfinished.append(run.info.run_id)
+    query = {"filter_string": f"tags.`{ATTEMPT}` LIKE '%'", "order_by": ["attributes.start_time ASC"]}
+    for run in every_page(client.search_runs, experiment_ids=[experiment], **query):
+        if KEY not in run.data.tags:
+            known.grown[run.data.tags[ATTEMPT]] = run.info.run_id
     for version in every_page(client.search_model_versions, filter_string=f"name = '{model}'"):
         if KEY in version.tags:
             known.versions[version.tags[KEY]] = (str(version.version), version.tags)
@@ -172,28 +187,53 @@ def _ask(client: "MlflowClient", experiment: str, model: str) -> Known:
 
 
 def _add_run(client: "MlflowClient", experiment: str, record: RunRecord) -> str:
-    from mlflow.entities import Metric, Param
-
     now = time.time()
-    started, ended = (int(1000 * (moment or now)) for moment in (record.started, record.ended))
+    started, ended = record.started or now, record.ended or now
     tags = {**record.tags, KEY: record.key}
-    run = client.create_run(experiment, start_time=started, tags=tags, run_name=record.name).info.run_id
-    metrics = [Metric(name, value, ended, 0) for name, value in record.metrics.items()]
+    run = str(
+        client.create_run(experiment, start_time=int(1000 * started), tags=tags, run_name=record.name).info.run_id
+    )
+    _log_figures(client, run, record.metrics, record.curves, ended)
+    _log_rest(client, run, record)
+    # Only now: a run that is FINISHED is complete, so one that was interrupted above is made anew.
+    client.set_terminated(run, "FINISHED", int(1000 * ended))
+    return run
+
+
+def _complete_run(client: "MlflowClient", run: str, record: RunRecord) -> str:
+    """Add to a run that grew while its stage ran what it lacks of the stage's record."""
+    found = client.get_run(run)
+    metrics = {name: value for name, value in record.metrics.items() if name not in found.data.metrics}
+    curves = {}
     for name, points in record.curves.items():
-        metrics += [Metric(name, value, ended, step) for step, value in points]
-    params = [Param(name, value[:LONGEST_PARAM]) for name, value in record.params.items()]
-    for start in range(0, len(metrics), METRICS_PER_REQUEST):
-        client.log_batch(run, metrics=metrics[start : start + METRICS_PER_REQUEST])
-    for start in range(0, len(params), PARAMS_PER_REQUEST):
-        client.log_batch(run, params=params[start : start + PARAMS_PER_REQUEST])
+        there = {point.step for point in client.get_metric_history(run, name)} if name in found.data.metrics else set()
+        curves[name] = [point for point in points if point[0] not in there]
+    _log_figures(client, run, metrics, curves, record.ended or time.time())
+    _log_rest(client, run, record)
+    if found.info.status != "FINISHED":
+        client.set_terminated(run, "FINISHED")  # it is behind, or its stage was run again where nobody looked on
+    # The key comes last: a run that has it, and is FINISHED, is complete.
+    for key, value in {**record.tags, KEY: record.key}.items():
+        client.set_tag(run, key, value)
+    return run
+
+
+def _log_figures(
+    client: "MlflowClient", run: str, values: dict[str, float], curves: dict[str, list[tuple[int, float]]], at: float
+) -> None:
+    points = [(name, value, at, 0) for name, value in values.items()]
+    points += [(name, value, at, step) for name, curve in curves.items() for step, value in curve]
+    log_points(client, run, points)
+
+
+def _log_rest(client: "MlflowClient", run: str, record: RunRecord) -> None:
+    """Log parameters, data, files and samples; again, they stay the same."""
+    log_params(client, run, record.params)
     client.log_inputs(run, [_dataset(path, md5, record) for path, md5 in record.data.items()])
     for name, text in record.files.items():
         client.log_text(run, text, name)
     if record.samples:
         log_samples(client, run, record.samples)
-    # Only now: a run that is FINISHED is complete, so one that was interrupted above is made anew.
-    client.set_terminated(run, "FINISHED", ended)
-    return str(run)
 
 
 def _dataset(path: str, md5: str, record: RunRecord) -> "DatasetInput":

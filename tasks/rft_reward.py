@@ -21,7 +21,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(stage: Stage) -> str:
     import torch
-    from tqdm import tqdm
 
     from irl import demonstrations
     from irl.log_probability import Dialogue
@@ -40,12 +39,12 @@ def run(stage: Stage) -> str:
     model = load_reward(given.reward, compute, derive(seed, "rft", "head"), training_dtype_of(compute))
     steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
     with (
-        tqdm(total=steps, desc=stage.name, unit="step", disable=None) as bar,
+        stage.progress(steps, "step") as progress,
         stage.checkpoint() as checkpoint,
         mixed_precision(compute),
     ):
         order = derive(seed, "rft", given.round, "reward order")
-        record = train_reward(model, pairs, settings, template.padding, order, bar.update, checkpoint, stage.processes)
+        record = train_reward(model, pairs, settings, template.padding, order, progress, checkpoint, stage.processes)
     torch.nn.Module.to(model, dtype_of(compute))
     for split in ("validation", "held_out"):
         judged = [row for row in demonstrations.read(given.data / f"{split}.jsonl") if row.rejected is not None]

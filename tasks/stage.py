@@ -16,6 +16,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,12 +29,15 @@ from irl.settings.base import Settings
 from irl.settings.compute import ComputeSettings
 from tasks.cancellation import Cancellation, Cancelled, end_with, starters
 from tasks.checkpoint import Checkpoint, key_of, open_checkpoints, remove_checkpoints
+from tasks.live import Live
 
 if TYPE_CHECKING:
     from irl.processes import Processes
 
 S = TypeVar("S", bound=Settings)
 COSTS = Path(".juicer/costs")
+WORK = "work"
+"""The piece of work of a stage that has but one."""
 
 
 class Stage:
@@ -53,6 +57,7 @@ class Stage:
         """Those that share this stage's work; only where tasks.launch runs it."""
         self.leads = True
         """Whether this process publishes, records and reports; of several, one does."""
+        self.live = Live(name)
 
     def read(self, key: str, settings: type[S]) -> S:
         """The parameters under the dotted `key`, typed. dvc.yaml lists the same key for this stage."""
@@ -67,12 +72,13 @@ class Stage:
         return value
 
     @contextmanager
-    def checkpoint(self, part: str = "work") -> Iterator[Checkpoint | None]:
+    def checkpoint(self, part: str = WORK) -> Iterator[Checkpoint | None]:
         """Where the work in the block is continued from and saved to; a request to end waits for the next saving.
 
         Read all parameters that the work follows from before the first of these blocks: they are part of the key.
         A stage on several processes has none: their states would have to be of the same step. It ends at once.
         """
+        self.live.part = "" if part == WORK else part
         if "LOCAL_RANK" in os.environ:
             yield None
             return
@@ -81,6 +87,23 @@ class Stage:
         folder = open_checkpoints(self.name, self._key) / part
         with self.cancellation.held():
             yield Checkpoint(folder, self.cancellation)
+
+    @contextmanager
+    def progress(self, total: int, unit: str, part: str = WORK) -> Iterator[Callable[[int], None]]:
+        """Show how far a piece of work has come: a function to call with the number of units just done."""
+        from tqdm import tqdm
+
+        self.live.part = "" if part == WORK else part
+        name, done = self.name if part == WORK else f"{self.name} {part}", 0
+        with tqdm(total=total, desc=name, unit=unit, disable=None) as bar:
+
+            def update(units: int) -> None:
+                nonlocal done
+                done += units
+                self.live.progress(done, total)
+                bar.update(units)
+
+            yield update
 
     @contextmanager
     def publish(self, path: Path) -> Iterator[Path]:
@@ -165,6 +188,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentParser], None], doc: str | None) -> None:
     """Run a stage from the command line and leave with its exit code."""
+    start(followed(run), arguments, doc)
+
+
+def start(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentParser], None], doc: str | None) -> None:
+    """As `main`; what is seen of the stage in MLflow is left to `run`."""
     module = sys.modules["__main__"].__spec__
     name = module.name.removeprefix("tasks.") if module else "stage"
     parser = argparse.ArgumentParser(
@@ -179,8 +207,19 @@ def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPars
     sys.exit(guarded(lambda: _run(run, given), debug=given.debug, name=given.stage))
 
 
+def followed(run: Callable[[Stage], str]) -> Callable[[Stage], str]:
+    """`run`, seen in MLflow while it lasts."""
+
+    @wraps(run)
+    def run_and_tell(stage: Stage) -> str:
+        with stage.live.following():
+            return run(stage)
+
+    return run_and_tell
+
+
 def _run(run: Callable[[Stage], str], given: argparse.Namespace) -> None:
-    start = time.perf_counter()
+    begun = time.perf_counter()
     stage = Stage(given.stage, given)
     if given.dry_run:
         missing = [
@@ -199,7 +238,7 @@ def _run(run: Callable[[Stage], str], given: argparse.Namespace) -> None:
     if not stage.leads:
         return
     remove_checkpoints(stage.name)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - begun
     stage.write_costs(seconds)
     print(f"{given.stage}: {result} [{seconds:.1f} s]", flush=True)
 

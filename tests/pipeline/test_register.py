@@ -114,14 +114,6 @@ class Project:
         return {each.tags["model"]: each for each in MlflowClient(self.uri).search_model_versions("name='quickstart'")}
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, made once: that takes longer than all else that these tests do."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
 def finished(project: Path, empty_store: Path) -> Project:
     shutil.copy(empty_store, project / "mlflow.db")

@@ -49,7 +49,7 @@ def test_the_library_knows_no_orchestrator_no_tracker_and_no_dvc() -> None:
 
 def test_few_tasks_know_mlflow() -> None:
     users = {path.name for path in SOURCES["tasks"] for name in imported(path) if name.split(".")[0] == "mlflow"}
-    assert users == {"aliases.py", "mlflow_store.py", "packaging.py", "registry.py", "versions.py"}
+    assert users == {"aliases.py", "mlflow_store.py", "packaging.py", "registry.py", "tracker.py", "versions.py"}
 
 
 @pytest.mark.parametrize("folder", ["mlflow", "docker"])

@@ -1,0 +1,42 @@
+"""What long work tells of itself while it runs, to whoever watches. No result depends on whether anybody does."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Watcher(Protocol):
+    """Somebody who wants to see work grow. What it does with that must neither fail nor take time."""
+
+    def point(self, step: int, values: dict[str, float]) -> None:
+        """One point of each named curve, after an optimiser step."""
+        ...
+
+    def tokens(self, count: float) -> None:
+        """So many response tokens were sampled, or trained on, since the last call."""
+        ...
+
+
+_watchers: list[Watcher] = []
+
+
+@contextmanager
+def watched_by(watcher: Watcher) -> Iterator[None]:
+    """Let somebody watch the work in the block."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
+def tell_point(step: int, **values: float) -> None:
+    """Show one point of each named curve to those who watch."""
+    for watcher in _watchers:
+        watcher.point(step, values)
+
+
+def tell_tokens(count: float) -> None:
+    """Let those who watch count response tokens, of all processes together."""
+    for watcher in _watchers:
+        watcher.tokens(count)

@@ -1,0 +1,234 @@
+"""A run in MLflow grows while its stage runs, ends as the stage did, and is the one that `register` knows."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dvc.dependency import ParamsDependency
+from dvc.repo import Repo
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from tasks.live import EVALUATING, TRAINING
+from tasks.records import collect
+from tasks.registry import KEY, ensure
+from tasks.stage import read_yaml
+from tasks.tracker import declared
+
+# MLflow's own use of SQLAlchemy; nothing we could mend.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+ROOT = Path(__file__).resolve().parents[2]
+SUMMARY = Path("metrics/summary.json")
+STAGE = '''
+"""A stage that takes a step whenever a file says so."""
+import os, time
+from pathlib import Path
+from irl.errors import InputError
+from irl.watching import tell_point, tell_tokens
+from tasks.launch import main
+from tasks.stage import write_json
+
+def arguments(parser):
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path)
+
+def run(stage):
+    stage.value("seed")
+    Path("pid").write_text(str(os.getpid()))
+    with stage.progress(3, "step") as progress:
+        for step in (1, 2, 3):
+            tell_point(step, loss=1 / step)
+            tell_tokens(100)
+            progress(1)
+            while step == 2 and not Path("go").exists():
+                time.sleep(0.05)
+                if Path("broken").exists():
+                    raise InputError("the loss is nan")
+    with stage.publish(stage.arguments.out) as out:
+        out.mkdir()
+        curves = {"loss": {"step": [1, 2, 3], "value": [1.0, 0.5, 1 / 3]}}
+        write_json(out / "training.json", {"steps": 3, "curves": curves, "facts": {"accuracy": 0.75}})
+    return "done"
+
+if __name__ == "__main__":
+    main(run, arguments, __doc__)
+'''
+GRAPH = """
+stages:
+  curate:
+    cmd: mkdir -p data/curated && cp source data/curated/train
+    deps: [source]
+    outs: [data/curated]
+  sft:
+    cmd: python -m tasks.sft --data ${graph.curated} --out models/sft
+    deps: ["${graph.curated}", tasks/sft.py, source]
+    params: [seed, compute, sft]
+    outs: [models/sft]
+  report:
+    cmd: mkdir -p metrics && cp summary metrics/summary.json
+    deps: [summary, models/sft]
+    outs: [metrics/summary.json]
+"""
+Start = Callable[..., "subprocess.Popen[str]"]
+PATIENCE = 300
+"""Seconds after which a test gives up waiting for what will never happen."""
+
+
+@pytest.fixture
+def small(project: Path, empty_store: Path) -> Path:
+    """A project whose `sft` waits for a file, and does nothing else; curate has run."""
+    shutil.copy(empty_store, project / "mlflow.db")
+    (project / "tasks/sft.py").write_text(STAGE)
+    (project / "dvc.yaml").write_text(GRAPH)
+    (project / "source").write_text("text")
+    (project / "summary").write_text(json.dumps({"models": [], "champion": {"name": "sft"}}))
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("\ngraph:\n", "\ngraph:\n  curated: data/curated\n"))
+    # The validation would refuse this graph.
+    (project / "tasks/recipe.py").write_text("def validate(values, where):\n    pass\n")
+    subprocess.run(["git", "init", "-q"], check=True)
+    dvc("repro", "-q", "curate")
+    return project
+
+
+def dvc(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True)
+
+
+@pytest.fixture
+def start(small: Path) -> Iterator[Start]:
+    """Starts `dvc repro sft` there, its run opened at once."""
+    processes = []
+
+    def start(**more: str) -> "subprocess.Popen[str]":
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(small), "JUICER_LIVE_SECONDS": "0", **more}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "dvc", "repro", "sft"],
+                cwd=small, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )
+        )  # fmt: skip
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.terminate()  # the stage ends with it
+        with process:
+            pass
+
+
+def until(check: Callable[[], Any], process: "subprocess.Popen[str]") -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while not (found := check()):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return found
+
+
+def runs(folder: Path) -> list[Run]:
+    return list(MlflowClient(f"sqlite:///{folder}/mlflow.db").search_runs(["1"]))
+
+
+def steps(folder: Path, run: Run, name: str) -> list[int]:
+    history = MlflowClient(f"sqlite:///{folder}/mlflow.db").get_metric_history(run.info.run_id, name)
+    return [point.step for point in history]
+
+
+def grown(folder: Path) -> Callable[[], bool]:
+    """Whether there is one run, which is at work on its second step and has been measured."""
+
+    def check() -> bool:
+        found = [run for run in runs(folder) if run.info.status == "RUNNING"]
+        return bool(found) and {"train/loss", "system/cpu_utilization_percentage"} <= set(found[0].data.metrics)
+
+    return check
+
+
+def registered(folder: Path) -> str:
+    records = collect(json.loads((folder / SUMMARY).read_text()), SUMMARY, Path("dvc.lock"), "quickstart")
+    return ensure(records, f"sqlite:///{folder}/mlflow.db", "quickstart", "quickstart")
+
+
+def test_a_run_ends_as_its_stage_did_goes_on_when_that_does_and_is_registered_once(small: Path, start: Start) -> None:
+    stage = start()
+    until(grown(small), stage)
+    os.kill(int((small / "pid").read_text()), signal.SIGTERM)
+    stage.wait()
+    (killed,) = runs(small)
+    assert (killed.info.status, killed.info.run_name) == ("KILLED", "sft")
+    assert killed.data.params["seed"] == "0"
+    assert killed.data.metrics["system/system_memory_usage_megabytes"] > 1
+    assert (steps(small, killed, "train/loss"), killed.data.metrics["progress/work"]) == (
+        [1, 2],
+        pytest.approx(200 / 3),
+    )
+
+    stage = start()
+    until(grown(small), stage)
+    os.kill(int((small / "pid").read_text()), signal.SIGKILL)
+    stage.wait()
+    stage = start()
+    until(grown(small), stage)
+    (small / "broken").touch()
+    stage.wait()
+    (small / "broken").unlink()
+    (failed,) = runs(small)
+    assert (failed.info.run_id, failed.info.status) == (killed.info.run_id, "FAILED")
+    assert failed.data.tags["error"] == "the loss is nan"
+
+    stage = start()
+    until(grown(small), stage)
+    (small / "go").touch()
+    assert stage.wait() == 0
+    (finished,) = runs(small)
+    assert (finished.info.run_id, finished.info.status) == (killed.info.run_id, "FINISHED")
+    assert steps(small, finished, "train/loss") == [1, 2, 3]
+    assert KEY not in finished.data.tags
+
+    dvc("repro", "-q")
+    assert "1 runs and 0 versions are new" in registered(small)
+    (known,) = runs(small)
+    assert known.info.run_id == killed.info.run_id
+    assert (known.data.tags[KEY], known.data.metrics["accuracy"]) == (f"sft:{known.data.tags['dvc_md5']}", 0.75)
+    assert steps(small, known, "train/loss") == [1, 2, 3]
+    assert [each.dataset.name for each in known.inputs.dataset_inputs] == ["data/curated"]
+    assert "0 runs and 0 versions are new" in registered(small)
+
+
+def test_a_stage_s_inputs_are_those_that_dvc_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    params = read_yaml(ROOT / "params.yaml")
+    with Repo(ROOT) as repo:
+        stages = [stage for stage in repo.index.stages if stage.name.split("@")[0] in (*TRAINING, *EVALUATING)]
+    assert len(stages) > 10
+    for stage in stages:
+        paths, keys = declared(stage.name, params)
+        files = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
+        assert sorted(paths) == sorted(dep.def_path for dep in files), stage.name
+        assert sorted(keys) == sorted(key for dep in stage.deps if dep not in files for key in dep.params), stage.name
+
+
+def test_a_server_that_is_down_costs_a_stage_one_line(small: Path, start: Start) -> None:
+    stage = start(MLFLOW_TRACKING_URI="http://127.0.0.1:1")
+    assert stage.stdout is not None
+    printed = [""]
+    while "warning" not in printed[-1]:
+        printed.append(stage.stdout.readline())
+        assert printed[-1], printed
+    warning = "warning: sft is not seen in MLflow while it runs: http://127.0.0.1:1: MLflow refuses"
+    assert printed[-1].startswith(warning)
+    (small / "go").touch()
+    rest = stage.stdout.read()
+    assert (stage.wait(), rest.count("warning")) == (0, 0)
+    assert (small / "models/sft/training.json").is_file()

@@ -1,0 +1,70 @@
+"""Who watches work sees what its record says afterwards, and nobody's watching changes a result."""
+
+import pytest
+import torch
+
+from irl.log_probability import Dialogue
+from irl.optimisation import TrainingRecord, descend
+from irl.sampling import sample_responses
+from irl.settings.compute import ComputeSettings
+from irl.settings.sft import SftSettings
+from irl.settings.training import OptimiserSettings, SamplingSettings
+from irl.sft import train_sft
+from irl.watching import tell_tokens, watched_by
+
+
+class Seen:
+    def __init__(self):
+        self.points, self.counted = [], 0.0
+
+    def point(self, step, values):
+        self.points.append((step, values))
+
+    def tokens(self, count):
+        self.counted += count
+
+    def curve(self, name):
+        return [float(f"{values[name]:.6g}") for _, values in self.points]
+
+
+@pytest.fixture
+def seen():
+    return Seen()
+
+
+def test_the_shared_loop_shows_each_step_as_it_records_it(seen):
+    model, record = torch.nn.Linear(1, 1, bias=False), TrainingRecord("test", response_tokens=40)
+
+    def loss_of(rows):
+        return model(torch.tensor([[float(row)] for row in rows]))[:, 0] ** 2, {"twos": torch.full((len(rows),), 2.0)}
+
+    with watched_by(seen):
+        descend(model, [[1], [2], [3]], 3, loss_of, OptimiserSettings(learning_rate=0.1), None, record)
+    assert [step for step, _ in seen.points] == [1, 2, 3]
+    for name, curve in record.curves.items():
+        assert seen.curve(name) == curve["value"]
+    assert seen.counted == pytest.approx(40)
+
+
+def test_fine_tuning_through_trl_shows_each_step_as_it_records_it(seen, policy, template, tmp_path):
+    dialogues = [Dialogue([5, 6 + i, 7], [8, 9 + i % 2, 0]) for i in range(8)]
+    settings = SftSettings(epochs=3, batch_size=4, optimiser=OptimiserSettings(learning_rate=3e-3))
+    with watched_by(seen):
+        compute = ComputeSettings(threads=1, device="cpu")
+        record = train_sft(policy, template, dialogues, settings, compute, 0, tmp_path)
+    assert seen.curve("loss") == record.curves["loss"]["value"]
+    assert seen.curve("gradient_norm") == record.curves["gradient_norm"]["value"]
+    assert seen.counted == record.response_tokens
+
+
+def test_the_tokens_of_sampled_responses_are_counted(seen, policy, template):
+    with watched_by(seen):
+        samples = sample_responses(policy, template, [("a", [5, 6]), ("b", [7])], SamplingSettings(), 0)
+    assert seen.counted == sum(len(sample.response) for sample in samples)
+
+
+def test_who_has_gone_sees_nothing(seen):
+    with watched_by(seen):
+        pass
+    tell_tokens(1)
+    assert seen.counted == 0
