@@ -60,8 +60,11 @@ else:
     rows = [json.loads(path.read_text()) for path in sorted(Path("evaluation/models").glob("*.json"))]
     models = [{key: row[key] for key in ("name", "method", "round", "path")} | row["held_out"] for row in rows]
     order = ["base", "sft", "irft-r1", "irft-r2"]
+    for model in models:
+        model |= {"validation_reward_mean": model["reward_mean"], "reward_difference": None}
     models.sort(key=lambda model: order.index(model["name"]))
-    out.write_text(json.dumps({"recipe": "quickstart", "seed": 0, "models": models, "champion": {"name": "irft-r1"}}))
+    chosen = {"champion": {"name": "irft-r1", "criterion": None}, "control": "sft"}
+    out.write_text(json.dumps({"recipe": "quickstart", "seed": 0, "models": models, **chosen}))
 """
 GRAPH = """
 stages:
