@@ -14,7 +14,7 @@ from types import FrameType
 
 import psutil
 
-LIMIT = 20.0
+LIMIT = 15.0
 """Seconds from the request to the end, saved or not."""
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 

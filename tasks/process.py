@@ -21,7 +21,7 @@ def run_in_group(
     line: Callable[[str], None],
     *,
     cancel: threading.Event | None = None,
-    grace: float = 22.0,
+    grace: float = 17.0,
     folder: Path | None = None,
     environment: dict[str, str] | None = None,
 ) -> int:

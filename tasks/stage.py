@@ -204,7 +204,12 @@ def start(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPar
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments(parser)
     given = parser.parse_args()
-    sys.exit(guarded(lambda: _run(run, given), debug=given.debug, name=given.stage))
+    code = guarded(lambda: _run(run, given), debug=given.debug, name=given.stage)
+    if code > 128:
+        # Told to end: taking the libraries down would take seconds, many on busy cores, and save nothing.
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def followed(run: Callable[[Stage], str]) -> Callable[[Stage], str]:
