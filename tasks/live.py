@@ -20,7 +20,7 @@ from irl.watching import watched_by
 TRAINING = ("pretrain", "sft", "sft_matched", "irft_train", "rft_reward", "rft_policy")
 EVALUATING = ("evaluate",)
 BENCHMARKING = ("leaderboard",)
-SECONDS = 10.0
+SECONDS = 60.0
 """A shorter stage is recorded by `register` only. Where a server is named the run opens at once, unless
 JUICER_LIVE_SECONDS says another number."""
 PATIENCE = 5.0
