@@ -47,6 +47,9 @@ def connect(uri: str) -> Iterator["MlflowClient"]:
         yield mlflow.MlflowClient()
     except (MlflowException, RequestException) as error:
         raise InputError(f"MLflow refuses: {_first_line(error)}", where=shown) from error
+    except ModuleNotFoundError as error:
+        do = "pip install -e '.[team]'; for Postgres write postgresql+psycopg2://USER:PASSWORD@HOST/NAME"
+        raise InputError(f"the store needs {error.name}, which is not installed", where=shown, do=do) from error
     except SQLAlchemyError as error:
         raise InputError(f"MLflow's store fails: {_first_line(error)}", where=shown) from error
 

@@ -165,11 +165,11 @@ def repro(folder: Path) -> None:
     run(folder, "dvc", "repro", "--quiet")
 
 
-def register(folder: Path) -> None:
-    """Register what the pipeline made; the working directory has to be `folder`."""
+def register(folder: Path) -> str:
+    """Register what the pipeline made; the working directory has to be `folder`. Returns what was done, in words."""
     summary = Path("metrics/summary.json")
     records = collect(json.loads((folder / summary).read_text()), summary, Path("dvc.lock"), "quickstart")
-    ensure(records, project_uri(), "quickstart", "quickstart")
+    return ensure(records, project_uri(), "quickstart", "quickstart")
 
 
 def run(folder: Path, module: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -287,3 +287,8 @@ def test_a_store_that_mlflow_refuses_is_one_line_without_the_password(finished: 
     with pytest.raises(InputError, match="MLflow") as error:
         ensure(finished.records(), "nonsense://user:secret@nowhere", "quickstart", "quickstart")
     assert "secret" not in str(error.value)
+
+
+def test_a_store_whose_driver_is_not_installed_says_how_to_get_it(finished: Project) -> None:
+    with pytest.raises(InputError, match=r"the store needs psycopg, which is not installed \(pip install"):
+        ensure(finished.records(), "postgresql+psycopg://user:secret@nowhere/store", "quickstart", "quickstart")
