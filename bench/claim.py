@@ -90,7 +90,8 @@ IGNORED = (
     "cache",
     "tmp",
     "dvc.lock",
-    "*cache*",
+    ".*cache*",
+    "__pycache__",
     "params.yaml",
 )
 
