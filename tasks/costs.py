@@ -93,7 +93,7 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
         others = [
             f"{key.replace('_', ' ')} {shown(value, 0)}"
             for key, value in row.items()
-            if key not in ("stage", "status", *COLUMNS)
+            if key not in ("stage", "status", "output_md5", *COLUMNS)
         ]
         body.append(f'<tr>{name}{bar}</div></td>{cells}<td class="text">{html.escape(", ".join(others))}</td></tr>')
     measured = [row for row in rows if not row["status"]]

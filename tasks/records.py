@@ -192,17 +192,17 @@ def _add_training(run: RunRecord, training: dict[str, Any], prefix: str) -> None
 def _add_costs(run: RunRecord, path: Path) -> None:
     """Add seconds and memory, if they are those of the run that made `path`.
 
-    A stage writes its costs after its output. An output that is newer came from DVC's cache, and the costs beside
-    it may be those of other parameters.
+    A stage writes its costs after its output. A folder with a file that is newer came from DVC's cache, and the costs
+    beside it may be those of other parameters. Costs of a single file name its md5.
     """
     costs = COSTS / f"{run.name}.json"
     if not costs.is_file():
         return
-    ended = costs.stat().st_mtime
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    if any(file.stat().st_mtime > ended for file in files):
+    ended, values = costs.stat().st_mtime, read_json(costs)
+    if path.is_file() and values.get("output_md5") != run.tags["dvc_md5"]:
         return
-    values = read_json(costs)
+    if any(file.stat().st_mtime > ended for file in path.rglob("*") if file.is_file()):
+        return
     run.metrics |= _numbers(values, "cost/")
     if values.get("seconds") and values.get("response_tokens"):
         run.metrics["cost/response_tokens_per_second"] = values["response_tokens"] / values["seconds"]

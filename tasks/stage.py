@@ -5,6 +5,7 @@ A stage module has `arguments(parser)` and `run(stage) -> str`, and ends in `mai
 
 import argparse
 import errno
+import hashlib
 import importlib
 import json
 import os
@@ -50,6 +51,8 @@ class Stage:
         # Validation is a gate: it can refuse but not change a result, so recipe.py is no dependency of a stage.
         importlib.import_module("tasks.recipe").validate(self._params, str(arguments.params))
         self._costs: dict[str, float] = {}
+        self._md5: str | None = None
+        """Of the output, if it is one file: DVC may copy that afterwards, and its time says nothing then."""
         self._read: dict[str, Any] = {}
         self._key: str | None = None
         self.cancellation = Cancellation()
@@ -122,6 +125,9 @@ class Stage:
             with self.cancellation.held():
                 _remove(path)
                 temporary.replace(path)
+            if path.is_file():
+                with path.open("rb") as file:
+                    self._md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         finally:
             _remove(temporary)
 
@@ -151,6 +157,7 @@ class Stage:
             "cpu_seconds": round(used.ru_utime + used.ru_stime, 3),
             "peak_memory_mb": round(used.ru_maxrss / 1024, 1),
             **self._costs,
+            **({"output_md5": self._md5} if self._md5 else {}),
         }
         COSTS.mkdir(parents=True, exist_ok=True)
         (COSTS / f"{self.name}.json").write_text(json.dumps(costs) + "\n")

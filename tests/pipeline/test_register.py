@@ -261,6 +261,18 @@ def test_costs_of_another_run_are_not_those_of_a_restored_output(finished: Proje
     assert "cost/seconds" not in run.metrics
 
 
+def test_costs_of_an_evaluation_are_those_of_the_run_that_made_that_very_file(finished: Project) -> None:
+    for name, md5 in (("sft", "md5-of-evaluation/models/sft.json"), ("base", "another")):
+        costs = {"seconds": 2.0, "response_tokens": 50, "output_md5": md5}
+        finished.write(f".juicer/costs/evaluate@{name}.json", costs)
+    # DVC copies a file into its cache and back, so its time is later than the costs'.
+    later = time.time() + 10
+    os.utime(finished.folder / "evaluation/models/sft.json", (later, later))
+    runs = {run.name: run for run in finished.records().runs}
+    assert runs["evaluate@sft"].metrics["cost/response_tokens_per_second"] == 25
+    assert "cost/seconds" not in runs["evaluate@base"].metrics
+
+
 def test_a_run_that_was_interrupted_ends_killed_and_is_made_anew(
     finished: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

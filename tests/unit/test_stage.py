@@ -9,6 +9,7 @@ import pytest
 
 from irl.errors import InputError
 from irl.settings.sft import SftSettings
+from tasks.lock import md5_of
 from tasks.recipe import dump, load
 from tasks.stage import Stage, guarded, read_json, read_yaml, write_json
 
@@ -64,6 +65,14 @@ def test_costs_are_written_outside_the_tracked_outputs(stage):
     assert costs["steps"] == 5
     assert costs["seconds"] == 1.5
     assert costs["peak_memory_mb"] > 1
+    assert "output_md5" not in costs
+
+
+def test_the_costs_of_a_single_file_name_its_md5(stage, tmp_path):
+    with stage.publish(tmp_path / "out.json") as path:
+        write_json(path, {"a": 1})
+    stage.write_costs(1.5)
+    assert read_json(Path(".juicer/costs/sft.json"))["output_md5"] == md5_of(tmp_path / "out.json")
 
 
 def test_scratch_folders_are_gone_afterwards(stage):
