@@ -32,7 +32,7 @@ def run(stage: Stage) -> str:
     if not bars:
         os.environ.setdefault("TQDM_DISABLE", "1")  # of lm-eval's bars those that it does not ask us about
     logging.getLogger("lm_eval.evaluator").setLevel(logging.ERROR)
-    from irl.benchmarks import missing_files
+    from irl.benchmarks import COLUMNS, missing_files
     from irl.checkpoint import Replay
     from irl.leaderboard import Column, evaluate
 
@@ -41,7 +41,11 @@ def run(stage: Stage) -> str:
         do = f"make the mirror where there is a network: python -m tasks.mirror --out {given.mirror}"
         raise InputError(f"the mirror has no such file{others}", where=str(missing[0]), do=do)
 
+    known = list[str]()
+
     def seen(name: str, column: Column) -> None:
+        known.append(name)
+        stage.live.progress(len(known), len(COLUMNS))
         print(f"{stage.name}: {name} {column.score:.2f} ({column.questions} questions)", flush=True)
         stage.record(questions=column.questions)
 

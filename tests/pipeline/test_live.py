@@ -21,7 +21,7 @@ from tasks.live import EVALUATING, TRAINING
 from tasks.records import collect
 from tasks.registry import KEY, ensure
 from tasks.stage import read_yaml
-from tasks.tracker import declared
+from tasks.tracker import Meter, declared
 
 # MLflow's own use of SQLAlchemy; nothing we could mend.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -217,6 +217,22 @@ def test_a_stage_s_inputs_are_those_that_dvc_sees(monkeypatch: pytest.MonkeyPatc
         files = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
         assert sorted(paths) == sorted(dep.def_path for dep in files), stage.name
         assert sorted(keys) == sorted(key for dep in stage.deps if dep not in files for key in dep.params), stage.name
+
+
+def test_what_nvidia_smi_says_of_each_gpu_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nprintf '0, 45, 1024, 70.50\\n1, [N/A], 8, 11.00\\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    figures = Meter(os.getpid()).sample()
+    assert {name: value for name, value in figures.items() if "gpu" in name} == {
+        "system/gpu_0_utilization_percentage": 45,
+        "system/gpu_0_memory_usage_megabytes": 1024,
+        "system/gpu_0_power_usage_watts": 70.5,
+        "system/gpu_1_memory_usage_megabytes": 8,
+        "system/gpu_1_power_usage_watts": 11,
+    }
+    assert figures["system/system_memory_usage_megabytes"] > 10
 
 
 def test_a_server_that_is_down_costs_a_stage_one_line(small: Path, start: Start) -> None:
