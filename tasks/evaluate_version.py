@@ -1,6 +1,7 @@
 """Evaluate a registered version, or any folder, on this project's prompts, and hold it against the gates.
 
-What comes out is what `dvc repro` would have measured: the same program on the same prompts with the same seed.
+What comes out is what `dvc repro` would have measured: the same programs on the same prompts with the same seed, the
+leaderboard where the recipe has one.
 """
 
 import sys
@@ -82,12 +83,13 @@ def evaluate(
     version, folder = _located(registry, reference, project)
     judged_on = check_up_to_date()
     name = version.uri if version else reference
-    if version and not again and version.tags.get("evaluated_on") == judged_on:
+    if version and not again and _is_measured(version, judged_on):
         figures = version.metrics
     else:
         weights = folder or weights_of(registry, _registered(version), scratch / "weights")
-        result = _measure(version, weights, line)
-        figures = _figures(result)
+        tags = version.tags if version else {"model": weights.name, "method": "folder", "round": "0"}
+        result = _measure(tags, weights, line)
+        figures = _figures(result) | measure_leaderboard(tags, weights, line)
         if version:
             registry.note_evaluation(version, figures, judged_on, result.get("samples") or [])
     champion, note = _champion(registry, version, project, judged_on)
@@ -131,25 +133,65 @@ def _registered(version: Version | None) -> Version:
     return version
 
 
-def _measure(version: Version | None, weights: Path, line: Callable[[str], None]) -> dict[str, Any]:
-    """Run the stage's own program, on its own paths, into a file that DVC does not watch."""
-    lock = Lock.read(Path(LOCK))
+def _is_measured(version: Version, judged_on: str) -> bool:
+    """Whether the version has the figures that an evaluation here would measure."""
+    benchmarks = "leaderboard_average" in version.metrics or not _has_leaderboard()
+    return benchmarks and version.tags.get("evaluated_on") == judged_on
+
+
+def _has_leaderboard() -> bool:
+    return bool(read_yaml(Path(PARAMS))["leaderboard"]["enabled"])
+
+
+def measure_leaderboard(tags: dict[str, str], weights: Path, line: Callable[[str], None]) -> dict[str, float]:
+    """Scores in per cent and their errors, by the names of the gates; none where the recipe has no leaderboard.
+
+    Args:
+        tags: `model`, `method` and `round`; `dvc_md5` of a version.
+        weights: the model's folder.
+        line: called with each line that is printed.
+
+    Raises:
+        InputError: it fails.
+    """
+    if not _has_leaderboard():
+        return {}
+    out = _result(tags, "-leaderboard")
+    mirror = read_yaml(Path(PARAMS))["graph"]["benchmarks"]
+    _run("tasks.leaderboard", tags, ["--policy", str(weights), "--mirror", mirror, "--out", str(out)], line)
+    results = read_json(out / "results.json")
+    found = {f"leaderboard_{name}": column["score"] for name, column in results["columns"].items()}
+    found |= {f"leaderboard_{name}_sem": column["error"] for name, column in results["columns"].items()}
+    found["leaderboard_average"] = results["average"]
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def _measure(tags: dict[str, str], weights: Path, line: Callable[[str], None]) -> dict[str, Any]:
+    lock, out = Lock.read(Path(LOCK)), _result(tags, ".json")
     scorer, sft = lock.argument(SFT_STAGE, "--scorer"), lock.argument(SFT_STAGE, "--policy")
-    tags = version.tags if version else {"model": weights.name, "method": "folder", "round": "0"}
-    out = RESULTS / f"{tags.get('dvc_md5', 'folder').removesuffix('.dir')}.json"
-    arguments = ["--stage", "evaluate-version", "--name", tags["model"], "--method", tags["method"]]
-    arguments += ["--round", tags["round"], "--policy", str(weights), "--sft", str(sft), "--scorer", str(scorer)]
+    arguments = ["--policy", str(weights), "--sft", str(sft), "--scorer", str(scorer), "--data", DATA]
+    _run("tasks.evaluate", tags, [*arguments, "--out", str(out)], line)
+    result: dict[str, Any] = read_json(out)
+    return result
+
+
+def _result(tags: dict[str, str], suffix: str) -> Path:
+    """Where a result goes that DVC does not watch."""
+    return RESULTS / f"{tags.get('dvc_md5', 'folder').removesuffix('.dir')}{suffix}"
+
+
+def _run(module: str, tags: dict[str, str], arguments: list[str], line: Callable[[str], None]) -> None:
+    """Run a stage's own program."""
+    model = ["--stage", "evaluate-version", "--name", tags["model"], "--method", tags["method"]]
+    model += ["--round", tags["round"]]
     said: list[str] = []
 
     def note(text: str) -> None:
         said.append(text)
         line(text)
 
-    command = [sys.executable, "-m", "tasks.evaluate", *arguments, "--data", DATA, "--out", str(out)]
-    if run_in_group(command, note):
-        raise InputError((said or ["the evaluation failed"])[-1].removeprefix("error: "), where="tasks.evaluate")
-    result: dict[str, Any] = read_json(out)
-    return result
+    if run_in_group([sys.executable, "-m", module, *model, *arguments], note):
+        raise InputError((said or ["the evaluation failed"])[-1].removeprefix("error: "), where=module)
 
 
 def _figures(result: dict[str, Any]) -> dict[str, float]:

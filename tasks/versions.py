@@ -172,7 +172,7 @@ class Registry:
         tags |= {"stage": "evaluate", "version": version.number, "evaluated_on": judged_on}
         run = self._client.create_run(experiment, tags=tags, run_name=f"evaluate {version.uri}").info.run_id
         now = int(time.time() * 1000)
-        metrics = [Metric(f"{HELD_OUT}{key}", value, now, 0) for key, value in figures.items()]
+        metrics = [Metric(_metric_of(key), value, now, 0) for key, value in figures.items()]
         self._client.log_batch(run, metrics=metrics)
         if samples:
             log_samples(self._client, run, samples)
@@ -213,6 +213,12 @@ def name_of(reference: str) -> str:
     """The registered model that a reference, or its bare name, speaks of."""
     parts = REFERENCE.fullmatch(reference)
     return parts["name"] if parts else reference
+
+
+def _metric_of(figure: str) -> str:
+    """A figure's name among the metrics of a run."""
+    benchmark = figure.removeprefix("leaderboard_")
+    return f"leaderboard/{benchmark}" if benchmark != figure else f"{HELD_OUT}{figure}"
 
 
 def _of(name: str) -> str:

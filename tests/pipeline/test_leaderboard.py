@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from irl.benchmarks import COLUMNS, sources
+from tasks.evaluate_version import measure_leaderboard
 from tasks.mirror import REVISIONS, write_mirror
 from tasks.recipe import activate
 from tests.example_benchmarks import write_hub, write_model
@@ -146,6 +147,24 @@ def test_an_interrupted_run_goes_on_after_the_last_column_to_the_same_bytes(
     ours, again = ({path.name: path.read_bytes() for path in (folder / out).rglob("*.*")} for out in ("ours", "again"))
     assert len(again) == 64
     assert again == ours
+
+
+def test_an_evaluation_on_demand_measures_the_same_where_the_recipe_has_a_leaderboard(
+    folder: Path, results: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fewshot = [f"leaderboard.harness.{name}.fewshot={FEWSHOT}" for name in COLUMNS if name != "truthfulqa"]
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    model, said = {"model": "base", "method": "base", "round": "0"}, list[str]()
+    activate(ROOT / "recipes/quickstart.yaml", fewshot, Path("params.yaml"))
+    assert measure_leaderboard(model, folder / "model", said.append) == {}
+    more = ["leaderboard.enabled=true", f"leaderboard.mirror={folder / 'mirror'}"]
+    activate(ROOT / "recipes/quickstart.yaml", [*fewshot, *more], Path("params.yaml"))
+    found = measure_leaderboard(model, folder / "model", said.append)
+    assert found["leaderboard_average"] == results["average"]
+    for name, column in results["columns"].items():
+        assert (found[f"leaderboard_{name}"], found[f"leaderboard_{name}_sem"]) == (column["score"], column["error"])
+    assert any("mmlu" in line for line in said)
 
 
 def test_versions_are_kept(results: dict[str, Any]) -> None:
