@@ -18,6 +18,7 @@ from prefect.artifacts import (
 )
 
 from flows.graph import PlannedStage
+from tasks.mlflow_store import runs_of
 from tasks.numbers import shown, shown_columns
 from tasks.stage import read_json
 
@@ -106,14 +107,10 @@ def publish_mlflow_links(experiment: str) -> None:
     address = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
     if not address.startswith("http"):
         return
-    import mlflow
-
-    client = mlflow.MlflowClient(address)
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
+    number, runs = runs_of(address, experiment)
+    if not runs:
         return
-    page = f"{address}/#/experiments/{quote(found.experiment_id)}"
-    runs = client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"])
-    rows = [f"| [{run.info.run_name}]({page}/runs/{run.info.run_id}) | {run.info.status} |" for run in runs]
+    page = f"{address}/#/experiments/{quote(number)}"
+    rows = [f"| [{name}]({page}/runs/{run}) | {status} |" for name, run, status in runs]
     table = "| run | status |\n|---|---|\n" + "\n".join(rows)
     create_markdown_artifact(f"[{experiment}]({page})\n\n{table}", key="mlflow", description="Runs in MLflow")

@@ -85,6 +85,21 @@ def every_page(search: Any, **query: Any) -> Iterator[Any]:
             return
 
 
+def runs_of(uri: str, experiment: str) -> tuple[str, list[tuple[str, str, str]]]:
+    """The experiment's id and its runs, oldest first: name, id and status. No runs if there is no such experiment.
+
+    Raises:
+        InputError: MLflow cannot be reached or refuses.
+    """
+    with connect(uri) as client:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            return "", []
+        number, order = str(found.experiment_id), ["attributes.start_time ASC"]
+        runs = every_page(client.search_runs, experiment_ids=[number], order_by=order)
+        return number, [(str(run.info.run_name), str(run.info.run_id), str(run.info.status)) for run in runs]
+
+
 def log_points(client: "MlflowClient", run: str, points: Sequence[tuple[str, float, float, int]]) -> None:
     """Log any number of points: name, value, seconds since the epoch, step."""
     from mlflow.entities import Metric

@@ -47,8 +47,13 @@ def test_the_library_knows_no_orchestrator_no_tracker_and_no_dvc() -> None:
     assert [each for each in roots if each[1] in ORCHESTRATION] == []
 
 
-def test_few_tasks_know_mlflow() -> None:
-    users = {path.name for path in SOURCES["tasks"] for name in imported(path) if name.split(".")[0] == "mlflow"}
+def test_few_tasks_and_no_flow_know_mlflow() -> None:
+    users = {
+        path.name
+        for path in SOURCES["tasks"] + SOURCES["flows"]
+        for name in imported(path)
+        if name.split(".")[0] == "mlflow"
+    }
     assert users == {"aliases.py", "mlflow_store.py", "packaging.py", "registry.py", "tracker.py", "versions.py"}
 
 
