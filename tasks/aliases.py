@@ -41,9 +41,9 @@ class Aliases:
         self._lock = f"{name}.aliases-moving"
 
     def now(self) -> Places:
-        """Where champion and previous point."""
-        aliases = self._client.get_registered_model(self._name).aliases
-        return {alias: str(aliases[alias]) for alias in (CHAMPION, PREVIOUS) if alias in aliases}
+        """Where champion and previous point. In the middle of a move: where they did before it, or will after it."""
+        places, journal = self._read()
+        return places if journal is None else _settled(places, journal)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -106,13 +106,16 @@ class Aliases:
         return None
 
     def _recover(self) -> None:
-        tags = self._client.get_registered_model(self._name).tags
-        if JOURNAL not in tags:
-            return
-        journal = json.loads(tags[JOURNAL])
-        moved = self.now().get(CHAMPION) == journal["after"].get(CHAMPION)
-        self._point(journal["after"] if moved else journal["before"])
-        self._client.delete_registered_model_tag(self._name, JOURNAL)
+        places, journal = self._read()
+        if journal is not None:
+            self._point(_settled(places, journal))
+            self._client.delete_registered_model_tag(self._name, JOURNAL)
+
+    def _read(self) -> tuple[Places, dict[str, Places] | None]:
+        """Where the aliases point, and what is written down of a move that has not ended."""
+        model = self._client.get_registered_model(self._name)
+        places = {alias: str(model.aliases[alias]) for alias in (CHAMPION, PREVIOUS) if alias in model.aliases}
+        return places, json.loads(model.tags[JOURNAL]) if JOURNAL in model.tags else None
 
     def _acquire(self) -> str:
         from mlflow.exceptions import MlflowException
@@ -166,6 +169,12 @@ class Aliases:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
+
+
+def _settled(places: Places, journal: dict[str, Places]) -> Places:
+    """What a move that has not ended comes to: champion moves last, so it tells."""
+    moved = places.get(CHAMPION) == journal["after"].get(CHAMPION)
+    return journal["after" if moved else "before"]
 
 
 def _dead(holder: str) -> bool:

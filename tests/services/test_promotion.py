@@ -1,6 +1,7 @@
 """Promotion through a real MLflow server: by evidence, all or nothing, one at a time, and what is promoted answers."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,24 @@ from tests.small_pipeline import ROOT, make_project, register
 
 # MLflow's own functions have such a hint; importing the module that serves them says so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
+KILLED_MOVER = """
+import os, signal, sys
+from mlflow import MlflowClient
+from tasks.aliases import Aliases
+
+uri, champion, previous = sys.argv[1:]
+move = MlflowClient.set_registered_model_alias
+
+def dying(self, name, alias, version):
+    if alias == "champion":
+        os.kill(os.getpid(), signal.SIGKILL)
+    move(self, name, alias, version)
+
+MlflowClient.set_registered_model_alias = dying
+aliases = Aliases(MlflowClient(uri), "quickstart")
+with aliases.locked():
+    aliases.move({"champion": champion, "previous": previous})
+"""
 GATES = ROOT / "mlflow/promotion.yaml"
 SFT, FIRST, SECOND = "1", "2", "3"
 
@@ -210,6 +229,23 @@ def test_a_server_that_dies_in_the_middle_leaves_the_champion_and_the_next_mover
         assert places(client) == before
     promoted(FIRST)
     assert places(client) == {"champion": FIRST, "previous": SECOND}
+
+
+def test_a_mover_that_is_killed_between_the_two_moves_is_put_right_by_who_looks_and_by_who_moves_next(
+    client: MlflowClient, server: MlflowServer
+) -> None:
+    promoted(SECOND)
+    before = places(client)
+    arguments = [sys.executable, "-c", KILLED_MOVER, server.uri, FIRST, SECOND]
+    done = subprocess.run(arguments, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert places(client) == {"champion": SECOND, "previous": SECOND}, "one of two has moved"
+    aliases = Aliases(client, "quickstart")
+    assert aliases.now() == before
+    with aliases.locked():
+        assert places(client) == before
+    promoted(FIRST)
+    assert places(client) == aliases.now() == {"champion": FIRST, "previous": SECOND}
 
 
 def test_evaluating_a_version_measures_it_anew_and_compares_it_with_the_champion(
