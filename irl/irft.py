@@ -9,7 +9,7 @@ from torch import Tensor
 
 from irl.checkpoint import Checkpoint
 from irl.descent import Losses
-from irl.forks import Fork, ForkBatch, can_fork, fork_log_probabilities
+from irl.forks import Fork, ForkBatch, fork_log_probabilities, forks_pay
 from irl.log_probability import by_length, by_length_in_chunks, response_log_probabilities, score_dialogues
 from irl.objectives import implicit_reward, irft_loss
 from irl.optimisation import (
@@ -135,8 +135,8 @@ def log_probabilities_of(
     policy: "PreTrainedModel", pairs: Sequence[Pair], padding: int
 ) -> Callable[[list[int]], tuple[Tensor, Tensor]]:
     """log pi(y|x) and log pi(y'|x), differentiable, of pairs given by their numbers: (rows,) each."""
-    if can_fork(policy) and all(pair.demonstration.prompt == pair.sample.prompt for pair in pairs):
-        forks = [Fork(pair.sample.prompt, pair.demonstration.response, pair.sample.response) for pair in pairs]
+    forks = [Fork(pair.sample.prompt, pair.demonstration.response, pair.sample.response) for pair in pairs]
+    if all(pair.demonstration.prompt == pair.sample.prompt for pair in pairs) and forks_pay(policy, forks):
 
         def together(rows: list[int]) -> tuple[Tensor, Tensor]:
             compute = partial(fork_log_probabilities, policy)

@@ -93,7 +93,7 @@ def freeze_blocks(model: "PreTrainedModel", count: int) -> None:
 
 def rewards(model: "PreTrainedModel", batch: Batch) -> Tensor:
     """r(x, y): the head at the last real token. Returns (batch,) float32, differentiable."""
-    hidden = model.base_model(input_ids=batch.tokens, attention_mask=batch.attention).last_hidden_state
+    hidden = model.base_model(input_ids=batch.tokens, attention_mask=batch.mask).last_hidden_state
     last = batch.attention.sum(1) - 1
     head: torch.nn.Module = model.get_submodule("score")
     values: Tensor = head(hidden[torch.arange(len(last), device=last.device), last])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from irl.forks import Fork, ForkBatch, can_fork, fork_log_probabilities
+from irl.forks import Fork, ForkBatch, fork_log_probabilities, forks_pay
 from irl.log_probability import Batch, Dialogue, response_log_probabilities
 
 CPU = torch.device("cpu")
@@ -64,6 +64,11 @@ def test_an_empty_response_has_log_probability_zero(policy):
 
 
 def test_models_that_may_need_another_mask_are_not_forked(policy):
-    assert can_fork(policy)
+    assert forks_pay(policy, FORKS)
     policy.config.model_type = "mistral"
-    assert not can_fork(policy)
+    assert not forks_pay(policy, FORKS)
+
+
+def test_long_responses_to_short_prompts_are_not_forked(policy):
+    assert forks_pay(policy, [Fork([5] * 40, [6] * 20, [7] * 20)])
+    assert not forks_pay(policy, [Fork([5] * 4, [6] * 200, [7] * 200)])
