@@ -23,7 +23,6 @@ from irl.settings.compute import ComputeSettings
 from irl.settings.data import ScorerSettings
 from tasks import curate, download, fetch
 from tasks.recipe import dump, load
-from tasks.stage import main
 
 ROOT = Path(__file__).resolve().parents[2]
 HH = ROOT.parent / "shared" / "data" / "hh-harmless"
@@ -106,7 +105,7 @@ def refused(stage: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     monkeypatch.setattr(sys, "argv", [stage, *(given or arguments_of(stage))])
     module = STAGES[stage]
     with pytest.raises(SystemExit) as left:
-        main(module.run, module.arguments, module.__doc__)
+        module.main(module.run, module.arguments, module.__doc__)
     assert left.value.code == 1
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1, lines
@@ -125,7 +124,7 @@ def run_here(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [stage, *arguments_of(stage)])
     module = STAGES[stage]
     with pytest.raises(SystemExit) as left:
-        main(module.run, module.arguments, module.__doc__)
+        module.main(module.run, module.arguments, module.__doc__)
     assert left.value.code == 0
 
 
@@ -169,6 +168,17 @@ def test_fetch_of_the_world_is_the_same_each_time(folder: Path) -> None:
         written.append([(folder / "raw" / name).read_bytes() for name in ("demonstrations.jsonl", "provenance.json")])
     assert written[0] == written[1]
     assert json.loads(written[0][1])["rows"]["kept"] == 200
+
+
+def test_two_processes_score_every_row_once_and_keep_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    for processes in (1, 2):
+        fetched(monkeypatch, ROWS, "curate.keep=20", "curate.held_out_share=0.2", f"compute.processes={processes}")
+        done = ran("curate")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("\n") == 1, "one line for the user, not one per process"
+        written.append({path.name: path.read_bytes() for path in sorted((folder / "curated").iterdir())})
+    assert written[0] == written[1]
 
 
 def test_curate_keeps_the_best_by_the_scorer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
