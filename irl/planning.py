@@ -10,38 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from irl.devices import GIB, Device
 from irl.errors import InputError
+from irl.log_probability import LOGITS_AT_ONCE
 from irl.settings.training import LoraSettings
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 Role = Literal["policy", "reward", "scorer"]
-GIB = 2**30
 OVERHEAD = 1 * GIB
 """CUDA's context, libraries' workspaces and what is lost to fragmentation, per device."""
-
-
-@dataclass(frozen=True)
-class Device:
-    """One accelerator, by its data sheet."""
-
-    memory: float
-    """Bytes."""
-    operations: float
-    """Dense bf16 multiply-adds times two, per second, at the peak."""
-    bandwidth: float
-    """Bytes per second between memory and cores."""
-
-
-DEVICES = {
-    "A100-40GB": Device(40 * GIB, 312e12, 1.56e12),
-    "A100-80GB": Device(80 * GIB, 312e12, 2.04e12),
-    "H100": Device(80 * GIB, 989e12, 3.35e12),
-    "H200": Device(141 * GIB, 989e12, 4.8e12),
-    "L40S": Device(48 * GIB, 362e12, 0.86e12),
-    "RTX4090": Device(24 * GIB, 165e12, 1.01e12),
-}
 
 
 @dataclass(frozen=True)
@@ -206,9 +185,14 @@ def training_of(
     return Training(shape, trained, depth, recomputed, optimiser)
 
 
-def logit_bytes(shape: Shape, positions: float) -> float:
-    """Logits of so many positions: bf16, an fp32 copy, and its softmax or gradient."""
-    return 10.0 * positions * shape.vocabulary
+def logit_bytes(shape: Shape, positions: float, groups: int | None = None) -> float:
+    """Logits of so many positions: bf16, an fp32 copy, and its softmax or gradient.
+
+    Args:
+        groups: forward passes whose logits are held at a time, each in chunks of `LOGITS_AT_ONCE`; None: no chunks.
+    """
+    logits = positions * shape.vocabulary
+    return 10.0 * (logits if groups is None else min(logits, groups * LOGITS_AT_ONCE))
 
 
 def cache_bytes(shape: Shape, rows: float, length: float, bytes_: int) -> float:

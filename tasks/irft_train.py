@@ -25,6 +25,7 @@ def run(stage: Stage) -> str:
 
     from irl import demonstrations
     from irl.adapters import add_adapters, merge_adapters
+    from irl.devices import peak_share
     from irl.irft import train_round
     from irl.models import (
         dtype_of,
@@ -54,6 +55,7 @@ def run(stage: Stage) -> str:
     with (
         stage.progress(steps, "step") as progress,
         stage.checkpoint() as checkpoint,
+        stage.training(peak_share(policy, [each for pair in pairs for each in (pair.demonstration, pair.sample)])),
         mixed_precision(compute),
     ):
         order = derive(seed, "irft", given.round, "order")

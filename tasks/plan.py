@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from irl.devices import DEVICES, GIB, Device
 from irl.errors import InputError
 from irl.planning import (
-    DEVICES,
-    GIB,
     OVERHEAD,
-    Device,
     Role,
     Shape,
     Training,
@@ -36,8 +34,8 @@ from tasks.stage import guarded, read_json
 
 RECORD = 110
 """Bytes of a sample's line besides its tokens."""
-READ_AT_ONCE = 64
-"""Dialogues whose log-probabilities are computed at once where nothing is trained (irl.log_probability)."""
+READ_AT_ONCE, TRAINED_AT_ONCE = 64, 16
+"""Dialogues whose log-probabilities are computed at once: where nothing is trained, and in IRFT."""
 
 
 @dataclass(frozen=True)
@@ -189,22 +187,26 @@ class Planner:
             )
         return min(micro or batch, math.ceil(batch / self.devices))
 
-    def _trained(self, training: Training, sequences: int, head: float, others: float = 0) -> float:
+    def _trained(
+        self, training: Training, sequences: int, head: float, others: float = 0, *, in_chunks: bool = False
+    ) -> float:
         """Peak bytes per device of a training stage.
 
         Args:
             sequences: of one forward pass; all as long as the template allows.
             head: positions of each that reach the output head.
             others: bytes of models that are only read.
+            in_chunks: the logits of a group of sequences are computed in chunks, as IRFT does.
         """
         kept = training.shape.activations(sequences * self.longest, self.bytes, recomputed=training.recomputed)
-        kept += logit_bytes(training.shape, sequences * head)
+        groups = math.ceil(sequences / TRAINED_AT_ONCE) if in_chunks else None
+        kept += logit_bytes(training.shape, sequences * head, groups)
         return training.memory(self.devices, self.zero, self.bytes) + kept + others + OVERHEAD
 
     def _read(self, shape: Shape) -> float:
         """Bytes that log-probabilities of many dialogues take, besides the weights."""
         limit = self.recipe.template.max_response_tokens
-        return logit_bytes(shape, READ_AT_ONCE * limit) + shape.working(READ_AT_ONCE * self.longest, self.bytes)
+        return logit_bytes(shape, READ_AT_ONCE * limit, 1) + shape.working(READ_AT_ONCE * self.longest, self.bytes)
 
     def _curate(self) -> None:
         if self.scorer is None:
@@ -286,7 +288,7 @@ class Planner:
         weights = float(shape.parameters * self.bytes)
         initial = weights if training.reference == "initial" else 0.0
         # The reference reads all pairs before training starts.
-        memory = self._trained(how, 2 * micro, limit, initial)
+        memory = self._trained(how, 2 * micro, limit, initial, in_chunks=True)
         memory = max(memory, weights + initial + self._read(shape) + OVERHEAD)
         steps = math.ceil(run / training.batch_size)
         self._add(

@@ -46,10 +46,10 @@ def run(stage: Stage) -> str:
     common = (policy, given.initial, reward, normaliser, template, prompts, settings)
     if stage.value("rft.optimiser") == "ppo":
         # TRL's PPO cannot be continued in the middle, so there is no checkpoint to wait for.
-        with stage.scratch() as scratch:
+        with stage.scratch() as scratch, stage.training(None):
             record = align_policy_by_ppo(*common, ppo, compute, purpose, scratch)
     else:
-        with stage.scratch() as scratch, stage.checkpoint() as checkpoint:
+        with stage.scratch() as scratch, stage.checkpoint() as checkpoint, stage.training(None):
             record = align_policy(*common, compute, purpose, scratch, checkpoint, stage.processes)
     record.continue_from(None if given.policy == given.initial else read_training(given.policy))
     # The reward's steps are a part of what the method costs, and so of what the control is given.

@@ -23,6 +23,7 @@ def run(stage: Stage) -> str:
     import torch
 
     from irl import demonstrations
+    from irl.devices import peak_share
     from irl.log_probability import Dialogue
     from irl.models import dtype_of, load_template, mixed_precision, save_model, training_dtype_of
     from irl.optimisation import steps_for
@@ -41,6 +42,7 @@ def run(stage: Stage) -> str:
     with (
         stage.progress(steps, "step") as progress,
         stage.checkpoint() as checkpoint,
+        stage.training(peak_share(model, [each for pair in pairs for each in (pair.demonstration, pair.sample)])),
         mixed_precision(compute),
     ):
         order = derive(seed, "rft", given.round, "reward order")

@@ -21,6 +21,7 @@ def run(stage: Stage) -> str:
     import torch
 
     from irl import demonstrations
+    from irl.devices import peak_share
     from irl.log_probability import Dialogue
     from irl.models import dtype_of, load_policy, load_template, save_policy, training_dtype_of
     from irl.optimisation import TrainingRecord
@@ -37,7 +38,11 @@ def run(stage: Stage) -> str:
     ]
     if settings.epochs:
         seed = derive(stage.value("seed"), "sft")
-        with stage.scratch() as scratch, stage.checkpoint() as checkpoint:
+        with (
+            stage.scratch() as scratch,
+            stage.checkpoint() as checkpoint,
+            stage.training(peak_share(policy, dialogues)),
+        ):
             record = train_sft(
                 policy,
                 template,

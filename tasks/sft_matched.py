@@ -29,6 +29,7 @@ def run(stage: Stage) -> str:
     import torch
 
     from irl import demonstrations, scorers
+    from irl.devices import peak_share
     from irl.evaluation import evaluate_policy
     from irl.log_probability import Dialogue
     from irl.models import dtype_of, load_policy, load_template, read_training, save_policy, training_dtype_of
@@ -56,7 +57,11 @@ def run(stage: Stage) -> str:
     for rate in control.learning_rates:
         policy = load_policy(given.policy, compute, training_dtype_of(compute))
         optimiser = settings.optimiser.model_copy(update={"learning_rate": rate})
-        with stage.scratch() as scratch, stage.checkpoint(f"{rate:g}") as checkpoint:
+        with (
+            stage.scratch() as scratch,
+            stage.checkpoint(f"{rate:g}") as checkpoint,
+            stage.training(peak_share(policy, dialogues)),
+        ):
             record = train_sft(
                 policy,
                 template,

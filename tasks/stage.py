@@ -28,9 +28,11 @@ from ruamel.yaml.error import MarkedYAMLError
 from irl.errors import InputError
 from irl.settings.base import Settings
 from irl.settings.compute import ComputeSettings
+from irl.watching import watched_by
 from tasks.cancellation import Cancellation, Cancelled, end_with, starters
 from tasks.checkpoint import Checkpoint, key_of, open_checkpoints, remove_checkpoints
 from tasks.live import Live
+from tasks.speed import Speed
 
 if TYPE_CHECKING:
     from irl.processes import Processes
@@ -61,6 +63,7 @@ class Stage:
         self.leads = True
         """Whether this process publishes, records and reports; of several, one does."""
         self.live = Live(name)
+        self.speed = Speed()
 
     def read(self, key: str, settings: type[S]) -> S:
         """The parameters under the dotted `key`, typed. dvc.yaml lists the same key for this stage."""
@@ -107,6 +110,17 @@ class Stage:
                 bar.update(units)
 
             yield update
+
+    @contextmanager
+    def training(self, peak_share: float | None) -> Iterator[None]:
+        """Note how fast the work in the block trains.
+
+        Args:
+            peak_share: of one device, as `irl.devices.peak_share` gives it.
+        """
+        self.speed.begin(None if peak_share is None else peak_share / self.processes.size)
+        with watched_by(self.speed):
+            yield
 
     @contextmanager
     def publish(self, path: Path) -> Iterator[Path]:
@@ -158,6 +172,7 @@ class Stage:
             "peak_memory_mb": round(used.ru_maxrss / 1024, 1),
             **self._costs,
             **({"output_md5": self._md5} if self._md5 else {}),
+            **self.speed.costs(),
         }
         COSTS.mkdir(parents=True, exist_ok=True)
         (COSTS / f"{self.name}.json").write_text(json.dumps(costs) + "\n")

@@ -12,7 +12,7 @@ import pytest
 from dvc.repo import Repo
 from safetensors.torch import load_file
 
-from irl.planning import DEVICES
+from irl.devices import DEVICES
 from tasks.plan import Planner, compare, measured_lengths
 from tasks.recipe import activate, load
 

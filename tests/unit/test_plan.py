@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from irl.devices import DEVICES, GIB
 from irl.errors import InputError
-from irl.planning import DEVICES, GIB
 from tasks.plan import Lengths, Planner, arguments, check_memory, device_named, format_plan, show
 from tasks.recipe import load
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from irl.devices import DEVICES
 from irl.errors import InputError
-from irl.planning import DEVICES, cache_bytes, decoding_seconds, shape_of, training_of
+from irl.planning import cache_bytes, decoding_seconds, shape_of, training_of
 from irl.random_models import read_config
 from irl.settings.training import LoraSettings
 from tasks.recipe import CONFIGS

@@ -1,0 +1,74 @@
+"""How fast a stage trains: tokens over the time they took, and the share of a known peak."""
+
+import pytest
+
+from irl.adapters import add_adapters
+from irl.devices import DEVICES, device_called, operations_per_response_token
+from irl.log_probability import Dialogue
+from irl.settings.training import LoraSettings
+from irl.watching import tell_tokens, watched_by
+from tasks.speed import Speed
+
+
+def timed(reports, peak_share=None):
+    """The costs after tokens were reported at given seconds, in pieces of training."""
+    clock = iter([second for piece in reports for second, _ in piece])
+    speed = Speed(lambda: next(clock))
+    for piece in reports:
+        speed.begin(peak_share)
+        with watched_by(speed):
+            for _, count in piece:
+                tell_tokens(count)
+    return speed.costs()
+
+
+def test_the_clock_starts_with_the_first_report():
+    assert timed([[(100.0, 50), (102.0, 30), (104.0, 10)]]) == {"training_tokens_per_second": 10.0}
+
+
+def test_what_lies_between_two_pieces_of_training_does_not_count():
+    pieces = [[(0.0, 5), (1.0, 20)], [(1000.0, 5), (1001.0, 40)]]
+    assert timed(pieces) == {"training_tokens_per_second": 30.0}
+
+
+@pytest.mark.parametrize("reports", [[], [[]], [[(3.0, 100)]]])
+def test_too_few_reports_say_nothing_of_speed(reports):
+    assert timed(reports) == {}
+
+
+def test_mfu_is_the_rate_times_the_share_at_one_token_per_second():
+    assert timed([[(0.0, 0), (2.0, 100)]], peak_share=0.004)["mfu"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("NVIDIA A100-SXM4-40GB", "A100-40GB"),
+        ("NVIDIA A100 80GB PCIe", "A100-80GB"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA GeForce RTX 4090", "RTX4090"),
+    ],
+)
+def test_devices_are_known_by_the_names_that_cuda_gives_them(name, key):
+    assert device_called(name) is DEVICES[key]
+
+
+def test_a_device_without_a_data_sheet_is_not_guessed():
+    assert device_called("NVIDIA T4") is None
+
+
+def test_only_response_tokens_reach_the_head_and_embeddings_are_looked_up(policy):
+    head = policy.get_output_embeddings().weight.numel()
+    trunk = sum(parameter.numel() for parameter in policy.base_model.parameters())
+    trunk -= policy.get_input_embeddings().weight.numel()
+    dialogues = [Dialogue([1, 2, 3], [4]), Dialogue([1], [4, 5, 6])]
+    assert operations_per_response_token(policy, dialogues) == pytest.approx(6 * (2 * trunk + head))
+
+
+def test_frozen_weights_cost_no_gradient_of_their_own(policy):
+    dialogues = [Dialogue([1], [2])]
+    all_train = operations_per_response_token(policy, dialogues)
+    add_adapters(policy, LoraSettings(r=1), seed=0)
+    adapters = operations_per_response_token(policy, dialogues)
+    assert adapters == pytest.approx(all_train * 4 / 6, rel=0.1)
