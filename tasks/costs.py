@@ -91,7 +91,7 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
         bar = f'<td class="text"><div style="width:{width:.1f}px;height:9px;background:var(--irft);border-radius:2px">'
         cells = "".join(f"<td>{shown(row.get(key), digits)}</td>" for key, (_, digits) in COLUMNS.items())
         others = [
-            f"{key.replace('_', ' ')} {shown(value, 0)}"
+            f"{key.replace('_', ' ')} {shown(value, 3 if abs(value) < 1 else 0)}"
             for key, value in row.items()
             if key not in ("stage", "status", "output_md5", *COLUMNS)
         ]

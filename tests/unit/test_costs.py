@@ -96,5 +96,10 @@ def test_the_page_sums_seconds_and_takes_the_highest_peak(root: Path) -> None:
     assert json.loads((root / "report/costs.json").read_text()) == rows
 
 
+def test_speed_is_shown_beside_the_costs() -> None:
+    page = render([{"stage": "sft", "status": "", "seconds": 2.0, "training_tokens_per_second": 1234.5, "mfu": 0.4567}])
+    assert "training tokens per second 1\u202f234, mfu 0.457" in page
+
+
 def test_names_of_stages_are_escaped() -> None:
     assert "<i>" not in render([{"stage": "<i>", "status": "", "seconds": 1.0}])
