@@ -38,7 +38,7 @@ PROCESS = "juicer.process"
 """Host and process id of the stage that a run is of."""
 INTERVAL = 5.0
 """Seconds between two requests, and between two looks at the processes."""
-LIMIT = 15.0
+LIMIT = 6.0
 """Seconds that the helper may outlive its stage."""
 MOST = 100_000
 """Points kept for a server that is away."""
@@ -185,7 +185,7 @@ class Writer:
         """Of a run that goes on, the steps that its curves have."""
         self._run = ""
         """Its id, once there is one."""
-        self._tokens, self._since, self._counts = 0.0, time.time(), False
+        self._tokens, self._since = 0.0, time.time()
         self._started = time.time()
 
     def open(self, client: "MlflowClient") -> bool:
@@ -218,7 +218,7 @@ class Writer:
             prefix = f"{part}/train/" if part else "train/"
             self._points += [(prefix + name, value, at, message["step"]) for name, value in message["curves"].items()]
         if "tokens" in message:
-            self._tokens, self._counts = self._tokens + message["tokens"], True
+            self._tokens += message["tokens"]
         if "total" in message:
             share = 100 * message["done"] / max(message["total"], 1)
             self._points.append((f"progress/{part or 'work'}", share, at, message["done"]))
@@ -227,7 +227,7 @@ class Writer:
         """Look at the processes, and at how fast tokens came since the last look."""
         now = time.time()
         figures = self._meter.sample()
-        if self._counts and now - self._since > 1:
+        if self._tokens and now - self._since > 1:  # a pause counts in the speed after it
             figures["speed/response_tokens_per_second"] = self._tokens / (now - self._since)
             self._tokens, self._since = 0.0, now
         self._points += [(name, value, now, int(now - self._started)) for name, value in figures.items()]
