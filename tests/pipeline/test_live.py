@@ -21,7 +21,7 @@ from tasks.live import EVALUATING, TRAINING
 from tasks.records import collect
 from tasks.registry import KEY, ensure
 from tasks.stage import read_yaml
-from tasks.tracker import Meter, declared
+from tasks.tracker import Meter, Opening, Writer, declared
 
 # MLflow's own use of SQLAlchemy; nothing we could mend.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -217,6 +217,22 @@ def test_a_stage_s_inputs_are_those_that_dvc_sees(monkeypatch: pytest.MonkeyPatc
         files = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
         assert sorted(paths) == sorted(dep.def_path for dep in files), stage.name
         assert sorted(keys) == sorted(key for dep in stage.deps if dep not in files for key in dep.params), stage.name
+
+
+def test_only_one_process_at_a_time_writes_a_run_and_none_writes_one_that_is_finished(
+    empty_store: Path, tmp_path: Path
+) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    begun = Opening("attempt", "quickstart", {"stage": "sft"}, {"seed": "0"})
+    gone = 2**22 + 1  # above the highest process id of Linux
+    assert Writer(begun, "sft", gone).open(client)
+    assert Writer(begun, "sft", os.getpid()).open(client), "who wrote before is gone"
+    assert not Writer(begun, "sft", os.getppid()).open(client)
+    (run,) = client.search_runs(["1"])
+    client.set_terminated(run.info.run_id, "FINISHED")
+    assert not Writer(begun, "sft", os.getpid()).open(client)
+    assert len(client.search_runs(["1"])) == 1
 
 
 def test_what_nvidia_smi_says_of_each_gpu_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
 from irl.errors import InputError
-from tasks.records import Records, collect
-from tasks.registry import ensure
+from tasks.records import ATTEMPT, Records, collect
+from tasks.registry import KEY, ensure
 
 # MLflow's own use of SQLAlchemy; nothing we could mend.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -271,6 +271,24 @@ def test_costs_of_an_evaluation_are_those_of_the_run_that_made_that_very_file(fi
     runs = {run.name: run for run in finished.records().runs}
     assert runs["evaluate@sft"].metrics["cost/response_tokens_per_second"] == 25
     assert "cost/seconds" not in runs["evaluate@base"].metrics
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "KILLED", "FINISHED"])
+def test_a_run_that_grew_while_its_stage_ran_is_completed_however_it_was_left(finished: Project, status: str) -> None:
+    client = MlflowClient(finished.uri)
+    record = next(run for run in finished.records().runs if run.name == "irft_train@r1")
+    grown = client.create_run(client.create_experiment("quickstart"), tags={ATTEMPT: record.attempt}).info.run_id
+    for step in (1, 2):
+        client.log_metric(grown, "train/loss", 1 / step, step=step)
+    if status != "RUNNING":
+        client.set_terminated(grown, status)
+    assert "(13 runs and 5 versions are new)" in finished.ensure()
+    run = client.get_run(grown)
+    assert (run.info.status, run.data.tags[KEY]) == ("FINISHED", record.key)
+    assert run.data.metrics["cost/seconds"] == 12.5
+    assert sorted(point.step for point in client.get_metric_history(grown, "train/loss")) == list(range(1, 61))
+    assert len(client.search_runs(["1"])) == 13
+    assert "(0 runs and 0 versions are new)" in finished.ensure()
 
 
 def test_a_run_that_was_interrupted_ends_killed_and_is_made_anew(
