@@ -79,14 +79,18 @@ class ForkBatch:
 def forks_pay(policy: "PreTrainedModel", forks: Sequence[Fork]) -> bool:
     """Whether forks are faster than two rows for each: measured on CPUs, not measured on GPUs (docs/performance.md).
 
-    They save the prompts, and pay for what attention computes between the two responses and throws away. Flash
-    attention takes no mask of ours.
+    They save the work of a prompt's tokens in the blocks, and pay in attention, which computes all pairs of a row's
+    tokens under a mask of ours and only half of them for a row that needs none. Flash attention takes no such mask.
     """
     config = policy.config
     if policy.device.type != "cpu" or config.model_type not in FORKABLE or config._attn_implementation != "sdpa":
         return False
-    saved = sum(len(fork.prompt) * (len(fork.prompt) + 3 * config.hidden_size) for fork in forks)
-    return saved > sum(2 * len(fork.one) * len(fork.other) for fork in forks)
+    saved = sum(3 * config.hidden_size * len(fork.prompt) for fork in forks)
+    paid = sum(
+        len(fork) ** 2 - sum((len(fork.prompt) + len(each)) ** 2 for each in (fork.one, fork.other)) / 2
+        for fork in forks
+    )
+    return paid < saved
 
 
 def fork_log_probabilities(policy: "PreTrainedModel", batch: ForkBatch) -> Tensor:
