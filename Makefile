@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 STAMP := $(VENV)/installed-$(shell { cat pyproject.toml constraints.txt; echo '$(CURDIR)'; } | cksum | tr ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro plan test ppo test-ppo claim clean
+.PHONY: help setup repro plan test ppo test-ppo claim bench clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -60,6 +60,9 @@ test-ppo: ppo ## run what is there for PPO, in .venv-ppo
 
 claim: setup ## 5 seeds: differences of the methods to SFT of the same effort, with 95% intervals (an hour or two)
 	@python bench/claim.py
+
+bench: setup ## how fast a round is beside transformers' and TRL's way, its memory and its growth (some 10 minutes)
+	@python -m bench.round
 
 .PHONY: ui
 ui: setup ## Prefect, MLflow and a worker on this machine; Ctrl-C ends all of it; UI="--port 4300" for another port
