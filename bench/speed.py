@@ -33,10 +33,7 @@ def run(prompts: int, repeats: int) -> dict[str, Any]:
     # The first call of everything is slower: threads, kernels and memory are set up in it.
     _ours_sampled(policy, given, named[:64])
     stock.generate(policy, template, [prompt for _, prompt in named[:64]], 64, 0)
-    times = {
-        name: Timings()
-        for name in ("sample", "stock_sample", "train", "stock_train", "matched_train", "matched_bf16_train", "floor")
-    }
+    times = {name: Timings() for name in ("sample", "stock_sample", "train", "stock_train", "matched_train", "floor")}
     losses: dict[str, float] = {}
     for repeat in range(repeats):
         samples = times["sample"].time(lambda: _ours_sampled(policy, given, named))
@@ -54,7 +51,6 @@ def run(prompts: int, repeats: int) -> dict[str, Any]:
         for name, options in (
             ("stock_train", stock.DEFAULTS),
             ("matched_train", stock.matched(TRAINING)),
-            ("matched_bf16_train", stock.matched(TRAINING, bf16=True)),
         ):
             trainer = stock.dpo_trainer(given.policy(), given.policy(), template, pairs, TRAINING, options)
             losses[name.removesuffix("_train")] = times[name].time(trainer.train).training_loss
@@ -65,9 +61,7 @@ def run(prompts: int, repeats: int) -> dict[str, Any]:
     sampled = sum(len(sample.response) for sample in samples)
     tokens = int(TRAINING.epochs) * floor.tokens
     ours = total([times["sample"], times["train"]])
-    stocks = {
-        name: total([times["stock_sample"], times[f"{name}_train"]]) for name in ("stock", "matched", "matched_bf16")
-    }
+    stocks = {name: total([times["stock_sample"], times[f"{name}_train"]]) for name in ("stock", "matched")}
     floor_ratio = ratio(times["train"], {"floor": times["floor"]}, 0.8)
     return {
         "round_vs_stock": ratio(ours, stocks, 2.5),

@@ -20,11 +20,11 @@ DEFAULTS: dict[str, Any] = {}
 """TRL's own: 8 pairs a step, bf16 autocast, activations recomputed, a live reference model in every step."""
 
 
-def matched(settings: IrftTrainingSettings, *, bf16: bool = False) -> dict[str, Any]:
+def matched(settings: IrftTrainingSettings) -> dict[str, Any]:
     """The same trainer with our batch size, precision and memory policy: as many steps over as many pairs."""
     return {
         "per_device_train_batch_size": settings.batch_size,
-        "bf16": bf16,
+        "bf16": False,
         "gradient_checkpointing": settings.gradient_checkpointing,
     }
 
