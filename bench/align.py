@@ -2,13 +2,12 @@
 
     python bench/align.py [--stages 20]
 
-Starts a Prefect server of its own on loopback. Prints JSON: seconds and CPU seconds per stage of `dvc repro` and of
-`align` (the server's not counted), of an `align` with nothing to do, and how old the lines of stages that run at the
-same time are when Prefect's API has them. Other work on the cores stretches seconds a lot and CPU seconds hardly.
+Starts a Prefect server of its own on loopback. Prints a table for docs/performance.md: seconds and processor seconds of
+`dvc repro` and of `align` (the server's not counted), of an `align` with nothing to do, and how old the lines of stages
+that run at the same time are when Prefect's API has them. Other work on the cores stretches seconds a lot.
 """
 
 import argparse
-import json
 import os
 import re
 import resource
@@ -67,12 +66,14 @@ def measured(folder: Path, environment: dict[str, str], *command: str) -> dict[s
     )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"seconds": round(time.perf_counter() - start, 2), "cpu_seconds": round(cpu, 2)}
+    return {"seconds": time.perf_counter() - start, "cpu_seconds": cpu}
 
 
 def ages(api: str, stop: threading.Event, found: dict[str, float]) -> None:
     """How old each line is when the API first has it, by polling."""
-    while not stop.wait(0.5):
+    last = False
+    while not last:
+        last = stop.wait(0.5)
         body: dict[str, Any] = {"limit": 200, "sort": "TIMESTAMP_DESC"}
         for log in httpx.post(f"{api}/logs/filter", json=body, timeout=30).json():
             said = re.search(r"said at ([\d.]+)", log["message"])
@@ -124,19 +125,23 @@ def main() -> None:
             server.terminate()
             server.wait()
     lines = sorted(found.values())
-    result = {
-        "stages": given.stages,
-        "load_average": round(os.getloadavg()[0], 1),
-        "dvc_repro": plain,
-        "align": flow,
-        "overhead_per_stage": {
-            key: round((flow[key] - plain[key]) / given.stages, 2) for key in ("seconds", "cpu_seconds")
-        },
-        "align_with_nothing_to_do": nothing,
-        "log_lines": len(lines),
-        "age_of_a_line_seconds": {"median": round(lines[len(lines) // 2], 1), "largest": round(lines[-1], 1)},
-    }
-    print(json.dumps(result, indent=1))
+    more = {key: (flow[key] - plain[key]) / given.stages for key in flow}
+    rows = [
+        (f"`dvc repro` of {given.stages} stages that copy a file", told(plain)),
+        ("`align` of the same", told(flow)),
+        ("what a stage costs more in `align`", told(more)),
+        ("`align` with nothing to do", told(nothing)),
+        (
+            f"a line of {given.stages} stages that print at the same time, until Prefect has it",
+            f"median {lines[len(lines) // 2]:.1f} s, longest {lines[-1]:.1f} s, of {len(lines)} lines",
+        ),
+    ]
+    print(f"Load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores at the end.\n\n| what | figure |\n|---|---|")
+    print("\n".join(f"| {what} | {figure} |" for what, figure in rows))
+
+
+def told(cost: dict[str, float]) -> str:
+    return f"{cost['seconds']:.2f} s, of which {cost['cpu_seconds']:.2f} s of processor time"
 
 
 if __name__ == "__main__":
