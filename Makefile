@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 STAMP := $(VENV)/installed-$(shell { cat pyproject.toml constraints.txt; echo '$(CURDIR)'; } | cksum | tr ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro plan test ppo test-ppo claim bench clean
+.PHONY: help setup repro plan test test-docker ppo test-ppo claim bench clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -47,6 +47,9 @@ test: setup ## check style and types, run the tests
 	ruff format --check
 	mypy
 	pytest
+
+test-docker: setup ## build the CPU image and run stages in it (as root, or with a Docker engine; minutes and 10 GB)
+	CI=true pytest tests/services/test_docker.py
 
 ppo: $(VENV)-ppo/installed ## make .venv-ppo, the same with the last TRL that has PPO
 

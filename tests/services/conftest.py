@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.servers import end
 from tests.tiny_graph import environment, make
 
 PATIENCE = 300
@@ -104,6 +106,20 @@ class Services:
             except psutil.Error:
                 continue
         return found
+
+
+@contextmanager
+def worker(services: Services, pool: str, folder: Path, home: Path, **more: str) -> Iterator[None]:
+    """A worker of a pool, of one flow run at a time, in a folder, with a home and more variables of its own."""
+    settings = {"PREFECT_API_URL": services.api, "HOME": str(home), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--limit", "1"],
+        cwd=folder, env=environment(folder, JUICER_CHECKOUT=str(folder), **settings, **more), start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        end(process)  # asked to end, it would stay for ever where the tests are run with interrupts ignored
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,13 @@
 """Stages on another machine: a second checkout with a worker of its own, and a folder as the shared DVC remote."""
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.services.conftest import PATIENCE, Services
-from tests.tiny_graph import STAGES, call, commit, environment, git
+from tests.services.conftest import Services, worker
+from tests.tiny_graph import STAGES, call, commit, git
 
 TRACE = Path(".juicer/trace")
 
@@ -25,27 +22,12 @@ def shared(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Serv
     return services
 
 
-@contextmanager
-def worker(services: Services, checkout: Path, home: Path) -> Iterator[None]:
-    """A worker of the pool `machines` that takes one stage at a time, in a checkout."""
-    environ = environment(checkout, PREFECT_API_URL=services.api, JUICER_CHECKOUT=str(checkout), PREFECT_HOME=str(home))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "worker", "start", "--pool", "machines", "--limit", "1"],
-        cwd=checkout, env=environ | {"PREFECT_WORKER_QUERY_SECONDS": "1"},
-    )  # fmt: skip
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(timeout=PATIENCE)
-
-
 @pytest.fixture
 def machine(shared: Services, tmp_path: Path) -> Iterator[Path]:
     """A clone with a worker."""
     folder = tmp_path / "machine"
     git(tmp_path, "clone", "-q", str(shared.folder), str(folder))
-    with worker(shared, folder, tmp_path):
+    with worker(shared, "machines", folder, tmp_path):
         yield folder
 
 
@@ -79,7 +61,7 @@ def test_stages_run_in_the_worker_s_checkout_only_and_come_back_through_the_remo
 def test_a_worker_in_the_sender_s_own_checkout_says_so_instead_of_waiting_for_it(shared, tmp_path):
     params = shared.folder / "params.yaml"
     before = params.read_bytes()
-    with worker(shared, shared.folder, tmp_path):
+    with worker(shared, "machines", shared.folder, tmp_path):
         run = shared.start(on_machines=True, until_stage="quick", overrides=["seed=7"])
         state = shared.ended(run)
     params.write_bytes(before)
