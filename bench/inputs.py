@@ -51,10 +51,12 @@ def make(count: int) -> Inputs:
     template = load_template(folder, LIMITS)
     rows: list[Demonstration] = []
     seen: set[str] = set()
-    for row in world.rows(WorldSettings(rows=3 * count + 100), SEED):
+    for row in world.rows(WorldSettings(rows=max(100, 10 * count)), SEED):
+        if len(rows) == count:
+            break
         fits = len(template.prompt(row.prompt)) <= LIMITS.max_prompt_tokens
         if row.id not in seen and fits and len(template.response(row.prompt, row.response)) <= 40:
             seen.add(row.id)
             rows.append(row)
-    assert len(rows) >= count, "the world repeats itself too often for so many different dialogues"
-    return Inputs(folder, template, rows[:count])
+    assert len(rows) == count, "the world repeats itself too often for so many different dialogues"
+    return Inputs(folder, template, rows)
