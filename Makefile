@@ -15,7 +15,7 @@ STAMP := $(VENV)/installed-$(shell { cat pyproject.toml constraints.txt; echo '$
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
-		printf '%-14s %s\n' "$$name" "$$text"; done
+		printf '%-18s %s\n' "$$name" "$$text"; done
 	@echo
 	@echo 'Another recipe:   make repro RECIPE=recipes/NAME.yaml'
 	@echo 'Another Python:   make repro PYTHON=python3.12   (3.11 or newer)'
