@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
 
@@ -17,26 +18,26 @@ class Watcher(Protocol):
         ...
 
 
-_watchers: list[Watcher] = []
+_WATCHERS: ContextVar[tuple[Watcher, ...]] = ContextVar("watchers", default=())
 
 
 @contextmanager
 def watched_by(watcher: Watcher) -> Iterator[None]:
     """Let somebody watch the work in the block."""
-    _watchers.append(watcher)
+    before = _WATCHERS.set((*_WATCHERS.get(), watcher))
     try:
         yield
     finally:
-        _watchers.remove(watcher)
+        _WATCHERS.reset(before)
 
 
 def tell_point(step: int, **values: float) -> None:
     """Show one point of each named curve to those who watch."""
-    for watcher in _watchers:
+    for watcher in _WATCHERS.get():
         watcher.point(step, values)
 
 
 def tell_tokens(count: float) -> None:
     """Let those who watch count response tokens, of all processes together."""
-    for watcher in _watchers:
+    for watcher in _WATCHERS.get():
         watcher.tokens(count)
