@@ -231,8 +231,9 @@ def start(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPar
     # Importing the libraries makes millions of objects and no garbage; looking for it takes a quarter of the time.
     gc.set_threshold(100_000, 20, 50)
     code = guarded(lambda: _run(run, given), debug=given.debug, name=given.stage)
-    if module and module.name.startswith("tasks."):
+    if module and module.name in sys.orig_argv:
         # All is written. Taking the libraries down after that takes a second, many on busy cores, and saves nothing.
+        # (A process that was started for something else is not ours to end.)
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
