@@ -76,6 +76,8 @@ def run(stage: Stage) -> str:
                 processes=stage.processes,
             )
         stage.record(steps=record.steps, response_tokens=record.response_tokens)
+        # The trainer leaves the mode for training, in which layers that recompute their activations keep no cache.
+        policy.eval()
         quality = 0.0
         if len(control.learning_rates) > 1:
             scorer = scorers.load(scoring, given.scorer, compute, stage.processes)
