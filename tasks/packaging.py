@@ -22,7 +22,7 @@ def package(weights: Path, name: str, card: str, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]
+    disable_progress_bar()
     logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)  # it knows no licence; the card does
     # MLflow 3.17 cannot describe a checkpoint by its path under transformers 5, so it is loaded for a moment.
     model = AutoModelForCausalLM.from_pretrained(weights, local_files_only=True, use_safetensors=True, dtype="auto")
