@@ -1,6 +1,7 @@
 """The stages of dvc.yaml and what will become of each: read from DVC's own index, never written twice."""
 
 import difflib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,9 +86,34 @@ def reading() -> "Iterator[Repo]":
 
     try:
         with Repo(_wait_for_lock=True) as repo, repo.lock:
+            _mend(repo)
             yield repo
     except DvcException as error:
         raise InputError(" ".join(str(error).split()), where="dvc") from error
+
+
+def free_locks() -> None:
+    """Undo what a DVC that was killed may have left: the system frees its locks, but not its list of files in use."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        _mend(repo)
+
+
+def _mend(repo: "Repo") -> None:
+    """Remove the list of files in use if it is not whole: DVC writes it in place, and refuses to go on with a half."""
+    from dvc.lock import make_lock
+    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
+
+    folder = Path(str(repo.tmp_dir))
+    hard = repo.config["core"].get("hardlink_lock", False)
+    with make_lock(str(folder / RWLOCK_LOCK), tmp_dir=str(folder), hardlink_lock=hard, wait=True):
+        try:
+            json.loads((folder / RWLOCK_FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        except ValueError:
+            (folder / RWLOCK_FILE).unlink()
 
 
 class _Fate:

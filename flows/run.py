@@ -16,6 +16,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.states import Cancelled, Completed
 from prefect.tasks import exponential_backoff
 
+from flows.graph import free_locks
 from tasks.process import run_in_group
 
 Result = Literal["unchanged", "restored", "ran"]
@@ -75,6 +76,8 @@ def dvc(arguments: Sequence[str], line: Callable[[str], None], cancel: threading
 
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
     code = run_in_group(command, read, cancel=cancel, environment=environment())
+    if code != 0:
+        free_locks()
     if cancel.is_set():
         raise Stopped(arguments[-1])
     if code != 0:

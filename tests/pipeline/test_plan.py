@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.graph import plan
+from flows.graph import free_locks, plan
 from irl.errors import InputError
 from tests.tiny_graph import STAGES, call, make
 
@@ -109,3 +109,22 @@ def test_a_broken_graph_is_told_in_one_line(tmp_path, monkeypatch):
     (folder / "dvc.yaml").write_text("stages: {first: {cmd: x, deps: [}}")
     with pytest.raises(InputError, match=r"dvc\.yaml"):
         plan()
+
+
+@pytest.mark.parametrize("half", ["", '{"write": {"out/'])
+@pytest.mark.parametrize("mended_by", [plan, free_locks])
+def test_a_dvc_that_was_killed_while_it_noted_its_files_stops_nobody(done, half, mended_by):
+    noted = done / ".dvc/tmp/rwlock"
+    noted.write_text(half)
+    assert call(done, "dvc", "repro", "--dry", check=False).returncode != 0
+    mended_by()
+    assert call(done, "dvc", "repro", "--dry").returncode == 0
+
+
+def test_what_a_living_dvc_has_noted_stays(done):
+    noted = done / ".dvc/tmp/rwlock"
+    noted.write_text('{"write": {}, "read": {"out/slow": [{"pid": 1, "cmd": "dvc"}]}}')
+    before = noted.read_bytes()
+    plan()
+    assert noted.read_bytes() == before
+    noted.unlink()
