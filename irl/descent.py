@@ -5,14 +5,18 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from irl.checkpoint import load_weights, save_weights
 from irl.processes import Processes
 
 Losses = tuple[Tensor, dict[str, Tensor]]
+SHARDS = "shards"
+"""Folder of a checkpoint with what DeepSpeed keeps, in its own format."""
 
 
 class Descent(Protocol):
@@ -30,6 +34,12 @@ class Descent(Protocol):
     def step(self) -> None:
         """Change the weights by the clipped gradient."""
 
+    def save(self, folder: Path) -> None:
+        """Write weights and optimiser between two steps; all processes of a machine to one folder."""
+
+    def load(self, folder: Path) -> None:
+        """Put back what `save` wrote."""
+
     def close(self) -> None:
         """Give every process the whole model, as it was before."""
 
@@ -45,7 +55,7 @@ class Whole:
         max_gradient_norm: float | None,
         processes: Processes,
     ) -> None:
-        self.losses = loss_of
+        self.losses, self._model = loss_of, model
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimiser, self._limit, self._processes = optimiser, max_gradient_norm or math.inf, processes
 
@@ -62,6 +72,13 @@ class Whole:
     def step(self) -> None:
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
+
+    def save(self, folder: Path) -> None:
+        if self._processes.first_here:
+            save_weights(folder, self._model, self._optimiser)
+
+    def load(self, folder: Path) -> None:
+        load_weights(folder, self._model, self._optimiser)
 
     def close(self) -> None:
         pass
@@ -108,6 +125,12 @@ class Sharded:
     def step(self) -> None:
         pass
 
+    def save(self, folder: Path) -> None:
+        self._engine.save_checkpoint(str(folder), tag=SHARDS)
+
+    def load(self, folder: Path) -> None:
+        self._engine.load_checkpoint(str(folder), tag=SHARDS, load_lr_scheduler_states=False)
+
     def close(self) -> None:
         make_whole(self._engine)
 
@@ -136,6 +159,8 @@ def zero_configuration(stage: int, model: torch.nn.Module) -> dict[str, Any]:
             "stage3_gather_16bit_weights_on_model_save": True,
         },
         "zero_allow_untested_optimizer": True,
+        # Every machine keeps what its own processes need to go on.
+        "checkpoint": {"use_node_local_storage": True},
         "bf16": {"enabled": next(model.parameters()).dtype == torch.bfloat16},
         "steps_per_print": 10**9,
     }

@@ -3,17 +3,15 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from irl.checkpoint import Once, once
 from irl.demonstrations import Demonstration, Message
 from irl.log_probability import Dialogue, score_dialogues
 from irl.processes import ALONE, Processes
+from irl.replay import Once, once
 from irl.samples import Sample
 from irl.sampling import sample_responses
 from irl.scorers import Scorer
@@ -102,7 +100,6 @@ def evaluate_policy(
         resumed: gives the samples and scores that an interrupted run has made.
         processes: over which the work is dealt out; the result does not depend on their number.
     """
-    score = partial(score_dialogues, padding=template.padding, processes=processes)
     prompts = [template.prompt(row.prompt) for row in rows]
     single = settings.model_copy(update={"samples_per_prompt": 1})
     named = [(row.id, prompt) for row, prompt in zip(rows, prompts, strict=True)]
@@ -116,7 +113,7 @@ def evaluate_policy(
     rejected = [Dialogue(prompts[row], template.response(rows[row].prompt, rows[row].rejected or "")) for row in judged]
 
     def log_probabilities(model: "PreTrainedModel", dialogues: Sequence[Dialogue]) -> Tensor:
-        return torch.tensor(resumed(lambda: score(model, dialogues).tolist()))
+        return score_dialogues(model, dialogues, template.padding, processes=processes, resumed=resumed)
 
     chosen_log, own_log, rejected_log = (log_probabilities(policy, each) for each in (demonstrations, own, rejected))
 
@@ -143,7 +140,7 @@ def evaluate_policy(
             implicit = sum(gap > 0 for gap in implicit_gaps) / len(implicit_gaps)
 
     asked = [(row.prompt, text) for row, text in zip(rows, texts, strict=True)]
-    scores: list[float | None] = [None] * len(rows) if scorer is None else resumed(lambda: list(scorer.score(asked)))
+    scores: list[float | None] = [None] * len(rows) if scorer is None else list(scorer.score(asked, resumed))
     oracles: list[float | None] = [None if oracle is None else oracle(prompt, text) for prompt, text in asked]
     reward_mean, reward_sem = mean_and_error([score for score in scores if score is not None])
     oracle_mean, oracle_sem = mean_and_error([value for value in oracles if value is not None])

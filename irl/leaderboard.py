@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from irl.benchmarks import COLUMNS, task_manager, tasks_under
-from irl.checkpoint import Once, once
 from irl.errors import InputError
 from irl.models import attention_of, check_weights, device_of, dtype_of
+from irl.replay import Once, once
 from irl.settings.compute import ComputeSettings
 from irl.settings.leaderboard import BenchmarkSettings, HarnessSettings
 

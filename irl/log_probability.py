@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from irl.processes import ALONE, Processes, most
+from irl.replay import Once, once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -155,6 +156,7 @@ def score_dialogues(
     padding: int,
     batch_size: int = 64,
     processes: Processes = ALONE,
+    resumed: Once = once,
 ) -> Tensor:
     """log pi(y|x) of many dialogues, batched by length, in the order given.
 
@@ -162,7 +164,7 @@ def score_dialogues(
         (dialogues,) float32 on the CPU.
     """
     compute = partial(response_log_probabilities, policy)
-    return in_batches(compute, dialogues, padding, policy.device, batch_size, processes)
+    return in_batches(compute, dialogues, padding, policy.device, batch_size, processes, resumed)
 
 
 @torch.no_grad()
@@ -173,22 +175,26 @@ def in_batches(
     device: torch.device,
     batch_size: int,
     processes: Processes,
+    resumed: Once = once,
 ) -> Tensor:
     """`compute` over dialogues in batches of similar length that are dealt out, in the order given; no gradient.
 
     Args:
         compute: a batch to (batch,) values.
+        resumed: gives the batches that an interrupted run has computed.
 
     Returns:
         (dialogues,) float32 on the CPU, on every process.
     """
     batches = list(by_length(dialogues, batch_size))
-    values = processes.deal(
-        batches, lambda rows: compute(Batch.of([dialogues[row] for row in rows], padding, device)).cpu()
-    )
+
+    def one(rows: list[int]) -> list[float]:
+        return compute(Batch.of([dialogues[row] for row in rows], padding, device)).tolist()
+
+    values = processes.deal(batches, lambda rows: resumed(partial(one, rows)))
     result = torch.empty(len(dialogues))
     for rows, each in zip(batches, values, strict=True):
-        result[rows] = each
+        result[rows] = torch.tensor(each)
     return result
 
 

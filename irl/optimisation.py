@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from irl.checkpoint import Checkpoint, load_training, save_training
+from irl.checkpoint import Checkpoint, load_progress, save_progress
 from irl.descent import Descent, Losses, Sharded, Whole
 from irl.errors import InputError
 from irl.processes import ALONE, Processes
@@ -140,12 +141,19 @@ def descend(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = parameters[0].device
     optimiser, schedule = make_optimiser(parameters, settings, steps)
-    state = (model, optimiser, schedule, record)
-    latest = checkpoint.latest() if checkpoint else None
-    done = load_training(latest, *state) if latest else 0
-    progress(done)
     kind = Sharded if processes.zero_stage else Whole
     descent: Descent = kind(model, loss_of, optimiser, settings.max_gradient_norm, processes)
+
+    def write(folder: Path) -> None:
+        descent.save(folder)
+        if processes.first_here:
+            save_progress(folder, schedule, record)
+
+    done = 0
+    if latest := checkpoint.latest() if checkpoint else None:
+        descent.load(latest)
+        done = load_progress(latest, schedule, record)
+    progress(done)
     for step, rows in enumerate(batches, 1):
         if step <= done:
             continue
@@ -174,6 +182,6 @@ def descend(
         schedule.step()
         progress(1)
         if checkpoint and checkpoint.due():
-            checkpoint.save(lambda folder: save_training(folder, *state))
+            checkpoint.save(write)
     descent.close()
     record.steps += steps

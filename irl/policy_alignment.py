@@ -77,8 +77,8 @@ def align_policy(
     reward.eval()
     mean, deviation = normaliser if settings.normalise_reward else (0.0, 1.0)
     latest = checkpoint.latest() if checkpoint else None
-    kept = kept_values(latest) if latest else {"step": 0, "response_tokens": 0}
-    tokens = {"response": kept["response_tokens"]}
+    kept = kept_values(latest, processes) if latest else {"step": 0, "response": 0}
+    tokens = {"response": kept["response"]}
     passes = kept["step"] // max(1, len(prompts) // settings.prompts_per_step)
 
     def learnt_reward(prompts: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float | None]:
@@ -150,7 +150,7 @@ def align_policy(
         ),
         callbacks=[
             follow("rft_policy", CURVES),
-            *([keep_trainer(checkpoint, lambda: {"response_tokens": tokens["response"]})] if checkpoint else []),
+            *([keep_trainer(checkpoint, processes, lambda: dict(tokens))] if checkpoint else []),
         ],
     )
     trainer.remove_callback(PrinterCallback)

@@ -32,6 +32,15 @@ class Processes:
     """Number of processes on all machines."""
     zero_stage: int = 0
     """What DeepSpeed shards over them in training: 0 nothing, 2 gradients and optimiser state, 3 also weights."""
+    local_rank: int = 0
+    """Number of this process on its machine, from 0."""
+    machine: int = 0
+    """Number of this process's machine, from 0."""
+
+    @property
+    def first_here(self) -> bool:
+        """Whether this process does what is done once per machine, such as writing what all of them hold."""
+        return self.local_rank == 0
 
     def deal(self, batches: Iterable[B], compute: Callable[[B], R]) -> list[R]:
         """`compute` of every batch, in order, on every process.
@@ -42,11 +51,18 @@ class Processes:
         mine = [compute(batch) for batch in islice(batches, self.rank, None, self.size)]
         if self.size == 1:
             return mine
+        shares = self.gather(mine)
+        return [shares[place % self.size][place // self.size] for place in range(sum(map(len, shares)))]
+
+    def gather(self, value: R) -> list[R]:
+        """`value` of every process in the order of their ranks, on every process. None goes on before all are here."""
+        if self.size == 1:
+            return [value]
         import torch
 
-        shares: list[list[R]] = [[]] * self.size
-        torch.distributed.all_gather_object(shares, mine)
-        return [shares[place % self.size][place // self.size] for place in range(sum(map(len, shares)))]
+        values = [value] * self.size
+        torch.distributed.all_gather_object(values, value)
+        return values
 
     def sum(self, values: list[float], device: "torch.device") -> list[float]:
         """The sums of `values` over the processes, on every process."""
@@ -98,7 +114,9 @@ def join(compute: ComputeSettings) -> Processes:
         torch.cuda.set_device(local)
     options: dict[str, Any] = {"device_id": torch.device("cuda", local)} if cuda else {}
     torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=LONGEST_WAIT, **options)
-    return Processes(torch.distributed.get_rank(), torch.distributed.get_world_size(), compute.zero_stage)
+    rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    machine = int(os.environ.get("GROUP_RANK", "0"))
+    return Processes(rank, size, compute.zero_stage, int(os.environ["LOCAL_RANK"]), machine)
 
 
 def leave() -> None:

@@ -12,9 +12,9 @@ import numpy
 import torch
 from torch import Tensor
 
-from irl.checkpoint import Once, once
 from irl.log_probability import by_length
 from irl.processes import ALONE, Processes
+from irl.replay import Once, once
 from irl.samples import Sample
 from irl.settings.training import SamplingSettings
 from irl.template import Template

@@ -101,7 +101,10 @@ def train_sft(
             **trainer_arguments(settings.optimiser, compute, seed, scratch, settings.gradient_checkpointing),
             **sharding(processes, policy),
         ),
-        callbacks=[follow(stage, CURVES, tokens_per_step), *([keep_trainer(checkpoint)] if checkpoint else [])],
+        callbacks=[
+            follow(stage, CURVES, tokens_per_step),
+            *([keep_trainer(checkpoint, processes)] if checkpoint else []),
+        ],
         peft_config=None if settings.lora is None else lora_config(settings.lora),
     )
     trainer.remove_callback(PrinterCallback)
@@ -148,6 +151,7 @@ def trainer_arguments(
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "save_strategy": "no",
+        "save_on_each_node": True,  # a checkpoint is each machine's own
         "report_to": "none",
         "disable_tqdm": True,
         "seed": seed,

@@ -10,12 +10,14 @@ import importlib.metadata
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from irl.processes import ALONE, Processes
 from tasks.cancellation import Cancellation
 
 FOLDER = Path(".juicer/checkpoints")
@@ -24,6 +26,7 @@ SECONDS = 300.0
 SHARE = 0.05
 """Saving may take this share of the time at most; a large model is saved less often."""
 COMPLETE = "complete.json"
+GOES_ON = "; the same command goes on from the checkpoint"
 UNHASHED = {"out", "params", "stage", "dry_run", "debug"}
 """Arguments that do not decide what the work is. Of params.yaml only what the stage reads does."""
 
@@ -31,58 +34,97 @@ UNHASHED = {"out", "params", "stage", "dry_run", "debug"}
 class Checkpoint:
     """Numbered states of one piece of work in a folder of its own; see `irl.checkpoint.Checkpoint`.
 
-    A state is complete when the file with the hashes of all others is there, and it gets its name only then.
+    A state is complete when the file with the hashes of all others is there, and it gets its name only then. The
+    processes of one machine share a folder; every machine has its own, and a state counts if all machines have it.
     """
 
-    def __init__(self, folder: Path, cancellation: Cancellation) -> None:
-        self._folder, self._cancellation = folder, cancellation
+    def __init__(self, folder: Path, cancellation: Cancellation, processes: Processes = ALONE) -> None:
+        self._folder, self._cancellation, self._processes = folder, cancellation, processes
         self._interval = float(os.environ.get("JUICER_CHECKPOINT_SECONDS", SECONDS))
         self._last = time.monotonic()
+        self._number = 0
+        """Of the last state."""
 
     def latest(self) -> Path | None:
-        """The last state that is whole. One that is not is discarded, with a line that says so."""
-        for path in sorted(self._folder.glob("[0-9]*"), reverse=True):
-            if _whole(path):
-                print(f"continuing from the checkpoint {path}", flush=True)
-                return path
-            print(f"discarded a corrupt checkpoint: {path}", flush=True)
-            shutil.rmtree(path)
-        return None
+        """The last state that is whole. Others are discarded; one that is damaged, with a line that says so."""
+        found = self._processes.gather(self._whole_states() if self._processes.first_here else None)
+        everywhere = set.intersection(*(states for states in found if states is not None))
+        self._number = max(everywhere, default=0)
+        latest = self._state(self._number) if everywhere else None
+        if self._processes.first_here:
+            self._forget_all_but(latest)
+        if latest and self._processes.rank == 0:
+            print(f"continuing from the checkpoint {latest}", flush=True)
+        return latest
 
     def due(self) -> bool:
-        """Whether the interval is over or the run is to end."""
-        return self._cancellation.requested is not None or time.monotonic() - self._last >= self._interval
+        """Whether the interval is over or the run is to end, for one of the processes."""
+        to_end = self._cancellation.requested is not None
+        over = time.monotonic() - self._last >= self._interval
+        asked = self._processes.gather((to_end, over))
+        if not to_end and any(others for others, _ in asked):
+            self._cancellation.requested = signal.SIGTERM
+        return any(map(any, asked))
 
     def save(self, write: Callable[[Path], None]) -> None:
         """Keep a state, and forget the one before. Raises Cancelled if the run is to end."""
-        start = time.monotonic()
-        before = sorted(self._folder.glob("[0-9]*"))
-        number = int(before[-1].name) + 1 if before else 1
-        temporary = self._folder / f".{number}.{os.getpid()}.tmp"
-        temporary.mkdir(parents=True)
+        start, here = time.monotonic(), self._processes.first_here
+        self._number += 1
+        temporary = self._folder / f".{self._number}.tmp"
+        if here:
+            temporary.mkdir(parents=True)
+        self._processes.gather(None)
         write(temporary)
-        hashes = {str(path.relative_to(temporary)): _hash_of(path) for path in _files(temporary)}
-        (temporary / COMPLETE).write_text(json.dumps(hashes), encoding="utf-8")
-        for path in _files(temporary):
-            _to_disk(path)
-        temporary.replace(self._folder / f"{number:08}")
-        for path in before:
-            shutil.rmtree(path)
+        self._processes.gather(None)
+        if here:
+            hashes = {str(path.relative_to(temporary)): _hash_of(path) for path in _files(temporary)}
+            (temporary / COMPLETE).write_text(json.dumps(hashes), encoding="utf-8")
+            for path in _files(temporary):
+                _to_disk(path)
+            temporary.replace(self._state(self._number))
+        self._processes.gather(None)  # the state is whole on every machine before one forgets the one before
+        if here:
+            self._forget_all_but(self._state(self._number))
         self._last = time.monotonic()
         self._interval = max(self._interval, (self._last - start) / SHARE)
-        self._cancellation.check("; the same command goes on from the checkpoint")
+        self._cancellation.check(GOES_ON)
+
+    def _state(self, number: int) -> Path:
+        return self._folder / f"{number:08}"
+
+    def _whole_states(self) -> set[int]:
+        whole = set()
+        for path in sorted(self._folder.glob("[0-9]*")):
+            if _whole(path):
+                whole.add(int(path.name))
+            else:
+                print(f"discarded a corrupt checkpoint: {path}", flush=True)
+        return whole
+
+    def _forget_all_but(self, kept: Path | None) -> None:
+        # Names that begin with a dot are of a run that was killed while it saved.
+        for path in self._folder.iterdir() if self._folder.is_dir() else []:
+            if path != kept:
+                shutil.rmtree(path)
 
 
-def open_checkpoints(stage: str, key: str) -> Path:
-    """The folder of a stage's states with this key; states with other keys are discarded, with a line."""
+def checkpoints_of(stage: str, key: str) -> Path:
+    """The folder of a stage's states with this key."""
+    return FOLDER / stage / key
+
+
+def discard_checkpoints(stage: str, key: str) -> None:
+    """Remove a stage's states with other keys, with a line."""
     folder = FOLDER / stage
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.name != key:
             print(f"discarded a checkpoint of other parameters, inputs or code: {path}", flush=True)
-            shutil.rmtree(path)
-    for path in folder.glob("*/*/.*.tmp"):
-        shutil.rmtree(path)  # of a run that was killed while it saved
-    return folder / key
+            shutil.rmtree(path, ignore_errors=True)  # machines that share a disk may do it at the same time
+
+
+def kept(stage: str) -> str:
+    """What the user is told about a stage that has been ended: whether a state of it is kept."""
+    return GOES_ON if any((FOLDER / stage).glob("*/*/[0-9]*")) else ""
 
 
 def remove_checkpoints(stage: str) -> None:

@@ -10,7 +10,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -24,8 +23,8 @@ from tasks.launch import main
 from tasks.stage import Stage, read_json, write_json
 
 if TYPE_CHECKING:
-    from irl.checkpoint import Once
     from irl.curation import Lengths, Split
+    from irl.replay import Once
 
 T = TypeVar("T")
 CHUNK = 1024
@@ -46,9 +45,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(stage: Stage) -> str:
     # Two threads halve the time of the tokenizer without changing a token.
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    from irl.checkpoint import Replay, once
     from irl.curation import Lengths, check_context
     from irl.models import load_template
+    from irl.replay import once
 
     given = stage.arguments
     settings = stage.read("curate", CurateSettings)
@@ -64,7 +63,7 @@ def run(stage: Stage) -> str:
         out.mkdir()
         names: tuple[Split, ...] = ("train", "validation", "held_out")
         opened = {name: files.enter_context((out / f"{name}.jsonl").open("wb")) for name in names}
-        resumed = Replay(files.enter_context(stage.checkpoint())) if scorer else once
+        resumed = files.enter_context(stage.replay()) if scorer else once
         curation = Curation(settings, scoring, scorer, Lengths(template), opened, resumed)
         curation.take(raw, stage.name)
         write_json(out / "curation.json", curation.finish())
@@ -219,8 +218,8 @@ class Curation:
         rows, self._waiting = self._waiting, []
         if self.scorer is None or not rows:
             return
-        score_all = partial(self.scorer.score, [(row.prompt, row.response) for row in rows])
-        for row, score in zip(rows, self.resumed(score_all), strict=True):
+        scores = self.scorer.score([(row.prompt, row.response) for row in rows], self.resumed)
+        for row, score in zip(rows, scores, strict=True):
             line = _line(row.model_copy(update={"score": score}))
             if self.best is None:
                 self._write("train", line)

@@ -23,7 +23,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(stage: Stage) -> str:
     from irl import demonstrations, scorers
-    from irl.checkpoint import Replay
     from irl.errors import InputError
     from irl.evaluation import Oracle, evaluate_policy
     from irl.models import load_policy, load_template, read_training
@@ -51,7 +50,7 @@ def run(stage: Stage) -> str:
         purpose = derive(seed, "evaluation", split)
         with (
             stage.progress(len(rows) // stage.processes.size, "prompt", split) as progress,
-            stage.checkpoint(split) as checkpoint,
+            stage.replay(split) as resumed,
         ):
             done = evaluate_policy(
                 policy,
@@ -63,7 +62,7 @@ def run(stage: Stage) -> str:
                 settings.sampling,
                 purpose,
                 progress,
-                Replay(checkpoint),
+                resumed,
                 stage.processes,
             )
         result[split] = done.metrics.rounded()

@@ -22,7 +22,6 @@ def generate(
 ) -> str:
     """Sample with the policy in `--policy`; see `irl.sampling`."""
     from irl import demonstrations
-    from irl.checkpoint import Replay
     from irl.models import load_policy, load_template
     from irl.pairs import part_of
     from irl.samples import write_samples
@@ -36,10 +35,8 @@ def generate(
     prompts = [(row.id, template.prompt(row.prompt)) for row in rows]
     purpose = derive(seed, method, given.round, "sampling")
     share = len(rows) * sampling.samples_per_prompt // stage.processes.size
-    with stage.progress(share, "sample") as progress, stage.checkpoint() as checkpoint:
-        samples = sample_responses(
-            policy, template, prompts, sampling, purpose, progress, Replay(checkpoint), stage.processes
-        )
+    with stage.progress(share, "sample") as progress, stage.replay() as resumed:
+        samples = sample_responses(policy, template, prompts, sampling, purpose, progress, resumed, stage.processes)
     tokens = sum(len(sample.response) for sample in samples)
     stage.record(samples=len(samples), response_tokens=tokens)
     with stage.publish(given.out) as path:

@@ -17,6 +17,7 @@ from irl.errors import InputError
 from irl.settings.compute import ComputeSettings
 from tasks import stage as single
 from tasks.cancellation import Cancelled
+from tasks.checkpoint import kept
 from tasks.stage import Stage
 
 LOOPBACK = "127.0.0.1"
@@ -31,7 +32,7 @@ def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPars
         if (compute.processes > 1 or compute.zero_stage) and "LOCAL_RANK" not in os.environ:
             stage.leads = False
             with stage.scratch() as scratch:
-                launch(compute, scratch)
+                launch(compute, scratch, stage.name)
             return ""
 
         from irl.processes import join, leave
@@ -47,11 +48,12 @@ def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPars
     single.start(on_several, arguments, doc)
 
 
-def launch(compute: ComputeSettings, scratch: Path) -> None:
+def launch(compute: ComputeSettings, scratch: Path, stage: str) -> None:
     """Run this very command on `compute.processes` processes and wait for them.
 
     Raises:
         InputError: a process failed (what it says of it), or the machines and GPUs do not suit the recipe.
+        Cancelled: this process was told to end, and the others have ended.
     """
     import torch
     from accelerate.commands.launch import launch_command, launch_command_parser
@@ -75,7 +77,7 @@ def launch(compute: ComputeSettings, scratch: Path) -> None:
         line = told["message"] if isinstance(told, dict) else f"process {rank} ended with code {failure.exitcode}"
         raise InputError(str(line)) from failed
     except SignalException as signalled:
-        raise Cancelled(signalled.sigval) from signalled
+        raise Cancelled(signalled.sigval, kept(stage)) from signalled
 
 
 def configuration(compute: ComputeSettings, gpus: int | None) -> dict[str, Any]:

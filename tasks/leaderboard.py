@@ -33,7 +33,6 @@ def run(stage: Stage) -> str:
         os.environ.setdefault("TQDM_DISABLE", "1")  # of lm-eval's bars those that it does not ask us about
     logging.getLogger("lm_eval.evaluator").setLevel(logging.ERROR)
     from irl.benchmarks import COLUMNS, missing_files
-    from irl.checkpoint import Replay
     from irl.leaderboard import Column, evaluate
 
     if missing := missing_files(given.mirror):
@@ -50,8 +49,7 @@ def run(stage: Stage) -> str:
         stage.record(questions=column.questions)
 
     compute = stage.read("compute", ComputeSettings)
-    with stage.scratch() as scratch, stage.checkpoint() as checkpoint:
-        resumed = Replay(checkpoint)
+    with stage.scratch() as scratch, stage.replay() as resumed:
         board = evaluate(given.policy, settings, compute, given.mirror, scratch, seen, resumed, bars=bars)
     columns = {
         name: {**dataclasses.asdict(column), **getattr(settings, name).model_dump()}

@@ -28,16 +28,17 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from irl.errors import InputError
+from irl.processes import ALONE
 from irl.settings.base import Settings
 from irl.settings.compute import ComputeSettings
 from irl.watching import watched_by
 from tasks.cancellation import Cancellation, Cancelled, end_with, starters
-from tasks.checkpoint import Checkpoint, key_of, open_checkpoints, remove_checkpoints
+from tasks.checkpoint import Checkpoint, checkpoints_of, discard_checkpoints, key_of, remove_checkpoints
 from tasks.live import Live
 from tasks.speed import Speed
 
 if TYPE_CHECKING:
-    from irl.processes import Processes
+    from irl.replay import Replay
 
 S = TypeVar("S", bound=Settings)
 COSTS = Path(".juicer/costs")
@@ -60,8 +61,8 @@ class Stage:
         self._read: dict[str, Any] = {}
         self._key: str | None = None
         self.cancellation = Cancellation()
-        self.processes: Processes
-        """Those that share this stage's work; only where tasks.launch runs it."""
+        self.processes = ALONE
+        """Those that share this stage's work."""
         self.leads = True
         """Whether this process publishes, records and reports; of several, one does."""
         self.live = Live(name)
@@ -80,21 +81,34 @@ class Stage:
         return value
 
     @contextmanager
-    def checkpoint(self, part: str = WORK) -> Iterator[Checkpoint | None]:
+    def checkpoint(self, part: str = WORK) -> Iterator[Checkpoint]:
         """Where the work in the block is continued from and saved to; a request to end waits for the next saving.
 
         Read all parameters that the work follows from before the first of these blocks: they are part of the key.
-        A stage on several processes has none: their states would have to be of the same step. It ends at once.
+        Several processes save together, between the same two steps.
         """
         self.live.part = "" if part == WORK else part
-        if "LOCAL_RANK" in os.environ:
-            yield None
-            return
+        with self.cancellation.held():
+            # Machines may share a disk or not.
+            own = part if not self.processes.machine else f"{part}-machine-{self.processes.machine}"
+            yield Checkpoint(self._checkpoints() / own, self.cancellation, self.processes)
+
+    @contextmanager
+    def replay(self, part: str = WORK) -> Iterator["Replay"]:
+        """As `checkpoint`, for work in pieces whose results are kept; each process keeps those that it has done."""
+        from irl.replay import Replay
+
+        self.live.part = "" if part == WORK else part
+        own = part if self.processes.size == 1 else f"{part}-{self.processes.rank}"
+        with self.cancellation.held():
+            yield Replay(Checkpoint(self._checkpoints() / own, self.cancellation))
+
+    def _checkpoints(self) -> Path:
         if self._key is None:
             self._key = key_of(self.arguments, self._read)
-        folder = open_checkpoints(self.name, self._key) / part
-        with self.cancellation.held():
-            yield Checkpoint(folder, self.cancellation)
+            if self.processes.first_here:
+                discard_checkpoints(self.name, self._key)
+        return checkpoints_of(self.name, self._key)
 
     @contextmanager
     def progress(self, total: int, unit: str, part: str = WORK) -> Iterator[Callable[[int], None]]:
@@ -269,9 +283,10 @@ def _run(run: Callable[[Stage], str], given: argparse.Namespace) -> None:
     end_with(starters())
     set_environment(stage.read("compute", ComputeSettings))
     result = run(stage)
+    if stage.processes.first_here:
+        remove_checkpoints(stage.name)
     if not stage.leads:
         return
-    remove_checkpoints(stage.name)
     seconds = time.perf_counter() - begun
     stage.write_costs(seconds)
     print(f"{given.stage}: {result} [{seconds:.1f} s]", flush=True)
@@ -304,7 +319,9 @@ def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:
         do = " (free some space, then run again; nothing was published)" if error.errno == errno.ENOSPC else ""
         return _fail(f"{where}{error.strerror or error}{do}", debug)
     except Cancelled as cancelled:
-        print(f"{name}: ended by {cancelled}; nothing was published{cancelled.saved}", file=sys.stderr, flush=True)
+        if "TORCHELASTIC_ERROR_FILE" not in os.environ:  # of several processes, the one that started them says it
+            line = f"{name}: ended by {cancelled}; nothing was published{cancelled.saved}"
+            print(line, file=sys.stderr, flush=True)
         return 128 + cancelled.number
     except KeyboardInterrupt:
         print(f"{name}: interrupted; nothing was published", file=sys.stderr)

@@ -10,6 +10,7 @@ from typing import Protocol
 from irl.demonstrations import Message
 from irl.errors import InputError
 from irl.processes import ALONE, Processes
+from irl.replay import Once, once
 from irl.settings.compute import ComputeSettings
 from irl.settings.data import ScorerSettings
 
@@ -17,8 +18,11 @@ from irl.settings.data import ScorerSettings
 class Scorer(Protocol):
     """What every scorer can do."""
 
-    def score(self, rows: Sequence[tuple[list[Message], str]]) -> list[float]:
+    def score(self, rows: Sequence[tuple[list[Message], str]], resumed: Once = once) -> list[float]:
         """Score (prompt, response) rows.
+
+        Args:
+            resumed: gives the batches that an interrupted run has scored.
 
         Returns:
             One finite number per row, in the order of the rows; the same rows give the same numbers.

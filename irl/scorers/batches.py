@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
 from irl.errors import InputError
 from irl.processes import ALONE, Processes
+from irl.replay import Once, once
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +22,7 @@ def score_sequences(
     positions: int | None,
     device: torch.device,
     processes: Processes = ALONE,
+    resumed: Once = once,
 ) -> list[float]:
     """Score token sequences in batches of similar length, which wastes the least on padding.
 
@@ -32,6 +35,7 @@ def score_sequences(
             the score is read at the end; a warning is logged.
         device: where the model is.
         processes: over which the batches are dealt out.
+        resumed: gives the batches that an interrupted run has scored.
 
     Returns:
         One number per sequence, in the order given.
@@ -57,11 +61,13 @@ def score_sequences(
         values = end_scores(ids.to(device), mask.to(device)).float()
         if not bool(torch.isfinite(values).all()):
             raise InputError("the scorer gives NaN or infinity", do="check its weights, or try compute.precision=fp32")
-        return values.tolist()
+        return [float(value) for value in values]
 
     scores = [0.0] * len(sequences)
     with torch.inference_mode():
-        for rows, values in zip(batches, processes.deal(batches, one), strict=True):
+        for rows, values in zip(
+            batches, processes.deal(batches, lambda rows: resumed(partial(one, rows))), strict=True
+        ):
             for row, value in zip(rows, values, strict=True):
                 scores[row] = value
     return scores

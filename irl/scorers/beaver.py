@@ -18,6 +18,7 @@ from irl.demonstrations import Message
 from irl.errors import InputError
 from irl.models import device_of, dtype_of, load_tokenizer
 from irl.processes import ALONE, Processes
+from irl.replay import Once, once
 from irl.scorers.batches import score_sequences
 from irl.settings.compute import ComputeSettings
 from irl.settings.data import ScorerSettings
@@ -247,7 +248,7 @@ class BeaverScorer:
             raise InputError(f"the tokenizer has {len(tokenizer)} tokens, the model {known}", where=str(folder))
         return cls(model, tokenizer, settings, processes)
 
-    def score(self, rows: Sequence[tuple[list[Message], str]]) -> list[float]:
+    def score(self, rows: Sequence[tuple[list[Message], str]], resumed: Once = once) -> list[float]:
         """One number per (prompt, response) row, in their order; see Scorer.
 
         Raises:
@@ -269,4 +270,5 @@ class BeaverScorer:
             positions=config.max_position_embeddings,
             device=self.model.score_head.weight.device,
             processes=self.processes,
+            resumed=resumed,
         )

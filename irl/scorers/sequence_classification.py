@@ -11,6 +11,7 @@ from irl.demonstrations import Message
 from irl.errors import InputError
 from irl.models import check_weights, device_of, dtype_of, load_tokenizer
 from irl.processes import ALONE, Processes
+from irl.replay import Once, once
 from irl.scorers.batches import score_sequences
 from irl.settings.compute import ComputeSettings
 from irl.settings.data import ScorerSettings
@@ -78,7 +79,7 @@ class SequenceClassificationScorer:
         bare = text if own else text.removesuffix(end)
         return bare + end if self.settings.end_of_text and not bare.endswith(end) else bare
 
-    def score(self, rows: Sequence[tuple[list[Message], str]]) -> list[float]:
+    def score(self, rows: Sequence[tuple[list[Message], str]], resumed: Once = once) -> list[float]:
         """One number per (prompt, response) row, in their order; see Scorer."""
         if not rows:
             return []
@@ -94,6 +95,7 @@ class SequenceClassificationScorer:
             positions=getattr(self.model.config, "max_position_embeddings", None),
             device=self.model.device,
             processes=self.processes,
+            resumed=resumed,
         )
 
     def _end_scores(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

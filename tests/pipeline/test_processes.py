@@ -9,9 +9,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -76,6 +78,19 @@ def call(folder: Path, stage: str, out: str, params: str, check: bool = True, **
     return done
 
 
+def group_of(machines: int) -> list[dict[str, str]]:
+    """What each of several machines, all of them this one, has in its environment; nothing for one."""
+    if machines == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    return [
+        {"JUICER_MACHINES": str(machines), "JUICER_MACHINE_RANK": str(rank), "JUICER_MAIN_ADDRESS": address}
+        for rank in range(machines)
+    ]
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random GPT-NeoX, 32 demonstrations, and what one process makes of them in every stage."""
@@ -114,6 +129,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def contents(out: Path) -> dict[str, bytes]:
+    files = [path for path in [out, *out.rglob("*")] if path.is_file()]
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
 @pytest.mark.parametrize("stage", ["irft_generate", "evaluate"])
 def test_what_is_sampled_and_scored_does_not_depend_on_the_number_of_processes(project, stage):
     call(project, stage, f"two/{stage}", params(project, f"{stage}.yaml", "compute.processes=2"))
@@ -138,6 +158,56 @@ def test_two_processes_take_the_steps_of_one(project, stage, zero_stage):
         torch.testing.assert_close(weights[1][name], weight, atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("stage", "zero_stage", "machines", "killed"),
+    [
+        ("irft_train", 3, 1, True),
+        ("sft", 2, 2, False),
+        ("rft_policy", 0, 1, False),
+        ("irft_generate", 0, 1, True),
+    ],
+)
+def test_several_processes_that_were_ended_go_on_to_the_same_bytes(project, stage, zero_stage, machines, killed):
+    longer = ["irft.training.epochs=20", "sft.epochs=20", "rft.policy.steps=20", "irft.sampling.batch_size=1"]
+    way = params(project, f"long-{stage}.yaml", "compute.processes=2", f"compute.zero_stage={zero_stage}", *longer)
+    call(project, stage, f"whole/{stage}", way)
+    out = project / "ended" / stage
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", f"tasks.{stage}", *STAGES[stage], "--params", way, "--out", out],
+            cwd=project,
+            env={**os.environ, **machine, "JUICER_CHECKPOINT_SECONDS": "0.1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for machine in group_of(machines)
+    ]
+    states = project / ".juicer/checkpoints" / stage
+    while not list(states.glob("*/*/[0-9]*")):
+        assert all(each.poll() is None for each in running), [each.communicate() for each in running]
+        time.sleep(0.02)
+    started = psutil.Process(running[0].pid).children(recursive=True)
+    if killed:
+        started[0].kill()
+    else:
+        running[0].terminate()
+    errors = [each.communicate(timeout=600)[1] for each in running]
+    psutil.wait_procs(started, timeout=60)
+    assert not any(process.is_running() for process in started)
+    assert all(each.returncode != 0 for each in running)
+    assert not out.exists()
+    if not killed:
+        goes_on = "the same command goes on from the checkpoint"
+        assert errors[0] == f"{stage}: ended by SIGTERM; nothing was published; {goes_on}\n"
+
+    with ThreadPoolExecutor(machines) as together:
+        first, *_ = together.map(lambda machine: call(project, stage, out, way, **machine), group_of(machines))
+    assert "continuing from the checkpoint" in first.stdout
+    assert contents(out) == contents(project / "whole" / stage)
+    assert not states.exists()
+
+
 def test_a_policy_that_zero_3_trained_is_an_ordinary_folder(project):
     folder = project / "two/irft_train"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -150,15 +220,9 @@ def test_a_policy_that_zero_3_trained_is_an_ordinary_folder(project):
 
 def test_two_machines_share_a_stage_and_the_first_one_writes(project):
     way = params(project, "machines.yaml", "compute.processes=2")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    machines = [
-        {"JUICER_MACHINES": "2", "JUICER_MACHINE_RANK": str(rank), "JUICER_MAIN_ADDRESS": address} for rank in (0, 1)
-    ]
     with ThreadPoolExecutor(2) as together:
         first, second = together.map(
-            lambda machine: call(project, "irft_generate", "machines.jsonl", way, **machine), machines
+            lambda machine: call(project, "irft_generate", "machines.jsonl", way, **machine), group_of(2)
         )
     assert (project / "machines.jsonl").read_bytes() == (project / "one/irft_generate").read_bytes()
     assert "32 responses" in first.stdout

@@ -1,13 +1,18 @@
 """Where a stage's state is kept: by the key of its inputs, whole or not at all, and only until the stage is done."""
 
 import argparse
+import shutil
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from irl.processes import Processes
 from tasks.cancellation import Cancellation, Cancelled
-from tasks.checkpoint import Checkpoint, key_of, open_checkpoints, remove_checkpoints
+from tasks.checkpoint import Checkpoint, checkpoints_of, discard_checkpoints, kept, key_of, remove_checkpoints
 
 
 @pytest.fixture
@@ -19,7 +24,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def checkpoint(folder):
-    return Checkpoint(open_checkpoints("sft", "key") / "work", Cancellation())
+    return Checkpoint(checkpoints_of("sft", "key") / "work", Cancellation())
 
 
 def writing(text):
@@ -111,36 +116,114 @@ def test_a_state_that_could_not_be_written_leaves_the_one_before(checkpoint):
 
 def test_states_of_other_inputs_are_discarded_with_a_line(checkpoint, capsys):
     checkpoint.save(writing("state"))
-    open_checkpoints("sft", "other")
+    discard_checkpoints("sft", "other")
     assert "of other parameters, inputs or code: .juicer/checkpoints/sft/key" in capsys.readouterr().out
     assert checkpoint.latest() is None
 
 
 def test_what_a_run_left_that_was_killed_while_it_saved_is_cleared(checkpoint):
     checkpoint.save(writing("state"))
-    half = checkpoint.latest().parent / ".2.1.tmp"
+    half = checkpoint.latest().parent / ".2.tmp"
     half.mkdir()
-    open_checkpoints("sft", "key")
-    assert not half.exists()
     assert checkpoint.latest() is not None
+    assert not half.exists()
 
 
 def test_a_stage_that_is_done_keeps_no_state(checkpoint):
     checkpoint.save(writing("state"))
+    assert "goes on" in kept("sft")
     remove_checkpoints("sft")
+    assert kept("sft") == ""
     assert not Path(".juicer/checkpoints/sft").exists()
 
 
 def test_nothing_is_due_before_the_interval_is_over_unless_the_run_is_to_end(folder, monkeypatch):
     monkeypatch.delenv("JUICER_CHECKPOINT_SECONDS")
     cancellation = Cancellation()
-    checkpoint = Checkpoint(open_checkpoints("sft", "key") / "work", cancellation)
+    checkpoint = Checkpoint(checkpoints_of("sft", "key") / "work", cancellation)
     assert not checkpoint.due()
     cancellation.requested = signal.SIGTERM
     assert checkpoint.due()
     with pytest.raises(Cancelled, match="SIGTERM"):
         checkpoint.save(writing("state"))
     assert checkpoint.latest() is not None
+
+
+@dataclass(frozen=True)
+class Member(Processes):
+    """One of several processes that here are threads."""
+
+    table: list = None
+    barrier: threading.Barrier = None
+
+    def gather(self, value):
+        self.table[self.rank] = value
+        self.barrier.wait(60)
+        values = list(self.table)
+        self.barrier.wait(60)
+        return values
+
+
+@pytest.fixture
+def together(folder):
+    """Does work in two processes: of one machine, or with a folder each; gives what both returned."""
+
+    def run(work, machines=1):
+        table, barrier = [None, None], threading.Barrier(2)
+
+        def one(rank):
+            local = 0 if machines == 2 else rank
+            member = Member(rank, 2, local_rank=local, table=table, barrier=barrier)
+            place = folder / str(rank if machines == 2 else 0)
+            return work(Checkpoint(place, Cancellation(), member), rank)
+
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(one, range(2)))
+
+    return run
+
+
+def part_of(rank):
+    return lambda folder: (folder / f"part-{rank}").write_text(str(rank))
+
+
+def test_processes_of_one_machine_write_one_state(together, folder):
+    together(lambda checkpoint, rank: checkpoint.save(part_of(rank)))
+    latest, same = together(lambda checkpoint, rank: checkpoint.latest())
+    assert latest == same
+    assert sorted(path.name for path in latest.iterdir()) == ["complete.json", "part-0", "part-1"]
+
+
+def test_processes_save_when_one_of_them_is_to_end_and_all_end(together, folder, monkeypatch):
+    monkeypatch.setenv("JUICER_CHECKPOINT_SECONDS", "3600")
+
+    def work(checkpoint, rank):
+        assert not checkpoint.due()
+        if rank == 1:
+            checkpoint._cancellation.requested = signal.SIGTERM
+        assert checkpoint.due()
+        with pytest.raises(Cancelled, match="SIGTERM"):
+            checkpoint.save(part_of(rank))
+        return checkpoint.latest()
+
+    assert all(together(work))
+
+
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_a_state_that_one_machine_has_lost_counts_on_none(together, folder, damaged):
+    def two_states(checkpoint, rank):
+        checkpoint.save(part_of(rank))
+        before = checkpoint.latest()
+        shutil.copytree(before, folder / f"before-{rank}")
+        checkpoint.save(part_of(rank))
+        # As if the machine had died before it forgot the state before.
+        shutil.move(folder / f"before-{rank}", before)
+
+    together(two_states, machines=2)
+    (folder / str(damaged) / "00000002" / "complete.json").unlink()
+    latest = together(lambda checkpoint, rank: checkpoint.latest(), machines=2)
+    assert [path.relative_to(folder).as_posix() for path in latest] == ["0/00000001", "1/00000001"]
+    assert not (folder / str(1 - damaged) / "00000002").exists()
 
 
 @pytest.fixture

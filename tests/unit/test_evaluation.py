@@ -19,7 +19,7 @@ ROWS = [
 class LengthScorer:
     """Scores a response by its number of characters."""
 
-    def score(self, rows):
+    def score(self, rows, resumed=None):
         return [float(len(response)) for _, response in rows]
 
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from irl import sampling
-from irl.checkpoint import Replay
 from irl.irft import train_round
 from irl.log_probability import Dialogue
 from irl.models import save_policy
 from irl.optimisation import TrainingRecord, descend, shuffled_batches
 from irl.pairs import Pair
 from irl.policy_alignment import align_policy
+from irl.replay import Replay
 from irl.reward import load_reward, train_reward
 from irl.sampling import decode
 from irl.settings.compute import ComputeSettings
