@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 STAMP := $(VENV)/installed-$(shell { cat pyproject.toml constraints.txt; echo '$(CURDIR)'; } | cksum | tr ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro plan test test-docker ppo test-ppo claim bench clean
+.PHONY: help setup repro plan test test-docker ppo test-ppo test-vllm claim bench clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -61,6 +61,16 @@ $(VENV)-ppo/installed: constraints-ppo.txt
 test-ppo: ppo ## run what is there for PPO, in .venv-ppo
 	$(VENV)-ppo/bin/python -m pytest tests/unit/test_ppo.py
 
+$(VENV)-vllm/installed: constraints-vllm.txt
+	@$(MAKE) setup VENV=$(VENV)-vllm
+	@$(VENV)-vllm/bin/python -m pip install -q --disable-pip-version-check --no-input -r constraints-vllm.txt
+	@# Of no use here, and built for another torch than the one that is installed.
+	@$(VENV)-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	@touch $@
+
+test-vllm: $(VENV)-vllm/installed ## sample by the real vLLM, in .venv-vllm (minutes and 4 GB)
+	$(VENV)-vllm/bin/python -m pytest tests/unit/test_vllm.py
+
 claim: setup ## 5 seeds: differences of the methods to SFT of the same effort, with 95% intervals (an hour or two)
 	@python bench/claim.py
 
@@ -72,5 +82,5 @@ ui: setup ## Prefect, MLflow and a worker on this machine; Ctrl-C ends all of it
 	@python -m flows.ui $(UI)
 
 clean: ## remove .venv and caches of tools; data, models and DVC's cache stay
-	rm -rf $(VENV) $(VENV)-ppo .mypy_cache .pytest_cache .ruff_cache juicer.egg-info
+	rm -rf $(VENV) $(VENV)-ppo $(VENV)-vllm .mypy_cache .pytest_cache .ruff_cache juicer.egg-info
 	@echo 'data/, models/ and .dvc/cache were left alone.'

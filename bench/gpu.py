@@ -2,6 +2,8 @@
 
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,12 +18,16 @@ from irl.log_probability import Batch, Dialogue
 from irl.models import attention_of
 from irl.pairs import Pair
 from irl.planning import Role, Shape, shape_of
+from irl.processes import ALONE
 from irl.random_models import read_config
+from irl.samples import Sample
 from irl.sampling import sample_responses
 from irl.scorers.beaver import BeaverModel
+from irl.settings.compute import ComputeSettings
 from irl.settings.irft import IrftTrainingSettings
-from irl.settings.training import OptimiserSettings, SamplingSettings
+from irl.settings.training import GenerationSettings, OptimiserSettings
 from irl.template import Template
+from irl.vllm_engine import engine, sample_by_vllm
 
 NAMES = ("training, pythia-1.4b", "sampling, pythia-1.4b", "scoring, beaver-7b")
 CONFIGS = inputs.ROOT / "recipes/models"
@@ -96,15 +102,28 @@ def sampling(config: PretrainedConfig, device: torch.device, prompts: int, repea
     limits = template.settings.model_copy(update={"max_response_tokens": TOKENS // 2})
     limited = Template(template.tokenizer, limits)
     named = [(str(row), torch.randint(2, shape.vocabulary, (TOKENS // 2,)).tolist()) for row in range(prompts)]
-    sampled: list[int] = []
+    settings = GenerationSettings()
 
-    def work() -> None:
-        samples = sample_responses(model, limited, named, SamplingSettings(), seed=0)
-        sampled.append(sum(len(sample.response) for sample in samples))
+    def rate(sample: Callable[..., list[Sample]], *policy: Any) -> float:
+        sampled: list[int] = []
 
-    seconds = seconds_of(work, repeats)
-    vllm = "installed, not compared" if importlib.util.find_spec("vllm") else "not installed"
-    return {"tokens_per_second": round(sampled[-1] / seconds), "vllm": vllm}
+        def work() -> None:
+            samples = sample(*policy, limited, named, settings, seed=0)
+            sampled.append(sum(len(sample.response) for sample in samples))
+
+        seconds = seconds_of(work, repeats)
+        return sampled[-1] / seconds
+
+    own = rate(sample_responses, model)
+    results: dict[str, Any] = {"tokens_per_second": round(own), "vllm": "not installed", "goal": "90% of vLLM"}
+    if importlib.util.find_spec("vllm"):
+        compute = ComputeSettings(device="cuda" if device.type == "cuda" else "cpu")
+        with TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            with engine(Path(folder), compute, TOKENS, settings.batch_size, ALONE) as llm:
+                theirs = rate(sample_by_vllm, llm)
+        results |= {"vllm": round(theirs), "of_vllm": f"{own / theirs:.0%}"}
+    return results
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ A sample's random numbers follow from its own name, so it does not depend on wha
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy
 import torch
@@ -56,31 +56,65 @@ def sample_responses(
     Returns:
         `samples_per_prompt` samples per prompt, in the order of the prompts.
     """
-    wanted = [(name, index, prompt) for name, prompt in prompts for index in range(settings.samples_per_prompt)]
-    batches = list(by_length([prompt for _, _, prompt in wanted], settings.batch_size))
+    count = template.settings.max_response_tokens
 
-    def one(rows: list[int]) -> list[tuple[list[int], bool, float]]:
-        uniforms = torch.stack(
-            [_uniforms(seed, *wanted[row][:2], template.settings.max_response_tokens) for row in rows]
-        )
-        work = partial(decode, policy, template, [wanted[row][2] for row in rows], uniforms, settings)
-        decoded = resumed(work)
+    def one(batch: Sequence[Wanted]) -> list[Decoded]:
+        uniforms = torch.stack([_uniforms(seed_of(seed, each), count) for each in batch])
+        return decode(policy, template, [each.prompt for each in batch], uniforms, settings)
+
+    return in_batches(one, prompts, settings.samples_per_prompt, settings.batch_size, progress, resumed, processes)
+
+
+class Wanted(NamedTuple):
+    """A response that is to be sampled."""
+
+    id: str
+    """Of the prompt."""
+    number: int
+    """Of the sample for this prompt, from 0."""
+    prompt: list[int]
+    """Tokens."""
+
+
+Decoded = tuple[list[int], bool, float]
+"""Response tokens, whether it ended by itself, log pi(y'|x) in nats."""
+
+
+def in_batches(
+    one: Callable[[Sequence[Wanted]], list[Decoded]],
+    prompts: Sequence[tuple[str, list[int]]],
+    samples_per_prompt: int,
+    batch_size: int,
+    progress: Callable[[int], None],
+    resumed: Once,
+    processes: Processes,
+) -> list[Sample]:
+    """Sample by `one` in batches of similar length. Arguments and result as for `sample_responses`."""
+    wanted = [Wanted(name, index, prompt) for name, prompt in prompts for index in range(samples_per_prompt)]
+    batches = list(by_length([each.prompt for each in wanted], batch_size))
+
+    def piece(rows: list[int]) -> list[Decoded]:
+        decoded = resumed(partial(one, [wanted[row] for row in rows]))
         tell_tokens(processes.size * sum(len(response) for response, *_ in decoded))
         progress(len(rows))
         return decoded
 
     samples: dict[int, Sample] = {}
-    for rows, decoded in zip(batches, processes.deal(batches, one), strict=True):
+    for rows, decoded in zip(batches, processes.deal(batches, piece), strict=True):
         for row, (response, ended, log_probability) in zip(rows, decoded, strict=True):
-            name, index, prompt = wanted[row]
-            samples[row] = Sample(name, index, prompt, response, ended, log_probability)
+            samples[row] = Sample(*wanted[row], response, ended, log_probability)
     return [samples[row] for row in range(len(wanted))]
 
 
-def _uniforms(seed: int, name: str, index: int, count: int) -> Tensor:
-    """(count,) numbers in [0, 1), a stream of its own for each sample."""
-    key = hashlib.sha256(f"{seed}/{name}/{index}".encode()).digest()[:16]
-    stream = numpy.random.Generator(numpy.random.Philox(key=int.from_bytes(key, "big")))
+def seed_of(seed: int, wanted: Wanted) -> int:
+    """128 bits for a sample, from the seed and the sample's own name."""
+    key = hashlib.sha256(f"{seed}/{wanted.id}/{wanted.number}".encode()).digest()[:16]
+    return int.from_bytes(key, "big")
+
+
+def _uniforms(seed: int, count: int) -> Tensor:
+    """(count,) numbers in [0, 1)."""
+    stream = numpy.random.Generator(numpy.random.Philox(key=seed))
     return torch.from_numpy(stream.random(count))
 
 
@@ -91,7 +125,7 @@ def decode(
     prompts: Sequence[list[int]],
     uniforms: Tensor,
     settings: SamplingSettings,
-) -> list[tuple[list[int], bool, float]]:
+) -> list[Decoded]:
     """Decode one batch of prompts to the end.
 
     Args:

@@ -1,11 +1,13 @@
 """The generate step that IRFT and RFT share: sample the policy's own responses to a round's prompts."""
 
 import argparse
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from irl.settings.compute import ComputeSettings
 from irl.settings.data import TemplateSettings
-from irl.settings.training import SamplingSettings
+from irl.settings.training import GenerationSettings
 from tasks.stage import Stage
 
 
@@ -18,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def generate(
-    stage: Stage, method: str, seed: int, sampling: SamplingSettings, template_settings: TemplateSettings
+    stage: Stage, method: str, seed: int, sampling: GenerationSettings, template_settings: TemplateSettings
 ) -> str:
     """Sample with the policy in `--policy`; see `irl.sampling`."""
     from irl import demonstrations
@@ -27,16 +29,25 @@ def generate(
     from irl.samples import write_samples
     from irl.sampling import sample_responses
     from irl.seeding import derive
+    from irl.vllm_engine import engine, sample_by_vllm
 
     given = stage.arguments
     rows = part_of(list(demonstrations.read(given.data / "train.jsonl")), given.part, derive(seed, "slices"))
     template = load_template(given.policy, template_settings)
-    policy = load_policy(given.policy, stage.read("compute", ComputeSettings))
+    compute = stage.read("compute", ComputeSettings)
     prompts = [(row.id, template.prompt(row.prompt)) for row in rows]
     purpose = derive(seed, method, given.round, "sampling")
     share = len(rows) * sampling.samples_per_prompt // stage.processes.size
-    with stage.progress(share, "sample") as progress, stage.replay() as resumed:
-        samples = sample_responses(policy, template, prompts, sampling, purpose, progress, resumed, stage.processes)
+    with ExitStack() as opened:
+        if sampling.engine == "vllm":
+            longest = max(len(prompt) for _, prompt in prompts) + template.settings.max_response_tokens
+            llm = opened.enter_context(engine(given.policy, compute, longest, sampling.batch_size, stage.processes))
+            sample = partial(sample_by_vllm, llm)
+        else:
+            sample = partial(sample_responses, load_policy(given.policy, compute))
+        progress = opened.enter_context(stage.progress(share, "sample"))
+        resumed = opened.enter_context(stage.replay())
+        samples = sample(template, prompts, sampling, purpose, progress, resumed, stage.processes)
     tokens = sum(len(sample.response) for sample in samples)
     stage.record(samples=len(samples), response_tokens=tokens)
     with stage.publish(given.out) as path:

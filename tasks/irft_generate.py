@@ -1,14 +1,14 @@
 """Sample responses of the current policy to a round's prompts (first half of a round of IRFT)."""
 
 from irl.settings.data import TemplateSettings
-from irl.settings.training import SamplingSettings
+from irl.settings.training import GenerationSettings
 from tasks.generate import arguments, generate
 from tasks.launch import main
 from tasks.stage import Stage
 
 
 def run(stage: Stage) -> str:
-    sampling = stage.read("irft.sampling", SamplingSettings)
+    sampling = stage.read("irft.sampling", GenerationSettings)
     return generate(stage, "irft", stage.value("seed"), sampling, stage.read("template", TemplateSettings))
 
 

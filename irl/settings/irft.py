@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from irl.settings.base import Settings
-from irl.settings.training import LoraSettings, OptimiserSettings, SamplingSettings
+from irl.settings.training import GenerationSettings, LoraSettings, OptimiserSettings
 
 
 class IrftTrainingSettings(Settings):
@@ -42,7 +42,7 @@ class IrftSettings(Settings):
     """`split`: round t gets the t-th T-th of the shuffled demonstrations; `all`: every round sees all."""
     passes: int = Field(1, ge=1)
     """With `split`, times that the rounds go through the demonstrations: they are cut into T / passes parts."""
-    sampling: SamplingSettings = SamplingSettings()
+    sampling: GenerationSettings = GenerationSettings()
     """How the policy's own responses are sampled."""
     training: IrftTrainingSettings = IrftTrainingSettings()
     """The K steps of a round."""

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from irl.settings.base import Settings
-from irl.settings.training import OptimiserSettings, SamplingSettings
+from irl.settings.training import GenerationSettings, OptimiserSettings
 
 
 class RewardSettings(Settings):
@@ -74,7 +74,7 @@ class RftSettings(Settings):
     """T, the number of generate/reward/policy rounds; 0 switches the method off."""
     slice: Literal["split", "all"] = "split"
     """`split`: round t gets the t-th T-th of the shuffled demonstrations; `all`: every round sees all."""
-    sampling: SamplingSettings = SamplingSettings()
+    sampling: GenerationSettings = GenerationSettings()
     """How the policy's own responses are sampled."""
     reward: RewardSettings = RewardSettings()
     """Reward alignment."""

@@ -20,6 +20,13 @@ class SamplingSettings(Settings):
     """Prompts decoded at once."""
 
 
+class GenerationSettings(SamplingSettings):
+    """How the pairs of a round get their responses."""
+
+    engine: Literal["torch", "vllm"] = "torch"
+    """`vllm` is for GPUs, and an extra of its own; other random numbers, so other samples, of the same policy."""
+
+
 class LoraSettings(Settings):
     """Low-rank adapters instead of full fine-tuning; the reference is the model with the adapter off."""
 
