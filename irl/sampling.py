@@ -5,8 +5,9 @@ A sample's random numbers follow from its own name, so it does not depend on wha
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy
 import torch
@@ -62,25 +63,25 @@ def sample_responses(
         uniforms = torch.stack([_uniforms(seed_of(seed, each), count) for each in batch])
         return decode(policy, template, [each.prompt for each in batch], uniforms, settings)
 
-    return in_batches(one, prompts, settings.samples_per_prompt, settings.batch_size, progress, resumed, processes)
+    return sample_in_batches(
+        one, prompts, settings.samples_per_prompt, settings.batch_size, progress, resumed, processes
+    )
 
 
-class Wanted(NamedTuple):
-    """A response that is to be sampled."""
+@dataclass(frozen=True)
+class Wanted:
+    """A response that is to be sampled; see `Sample`."""
 
     id: str
-    """Of the prompt."""
-    number: int
-    """Of the sample for this prompt, from 0."""
+    index: int
     prompt: list[int]
-    """Tokens."""
 
 
 Decoded = tuple[list[int], bool, float]
 """Response tokens, whether it ended by itself, log pi(y'|x) in nats."""
 
 
-def in_batches(
+def sample_in_batches(
     one: Callable[[Sequence[Wanted]], list[Decoded]],
     prompts: Sequence[tuple[str, list[int]]],
     samples_per_prompt: int,
@@ -102,13 +103,13 @@ def in_batches(
     samples: dict[int, Sample] = {}
     for rows, decoded in zip(batches, processes.deal(batches, piece), strict=True):
         for row, (response, ended, log_probability) in zip(rows, decoded, strict=True):
-            samples[row] = Sample(*wanted[row], response, ended, log_probability)
+            samples[row] = Sample(**vars(wanted[row]), response=response, ended=ended, log_probability=log_probability)
     return [samples[row] for row in range(len(wanted))]
 
 
 def seed_of(seed: int, wanted: Wanted) -> int:
     """128 bits for a sample, from the seed and the sample's own name."""
-    key = hashlib.sha256(f"{seed}/{wanted.id}/{wanted.number}".encode()).digest()[:16]
+    key = hashlib.sha256(f"{seed}/{wanted.id}/{wanted.index}".encode()).digest()[:16]
     return int.from_bytes(key, "big")
 
 

@@ -4,6 +4,7 @@ A sample's seed follows from its own name here too. Its logits may differ in the
 beside it, so samples are the same again on the same machine and versions, not everywhere.
 """
 
+import math
 import multiprocessing
 import os
 import threading
@@ -18,13 +19,13 @@ from irl.models import check_weights, device_of, dtype_of
 from irl.processes import ALONE, Processes
 from irl.replay import Once, once
 from irl.samples import Sample
-from irl.sampling import Decoded, Wanted, in_batches, seed_of
+from irl.sampling import Decoded, Wanted, sample_in_batches, seed_of
 from irl.settings.compute import ComputeSettings
 from irl.settings.training import GenerationSettings
 from irl.template import Template
 
 BATCHES_AT_ONCE = 16
-"""That vLLM is given; it decodes `batch_size` rows of them at any time, and the next as soon as one ends."""
+"""That vLLM is given at most; it decodes `batch_size` rows of them at any time, and the next as soon as one ends."""
 OURS = "JUICER_VLLM"
 """In the environment of the processes that vLLM starts for us."""
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
@@ -63,12 +64,19 @@ def sample_by_vllm(
         asked = [{"prompt_token_ids": wanted.prompt} for wanted in batch]
         return [decoded(each.outputs[0], end) for each in llm.generate(asked, parameters, use_tqdm=False)]
 
-    size = BATCHES_AT_ONCE * settings.batch_size
-    return in_batches(one, prompts, settings.samples_per_prompt, size, progress, resumed, processes)
+    share = math.ceil(len(prompts) * settings.samples_per_prompt / processes.size)
+    size = min(BATCHES_AT_ONCE * settings.batch_size, share)
+    return sample_in_batches(one, prompts, settings.samples_per_prompt, size, progress, resumed, processes)
 
 
 def decoded(output: Any, end_of_text: int) -> Decoded:
-    """What vLLM says of a response, as our own decoder says it."""
+    """What vLLM says of a response, as our own decoder says it.
+
+    Raises:
+        RuntimeError: the engine was ended in the middle of it, which vLLM hands out like any other response.
+    """
+    if output.finish_reason not in ("stop", "length"):
+        raise RuntimeError(f"vLLM did not finish a response: {output.finish_reason}")
     response = list(output.token_ids)
     return response, response[-1] == end_of_text, float(output.cumulative_logprob)
 

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,7 @@ from irl.settings.compute import ComputeSettings
 from irl.settings.data import TemplateSettings
 from irl.settings.tiny import TinySettings
 from irl.settings.training import GenerationSettings
-from irl.vllm_engine import _by_itself, engine, sample_by_vllm
+from irl.vllm_engine import _by_itself, decoded, engine, sample_by_vllm
 
 INSTALLED = importlib.util.find_spec("vllm") is not None
 
@@ -106,6 +107,15 @@ def test_first_tokens_come_as_often_as_the_policy_says(llm, template, folder):
     squares = ((seen - expected) ** 2 / expected).sum().item()
     freedom = len(expected) - 1
     assert abs(squares - freedom) < 5 * (2 * freedom) ** 0.5, "chi-squared, five deviations"
+
+
+def test_a_response_that_vllm_was_ended_in_is_no_sample():
+    def output(reason):
+        return SimpleNamespace(token_ids=[5, 6], finish_reason=reason, cumulative_logprob=-1.0)
+
+    assert decoded(output("length"), 6) == ([5, 6], True, -1.0)
+    with pytest.raises(RuntimeError, match="abort"):
+        decoded(output("abort"), 6)
 
 
 @pytest.mark.skipif(INSTALLED, reason="vLLM is installed")
