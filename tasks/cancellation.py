@@ -46,10 +46,17 @@ class Cancellation:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let the block come to its own end, or to its next `check`, before the run does."""
+        """Let the block come to its own end, or to its next `check`, before the run does.
+
+        What fails in it after the request fails because others have been told to end too.
+        """
         self._held += 1
         try:
             yield
+        except Exception as error:
+            if self.requested is not None:
+                raise Cancelled(self.requested) from error
+            raise
         finally:
             self._held -= 1
         if not self._held:

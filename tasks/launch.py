@@ -42,6 +42,7 @@ def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPars
         if not stage.leads:
             os.environ["TQDM_DISABLE"] = "1"  # one progress bar is enough
         result = (single.followed(run) if stage.leads else run)(stage)
+        stage.processes.gather(None)  # nobody forgets the checkpoint before the output is published
         leave()
         return result
 

@@ -145,7 +145,8 @@ class Stage:
         Of several processes, what only the leading one has written does.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_of_the_dead(path.parent, f".{path.name}.", ".tmp")
+        if self.processes.first_here:
+            _remove_of_the_dead(path.parent, f".{path.name}.", ".tmp")
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         _remove(temporary)
         try:
@@ -165,7 +166,8 @@ class Stage:
     def scratch(self) -> Iterator[Path]:
         """A folder for files that nobody needs afterwards."""
         folder = Path(".juicer/scratch") / f"{self.name}-{os.getpid()}"
-        _remove_of_the_dead(folder.parent, f"{self.name}-")
+        if self.processes.first_here:
+            _remove_of_the_dead(folder.parent, f"{self.name}-")
         _remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
         try:

@@ -50,7 +50,9 @@ def test_the_key_is_the_same_for_the_same_inputs_wherever_the_output_goes(inputs
     assert key_of(arguments, dict(values)) == key
 
 
-@pytest.mark.parametrize("changed", ["parameter", "argument", "content of an input", "another file", "processes"])
+@pytest.mark.parametrize(
+    "changed", ["parameter", "argument", "content of an input", "another file", "processes", "machines"]
+)
 def test_the_key_changes_with(inputs, monkeypatch, changed):
     arguments, values = inputs
     before = key_of(arguments, values)
@@ -65,6 +67,8 @@ def test_the_key_changes_with(inputs, monkeypatch, changed):
             Path("data/more.jsonl").write_text("{}")
         case "processes":
             monkeypatch.setenv("WORLD_SIZE", "2")
+        case "machines":
+            monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert key_of(arguments, values) != before
 
 
@@ -251,6 +255,15 @@ def test_a_request_waits_for_the_end_of_what_is_held(cancellation):
         signal.raise_signal(signal.SIGTERM)
         done.append("the block")
     assert done == ["the block"]
+
+
+def test_what_fails_after_a_request_is_no_failure_of_its_own(cancellation):
+    with pytest.raises(Cancelled), cancellation.held():
+        signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError("connection closed by peer")
+    cancellation.requested = None
+    with pytest.raises(RuntimeError), cancellation.held():
+        raise RuntimeError("connection closed by peer")
 
 
 def test_a_second_ctrl_c_waits_for_nothing(cancellation):
