@@ -107,6 +107,8 @@ def serve(port: int, mlflow_port: int, gpus: int) -> None:
                 service.check()
             time.sleep(0.5)
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):  # asked twice: the servers still have to be ended
+            signal.signal(number, signal.SIG_IGN)
         # The worker first: flows that are ended still have to tell the servers.
         for service in reversed(running):
             service.end()

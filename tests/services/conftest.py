@@ -124,7 +124,7 @@ def worker(services: Services, pool: str, folder: Path, home: Path, **more: str)
 
 @pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """The services; when they are interrupted as by Ctrl-C, no process of theirs may be left."""
+    """The services; when they are interrupted as by an impatient Ctrl-C twice, no process of theirs may be left."""
     folder = make(tmp_path_factory.mktemp("services"))
     port, mlflow_port = free_port(), free_port()
     environ = environment(folder)
@@ -145,7 +145,9 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
         yield running
     finally:
         running.client.close()
-        os.kill(process.pid, signal.SIGINT)
+        for _ in range(2):
+            os.kill(process.pid, signal.SIGINT)
+            time.sleep(0.5)
         code = process.wait(timeout=PATIENCE)
         process.stdout.close()
     assert code == 0
