@@ -22,7 +22,7 @@ from tasks.mlflow_store import project_model, project_uri
 from tasks.promote import GATES, Decision
 from tasks.stage import guarded, set_environment
 
-REFUSED = 3
+REFUSED, REFUSED_STATE = 3, "Refused"
 """Exit code where gates failed; 1 is an error."""
 
 
@@ -45,7 +45,9 @@ def promote(
         return Failed(message=str(error))
     get_run_logger().info("%s", decision)
     create_markdown_artifact(decision.as_markdown(), key="promotion", description=decision.title)
-    return Failed(message=decision.line) if decision.refused else Completed(message=decision.line)
+    if decision.refused:
+        return Failed(name=REFUSED_STATE, message=decision.line)
+    return Completed(message=decision.line)
 
 
 def decide(version: str, gates: str, *, dry_run: bool, rollback: bool) -> Decision:
@@ -85,6 +87,8 @@ def main() -> None:
         if get_current_settings().api.url is not None:
             check_server()
             state = promote(given.version, **asked, return_state=True)
+            if state.name == REFUSED_STATE:
+                sys.exit(REFUSED)
             if not state.is_completed():
                 raise InputError(state.message or state.type.value)
             return
