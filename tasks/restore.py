@@ -140,6 +140,11 @@ def _check_out(folder: Path, paths: list[str]) -> None:
         if not _dvc("remote", "list", cwd=folder).strip():
             do = "dvc push to a remote where it was made, then dvc remote add here"
             raise InputError(f"{', '.join(paths)} not in DVC's cache, and there is no remote", do=do) from missing
+        # DVC takes a remote's relative path from the project's folder, which is another one here.
+        for line in _dvc("config", "--list", cwd=Path(_root())).splitlines():
+            key, _, url = line.partition("=")
+            if key.startswith("remote.") and key.endswith(".url") and Path(url).is_absolute():
+                _dvc("config", "--local", key, url, cwd=folder)
         _dvc("pull", "--quiet", *paths, cwd=folder)
 
 
@@ -151,9 +156,9 @@ def _compare_code(folder: Path, lock: Lock, stages: list[str]) -> tuple[int, lis
             place = Path(dependency["path"])
             if any(str(each) in lock.producers for each in (place, *place.parents)):
                 continue
-            if place.is_absolute() or not (folder / place).exists():
+            if place.suffix != ".py" and (place.is_absolute() or not (folder / place).exists()):
                 outside.add(str(place))
-            elif md5_of(folder / place) == dependency.get("md5"):
+            elif (folder / place).exists() and md5_of(folder / place) == dependency.get("md5"):
                 same.add(str(place))
             else:
                 other.add(str(place))

@@ -1,5 +1,6 @@
 """From a registered version, one command brings back the exact weights, data and code, or says what is gone."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from irl.errors import InputError
 from tasks.lock import Lock, md5_of
 from tasks.mlflow_store import project_uri
-from tasks.restore import Restored, restore
+from tasks.restore import Restored, _compare_code, restore
 from tasks.versions import open_registry
 from tests.small_pipeline import commit, make_project, register, repro, run
 
@@ -82,6 +83,13 @@ def test_code_that_is_not_as_it_was_is_refused_in_one_line_and_leaves_nothing(ma
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_module_that_was_never_committed_is_code_that_is_not_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "kept.py").write_text("")
+    deps = [{"path": "kept.py", "md5": md5_of(tmp_path / "kept.py")}, {"path": "lost.py", "md5": "0"}]
+    lock = Lock(tmp_path / "dvc.lock", {"sft": {"deps": [*deps, {"path": "source.jsonl", "md5": "0"}]}}, {})
+    assert _compare_code(tmp_path, lock, ["sft"]) == (1, ["lost.py"], ["source.jsonl"])
+
+
 def test_weights_come_from_a_remote_when_the_cache_is_empty(
     made: Path, restored: Callable[..., Restored], tmp_path: Path
 ) -> None:
@@ -92,7 +100,8 @@ def test_weights_come_from_a_remote_when_the_cache_is_empty(
     try:
         with pytest.raises(InputError, match="not in DVC's cache, and there is no remote"):
             restored("models:/quickstart/3", tmp_path / "a")
-        run(made, "dvc", "remote", "add", "--local", "--default", "kept", str(remote))
+        # DVC reads such a path from where the project is, and the weights are checked out elsewhere.
+        run(made, "dvc", "remote", "add", "--local", "--default", "kept", os.path.relpath(remote, made))
         restored("models:/quickstart/3", tmp_path / "b")
     finally:
         shutil.rmtree(cache, ignore_errors=True)
