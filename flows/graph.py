@@ -81,23 +81,29 @@ def plan(*, from_stage: str = "", until_stage: str = "", force: bool = False) ->
 @contextmanager
 def reading() -> "Iterator[Repo]":
     """DVC's repository of the working directory, locked; what DVC refuses becomes an InputError."""
-    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    try:
-        with Repo(_wait_for_lock=True) as repo, repo.lock:
-            _mend(repo)
-            yield repo
-    except DvcException as error:
-        raise InputError(" ".join(str(error).split()), where="dvc") from error
+    with _dvc_errors(), Repo(_wait_for_lock=True) as repo, repo.lock:
+        _mend(repo)
+        yield repo
 
 
 def free_locks() -> None:
     """Undo what a DVC that was killed may have left: the system frees its locks, but not its list of files in use."""
     from dvc.repo import Repo
 
-    with Repo() as repo:
+    with _dvc_errors(), Repo() as repo:
         _mend(repo)
+
+
+@contextmanager
+def _dvc_errors() -> Iterator[None]:
+    from dvc.exceptions import DvcException
+
+    try:
+        yield
+    except DvcException as error:
+        raise InputError(" ".join(str(error).split()), where="dvc") from error
 
 
 def _mend(repo: "Repo") -> None:

@@ -5,7 +5,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from prefect.states import Cancelled, Completed
 from prefect.tasks import exponential_backoff
 
 from flows.graph import free_locks
+from irl.errors import InputError
 from tasks.process import run_in_group
 
 Result = Literal["unchanged", "restored", "ran"]
@@ -77,7 +78,8 @@ def dvc(arguments: Sequence[str], line: Callable[[str], None], cancel: threading
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
     code = run_in_group(command, read, cancel=cancel, environment=environment())
     if code != 0:
-        free_locks()
+        with suppress(InputError):  # what has failed before that is told below
+            free_locks()
     if cancel.is_set():
         raise Stopped(arguments[-1])
     if code != 0:
