@@ -87,7 +87,7 @@ def evaluate(
         figures = version.metrics
     else:
         weights = folder or weights_of(registry, _registered(version), scratch / "weights")
-        tags = version.tags if version else {"model": weights.name, "method": "folder", "round": "0"}
+        tags = version.tags if version else _tags_of(weights)
         result = _measure(tags, weights, line)
         figures = _figures(result) | measure_leaderboard(tags, weights, line)
         if version:
@@ -133,6 +133,11 @@ def _registered(version: Version | None) -> Version:
     return version
 
 
+def _tags_of(folder: Path) -> dict[str, str]:
+    """What a version's tags would say of a folder that is none."""
+    return {"model": folder.name, "method": "folder", "round": "0", "dvc_md5": md5_of(folder)}
+
+
 def _is_measured(version: Version, judged_on: str) -> bool:
     """Whether the version has the figures that an evaluation here would measure."""
     benchmarks = "leaderboard_average" in version.metrics or not _has_leaderboard()
@@ -147,7 +152,7 @@ def measure_leaderboard(tags: dict[str, str], weights: Path, line: Callable[[str
     """Scores in per cent and their errors, by the names of the gates; none where the recipe has no leaderboard.
 
     Args:
-        tags: `model`, `method` and `round`; `dvc_md5` of a version.
+        tags: `model`, `method`, `round` and `dvc_md5`, as of a version.
         weights: the model's folder.
         line: called with each line that is printed.
 
@@ -177,12 +182,13 @@ def _measure(tags: dict[str, str], weights: Path, line: Callable[[str], None]) -
 
 def _result(tags: dict[str, str], suffix: str) -> Path:
     """Where a result goes that DVC does not watch."""
-    return RESULTS / f"{tags.get('dvc_md5', 'folder').removesuffix('.dir')}{suffix}"
+    return RESULTS / f"{tags['dvc_md5'].removesuffix('.dir')}{suffix}"
 
 
 def _run(module: str, tags: dict[str, str], arguments: list[str], line: Callable[[str], None]) -> None:
     """Run a stage's own program."""
-    model = ["--stage", "evaluate-version", "--name", tags["model"], "--method", tags["method"]]
+    # Several at once each keep what belongs to their weights.
+    model = ["--stage", f"evaluate-version-{tags['dvc_md5'][:8]}", "--name", tags["model"], "--method", tags["method"]]
     model += ["--round", tags["round"]]
     said: list[str] = []
 

@@ -155,7 +155,7 @@ def test_an_evaluation_on_demand_measures_the_same_where_the_recipe_has_a_leader
     fewshot = [f"leaderboard.harness.{name}.fewshot={FEWSHOT}" for name in COLUMNS if name != "truthfulqa"]
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)
-    model, said = {"model": "base", "method": "base", "round": "0"}, list[str]()
+    model, said = {"model": "base", "method": "base", "round": "0", "dvc_md5": "0"}, list[str]()
     activate(ROOT / "recipes/quickstart.yaml", fewshot, Path("params.yaml"))
     assert measure_leaderboard(model, folder / "model", said.append) == {}
     more = ["leaderboard.enabled=true", f"leaderboard.mirror={folder / 'mirror'}"]
