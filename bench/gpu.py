@@ -120,6 +120,8 @@ def sampling(config: PretrainedConfig, device: torch.device, prompts: int, repea
         compute = ComputeSettings(device="cuda" if device.type == "cuda" else "cpu")
         with TemporaryDirectory() as folder:
             model.save_pretrained(folder)
+            del model
+            torch.cuda.empty_cache()  # vLLM wants nearly all of the memory
             with engine(Path(folder), compute, TOKENS, settings.batch_size, ALONE) as llm:
                 theirs = rate(sample_by_vllm, llm)
         results |= {"vllm": round(theirs), "of_vllm": f"{own / theirs:.0%}"}
