@@ -228,7 +228,8 @@ def draw(log_probabilities: Tensor, uniform: Tensor, settings: SamplingSettings)
     Returns:
         (batch,) token ids.
     """
-    weights = (log_probabilities / settings.temperature).exp()
+    # The likeliest token weighs 1: at low temperatures all weights would be too small for float32 otherwise.
+    weights = ((log_probabilities - log_probabilities.amax(-1, keepdim=True)) / settings.temperature).exp()
     if settings.top_p < 1:
         ordered, order = torch.sort(weights.double(), dim=-1, descending=True, stable=True)
         cumulative = ordered.cumsum(-1)

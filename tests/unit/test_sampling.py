@@ -94,6 +94,16 @@ def test_temperature_sharpens_the_distribution():
     assert counts[0].item() == pytest.approx(1000 * 0.36 / 0.52, abs=1)
 
 
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_temperature_near_zero_draws_the_likeliest_token(top_p):
+    flat = torch.arange(50_000).remainder(997).float() / 1000  # no token is likelier than 1 in 20,000
+    flat[123] = 1.3
+    log_probabilities = flat.log_softmax(-1)[None].expand(100, -1)
+    uniform = (torch.arange(100) + 0.5).double() / 100
+    drawn = draw(log_probabilities, uniform, SamplingSettings(temperature=0.01, top_p=top_p))
+    assert drawn.tolist() == [123] * 100
+
+
 def test_nucleus_keeps_the_fewest_tokens_that_reach_top_p():
     log_probabilities = torch.tensor([0.1, 0.6, 0.3]).log()[None].expand(900, 3)
     uniform = (torch.arange(900) + 0.5).double() / 900
