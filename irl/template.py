@@ -87,8 +87,12 @@ class Template:
         return self._tokens(self.render_prompt(prompt))
 
     def response(self, prompt: Sequence[Message], response: str) -> list[int]:
-        """Tokens of a complete response; the last one is end-of-text."""
-        tokens = self._tokens(self.render_response(prompt, response))
+        """Tokens of a complete response as they follow the prompt's; the last one is end-of-text."""
+        start, rest = self.render_prompt(prompt), self.render_response(prompt, response)
+        before, whole = self._tokens(start), self._tokens(start + rest)
+        # Llama's tokenizers begin every text with a blank of their own: alone, a response would get tokens that no
+        # policy writes after a prompt. Where a token lies across the seam, there is no other way.
+        tokens = whole[len(before) :] if whole[: len(before)] == before else self._tokens(rest)
         if self.end_of_text in tokens:
             return tokens[: tokens.index(self.end_of_text) + 1]
         return [*tokens, self.end_of_text]

@@ -1,6 +1,8 @@
 """One template for every stage: prompts continue into responses, and end-of-text is exactly one token."""
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from irl.errors import InputError
 from irl.random_models import CHAT
@@ -43,6 +45,36 @@ def test_blanks_that_a_template_writes_after_end_of_text_are_dropped(tokenizer):
     template = Template(tokenizer, TemplateSettings(name="model"))
     assert template.response(DIALOGUE[:1], "well")[-1] == template.end_of_text
     assert template.response(DIALOGUE[:1], "well").count(template.end_of_text) == 1
+
+
+def test_a_response_has_the_tokens_that_follow_the_prompt():
+    # Llama's tokenizers put a blank before every text, and so before a response that is tokenised alone.
+    made = Tokenizer(models.BPE(unk_token="<unk>"))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Strip(" ", 1, 0)])
+    made.train_from_iterator(
+        ["well done, very well\n", "<|user|>\nhello\n<|assistant|>\nwell\n"] * 10,
+        trainers.BpeTrainer(vocab_size=120, special_tokens=["<unk>", "</s>"], show_progress=False),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="<unk>")
+    tokenizer.chat_template = CHAT
+    template = Template(tokenizer, TemplateSettings(name="model"))
+    prompt, response = template.prompt(DIALOGUE[:1]), template.response(DIALOGUE[:1], "well done")
+    whole = template.render_prompt(DIALOGUE[:1]) + "well done</s>"
+    assert prompt + response == tokenizer(whole, add_special_tokens=False)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(response)[0].startswith("w")
+
+
+def test_a_response_whose_first_token_would_swallow_the_prompt_s_end_is_tokenised_alone(tokenizer):
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content + eos_token }}{% else %}hel{% endif %}"
+        "{% endfor %}"
+    )
+    template = Template(tokenizer, TemplateSettings(name="model"))
+    joint = tokenizer("hello", add_special_tokens=False)["input_ids"]
+    assert joint[: len(template.prompt(DIALOGUE[:1]))] != template.prompt(DIALOGUE[:1])
+    alone = tokenizer("lo", add_special_tokens=False)["input_ids"]
+    assert template.response(DIALOGUE[:1], "lo") == [*alone, template.end_of_text]
 
 
 def test_a_tokenizer_without_a_template_is_refused(tokenizer):
