@@ -113,6 +113,18 @@ def test_an_irft_step_is_equation_2_whatever_the_reference():
 
 
 @pytest.mark.parametrize("h", ["identity", "logistic"])
+def test_a_later_step_contrasts_demonstrations_with_the_samples_of_the_round_s_start(h):
+    policy, reference, demonstrations = WORLD.make_policy(0), WORLD.make_policy(9), WORLD.draw_distribution(1)
+    samples = WORLD.draw_distribution(2)
+    step = irft_step(policy, reference, demonstrations, samples, h)
+    ratio = WORLD.log_policy(policy) - WORLD.log_policy(reference).detach()
+    margin = BETA * (ratio[:, :, None] - ratio[:, None, :])
+    loss = -(margin if h == "identity" else margin.sigmoid().log())
+    truth = flat_gradient((demonstrations[:, :, None] * samples[:, None, :] * loss).sum((1, 2)).mean(), policy)
+    assert relative_error(step, truth) < 1e-6
+
+
+@pytest.mark.parametrize("h", ["identity", "logistic"])
 def test_irft_leaves_a_policy_alone_that_is_the_demonstrations(h):
     policy = WORLD.make_policy(0)
     samples = WORLD.log_policy(policy).detach().exp()
