@@ -105,6 +105,14 @@ def test_rft_on_hh_learns_a_reward_from_a_trunk_of_its_own(tmp_path, monkeypatch
     assert models_of_the_report() == ["base", "sft", "sft-matched", "rft-r1"]
 
 
+@pytest.mark.parametrize("recipe", ["hh-sft.yaml", "ultrachat-sft.yaml"])
+def test_a_recipe_without_rounds_runs_to_the_report(recipe, tmp_path, monkeypatch):
+    names = run_tiny(recipe, [], tmp_path, monkeypatch)
+    assert not [name for name in names if name.startswith(("irft", "rft", "sft_matched"))]
+    assert models_of_the_report() == ["base", "sft"]
+    assert bool(changed("models/tiny/policy", "models/sft")) == (recipe == "hh-sft.yaml")
+
+
 @pytest.mark.parametrize("recipe", ["ultrachat-irft-t2.yaml", "ultrachat-spin.yaml"])
 def test_irft_on_ultrachat_trains_a_mistral_in_zephyrs_template_with_adapters_or_whole(recipe, tmp_path, monkeypatch):
     run_tiny(recipe, [], tmp_path, monkeypatch)
