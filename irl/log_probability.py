@@ -101,9 +101,7 @@ def response_log_probabilities(policy: "PreTrainedModel", batch: Batch) -> Tenso
 
 
 def token_log_probabilities(policy: "PreTrainedModel", hidden: Tensor, targets: Tensor) -> Tensor:
-    """log pi of single tokens; memory for logits does not grow with vocabulary times positions.
-
-    Many logits are computed in chunks, and again in the backward pass; few take the direct way.
+    """log pi of single tokens.
 
     Args:
         hidden: (positions, width) last hidden states.
@@ -112,10 +110,28 @@ def token_log_probabilities(policy: "PreTrainedModel", hidden: Tensor, targets: 
     Returns:
         (positions,) float32, differentiable.
     """
+    return of_logits(policy, lambda logits, targets: -cross_entropy(logits, targets, reduction="none"), hidden, targets)
+
+
+def of_logits(
+    policy: "PreTrainedModel", of: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, targets: Tensor
+) -> Tensor:
+    """Anything of the logits of single positions; memory for them does not grow with vocabulary times positions.
+
+    Many logits are computed in chunks, and again in the backward pass; few take the direct way.
+
+    Args:
+        of: logits (some, vocabulary) float32 and targets (some,), to (some, ...).
+        hidden: (positions, width) last hidden states.
+        targets: (positions,) tokens.
+
+    Returns:
+        (positions, ...), differentiable.
+    """
     head = policy.get_output_embeddings()
 
     def compute(hidden: Tensor, targets: Tensor) -> Tensor:
-        return -cross_entropy(head(hidden).float(), targets, reduction="none")
+        return of(head(hidden).float(), targets)
 
     chunks = math.ceil(len(targets) * policy.config.get_text_config().vocab_size / LOGITS_AT_ONCE)
     if hasattr(head.weight, "ds_id"):

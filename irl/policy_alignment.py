@@ -13,7 +13,7 @@ from torch import Tensor
 from irl.checkpoint import Checkpoint, keep_trainer, kept_values
 from irl.demonstrations import Message
 from irl.descent import make_whole
-from irl.log_probability import Batch, Dialogue, by_length, dialogues_of
+from irl.log_probability import Batch, Dialogue, by_length, dialogues_of, of_logits
 from irl.models import mixed_precision, spare_deepspeed
 from irl.objectives import normalise
 from irl.optimisation import TrainingRecord
@@ -182,17 +182,21 @@ def per_token(
     Returns:
         (dialogues, length) each, zero behind a response; the entropy carries no gradient.
     """
-    values, entropies, places = [], [], []
+
+    def both(logits: Tensor, targets: Tensor) -> Tensor:
+        every = (logits / temperature).log_softmax(-1)
+        with torch.no_grad():
+            entropies = -(every.exp() * every).sum(-1)
+        return torch.stack([every.gather(1, targets[:, None])[:, 0], entropies], dim=-1)
+
+    values, places = [], []
     for rows in by_length(dialogues, chunk):
         batch = Batch.of([dialogues[row] for row in rows], padding, policy.device)
         hidden = policy.base_model(input_ids=batch.tokens, attention_mask=batch.attention).last_hidden_state
         predicted = batch.response[:, 1:]
-        logits = policy.get_output_embeddings()(hidden[:, :-1][predicted]).float() / temperature
-        every = logits.log_softmax(-1)
-        values.append(every.gather(1, batch.tokens[:, 1:][predicted][:, None])[:, 0])
-        with torch.no_grad():
-            entropies.append(-(every.exp() * every).sum(-1))
+        values.append(of_logits(policy, both, hidden[:, :-1][predicted], batch.tokens[:, 1:][predicted]))
         places += [(row, place) for row in rows for place in range(len(dialogues[row].response))]
     where = tuple(torch.tensor(places, device=policy.device).T)
     empty = torch.zeros(len(dialogues), length, device=policy.device)
-    return empty.index_put(where, torch.cat(values)), empty.index_put(where, torch.cat(entropies))
+    log_probabilities, entropies = torch.cat(values).unbind(-1)
+    return empty.index_put(where, log_probabilities), empty.index_put(where, entropies.detach())

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from irl import log_probability
 from irl.log_probability import Dialogue, score_dialogues
 from irl.models import save_policy
 from irl.policy_alignment import align_policy, per_token
@@ -126,6 +127,20 @@ def test_log_probabilities_per_token_stand_where_the_tokens_do(policy):
         torch.testing.assert_close(values[row, :count], expected.gather(1, tokens[:, None])[:, 0])
         torch.testing.assert_close(entropies[row, :count], torch.distributions.Categorical(logits=expected).entropy())
         assert values[row, count:].tolist() == [0.0] * (4 - count)
+
+
+def test_logits_in_chunks_change_neither_log_probabilities_nor_their_gradient(policy, monkeypatch):
+    dialogues = [Dialogue([5, 6, 7], [8, 9]), Dialogue([5], [9, 8, 0])]
+    results = []
+    for chunks in (1, 3):
+        monkeypatch.setattr(log_probability, "LOGITS_AT_ONCE", 5 * policy.config.vocab_size // chunks)
+        policy.zero_grad()
+        values, entropies = per_token(policy, dialogues, 4, 1, temperature=0.7)
+        assert not entropies.requires_grad
+        (values * torch.arange(8).reshape(2, 4)).sum().backward()
+        results.append([values, entropies, *(parameter.grad for parameter in policy.parameters())])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5 * max(1.0, float(other.detach().abs().max())), rtol=1e-5)
 
 
 def test_gradient_checkpointing_recomputes_and_changes_nothing(policy, template, initial, reward):
