@@ -13,6 +13,7 @@ from torch import Tensor
 from irl.checkpoint import Checkpoint, keep_trainer, kept_values
 from irl.demonstrations import Message
 from irl.descent import make_whole
+from irl.errors import InputError
 from irl.log_probability import Batch, Dialogue, by_length, dialogues_of, of_logits
 from irl.models import mixed_precision, spare_deepspeed
 from irl.objectives import normalise
@@ -65,6 +66,9 @@ def align_policy(
 
     Returns:
         The record: reward, KL to pi_0, entropy and length per step.
+
+    Raises:
+        InputError: fewer prompts than a step takes.
     """
     import datasets
     from transformers import PrinterCallback
@@ -72,6 +76,11 @@ def align_policy(
     from trl.trainer.rloo_config import RLOOConfig
     from trl.trainer.rloo_trainer import RLOOTrainer
 
+    if len(prompts) < settings.prompts_per_step:
+        do = "lower rft.policy.prompts_per_step"
+        raise InputError(
+            f"{len(prompts)} prompts, RLOO takes {settings.prompts_per_step} at a time", where="rft_policy", do=do
+        )
     spare_deepspeed()
     datasets.disable_progress_bars()
     reward.eval()

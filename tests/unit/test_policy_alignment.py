@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from irl import log_probability
+from irl.errors import InputError
 from irl.log_probability import Dialogue, score_dialogues
 from irl.models import save_policy
 from irl.policy_alignment import align_policy, per_token
@@ -161,3 +162,9 @@ def test_mixed_precision_trains_float32_weights(policy, template, initial, rewar
     assert all(parameter.dtype == torch.float32 for parameter in policy.parameters())
     assert any(not torch.equal(one, two) for one, two in zip(before, policy.parameters(), strict=True))
     assert len(record.curves["loss"]["value"]) == 2
+
+
+def test_fewer_prompts_than_a_step_takes_are_refused(policy, template, initial, reward):
+    settings = SETTINGS.model_copy(update={"prompts_per_step": 17})
+    with pytest.raises(InputError, match="16 prompts, RLOO takes 17 at a time"):
+        align(policy, template, initial, reward, settings)
