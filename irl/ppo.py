@@ -23,6 +23,7 @@ from irl.settings.compute import ComputeSettings
 from irl.settings.rft import PolicyAlignmentSettings, PpoSettings
 from irl.sft import follow, trainer_arguments
 from irl.template import Template
+from irl.watching import tell_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -80,7 +81,7 @@ def align_policy_by_ppo(
     tokenizer = with_own_padding(template.tokenizer, policy.config.vocab_size)
     padding = int(tokenizer.pad_token_id)
     prompt_tokens: list[int] = []
-    scored = {"tokens": 0}
+    response_tokens: list[int] = []
 
     def collate(rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
         lengths = [len(row["input_ids"]) for row in rows]
@@ -89,7 +90,9 @@ def align_policy_by_ppo(
         return {"input_ids": torch.tensor(filled)}
 
     def count(module: torch.nn.Module, arguments: Any, given: dict[str, Any]) -> None:
-        scored["tokens"] += int(given["attention_mask"].sum())
+        # The reward reads each batch once, in the order in which the loader gave the prompts.
+        response_tokens.append(int(given["attention_mask"].sum()) - prompt_tokens[len(response_tokens)])
+        tell_tokens(response_tokens[-1] * ppo.epochs)
 
     mean, deviation = normaliser if settings.normalise_reward else (0.0, 1.0)
     judge = NormalisedReward(reward, mean, deviation)
@@ -128,9 +131,8 @@ def align_policy_by_ppo(
     with redirect_stdout(io.StringIO()):  # TRL prints a line of its own
         trainer.train()
     counting.remove()
-    # The data loader may have collated a batch more than was used.
-    tokens = scored["tokens"] - sum(prompt_tokens[: settings.steps])
-    record = TrainingRecord("rft_policy", steps=settings.steps * ppo.epochs, response_tokens=tokens * ppo.epochs)
+    tokens = ppo.epochs * sum(response_tokens)
+    record = TrainingRecord("rft_policy", steps=settings.steps * ppo.epochs, response_tokens=tokens)
     for entry in trainer.state.log_history:
         if "objective/scores" in entry:
             record.log(int(entry["step"]), **{name: entry[key] for name, key in CURVES.items()})
