@@ -101,7 +101,8 @@ class Sharded:
         import deepspeed
 
         self._processes = processes
-        config = zero_configuration(processes.zero_stage, model) | {
+        device = next(model.parameters()).device.type
+        config = zero_configuration(processes.zero_stage, model, torch.is_autocast_enabled(device)) | {
             "gradient_clipping": max_gradient_norm or 0.0,
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
@@ -146,8 +147,12 @@ class _Objective(torch.nn.Module):
         return self._loss_of(rows)
 
 
-def zero_configuration(stage: int, model: torch.nn.Module) -> dict[str, Any]:
-    """What a DeepSpeed configuration says of sharding and precision, for DeepSpeed itself and for TRL's trainers."""
+def zero_configuration(stage: int, model: torch.nn.Module, lower_precision: bool) -> dict[str, Any]:
+    """What a DeepSpeed configuration says of sharding and precision, for DeepSpeed itself and for TRL's trainers.
+
+    Weights are float32, as everywhere; with `lower_precision` the passes over them are bf16. At stage 3 the matrices
+    then travel as bf16, and so do their gradients.
+    """
     _start_deepspeed()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {
@@ -161,7 +166,12 @@ def zero_configuration(stage: int, model: torch.nn.Module) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         # Every machine keeps what its own processes need to go on.
         "checkpoint": {"use_node_local_storage": True},
-        "bf16": {"enabled": next(model.parameters()).dtype == torch.bfloat16},
+        "torch_autocast": {
+            "enabled": lower_precision,
+            "dtype": "bfloat16",
+            # What is gathered in float32 and cast afterwards would be kept whole for the backward pass.
+            **({} if stage == 3 else {"lower_precision_safe_modules": []}),
+        },
         "steps_per_print": 10**9,
     }
 
@@ -178,8 +188,12 @@ def _start_deepspeed() -> None:
 def make_whole(engine: Any) -> None:
     """Take DeepSpeed out of a model and give every process all of its weights."""
     from deepspeed import zero
+    from deepspeed.runtime.torch_autocast import PARAM_COMM_DTYPE_ATTR_NAME
 
     made: dict[int, torch.nn.Parameter] = {}  # tied weights stay tied
+    for parameter in engine.module.parameters():
+        # They are gathered as they are kept, no longer as they travel for a bf16 pass.
+        vars(parameter).pop(PARAM_COMM_DTYPE_ATTR_NAME, None)
     engine.destroy()
     for module in engine.module.modules():
         if not hasattr(module, "_original_parameters"):

@@ -36,19 +36,21 @@ def dtype_of(compute: ComputeSettings) -> torch.dtype:
     return torch.bfloat16 if compute.precision == "bf16" else torch.float32
 
 
-def training_dtype_of(compute: ComputeSettings) -> torch.dtype:
-    """The type of weights that train: float32, because a step of the paper's size is lost in bf16's 8 bits.
-
-    DeepSpeed keeps float32 weights of its own beside those that it is given.
-    """
-    return dtype_of(compute) if compute.zero_stage else torch.float32
+TRAINED = torch.float32
+"""The type of weights that train and are saved: a step of the paper's size, and most of a round of them, is lost in
+bf16's 8 bits."""
 
 
 def mixed_precision(compute: ComputeSettings) -> torch.autocast:
     """The context in which float32 weights train in the recipe's precision; does nothing where that is float32."""
-    lower = dtype_of(compute) != training_dtype_of(compute)
+    lower = lower_precision(compute)
     # Casts are not cached: they would outlive the step that changes the weights.
     return torch.autocast(device_of(compute).type, torch.bfloat16, enabled=lower, cache_enabled=False)
+
+
+def lower_precision(compute: ComputeSettings) -> bool:
+    """Whether the passes over weights that train are bf16."""
+    return dtype_of(compute) != TRAINED
 
 
 def attention_of(device: torch.device) -> str:

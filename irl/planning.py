@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 Role = Literal["policy", "reward", "scorer"]
+WEIGHT = 4
+"""Bytes of a weight that trains or is saved."""
 OVERHEAD = 1 * GIB
 """CUDA's context, libraries' workspaces and what is lost to fragmentation, per device."""
 
@@ -88,21 +90,18 @@ class Training:
         weights = min(1.0, self.trained / self.shape.parameters / max(self.depth, 1e-9)) * self.depth
         return forward * (1 + self.depth + weights + (self.depth if self.recomputed else 0))
 
-    def memory(self, devices: int, zero_stage: int, bytes_: int) -> float:
-        """Bytes per device of weights, gradients and optimiser state.
+    def memory(self, devices: int, zero_stage: int) -> float:
+        """Bytes per device of weights, gradients and optimiser state, all of them float32.
 
-        ZeRO shards the state over devices from stage 1 on, gradients from 2 and weights from 3 on; DeepSpeed keeps
-        an fp32 copy of what trains beside bf16 weights (arXiv 1910.02054, section 3).
+        ZeRO shards the state over devices from stage 1 on, gradients from 2 and weights from 3 on (arXiv 1910.02054,
+        section 3).
         """
         moments = 2 if self.optimiser == "adamw" else 1
-        sharded = zero_stage > 0
-        state = self.trained * (4 * moments + (4 if bytes_ < 4 else 0) if sharded else bytes_ * moments)
-        weights = self.shape.parameters * bytes_
-        gradients = self.trained * bytes_
+        weights, gradients = WEIGHT * self.shape.parameters, WEIGHT * self.trained
         return (
             weights / (devices if zero_stage == 3 else 1)
             + gradients / (devices if zero_stage >= 2 else 1)
-            + state / (devices if sharded else 1)
+            + moments * gradients / (devices if zero_stage else 1)
         )
 
 

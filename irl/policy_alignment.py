@@ -155,7 +155,7 @@ def align_policy(
             beta=settings.kl_coefficient,
             disable_dropout=True,
             **trainer_arguments(settings.optimiser, compute, seed, scratch, settings.gradient_checkpointing),
-            **sharding(processes, policy),
+            **sharding(processes, policy, compute),
         ),
         callbacks=[
             follow("rft_policy", CURVES),

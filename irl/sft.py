@@ -11,7 +11,7 @@ from irl.checkpoint import Checkpoint, keep_trainer
 from irl.descent import make_whole, zero_configuration
 from irl.errors import InputError
 from irl.log_probability import Dialogue, by_length_in_chunks, dialogues_of, response_log_probabilities
-from irl.models import device_of, dtype_of, mixed_precision, spare_deepspeed
+from irl.models import device_of, lower_precision, mixed_precision, spare_deepspeed
 from irl.optimisation import TrainingRecord
 from irl.processes import ALONE, Processes
 from irl.settings.compute import ComputeSettings
@@ -99,7 +99,7 @@ def train_sft(
             completion_only_loss=True,
             max_steps=steps,
             **trainer_arguments(settings.optimiser, compute, seed, scratch, settings.gradient_checkpointing),
-            **sharding(processes, policy),
+            **sharding(processes, policy, compute),
         ),
         callbacks=[
             follow(stage, CURVES, tokens_per_step),
@@ -146,7 +146,8 @@ def trainer_arguments(
         "weight_decay": 0.0,
         "use_cpu": cpu,
         "ddp_find_unused_parameters": False,
-        "bf16": dtype_of(compute).itemsize == 2,
+        # Under ZeRO it is DeepSpeed that casts.
+        "bf16": lower_precision(compute) and not compute.zero_stage,
         "gradient_checkpointing": gradient_checkpointing,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
@@ -160,12 +161,13 @@ def trainer_arguments(
     }
 
 
-def sharding(processes: Processes, policy: "PreTrainedModel") -> dict[str, Any]:
+def sharding(processes: Processes, policy: "PreTrainedModel", compute: ComputeSettings) -> dict[str, Any]:
     """What a TRL trainer gets besides if DeepSpeed shards its model; it knows the batch sizes itself."""
     if not processes.zero_stage:
         return {}
     known = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
-    return {"deepspeed": zero_configuration(processes.zero_stage, policy) | dict.fromkeys(known, "auto")}
+    configuration = zero_configuration(processes.zero_stage, policy, lower_precision(compute))
+    return {"deepspeed": configuration | dict.fromkeys(known, "auto")}
 
 
 def follow(stage: str, curves: Mapping[str, str], tokens_per_step: float = 0.0) -> Any:

@@ -21,20 +21,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
-    import torch
-
     from irl import demonstrations
     from irl.adapters import add_adapters, merge_adapters
     from irl.devices import peak_share
     from irl.irft import train_round
     from irl.models import (
-        dtype_of,
+        TRAINED,
         load_policy,
         load_template,
         mixed_precision,
         read_training,
         save_policy,
-        training_dtype_of,
     )
     from irl.optimisation import steps_for
     from irl.pairs import make_pairs
@@ -46,10 +43,9 @@ def run(stage: Stage) -> str:
     template = load_template(given.policy, stage.read("template", TemplateSettings))
     rows = list(demonstrations.read(given.data / "train.jsonl"))
     pairs = make_pairs(rows, read_samples(given.samples), template)
-    weights = training_dtype_of(compute)
-    policy = load_policy(given.policy, compute, weights)
+    policy = load_policy(given.policy, compute, TRAINED)
     own = settings.reference == "round" or given.policy == given.initial
-    reference = policy if own else load_policy(given.initial, compute, weights)
+    reference = policy if own else load_policy(given.initial, compute, TRAINED)
     adapters = add_adapters(policy, settings.lora, derive(seed, "irft", given.round, "adapters"))
     steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
     with (
@@ -66,7 +62,6 @@ def run(stage: Stage) -> str:
     # The totals count from the SFT policy on: SFT's own steps are every model's.
     record.continue_from(None if given.policy == given.initial else read_training(given.policy))
     stage.record(steps=record.steps, response_tokens=record.response_tokens)
-    torch.nn.Module.to(policy, dtype_of(compute))
     with stage.publish(given.out) as folder:
         save_policy(policy, template, folder, asdict(record))
     margin, accuracy = (record.curves[name]["value"][-1] for name in ("margin", "accuracy"))

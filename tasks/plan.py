@@ -17,6 +17,7 @@ from irl.devices import DEVICES, GIB, Device
 from irl.errors import InputError
 from irl.planning import (
     OVERHEAD,
+    WEIGHT,
     Role,
     Shape,
     Training,
@@ -201,7 +202,9 @@ class Planner:
         kept = training.shape.activations(sequences * self.longest, self.bytes, recomputed=training.recomputed)
         groups = math.ceil(sequences / TRAINED_AT_ONCE) if in_chunks else None
         kept += logit_bytes(training.shape, sequences * head, groups)
-        return training.memory(self.devices, self.zero, self.bytes) + kept + others + OVERHEAD
+        if self.bytes < WEIGHT and not training.recomputed and self.zero < 3:
+            kept += training.shape.parameters * self.bytes  # the backward pass takes the matrices as they were cast
+        return training.memory(self.devices, self.zero) + kept + others + OVERHEAD
 
     def _read(self, shape: Shape) -> float:
         """Bytes that log-probabilities of many dialogues take, besides the weights."""
@@ -238,8 +241,8 @@ class Planner:
             steps=steps,
             tokens=rows * lengths.response,
             operations=times * training.operations(self.policy.forward(rows * length, length)),
-            memory=memory if steps else self.policy.parameters * self.bytes + OVERHEAD,
-            disk=self.policy.parameters * float(self.bytes),
+            memory=memory if steps else self.policy.parameters * WEIGHT + OVERHEAD,
+            disk=self.policy.parameters * float(WEIGHT),
             advice="sft.micro_batch_size, sft.gradient_checkpointing, sft.lora",
         )
 
@@ -285,7 +288,7 @@ class Planner:
         forward = shape.forward(2 * lengths.prompt + responses, self._sequence(), responses)
         micro = self._micro(training.batch_size, training.micro_batch_size, "irft.training.batch_size")
         limit = self.recipe.template.max_response_tokens
-        weights = float(shape.parameters * self.bytes)
+        weights = float(shape.parameters * WEIGHT)
         initial = weights if training.reference == "initial" else 0.0
         # The reference reads all pairs before training starts.
         memory = self._trained(how, 2 * micro, limit, initial, in_chunks=True)
@@ -300,7 +303,7 @@ class Planner:
             # The reference's log-probabilities are computed once, before the first step.
             operations=pairs * forward + how.operations(run * forward),
             memory=memory,
-            disk=shape.parameters * float(self.bytes),
+            disk=shape.parameters * float(WEIGHT),
             advice="irft.training.micro_batch_size, gradient_checkpointing, lora",
         )
         self._count("irft", steps, run * responses)
@@ -336,7 +339,7 @@ class Planner:
             tokens=run * responses,
             operations=pairs * forward + how.operations(run * forward),
             memory=memory,
-            disk=self.reward.parameters * float(self.bytes),
+            disk=self.reward.parameters * float(WEIGHT),
             advice="rft.reward.micro_batch_size, gradient_checkpointing, frozen_blocks",
         )
         self._count("rft", steps, run * responses)
@@ -350,7 +353,7 @@ class Planner:
         forward = shape.forward(samples * length, length, samples * lengths.sample)
         reward = self.reward.forward(samples * length, length, samples)
         micro = self._micro(each, settings.micro_batch_size, "rft.policy.prompts_per_step * samples_per_prompt")
-        others = (shape.parameters + self.reward.parameters) * self.bytes
+        others = shape.parameters * WEIGHT + self.reward.parameters * self.bytes
         limit = self.recipe.template.max_response_tokens
         memory = self._trained(how, micro, limit, others)
         self._add(
@@ -364,7 +367,7 @@ class Planner:
             decoded=forward,
             decoding=settings.steps * self.devices * self._decoding(math.ceil(each / self.devices), each),
             memory=memory,
-            disk=shape.parameters * float(self.bytes),
+            disk=shape.parameters * float(WEIGHT),
             advice="rft.policy.micro_batch_size, gradient_checkpointing",
         )
         self._count("rft", settings.steps, samples * lengths.sample)

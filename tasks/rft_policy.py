@@ -22,10 +22,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
-    import torch
-
     from irl import demonstrations
-    from irl.models import dtype_of, load_policy, load_template, read_training, save_policy, training_dtype_of
+    from irl.models import TRAINED, load_policy, load_template, read_training, save_policy
     from irl.policy_alignment import align_policy
     from irl.ppo import align_policy_by_ppo
     from irl.reward import load_reward
@@ -35,7 +33,7 @@ def run(stage: Stage) -> str:
     given, settings = stage.arguments, stage.read("rft.policy", PolicyAlignmentSettings)
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")
     template = load_template(given.policy, stage.read("template", TemplateSettings))
-    policy = load_policy(given.policy, compute, training_dtype_of(compute))
+    policy = load_policy(given.policy, compute, TRAINED)
     reward = load_reward(given.reward, compute, seed)
     learnt = read_training(given.reward) or {}
     facts = learnt["facts"]
@@ -56,7 +54,6 @@ def run(stage: Stage) -> str:
     record.total_steps += learnt["steps"]
     record.total_response_tokens += learnt["response_tokens"]
     stage.record(steps=record.steps, response_tokens=record.response_tokens)
-    torch.nn.Module.to(policy, dtype_of(compute))
     with stage.publish(given.out) as folder:
         save_policy(policy, template, folder, {**asdict(record), "reward": learnt})
     first, last = (record.curves["reward"]["value"][index] for index in (0, -1))

@@ -20,12 +20,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
-    import torch
-
     from irl import demonstrations
     from irl.devices import peak_share
     from irl.log_probability import Dialogue
-    from irl.models import dtype_of, load_template, mixed_precision, save_model, training_dtype_of
+    from irl.models import TRAINED, load_template, mixed_precision, save_model
     from irl.optimisation import steps_for
     from irl.pairs import make_pairs
     from irl.reward import load_reward, score_rewards, train_reward
@@ -37,7 +35,7 @@ def run(stage: Stage) -> str:
     template = load_template(given.reward, stage.read("template", TemplateSettings))
     rows = list(demonstrations.read(given.data / "train.jsonl"))
     pairs = make_pairs(rows, read_samples(given.samples), template)
-    model = load_reward(given.reward, compute, derive(seed, "rft", "head"), training_dtype_of(compute))
+    model = load_reward(given.reward, compute, derive(seed, "rft", "head"), TRAINED)
     steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
     with (
         stage.progress(steps, "step") as progress,
@@ -47,7 +45,6 @@ def run(stage: Stage) -> str:
     ):
         order = derive(seed, "rft", given.round, "reward order")
         record = train_reward(model, pairs, settings, template.padding, order, progress, checkpoint, stage.processes)
-    torch.nn.Module.to(model, dtype_of(compute))
     for split in ("validation", "held_out"):
         judged = [row for row in demonstrations.read(given.data / f"{split}.jsonl") if row.rejected is not None]
         if not judged:
@@ -61,7 +58,10 @@ def run(stage: Stage) -> str:
             ]
             for chosen in (True, False)
         ]
-        chosen, rejected = (score_rewards(model, each, template.padding, processes=stage.processes) for each in answers)
+        with mixed_precision(compute):
+            chosen, rejected = (
+                score_rewards(model, each, template.padding, processes=stage.processes) for each in answers
+            )
         record.facts[f"{split}_preference_accuracy"] = round(float((chosen > rejected).float().mean()), 6)
     stage.record(steps=record.steps, response_tokens=record.response_tokens)
     with stage.publish(given.out) as folder:

@@ -18,12 +18,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
-    import torch
-
     from irl import demonstrations
     from irl.devices import peak_share
     from irl.log_probability import Dialogue
-    from irl.models import dtype_of, load_policy, load_template, save_policy, training_dtype_of
+    from irl.models import TRAINED, load_policy, load_template, save_policy
     from irl.optimisation import TrainingRecord
     from irl.seeding import derive
     from irl.sft import train_sft
@@ -31,7 +29,7 @@ def run(stage: Stage) -> str:
     given, settings = stage.arguments, stage.read("sft", SftSettings)
     compute = stage.read("compute", ComputeSettings)
     template = load_template(given.policy, stage.read("template", TemplateSettings))
-    policy = load_policy(given.policy, compute, training_dtype_of(compute))
+    policy = load_policy(given.policy, compute, TRAINED)
     dialogues = [
         Dialogue(template.prompt(row.prompt), template.response(row.prompt, row.response))
         for row in demonstrations.read(given.data / "train.jsonl")
@@ -57,7 +55,6 @@ def run(stage: Stage) -> str:
     else:
         record = TrainingRecord("sft")
     stage.record(steps=record.steps, response_tokens=record.response_tokens)
-    torch.nn.Module.to(policy, dtype_of(compute))
     with stage.publish(given.out) as folder:
         save_policy(policy, template, folder, asdict(record))
     if not record.steps:

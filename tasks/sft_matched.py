@@ -26,13 +26,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
-    import torch
-
     from irl import demonstrations, scorers
     from irl.devices import peak_share
     from irl.evaluation import evaluate_policy
     from irl.log_probability import Dialogue
-    from irl.models import dtype_of, load_policy, load_template, read_training, save_policy, training_dtype_of
+    from irl.models import TRAINED, load_policy, load_template, mixed_precision, read_training, save_policy
     from irl.seeding import derive
     from irl.sft import train_sft
 
@@ -55,7 +53,7 @@ def run(stage: Stage) -> str:
     best = None
     tried = {}
     for rate in control.learning_rates:
-        policy = load_policy(given.policy, compute, training_dtype_of(compute))
+        policy = load_policy(given.policy, compute, TRAINED)
         optimiser = settings.optimiser.model_copy(update={"learning_rate": rate})
         with (
             stage.scratch() as scratch,
@@ -82,17 +80,18 @@ def run(stage: Stage) -> str:
         if len(control.learning_rates) > 1:
             scorer = scorers.load(scoring, given.scorer, compute, stage.processes)
             rows = list(demonstrations.read(given.data / "validation.jsonl"))[: evaluation.prompts]
-            judged = evaluate_policy(
-                policy,
-                None,
-                scorer,
-                None,
-                template,
-                rows,
-                evaluation.sampling,
-                derive(seed, "evaluation"),
-                processes=stage.processes,
-            ).metrics
+            with mixed_precision(compute):
+                judged = evaluate_policy(
+                    policy,
+                    None,
+                    scorer,
+                    None,
+                    template,
+                    rows,
+                    evaluation.sampling,
+                    derive(seed, "evaluation"),
+                    processes=stage.processes,
+                ).metrics
             quality = judged.preference_accuracy or 0.0 if judged.reward_mean is None else judged.reward_mean
             tried[f"{rate:g}"] = round(quality, 6)
         if best is None or quality > best[0]:
@@ -101,7 +100,6 @@ def run(stage: Stage) -> str:
     _, rate, policy, record = best
     record.facts |= {"learning_rate": rate, "validation_of_learning_rates": tried}
     record.continue_from(None)
-    torch.nn.Module.to(policy, dtype_of(compute))
     with stage.publish(given.out) as folder:
         save_policy(policy, template, folder, asdict(record))
     return f"{record.steps} steps at {rate:g}, loss {record.curves['loss']['value'][-1]:.3f}"

@@ -208,6 +208,29 @@ def test_several_processes_that_were_ended_go_on_to_the_same_bytes(project, stag
     assert not states.exists()
 
 
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_what_bf16_passes_change_is_saved_in_full(project, zero_stage):
+    size = 2 if zero_stage else 1
+    steps = ["irft.training.optimiser.name=rmsprop", "irft.training.optimiser.learning_rate=5e-7"]
+    spread = [f"compute.processes={size}", f"compute.zero_stage={zero_stage}"]
+    way = params(project, f"bf16-{zero_stage}.yaml", "compute.precision=bf16", *steps, *spread)
+    exact = params(project, "fp32.yaml", *steps)
+    before = load_file(project / "models/start/model.safetensors")
+    changes = []
+    for each in (exact, way):
+        out = f"precision/{each}"
+        if not (project / out).exists():
+            call(project, "irft_train", out, each)
+        after = load_file(project / out / "model.safetensors")
+        assert {weight.dtype for weight in after.values()} == {torch.float32}
+        changes.append(torch.cat([(after[name] - before[name]).flatten() for name in before]))
+    # Rounded to bf16, a weight would change by none or by thousands of such steps.
+    assert (changes[1].abs() < 1e-4).all()
+    shares = [float((change != 0).float().mean()) for change in changes]  # tokens that do not occur never change
+    assert shares[1] == pytest.approx(shares[0], abs=0.05)
+    assert torch.cosine_similarity(*changes, dim=0) > 0.9
+
+
 def test_a_policy_that_zero_3_trained_is_an_ordinary_folder(project):
     folder = project / "two/irft_train"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)

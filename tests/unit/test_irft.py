@@ -9,7 +9,7 @@ import torch
 from irl.adapters import add_adapters, merge_adapters
 from irl.irft import log_probabilities_of, train_round
 from irl.log_probability import Dialogue, score_dialogues
-from irl.models import mixed_precision, training_dtype_of
+from irl.models import TRAINED, mixed_precision
 from irl.pairs import Pair
 from irl.settings.compute import ComputeSettings
 from irl.settings.irft import IrftTrainingSettings
@@ -97,7 +97,7 @@ def test_steps_that_bf16_weights_would_lose_are_taken_in_mixed_precision(policy)
     compute = ComputeSettings(device="cpu", precision="bf16")
     small = SETTINGS.model_copy(update={"optimiser": OptimiserSettings(name="rmsprop", learning_rate=1e-6)})
     moved = []
-    for weights in (torch.bfloat16, training_dtype_of(compute)):
+    for weights in (torch.bfloat16, TRAINED):
         each = copy.deepcopy(policy).to(weights)
         before = each.base_model.layers[0].attention.dense.weight.clone()
         with mixed_precision(compute):
