@@ -231,6 +231,20 @@ def test_what_bf16_passes_change_is_saved_in_full(project, zero_stage):
     assert torch.cosine_similarity(*changes, dim=0) > 0.9
 
 
+def test_a_later_round_is_held_against_the_sft_policy_where_the_recipe_says_so(project):
+    later = [word.replace("start", "other") if word == "models/start" else word for word in STAGES["irft_train"]]
+    later[later.index("--initial") + 1] = "models/start"
+    margins = {}
+    for reference in ("round", "initial"):
+        way = params(project, f"{reference}.yaml", f"irft.training.reference={reference}")
+        words = [*later, "--params", way, "--out", f"reference/{reference}"]
+        subprocess.run([sys.executable, "-m", "tasks.irft_train", *words], cwd=project, check=True, timeout=600)
+        record = json.loads((project / f"reference/{reference}/training.json").read_text())
+        margins[reference] = record["curves"]["margin"]["value"][0]
+    assert margins["round"] == pytest.approx(0.0, abs=1e-5)
+    assert abs(margins["initial"]) > 1e-3
+
+
 def test_a_policy_that_zero_3_trained_is_an_ordinary_folder(project):
     folder = project / "two/irft_train"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
