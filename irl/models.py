@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,21 +87,25 @@ def load_policy(folder: Path, compute: ComputeSettings, dtype: torch.dtype | Non
     """Load a causal language model in evaluation mode on the recipe's device, in the recipe's type unless told.
 
     Raises:
-        InputError: no such folder, or no safetensors weights in it.
+        InputError: no such folder, no safetensors weights in it, or not all of them.
     """
     from transformers import AutoModelForCausalLM
 
     check_weights(folder)
     device = device_of(compute)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        local_files_only=True,
-        use_safetensors=True,
-        dtype=dtype or dtype_of(compute),
-        attn_implementation=attention_of(device),
-    )
-    torch.nn.Module.to(model, device)
-    return model.eval()
+    loading: Any = AutoModelForCausalLM.from_pretrained  # its type knows no report
+    with quiet():
+        model, loaded = loading(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=dtype or dtype_of(compute),
+            attn_implementation=attention_of(device),
+            output_loading_info=True,
+        )
+    refuse_missing(loaded, folder)
+    policy: PreTrainedModel = model.to(device).eval()
+    return policy
 
 
 def load_template(folder: Path, settings: TemplateSettings) -> Template:
@@ -155,6 +161,35 @@ def check_weights(folder: Path) -> None:
     _check_folder(folder)
     if not any(folder.glob("*.safetensors")):
         raise InputError("the model folder holds no safetensors weights", where=str(folder))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' report of missing tensors from standing beside ours."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def refuse_missing(loaded: Mapping[str, Collection[str]], folder: Path, allowed: str | None = None) -> None:
+    """Refuse a checkpoint without some of the model's tensors: transformers makes those up at random.
+
+    Args:
+        loaded: what transformers says of the loading.
+        allowed: a module that may be missing.
+    """
+    missing = sorted(name for name in loaded["missing_keys"] if name.split(".")[0] != allowed)
+    if missing:
+        raise InputError(
+            f"{len(missing)} of the model's tensors are missing, first {missing[0]}",
+            where=str(folder),
+            do="copy or download the model again",
+        )
 
 
 def _check_folder(folder: Path) -> None:

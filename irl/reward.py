@@ -15,7 +15,7 @@ from irl.checkpoint import Checkpoint
 from irl.descent import Losses
 from irl.errors import InputError
 from irl.log_probability import Batch, Dialogue, by_length_in_chunks, in_batches
-from irl.models import attention_of, check_weights, device_of, dtype_of
+from irl.models import attention_of, check_weights, device_of, dtype_of, quiet, refuse_missing
 from irl.objectives import contrastive_loss, mean_and_deviation
 from irl.optimisation import (
     Progress,
@@ -45,27 +45,24 @@ def load_reward(
         dtype: of the weights; None is the recipe's type.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
-    from transformers.utils import logging
 
     check_weights(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     fresh = not any("SequenceClassification" in name for name in config.architectures or [])
     device = device_of(compute)
     torch.manual_seed(seed)
-    level = logging.get_verbosity()
     # A fresh head is expected to be missing and the language-model head to be left over.
-    logging.set_verbosity_error()
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(
+    with quiet():
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
             folder,
             num_labels=1,
             local_files_only=True,
             use_safetensors=True,
             dtype=dtype or dtype_of(compute),
             attn_implementation=attention_of(device),
+            output_loading_info=True,
         )
-    finally:
-        logging.set_verbosity(level)
+    refuse_missing(loaded, folder, allowed="score" if fresh else None)
     if not hasattr(model, "score"):
         raise InputError(f"{type(model).__name__} has no scalar head called score", where=str(folder))
     if fresh:

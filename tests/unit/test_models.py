@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from irl.errors import InputError
 from irl.models import device_of, load_policy, load_tokenizer, read_training, save_policy
+from irl.reward import load_reward
 from irl.settings.compute import ComputeSettings
 
 COMPUTE = ComputeSettings(threads=1)
@@ -51,6 +53,23 @@ def test_a_folder_without_safetensors_is_refused(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(InputError, match="no safetensors"):
         load_policy(folder, COMPUTE)
+
+
+def test_a_checkpoint_without_some_tensors_is_refused_and_not_filled_at_random(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["embed_out.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"1 of the model's tensors are missing, first lm_head\.weight"):
+        load_policy(folder, COMPUTE)
+
+
+def test_only_the_head_of_a_fresh_reward_may_be_missing(folder):
+    assert load_reward(folder, COMPUTE, seed=0).score.weight.shape == (1, 32)
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("gpt_neox.layers.1.attention.dense.weight")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"tensors are missing, first .*layers\.1\.attention\.dense\.weight"):
+        load_reward(folder, COMPUTE, seed=0)
 
 
 def test_a_missing_folder_is_refused(tmp_path):
