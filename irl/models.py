@@ -128,7 +128,11 @@ def save_policy(model: "PreTrainedModel", template: Template, folder: Path, trai
     """Save a policy so that plain transformers loads it and samples as we do, with its training record beside it."""
     model.generation_config.eos_token_id = template.end_of_text
     model.generation_config.pad_token_id = template.padding
+    # transformers, left to itself, would draw from the 50 likeliest tokens only.
     model.generation_config.do_sample = True
+    model.generation_config.temperature = 1.0
+    model.generation_config.top_k = 0
+    model.generation_config.top_p = 1.0
     model.generation_config.max_new_tokens = template.settings.max_response_tokens
     save_model(model, template, folder, training)
 

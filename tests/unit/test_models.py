@@ -72,6 +72,13 @@ def test_only_the_head_of_a_fresh_reward_may_be_missing(folder):
         load_reward(folder, COMPUTE, seed=0)
 
 
+def test_plain_transformers_samples_from_the_whole_vocabulary_at_temperature_1(policy, template, tmp_path):
+    policy.generation_config.temperature, policy.generation_config.top_p = 0.6, 0.9  # as some base models come
+    save_policy(policy, template, tmp_path / "policy", None)
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "policy").generation_config
+    assert (saved.do_sample, saved.temperature, saved.top_k, saved.top_p) == (True, 1.0, 0, 1.0)
+
+
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="no model here"):
         load_policy(tmp_path / "nowhere", COMPUTE)
