@@ -2,6 +2,7 @@
 
 import copy
 import importlib.metadata
+from typing import ClassVar
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from irl.sampling import sample_responses
 from irl.settings.compute import ComputeSettings
 from irl.settings.rft import PolicyAlignmentSettings, PpoSettings
 from irl.settings.training import OptimiserSettings, SamplingSettings
+from irl.watching import watched_by
 
 INSTALLED = importlib.metadata.version("trl")
 pytestmark = pytest.mark.skipif(
@@ -67,6 +69,22 @@ def test_the_policy_earns_more_of_the_learnt_reward(policy, template, initial, r
     assert len(record.curves["reward"]["value"]) == 8
     most = 8 * 16 * template.settings.max_response_tokens * PpoSettings().epochs
     assert 0 < record.response_tokens <= most
+
+
+def test_whoever_watches_is_told_of_every_token_that_is_trained_on(policy, template, initial, reward):
+    class Watcher:
+        told: ClassVar[list[float]] = []
+
+        def point(self, step, values):
+            pass
+
+        def tokens(self, count):
+            self.told.append(count)
+
+    with watched_by(Watcher()):
+        record = align(policy, template, initial, reward)
+    assert len(Watcher.told) == 8
+    assert sum(Watcher.told) == record.response_tokens
 
 
 def test_the_reference_is_the_sft_policy(policy, template, initial, reward):
