@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SAMPLES = "samples.json"
 METRICS_PER_REQUEST, PARAMS_PER_REQUEST, LONGEST_PARAM = 1000, 100, 6000
+SECRET = re.compile(r"(password|passwd|pwd|passphrase|secret|token|api_?key)=[^&\s]*", re.IGNORECASE)
+"""What an address may say a password in besides its front; the name may have more before it."""
 
 
 @contextmanager
@@ -70,8 +72,9 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def without_password(text: str) -> str:
-    """The text without what stands between // and @."""
-    return re.sub(r"//[^/@\s]*@", "//", text)
+    """The text without what stands between // and the last @ after it, and with *** for passwords in a query."""
+    # A password may have / and @ in it, so one drops too much rather than too little.
+    return SECRET.sub(r"\1=***", re.sub(r"//\S*@", "//", text))
 
 
 def every_page(search: Any, **query: Any) -> Iterator[Any]:

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
 from irl.errors import InputError
+from tasks.mlflow_store import without_password
 from tasks.records import ATTEMPT, Records, collect
 from tasks.registry import KEY, ensure
 
@@ -317,6 +318,21 @@ def test_a_store_that_mlflow_refuses_is_one_line_without_the_password(finished: 
     with pytest.raises(InputError, match="MLflow") as error:
         ensure(finished.records(), "nonsense://user:secret@nowhere", "quickstart", "quickstart")
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql+psycopg2://juicer:s3cr3t@db/mlflow", "postgresql+psycopg2://db/mlflow"),
+        ("postgresql+psycopg2://juicer:s3/cr3t@db/mlflow", "postgresql+psycopg2://db/mlflow"),
+        ("http://juicer:s3@cr3t@host/", "http://host/"),
+        ("postgresql://db/x?user=juicer&password=s3cr3t&y=1", "postgresql://db/x?user=juicer&password=***&y=1"),
+        ("refused by https://host/?access_token=s3cr3t (401)", "refused by https://host/?access_token=*** (401)"),
+        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+    ],
+)
+def test_no_password_of_an_address_is_shown_wherever_it_stands(address: str, shown: str) -> None:
+    assert without_password(address) == shown
 
 
 def test_a_store_whose_driver_is_not_installed_says_how_to_get_it(finished: Project) -> None:
