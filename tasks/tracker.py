@@ -197,7 +197,9 @@ class Writer:
         tags = {**self._opening.tags, PROCESS: self._process}
         if any(run.info.status == "FINISHED" for run in found):
             return False  # the same from the same was made before; the run is of that
-        if found and found[0].info.status == "RUNNING" and _lives(found[0].data.tags.get(PROCESS, "")):
+        teller = found[0].data.tags.get(PROCESS, "") if found else ""
+        # Its own process: an earlier try made the run, and the answer to that or to the next request was lost.
+        if found and found[0].info.status == "RUNNING" and teller != self._process and _lives(teller):
             return False
         if found:
             self._run, self._written = found[0].info.run_id, {}
@@ -208,7 +210,7 @@ class Writer:
         else:
             tags[ATTEMPT] = self._opening.attempt
             self._run = client.create_run(experiment, tags=tags, run_name=self._stage).info.run_id
-            log_params(client, self._run, self._opening.params)
+        log_params(client, self._run, self._opening.params)
         return True
 
     def note(self, message: dict[str, Any]) -> None:

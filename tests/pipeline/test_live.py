@@ -16,6 +16,7 @@ from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from tasks.live import EVALUATING, TRAINING
 from tasks.records import collect
@@ -233,6 +234,26 @@ def test_only_one_process_at_a_time_writes_a_run_and_none_writes_one_that_is_fin
     client.set_terminated(run.info.run_id, "FINISHED")
     assert not Writer(begun, "sft", os.getpid()).open(client)
     assert len(client.search_runs(["1"])) == 1
+
+
+def test_a_request_that_fails_while_a_run_is_opened_is_made_up_for_by_the_next_try(
+    empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    writer = Writer(Opening("attempt", "quickstart", {"stage": "sft"}, {"seed": "0"}), "sft", os.getpid())
+
+    def away(*_: Any, **__: Any) -> None:
+        raise MlflowException("503 for a moment")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", away)
+        with pytest.raises(MlflowException):
+            writer.open(client)
+    assert writer.open(client), "the run is its own"
+    writer.end(client, "FAILED", "the loss is nan")
+    (run,) = client.search_runs(["1"])
+    assert (run.info.status, run.data.params) == ("FAILED", {"seed": "0"})
 
 
 def test_what_nvidia_smi_says_of_each_gpu_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
