@@ -103,7 +103,7 @@ def check_up_to_date() -> str:
     """What this project judges by, as `evaluated_on`.
 
     Raises:
-        InputError: the data or the parameters here are not those that dvc.lock speaks of.
+        InputError: parameters, data, scorer, SFT model or the figures to compare with are not those of dvc.lock.
     """
     lock = Lock.read(Path(LOCK))
     if SFT_STAGE not in lock.stages:
@@ -111,11 +111,24 @@ def check_up_to_date() -> str:
     params = read_yaml(Path(PARAMS))
     locked = lock.stages[SFT_STAGE].get("params", {}).get(PARAMS, {})
     changed = [key for key in JUDGED_BY if key in locked and params.get(key) != locked[key]]
-    if not Path(DATA).is_dir() or md5_of(Path(DATA)) != lock.md5(DATA):
-        changed.append(DATA)
+    judged_by = [DATA, _sft(lock), lock.argument(SFT_STAGE, "--scorer")]
+    judged_by += [str(MODELS / f"{name}.json") for name in ("base", "sft")]
+    changed += [path for path in dict.fromkeys(judged_by) if path and _differs(lock, path)]
     if changed:
         raise InputError(f"not as in {LOCK}: {', '.join(changed)}", do="bring it up to date: dvc repro, or dvc pull")
     return lock.evaluated_on(SFT_STAGE)
+
+
+def _differs(lock: Lock, path: str) -> bool:
+    """Whether what is at `path` is not what the evaluations read or made; False for what dvc.lock does not know."""
+    read = {dependency["path"]: dependency.get("md5") for dependency in lock.stages[SFT_STAGE].get("deps", [])}
+    wanted = read.get(path) or lock.md5(path)
+    return wanted is not None and (not Path(path).exists() or md5_of(Path(path)) != wanted)
+
+
+def _sft(lock: Lock) -> str:
+    """The SFT model's folder."""
+    return str(lock.argument(SFT_STAGE, "--policy"))
 
 
 def _located(registry: Registry, reference: str, project: str) -> tuple[Version | None, Path | None]:
@@ -173,8 +186,8 @@ def measure_leaderboard(tags: dict[str, str], weights: Path, line: Callable[[str
 
 def _measure(tags: dict[str, str], weights: Path, line: Callable[[str], None]) -> dict[str, Any]:
     lock, out = Lock.read(Path(LOCK)), _result(tags, ".json")
-    scorer, sft = lock.argument(SFT_STAGE, "--scorer"), lock.argument(SFT_STAGE, "--policy")
-    arguments = ["--policy", str(weights), "--sft", str(sft), "--scorer", str(scorer), "--data", DATA]
+    scorer = str(lock.argument(SFT_STAGE, "--scorer"))
+    arguments = ["--policy", str(weights), "--sft", _sft(lock), "--scorer", scorer, "--data", DATA]
     _run("tasks.evaluate", tags, [*arguments, "--out", str(out)], line)
     result: dict[str, Any] = read_json(out)
     return result

@@ -1,6 +1,7 @@
 """Promotion through a real MLflow server: by evidence, all or nothing, one at a time, and what is promoted answers."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -289,6 +290,28 @@ def test_an_evaluation_on_other_parameters_than_those_of_the_pipeline_is_refused
             check_up_to_date()
     finally:
         params.write_text(text)
+
+
+@pytest.mark.parametrize("path", ["data/curated", "models/world", "models/sft", "evaluation/models/base.json"])
+def test_an_evaluation_by_other_data_models_or_figures_than_those_of_the_pipeline_is_refused(
+    project: Path, path: str
+) -> None:
+    check_up_to_date()
+    kept = project / "kept"
+    (project / path).rename(kept)
+    try:
+        with pytest.raises(InputError, match=rf"not as in dvc\.lock: {path} \(bring it up to date"):
+            check_up_to_date()
+        if kept.is_dir():
+            shutil.copytree(kept, project / path)
+            (project / path / "added").write_text("")
+        else:
+            (project / path).write_text("{}")
+        with pytest.raises(InputError, match=rf"not as in dvc\.lock: {path} \(bring it up to date"):
+            check_up_to_date()
+    finally:
+        shutil.rmtree(project / path) if kept.is_dir() else (project / path).unlink()
+        kept.rename(project / path)
 
 
 def test_the_champion_answers_a_question_through_mlflows_own_server(client: MlflowClient, tmp_path: Path) -> None:
