@@ -28,7 +28,7 @@ class RunRecord:
     """One finished training or evaluating stage."""
 
     key: str
-    """Stage and md5 of its output: what makes a run the same run."""
+    """What makes a run the same run: stage, md5 of its output and, of an evaluation, what it judged by."""
     attempt: str
     """What the output was made from: a run that grew while the stage ran is known by it."""
     name: str
@@ -138,9 +138,11 @@ def _run(name: str, lock: Lock, common: dict[str, str]) -> RunRecord:
     attempt = attempt_of(name, made_from, read)
     run = RunRecord(f"{name}:{out['md5']}", attempt, name, tags, in_words(read), {}, data=data)
     if kind in EVALUATING:
+        evaluated_on = lock.evaluated_on(name)
+        run.key = evaluation_key(run.key, evaluated_on)
         evaluation = read_json(path)
         run.tags |= {"model": evaluation["name"], "method": evaluation["method"], "round": str(evaluation["round"])}
-        run.tags |= {"evaluated_on": lock.evaluated_on(name)}
+        run.tags |= {"evaluated_on": evaluated_on}
         run.samples = evaluation.get("samples") or []
         for split in ("held_out", "validation"):
             run.metrics |= _numbers(evaluation.get(split) or {}, f"{split}/")
@@ -154,6 +156,11 @@ def _run(name: str, lock: Lock, common: dict[str, str]) -> RunRecord:
             _add_training(run, read_json(file), "" if part == "." else f"{part}/")
     _add_costs(run, path)
     return run
+
+
+def evaluation_key(key: str, evaluated_on: str) -> str:
+    """Key of an evaluation. The same figures by other parameters are another run, which other models are found by."""
+    return key if key.endswith(f":{evaluated_on}") else f"{key}:{evaluated_on}"
 
 
 def attempt_of(stage: str, made_from: dict[str, str], read: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from irl.errors import InputError
 from tasks.mlflow_store import without_password
 from tasks.records import ATTEMPT, Records, collect
 from tasks.registry import KEY, ensure
+from tasks.versions import open_registry
 
 # MLflow's own use of SQLAlchemy; nothing we could mend.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -203,6 +204,40 @@ def test_models_judged_by_the_same_prompts_and_scorer_say_so(finished: Project) 
     finished.ensure()
     versions = finished.versions()
     assert versions["sft"].tags["evaluated_on"] != versions["rft-r1"].tags["evaluated_on"]
+
+
+def judge_by(finished: Project, data: str) -> None:
+    """As if all models were evaluated on other data, with the same figures."""
+    for name, stage in finished.stages.items():
+        for dependency in stage["deps"] if name.startswith("evaluate@") else []:
+            dependency["md5"] = data if dependency["path"] == "data/curated" else dependency["md5"]
+    finished.choose("irft-r2")
+
+
+def test_the_same_figures_by_other_parameters_are_runs_of_their_own_that_a_version_is_compared_with(
+    finished: Project,
+) -> None:
+    finished.ensure()
+    judge_by(finished, "1")
+    assert "(6 runs and 0 versions are new)" in finished.ensure()
+    assert "(0 runs and 0 versions are new)" in finished.ensure()
+    with open_registry(finished.uri) as registry:
+        base = registry.figures_of(registry.find("models:/quickstart@challenger"), "base")
+    assert base["reward_mean"] == -1.5
+    judge_by(finished, "0")
+    assert "(0 runs and 0 versions are new)" in finished.ensure(), "what was there before still counts"
+
+
+def test_evaluations_whose_keys_do_not_say_what_they_judged_by_are_not_recorded_again(finished: Project) -> None:
+    finished.ensure()
+    client = MlflowClient(finished.uri)
+    for run in client.search_runs(["1"], "tags.stage = 'evaluate'"):
+        client.set_tag(run.info.run_id, KEY, run.data.tags[KEY].rpartition(":")[0])
+    assert "(0 runs and 0 versions are new)" in finished.ensure()
+    finished.choose("rft-r1")  # so that MLflow is asked
+    assert "(0 runs and 0 versions are new)" in finished.ensure()
+    judge_by(finished, "1")
+    assert "(6 runs and 0 versions are new)" in finished.ensure()
 
 
 def test_the_commit_of_a_version_follows_once_its_code_is_committed(finished: Project) -> None:
