@@ -258,17 +258,24 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def git_tags() -> dict[str, str]:
     """The commit, and whether tracked files differ from it."""
 
-    def ask(*arguments: str) -> str | None:
-        try:
-            answer = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return answer.stdout.strip()
-
-    commit = ask("rev-parse", "HEAD")
+    commit = _git("rev-parse", "HEAD")
     # DVC rewrites dvc.lock while a pipeline runs; that alone makes no other code.
-    changes = ask("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock")
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock")
     return {
         "git_commit": commit or "unknown",
         "git_dirty": "unknown" if changes is None else str(bool(changes)).lower(),
     }
+
+
+def in_history(commit: str) -> bool:
+    """Whether a commit led to the one that is checked out, or is on the remote's main branch."""
+    return any(_git("merge-base", "--is-ancestor", commit, each) is not None for each in ("HEAD", "origin/HEAD"))
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints, None if it fails."""
+    try:
+        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()

@@ -23,7 +23,7 @@ from tasks.mlflow_store import (
     sqlite_file,
     without_password,
 )
-from tasks.records import ATTEMPT, Records, RunRecord, VersionRecord, evaluation_key
+from tasks.records import ATTEMPT, Records, RunRecord, VersionRecord, evaluation_key, in_history
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -149,12 +149,17 @@ def _ensure(wanted: Records, uri: str, experiment: str, model: str) -> tuple[int
         for run in new_runs:
             grown = known.grown.get(run.attempt)
             known.runs[run.key] = _complete_run(client, grown, run) if grown else _add_run(client, number, run)
+        files = {run.key: run.files for run in wanted.runs}
         new_versions = [version for version in wanted.versions if version.key not in known.versions]
         for version in wanted.versions:
             if version.key not in known.versions:
                 known.versions[version.key] = _add_version(client, number, model, version, known)
             number_there, tags = known.versions[version.key]
-            for key, value in _stale(version, tags).items():
+            stale = _stale(version, tags)
+            if "git_commit" in stale:
+                # Of that commit are also the md5 of code and the parameters that a restoration is held against.
+                _log_files(client, known.runs[version.run], files[version.run])
+            for key, value in stale.items():
                 client.set_model_version_tag(model, number_there, key, value)
         _point(client, model, known, wanted.champion)
     return len(new_runs), len(new_versions)
@@ -236,10 +241,14 @@ def _log_rest(client: "MlflowClient", run: str, record: RunRecord) -> None:
     """Log parameters, data, files and samples; again, they stay the same."""
     log_params(client, run, record.params)
     client.log_inputs(run, [_dataset(path, md5, record) for path, md5 in record.data.items()])
-    for name, text in record.files.items():
-        client.log_text(run, text, name)
+    _log_files(client, run, record.files)
     if record.samples:
         log_samples(client, run, record.samples)
+
+
+def _log_files(client: "MlflowClient", run: str, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        client.log_text(run, text, name)
 
 
 def _dataset(path: str, md5: str, record: RunRecord) -> "DatasetInput":
@@ -269,9 +278,14 @@ def _add_version(
 
 
 def _stale(version: VersionRecord, tags: dict[str, str]) -> dict[str, str]:
-    """Tags that a newer evaluation has changed, and the commit, once the code that made the version is committed."""
+    """Tags that a newer evaluation has changed, and the commit, where this checkout knows a better one.
+
+    It does if the code was not committed, or if its commit has no way to here: a pull request was squashed, say.
+    """
     wanted = dict(version.metrics)
-    if tags.get("git_dirty") == "true" and version.tags.get("git_dirty") == "false":
+    commit = tags.get("git_commit", "unknown")
+    lost = commit != version.tags.get("git_commit") and not in_history(commit)
+    if version.tags.get("git_dirty") == "false" and (lost or tags.get("git_dirty") == "true"):
         wanted |= {key: version.tags[key] for key in ("git_commit", "git_dirty")}
     return {key: value for key, value in wanted.items() if tags.get(key) != value}
 

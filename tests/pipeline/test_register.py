@@ -240,21 +240,64 @@ def test_evaluations_whose_keys_do_not_say_what_they_judged_by_are_not_recorded_
     assert "(6 runs and 0 versions are new)" in finished.ensure()
 
 
-def test_the_commit_of_a_version_follows_once_its_code_is_committed(finished: Project) -> None:
-    def git(*arguments: str) -> None:
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments], check=True)
+def git(*arguments: str) -> str:
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    git("init", "-q")
+
+def commit_of(finished: Project) -> tuple[str, str]:
+    """The commit of a version, once all of this is registered, and whether it is said to have been changed."""
+    finished.ensure()
+    tags = finished.versions()["sft"].tags
+    return tags["git_commit"], tags["git_dirty"]
+
+
+@pytest.fixture
+def committed(finished: Project) -> Project:
+    """A project in git, on the branch main."""
+    git("init", "-q", "-b", "main")
     git("add", "dvc.yaml", "irl")
     git("commit", "-qm", "first")
-    (finished.folder / "dvc.yaml").write_text("changed")
-    finished.ensure()
-    before = finished.versions()["sft"].tags
+    return finished
+
+
+def test_the_commit_of_a_version_follows_once_its_code_is_committed(committed: Project) -> None:
+    (committed.folder / "dvc.yaml").write_text("changed")
+    assert commit_of(committed) == (git("rev-parse", "HEAD"), "true")
     git("commit", "-qam", "second")
-    finished.ensure()
-    after = finished.versions()["sft"].tags
-    assert (before["git_dirty"], after["git_dirty"]) == ("true", "false")
-    assert before["git_commit"] != after["git_commit"]
+    assert commit_of(committed) == (git("rev-parse", "HEAD"), "false")
+
+
+def test_the_commit_of_a_version_stays_while_it_leads_to_what_is_checked_out(committed: Project) -> None:
+    first = commit_of(committed)
+    git("commit", "-q", "--allow-empty", "-m", "second")
+    assert commit_of(committed) == first
+
+
+def test_a_commit_that_was_squashed_away_gives_place_to_the_one_that_was_merged(committed: Project) -> None:
+    git("checkout", "-qb", "feature")
+    (committed.folder / "dvc.yaml").write_text("changed")
+    git("commit", "-qam", "second")
+    assert commit_of(committed) == (git("rev-parse", "HEAD"), "false")
+    git("checkout", "-q", "main")
+    git("merge", "-q", "--squash", "feature")
+    git("commit", "-qm", "feature")
+    committed.stages["sft"]["deps"][0]["md5"] = "another"
+    committed.choose("irft-r2")
+    assert commit_of(committed) == (git("rev-parse", "HEAD"), "false")
+    with open_registry(committed.uri) as registry:
+        kept = registry.kept_text(registry.find("models:/quickstart/1"), "dvc.lock")
+    assert "md5: another" in kept, "a restoration compares with the code of that commit"
+
+
+def test_a_checkout_that_lacks_what_main_has_leaves_the_commit_that_is_on_main(committed: Project) -> None:
+    git("commit", "-q", "--allow-empty", "-m", "second")
+    git("update-ref", "refs/remotes/origin/main", "HEAD")
+    git("symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/main")
+    on_main = commit_of(committed)
+    git("checkout", "-q", "--detach", "HEAD~1")
+    git("commit", "-q", "--allow-empty", "-m", "not merged")
+    assert commit_of(committed) == on_main
 
 
 def test_no_weights_are_copied(finished: Project) -> None:
