@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
+from tasks.mlflow_store import project_uri
 from tests.small_pipeline import ROOT, commit, git, make_project, repro, run
 
 # MLflow's own use of SQLAlchemy; nothing we could mend.
@@ -109,6 +110,8 @@ def test_a_change_is_evaluated_from_the_remote_compared_and_promoted(clone: Path
     assert champion(clone) is None
     assert sum(path.is_file() for path in remote.rglob("*")) > before, "the new results are in the remote"
     file.write_text(gates)
+    # Another checkout has registered since, and found another model best.
+    MlflowClient(f"sqlite:///{clone}/mlflow.db").set_registered_model_alias("quickstart", "challenger", "3")
     assert "moved champion none -> 2" in script(clone, "promote")
     assert champion(clone) == "2"
 
@@ -117,3 +120,16 @@ def test_the_workflow_runs_these_scripts_and_nothing_else_of_its_own() -> None:
     workflow = YAML(typ="safe").load((ROOT / ".github/workflows/evaluate.yml").read_text())
     steps = [step["run"].split()[0] for step in workflow["jobs"]["evaluate"]["steps"] if "run" in step]
     assert steps == ["make", ".ci/evaluate", "gh", ".ci/promote"]
+
+
+def test_a_pull_request_is_not_given_the_server_that_is_promoted_on() -> None:
+    workflow = YAML(typ="safe").load((ROOT / ".github/workflows/evaluate.yml").read_text())
+    job = workflow["jobs"]["evaluate"]
+    given = "${{ github.event_name == 'push' && secrets.MLFLOW_TRACKING_URI || '' }}"
+    assert job["env"]["MLFLOW_TRACKING_URI"] == given
+    assert not any("MLFLOW_TRACKING_URI" in step.get("env", {}) for step in job["steps"])
+
+
+def test_an_empty_address_of_a_server_means_the_store_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert project_uri(ROOT / "params.yaml") == "sqlite:///mlflow.db"
