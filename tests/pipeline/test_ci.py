@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,15 @@ def test_a_pull_request_is_not_given_the_server_that_is_promoted_on() -> None:
 def test_an_empty_address_of_a_server_means_the_store_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     assert project_uri(ROOT / "params.yaml") == "sqlite:///mlflow.db"
+
+
+@pytest.mark.parametrize("event", ["push", "pull_request"])
+def test_a_change_of_whatever_an_evaluation_or_promotion_uses_starts_one(event: str) -> None:
+    workflow = YAML(typ="safe").load((ROOT / ".github/workflows/evaluate.yml").read_text())
+    patterns = workflow["on"][event]["paths"]
+    used = ("irl", "tasks", "flows", "mlflow", "recipes", ".ci", ".dvc")
+    files = git(
+        ROOT, "ls-files", "--", *used, "params.yaml", "dvc.yaml", "dvc.lock", "constraints.txt", "pyproject.toml"
+    )
+    unseen = [file for file in files.splitlines() if not any(fnmatch(file, pattern) for pattern in patterns)]
+    assert unseen == []
