@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from irl.errors import InputError
+from tasks.aliases import Aliases
 from tasks.mlflow_store import (
     connect,
     every_page,
@@ -141,27 +142,40 @@ def _key_of(tags: dict[str, str]) -> str:
 def _ensure(wanted: Records, uri: str, experiment: str, model: str) -> tuple[int, int]:
     with connect(uri) as client:
         number = experiment_of(client, experiment)
+        _make_model(client, model)
         known = _ask(client, number, model)
-        # In a local store the lock tells that nobody is at work on these; on a server somebody may be.
-        for unfinished in known.unfinished if sqlite_file(uri) else []:
-            client.set_terminated(unfinished, "KILLED")
-        new_runs = [run for run in wanted.runs if run.key not in known.runs]
-        for run in new_runs:
-            grown = known.grown.get(run.attempt)
-            known.runs[run.key] = _complete_run(client, grown, run) if grown else _add_run(client, number, run)
-        files = {run.key: run.files for run in wanted.runs}
-        new_versions = [version for version in wanted.versions if version.key not in known.versions]
-        for version in wanted.versions:
-            if version.key not in known.versions:
-                known.versions[version.key] = _add_version(client, number, model, version, known)
-            number_there, tags = known.versions[version.key]
-            stale = _stale(version, tags)
-            if "git_commit" in stale:
-                # Of that commit are also the md5 of code and the parameters that a restoration is held against.
-                _log_files(client, known.runs[version.run], files[version.run])
-            for key, value in stale.items():
-                client.set_model_version_tag(model, number_there, key, value)
-        _point(client, model, known, wanted.champion)
+        if sqlite_file(uri) and not os.environ.get("MLFLOW_REGISTRY_URI"):
+            return _add(client, wanted, known, uri, number, model)
+        if not known.lacks(wanted):
+            return 0, 0
+        # A server has others, whom a lock on this machine does not keep out; what they added first is asked for again.
+        with Aliases(client, model).locked():
+            return _add(client, wanted, _ask(client, number, model), uri, number, model)
+
+
+def _add(
+    client: "MlflowClient", wanted: Records, known: Known, uri: str, experiment: str, model: str
+) -> tuple[int, int]:
+    # In a local store the lock tells that nobody is at work on these; on a server somebody may be.
+    for unfinished in known.unfinished if sqlite_file(uri) else []:
+        client.set_terminated(unfinished, "KILLED")
+    new_runs = [run for run in wanted.runs if run.key not in known.runs]
+    for run in new_runs:
+        grown = known.grown.get(run.attempt)
+        known.runs[run.key] = _complete_run(client, grown, run) if grown else _add_run(client, experiment, run)
+    files = {run.key: run.files for run in wanted.runs}
+    new_versions = [version for version in wanted.versions if version.key not in known.versions]
+    for version in wanted.versions:
+        if version.key not in known.versions:
+            known.versions[version.key] = _add_version(client, experiment, model, version, known)
+        number_there, tags = known.versions[version.key]
+        stale = _stale(version, tags)
+        if "git_commit" in stale:
+            # Of that commit are also the md5 of code and the parameters that a restoration is held against.
+            _log_files(client, known.runs[version.run], files[version.run])
+        for key, value in stale.items():
+            client.set_model_version_tag(model, number_there, key, value)
+    _point(client, model, known, wanted.champion)
     return len(new_runs), len(new_versions)
 
 
@@ -169,7 +183,9 @@ def experiment_of(client: "MlflowClient", name: str) -> str:
     """Id of the experiment; it is made if it is not there."""
     found = client.get_experiment_by_name(name)
     if found is None:
-        return client.create_experiment(name)
+        with _unless_there():
+            return str(client.create_experiment(name))
+        found = client.get_experiment_by_name(name)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
@@ -189,12 +205,27 @@ def _ask(client: "MlflowClient", experiment: str, model: str) -> Known:
     for version in every_page(client.search_model_versions, filter_string=f"name = '{model}'"):
         if KEY in version.tags:
             known.versions[version.tags[KEY]] = (str(version.version), version.tags)
-    registered = client.search_registered_models(filter_string=f"name = '{model}'")
-    if registered:
-        known.challenger = registered[0].aliases.get(CHALLENGER)
-    else:
-        client.create_registered_model(model, description=f"The rounds of the recipe {model!r}. Weights are in DVC.")
+    known.challenger = client.get_registered_model(model).aliases.get(CHALLENGER)
     return known
+
+
+def _make_model(client: "MlflowClient", name: str) -> None:
+    """Make the registered model if it is not there."""
+    if not client.search_registered_models(filter_string=f"name = '{name}'"):
+        with _unless_there():
+            client.create_registered_model(name, description=f"The rounds of the recipe {name!r}. Weights are in DVC.")
+
+
+@contextlib.contextmanager
+def _unless_there() -> Iterator[None]:
+    """Make something, or leave it at that if somebody else has made it in between."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _add_run(client: "MlflowClient", experiment: str, record: RunRecord) -> str:
