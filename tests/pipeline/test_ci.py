@@ -101,6 +101,7 @@ def test_a_change_is_evaluated_from_the_remote_compared_and_promoted(clone: Path
     assert difference.startswith(f"### Figures since {git(clone, 'rev-parse', '--short', 'HEAD~1').strip()}\n")
     assert "| reward_mean.irft-r1 |" in " ".join(difference.split())
     assert "reward_mean.sft" not in difference, "only what changed is shown"
+    assert "| report/reward.json |  | ▁▄▇▆ 1.9 | ▁▄█▆ 1.9 |" in difference, "the curve, scaled as both need"
     assert difference in printed
     assert (clone / "difference/index.html").is_file()
 
