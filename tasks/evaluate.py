@@ -65,7 +65,8 @@ def run(stage: Stage) -> str:
                 resumed,
                 stage.processes,
             )
-        result[split] = done.metrics.rounded()
+        # Preferences are shares of these, not of all prompts.
+        result[split] = {**done.metrics.rounded(), "pairs": sum(row.rejected is not None for row in rows)}
         result[f"{split}_scores"] = [None if score is None else float(f"{score:.6g}") for score in done.scores]
         stage.record(prompts=len(rows), response_tokens=sum(len(sample.response) for sample in done.samples))
         if split == "held_out":

@@ -244,6 +244,7 @@ def _row(model: Row, sft: Row, control: Row) -> Row:
         "validation_reward_mean": validation.get("reward_mean"),
         "validation_preference_accuracy": validation.get("preference_accuracy"),
         "prompts": held_out.get("prompts"),
+        "pairs": held_out.get("pairs"),
         "steps": training.get("total_steps") or training.get("steps"),
         "reward_training_accuracy": ((training.get("reward") or {}).get("facts") or {}).get("training_accuracy"),
         "response_tokens_trained": training.get("total_response_tokens") or training.get("response_tokens"),

@@ -63,6 +63,7 @@ def evaluation(
 
         return {
             "prompts": prompts,
+            "pairs": prompts if rejected else 0,
             "reward_mean": only(scorer, 4 * quality - 1),
             "reward_sem": only(scorer, 0.08),
             "preference_accuracy": only(rejected, 0.2 + 0.6 * quality),

@@ -136,7 +136,7 @@ def make_project(folder: Path) -> None:
     (folder / "make.py").write_text(MAKE)
     (folder / "dvc.yaml").write_text(GRAPH)
     (folder / "numbers.json").write_text(json.dumps(NUMBERS))
-    rows = [{**ROW, "id": str(number)} for number in range(4)]
+    rows = [{**ROW, "id": str(number), "rejected": None if number == 3 else ROW["rejected"]} for number in range(4)]
     (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     with contextlib.chdir(folder):
         (folder / "params.yaml").write_text(dump(*load(ROOT / "recipes/quickstart.yaml", RECIPE)))

@@ -264,6 +264,7 @@ def test_evaluating_a_version_measures_it_anew_and_compares_it_with_the_champion
     assert found.name == f"models:/quickstart/{SECOND}", "a folder with the weights of a version is that version"
     assert any("ended" in text for text in said)
     assert (before["metric.prompts"], after["metric.prompts"]) == ("100", "4")
+    assert after["metric.pairs"] == "3", "preferences are shares of the prompts that have a rejected response"
     (gate,) = found.verdicts
     assert gate.gate == "preference_accuracy not worse than the champion"
     assert gate.numbers.split(" against ")[1].startswith("0.8 ±")

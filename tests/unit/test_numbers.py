@@ -79,6 +79,13 @@ def test_figures_are_held_out_and_not_those_of_validation() -> None:
     assert row["validation_reward_mean"] == 99.0
 
 
+def test_a_model_says_of_how_many_pairs_its_preferences_are_shares() -> None:
+    evaluated = table(1, 0)
+    evaluated["models"][-1]["held_out"]["pairs"] = 20
+    rows = rows_of(summarise(evaluated, "quickstart", 0))
+    assert (rows["irft-r1"]["pairs"], rows["irft-r1"]["prompts"], rows["sft"]["pairs"]) == (20, 60, 60)
+
+
 def test_a_figure_that_cannot_be_had_is_null_and_the_oracle_is_left_out() -> None:
     summary = summarise(table(1, 1, scorer=False, rejected=False, oracle=False), "paper", 0)
     for model in summary["models"]:
