@@ -333,6 +333,9 @@ def check_consistent(recipe: Recipe, where: str) -> None:
     """Check what no single key can show: sections that need one another."""
     if recipe.fetch.source == "world" and recipe.world is None:
         raise InputError("fetch.source is 'world' but there is no section world", where=where)
+    if recipe.fetch.source != "world" and recipe.world is not None:
+        do = "derive it again: python -m tasks.recipe RECIPE"
+        raise InputError("there is a section world, whose oracle judges no other source", where=where, do=do)
     if recipe.rft.optimiser == "ppo" and (recipe.compute.processes > 1 or recipe.compute.zero_stage):
         do = "set compute.processes to 1 and compute.zero_stage to 0, or rft.optimiser to rloo"
         raise InputError("rft.optimiser 'ppo' runs in one process", where=where, do=do)
@@ -410,6 +413,9 @@ def load(path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bo
     for override in (*(_scaled_down(values) if tiny else ()), *overrides):
         _apply(values, override)
     recipe = Recipe.parse(values, str(path))
+    if recipe.fetch.source != "world":
+        # A copy of the quickstart that names another source still has the section.
+        recipe = recipe.model_copy(update={"world": None})
     check_consistent(recipe, str(path))
     mirror = recipe.leaderboard.mirror
     if recipe.leaderboard.enabled and mirror is not None and not Path(mirror).is_dir():

@@ -88,6 +88,14 @@ def test_wrong_overrides_are_refused_in_one_line(override, message):
     assert "\n" not in str(error.value)
 
 
+def test_another_source_leaves_the_world_out(tmp_path):
+    (tmp_path / "mine.jsonl").touch()
+    params = params_of(f"fetch.source={tmp_path / 'mine.jsonl'}")
+    assert params["world"] is None
+    params["world"] = params_of()["world"]
+    assert "there is a section world, whose oracle judges no other source" in refused(params)
+
+
 def test_a_graph_that_is_not_a_chain_is_refused():
     params = params_of()
     params["graph"]["irft"]["r2"]["previous"] = "models/sft"
