@@ -13,7 +13,9 @@ S = TypeVar("S", bound="Settings")
 class Settings(BaseModel):
     """Settings of one part of a recipe."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @classmethod
     def parse(cls: type[S], values: Any, where: str) -> S:

@@ -66,6 +66,8 @@ def test_without_methods_there_is_nothing_to_match():
         ("rft.policy.optimiser.lr=2", "unknown parameter 'rft.policy.optimiser.lr'"),
         ("irft.rounds=-1", "parameter 'irft.rounds': input should be greater than or equal to 0, not -1"),
         ("irft.rounds=two", "parameter 'irft.rounds': input should be a valid integer, not 'two'"),
+        ("rft.policy.kl_coefficient=.inf", "parameter 'rft.policy.kl_coefficient': input should be a finite number"),
+        ("sft_matched.learning_rates=[1e-4, .nan]", "'sft_matched.learning_rates.1': input should be a finite number"),
         ("irft.training.h=cubic", "'logistic' or 'identity', not 'cubic'"),
         ("sft=null", "parameter 'sft'"),
         ("scorer.model=null", "scorer.model is not set"),
