@@ -6,7 +6,7 @@ The words are the docstrings of the settings, so that they are written once.
 import json
 import types
 from collections.abc import Iterator
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -43,13 +43,16 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 
 
 def _kind(field: FieldInfo) -> str:
-    limits = [
+    return " ".join([_type(field.annotation), *_limits(field)])
+
+
+def _limits(field: FieldInfo) -> list[str]:
+    return [
         f"{sign} {getattr(limit, name)}"
         for limit in field.metadata
         for name, sign in SIGNS.items()
         if getattr(limit, name, None) is not None
     ]
-    return " ".join([_type(field.annotation), *limits])
 
 
 def _type(annotation: Any) -> str:
@@ -58,6 +61,8 @@ def _type(annotation: Any) -> str:
         return " | ".join(str(each) for each in arguments)
     if get_origin(annotation) in (Union, types.UnionType):
         return " | ".join(_type(each) for each in arguments)
+    if get_origin(annotation) is Annotated:
+        return " ".join([_type(arguments[0]), *_limits(arguments[1])])
     if get_origin(annotation) is list:
         return f"list of {_type(arguments[0])}"
     names = {str: "text", int: "integer", float: "number", bool: "true | false", type(None): "null"}

@@ -1,5 +1,7 @@
 """Settings of supervised fine-tuning and of its matched control."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from irl.settings.base import Settings
@@ -28,5 +30,5 @@ class SftMatchedSettings(Settings):
 
     enabled: bool = True
     """Make the control. Without it "better than SFT" says nothing."""
-    learning_rates: list[float] = Field(min_length=1)
+    learning_rates: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
     """Peak learning rates to try; the best on validation is kept."""

@@ -22,4 +22,5 @@ def test_a_section_shows_the_defaults_that_it_has_there() -> None:
 def test_limits_and_choices_are_shown() -> None:
     lines = list(describe(Recipe))
     assert "world.good_share: number > 0 < 1, default 0.35" in lines
+    assert "sft_matched.learning_rates: list of number > 0, needed" in lines
     assert "register.model_name: text | null, default null" in lines

@@ -68,6 +68,7 @@ def test_without_methods_there_is_nothing_to_match():
         ("irft.rounds=two", "parameter 'irft.rounds': input should be a valid integer, not 'two'"),
         ("rft.policy.kl_coefficient=.inf", "parameter 'rft.policy.kl_coefficient': input should be a finite number"),
         ("sft_matched.learning_rates=[1e-4, .nan]", "'sft_matched.learning_rates.1': input should be a finite number"),
+        ("sft_matched.learning_rates=[0]", "'sft_matched.learning_rates.0': input should be greater than 0, not 0"),
         ("irft.training.h=cubic", "'logistic' or 'identity', not 'cubic'"),
         ("sft=null", "parameter 'sft'"),
         ("scorer.model=null", "scorer.model is not set"),
