@@ -1,6 +1,8 @@
 """Settings of the quickstart world and of the tiny models that are trained in it."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from irl.settings.base import Settings
 
@@ -38,12 +40,18 @@ class TinyPolicySettings(Settings):
     batch_size: int = Field(32, ge=1)
     """Dialogues per step."""
 
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size = {self.hidden_size} is no multiple of heads = {self.heads}")
+        return self
+
 
 class TinyScorerSettings(Settings):
     """A Llama with a score head in beaver's checkpoint format, trained on preference pairs."""
 
     hidden_size: int = Field(64, ge=8)
-    """Width."""
+    """Width; an even multiple of `heads`, because positions turn pairs of its components."""
     layers: int = Field(2, ge=1)
     """Transformer blocks."""
     heads: int = Field(4, ge=1)
@@ -58,6 +66,12 @@ class TinyScorerSettings(Settings):
     """Pairs per step."""
     label_noise: float = Field(0.1, ge=0, lt=0.5)
     """Share of pairs whose label is flipped: a real reward model is imperfect too."""
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(f"hidden_size = {self.hidden_size} is no even multiple of heads = {self.heads}")
+        return self
 
 
 class PretrainSettings(Settings):

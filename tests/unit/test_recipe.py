@@ -69,6 +69,8 @@ def test_without_methods_there_is_nothing_to_match():
         ("rft.policy.kl_coefficient=.inf", "parameter 'rft.policy.kl_coefficient': input should be a finite number"),
         ("sft_matched.learning_rates=[1e-4, .nan]", "'sft_matched.learning_rates.1': input should be a finite number"),
         ("sft_matched.learning_rates=[0]", "'sft_matched.learning_rates.0': input should be greater than 0, not 0"),
+        ("pretrain.policy.hidden_size=98", "'pretrain.policy': hidden_size = 98 is no multiple of heads = 4"),
+        ("pretrain.scorer.heads=64", "'pretrain.scorer': hidden_size = 64 is no even multiple of heads = 64"),
         ("irft.training.h=cubic", "'logistic' or 'identity', not 'cubic'"),
         ("sft=null", "parameter 'sft'"),
         ("scorer.model=null", "scorer.model is not set"),
