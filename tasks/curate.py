@@ -116,6 +116,9 @@ class Curation:
         total = self._find_held_out(raw)
         if not total:
             raise InputError("no demonstrations", where=str(raw), do="check fetch.source, then dvc repro fetch")
+        if not self._source_holds_out and not self.settings.held_out_share:
+            what = "curate.held_out_share is 0, and the source holds nothing out to report on"
+            raise InputError(what, where="curate", do="raise it")
         with tqdm(total=total, desc=name, unit="row", disable=None) as bar:
             for chunk in _chunks(demonstrations.read(raw), CHUNK):
                 self.read += len(chunk)
@@ -259,11 +262,8 @@ class Curation:
         if self.settings.keep is not None and available < self.settings.keep:
             what = f"curate.keep is {self.settings.keep}, but only {available} training rows are left {of}"
             raise InputError(what, where="curate", do="lower curate.keep, or set it to null to keep all")
-        for name, share in (
-            ("validation", self.settings.validation_share),
-            ("held_out", 1.0 if self._source_holds_out else self.settings.held_out_share),
-        ):
-            if share and not self.kept[name]:
+        for name in ("validation", "held_out"):
+            if not self.kept[name]:
                 what = f"no {name.replace('_', '-')} rows are left {of}"
                 raise InputError(what, where="curate", do=f"raise curate.{name}_share, or add rows")
 

@@ -333,6 +333,9 @@ def check_consistent(recipe: Recipe, where: str) -> None:
     """Check what no single key can show: sections that need one another."""
     if recipe.fetch.source == "world" and recipe.world is None:
         raise InputError("fetch.source is 'world' but there is no section world", where=where)
+    if recipe.fetch.source == "world" and not recipe.curate.held_out_share:
+        what = "curate.held_out_share is 0, and the world holds nothing out to report on"
+        raise InputError(what, where=where, do="raise it")
     if recipe.fetch.source != "world" and recipe.world is not None:
         do = "derive it again: python -m tasks.recipe RECIPE"
         raise InputError("there is a section world, whose oracle judges no other source", where=where, do=do)

@@ -63,7 +63,8 @@ class CurateSettings(Settings):
 
     keep: int | None = Field(None, ge=1)
     """Keep this many of the best training demonstrations (the paper: 10,000); null keeps all."""
-    validation_share: float = Field(0.05, ge=0, lt=1)
+    validation_share: float = Field(0.05, gt=0, lt=1)
     """Share of prompts, by hash, that choices are made on."""
     held_out_share: float = Field(0.05, ge=0, lt=1)
-    """Share of prompts, by hash, that results are reported on. Not used where the source has a held-out split."""
+    """Share of prompts, by hash, that results are reported on. Not used where the source has a held-out
+    split; elsewhere above 0."""

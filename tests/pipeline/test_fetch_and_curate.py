@@ -412,6 +412,11 @@ CURATIONS: dict[str, tuple[tuple[str, ...], Callable[[], None], str]] = {
         lambda: None,
         "curate: no held-out rows are left of 100 read",
     ),
+    "no share held out": (
+        ("curate.held_out_share=0",),
+        lambda: None,
+        "curate: curate.held_out_share is 0, and the source holds nothing out",
+    ),
     "broken row": ((), lambda: write("raw/demonstrations.jsonl", "{}\n") and None, "raw/demonstrations.jsonl:1: "),
     "no rows": (
         (),

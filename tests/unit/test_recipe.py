@@ -71,6 +71,8 @@ def test_without_methods_there_is_nothing_to_match():
         ("sft_matched.learning_rates=[0]", "'sft_matched.learning_rates.0': input should be greater than 0, not 0"),
         ("pretrain.policy.hidden_size=98", "'pretrain.policy': hidden_size = 98 is no multiple of heads = 4"),
         ("pretrain.scorer.heads=64", "'pretrain.scorer': hidden_size = 64 is no even multiple of heads = 64"),
+        ("curate.validation_share=0", "'curate.validation_share': input should be greater than 0"),
+        ("curate.held_out_share=0", "curate.held_out_share is 0, and the world holds nothing out"),
         ("irft.training.h=cubic", "'logistic' or 'identity', not 'cubic'"),
         ("sft=null", "parameter 'sft'"),
         ("scorer.model=null", "scorer.model is not set"),
