@@ -5,6 +5,7 @@ The words follow from the intervals, whatever their sign: a model that is not be
 
 from typing import Any, Literal, NamedTuple
 
+from irl.choice import CRITERIA, best_on_validation
 from tasks.numbers import Z_95, Row, shown
 
 METHODS = ("irft", "rft")
@@ -36,9 +37,9 @@ def title(model: Row) -> str:
 def best_round(models: list[Row], method: str) -> Row | None:
     """The method's best round by validation, as the champion is chosen; None if it has no rounds."""
     rounds = [model for model in models if model["method"] == method]
-    for key in ("validation_reward_mean", "validation_preference_accuracy"):
-        if rounds and all(model[key] is not None for model in rounds):
-            return max(rounds, key=lambda model: model[key])
+    figures = [{criterion: model[f"validation_{criterion}"] for criterion in CRITERIA} for model in rounds]
+    if best := best_on_validation(figures):
+        return rounds[best.place]
     return rounds[-1] if rounds else None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from irl.choice import CRITERIA, best_on_validation
 from irl.errors import InputError
 
 Row = dict[str, Any]
@@ -162,10 +163,7 @@ def _paired(scores: Scores, others: Scores) -> list[tuple[float, float]]:
 def choose_champion(models: Sequence[Row]) -> Row:
     """The model with the best validation figure, base excluded; the earlier (simpler) one on a tie.
 
-    The figure is the first of these that every candidate has on validation: the highest reward_mean; without a
-    scorer, the highest preference_accuracy; without rejected responses either, the demonstration_gap nearest to 0,
-    where the policy's own samples are as likely as the demonstrations (as they are for pi = pi_E). Held-out
-    figures are never looked at.
+    Held-out figures are never looked at; see best_on_validation.
 
     Args:
         models: evaluations, as in the table.
@@ -179,17 +177,12 @@ def choose_champion(models: Sequence[Row]) -> Row:
     candidates = [model for model in models if model["method"] != "base"]
     if not candidates:
         raise InputError("no model besides base was evaluated, so there is no champion")
-    for criterion in ("reward_mean", "preference_accuracy", "demonstration_gap"):
-        values: list[Any] = [(model["validation"] or {}).get(criterion) for model in candidates]
-        if None in values:
-            continue
-        merits = [-abs(value) if criterion == "demonstration_gap" else value for value in values]
-        best = merits.index(max(merits))
+    if best := best_on_validation([model["validation"] or {} for model in candidates]):
         return {
-            "name": candidates[best]["name"],
+            "name": candidates[best.place]["name"],
             "selected_on": "validation",
-            "criterion": criterion,
-            f"validation_{criterion}": values[best],
+            "criterion": best.criterion,
+            f"validation_{best.criterion}": best.value,
         }
     # A recipe with no validation prompts leaves nothing to choose on; SFT is what one has without a choice.
     return {"name": candidates[0]["name"], "selected_on": "validation", "criterion": None}
@@ -241,8 +234,7 @@ def _row(model: Row, sft: Row, control: Row) -> Row:
         "implicit_preference_accuracy": held_out.get("implicit_preference_accuracy"),
         "reward_difference": significant(difference),
         "reward_difference_sem": significant(difference_sem),
-        "validation_reward_mean": validation.get("reward_mean"),
-        "validation_preference_accuracy": validation.get("preference_accuracy"),
+        **{f"validation_{criterion}": validation.get(criterion) for criterion in CRITERIA},
         "prompts": held_out.get("prompts"),
         "pairs": held_out.get("pairs"),
         "steps": training.get("total_steps") or training.get("steps"),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tasks.findings import findings, verdict
+from tasks.findings import best_round, findings, verdict
 from tasks.numbers import summarise
 from tests.example_evaluations import evaluation, table
 
@@ -62,6 +62,18 @@ def test_without_a_control_the_reader_is_warned() -> None:
     found = findings(summarise(table(1, 0, control=False), "quickstart", 0))
     assert any("no sft-matched" in caveat for caveat in found.caveats)
     assert not any("no sft-matched" in caveat for caveat in findings(summarise(table(1, 0), "quickstart", 0)).caveats)
+
+
+def test_a_method_s_best_round_is_the_one_that_the_champion_s_criterion_prefers() -> None:
+    only = {"scorer": False, "rejected": False, "oracle": False}
+    models = [evaluation("sft", "sft", 0, quality=0.1, **only)]
+    # Their demonstration gaps on validation are 0.2, -0.04 and -1.
+    models += [
+        evaluation(f"irft-r{t}", "irft", t, quality=quality, **only) for t, quality in enumerate((0.8, 0.74, 0.5), 1)
+    ]
+    summary = summarise({"models": models}, "paper", 0)
+    best = best_round(summary["models"], "irft")
+    assert best is not None and best["name"] == summary["champion"]["name"] == "irft-r2"
 
 
 @pytest.mark.parametrize("rejected", [True, False])
