@@ -7,6 +7,7 @@ import argparse
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from irl.settings.compute import ComputeSettings
 from irl.settings.data import ScorerSettings, TemplateSettings
@@ -27,6 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(stage: Stage) -> str:
     from irl import demonstrations, scorers
+    from irl.choice import best_on_validation
     from irl.devices import peak_share
     from irl.evaluation import evaluate_policy
     from irl.log_probability import Dialogue
@@ -76,7 +78,7 @@ def run(stage: Stage) -> str:
         stage.record(steps=record.steps, response_tokens=record.response_tokens)
         # The trainer leaves the mode for training, in which layers that recompute their activations keep no cache.
         policy.eval()
-        quality = 0.0
+        figures: dict[str, Any] = {}
         if len(control.learning_rates) > 1:
             scorer = scorers.load(scoring, given.scorer, compute, stage.processes)
             rows = list(demonstrations.read(given.data / "validation.jsonl"))[: evaluation.prompts]
@@ -92,10 +94,12 @@ def run(stage: Stage) -> str:
                     derive(seed, "evaluation"),
                     processes=stage.processes,
                 ).metrics
-            quality = judged.preference_accuracy or 0.0 if judged.reward_mean is None else judged.reward_mean
-            tried[f"{rate:g}"] = round(quality, 6)
-        if best is None or quality > best[0]:
-            best = (quality, rate, policy, record)
+            figures = asdict(judged)
+        better = best_on_validation([figures] if best is None else [best[0], figures])
+        if better:
+            tried[f"{rate:g}"] = round(figures[better.criterion], 6)
+        if best is None or (better and better.place):
+            best = (figures, rate, policy, record)
     assert best is not None  # the settings demand at least one learning rate
     _, rate, policy, record = best
     record.facts |= {"learning_rate": rate, "validation_of_learning_rates": tried}
