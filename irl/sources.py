@@ -12,8 +12,8 @@ from typing import IO, Any, cast
 from irl.errors import InputError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
-# Begins a word: `test.jsonl` and `hh-test-2.jsonl.gz`, but not `latest.jsonl`.
-_TEST = re.compile(r"(?:^|[^a-z])test", re.IGNORECASE)
+# A word of its own: `test/0000.parquet` and `hh-test-2.jsonl.gz`, but not `latest.jsonl` or `testimonials.jsonl`.
+_TEST = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def is_path(source: str) -> bool:
 def files_of(source: str) -> list[SourceFile]:
     """The files of a local source, in a fixed order: itself, or those of a folder (and its folders) by name.
 
-    Of a folder, files with `test` in their name are held out.
+    Of a folder, files with the word `test` in their path inside it are held out.
 
     Raises:
         InputError: there is no such file or folder, or no file in it that we read.
@@ -64,7 +64,7 @@ def files_of(source: str) -> list[SourceFile]:
     shown = [name for name in sorted(names) if not any(part.startswith(".") for part in name.split("/"))]
     if not shown:
         raise InputError("no files of rows in this folder", where=source, do=f"one of {', '.join(SUFFIXES)}")
-    return [SourceFile(names[name], name, held_out=bool(_TEST.search(names[name].name))) for name in shown]
+    return [SourceFile(names[name], name, held_out=bool(_TEST.search(name))) for name in shown]
 
 
 def rows_of(path: Path, name: str) -> Iterator[Row]:

@@ -19,7 +19,8 @@ class FetchSettings(Settings):
     train_split: str = "train"
     """Name of the Hugging Face split that demonstrations are taken from."""
     held_out_split: str | None = None
-    """Name of a Hugging Face split that must stay held out. Of a folder, files with `test` in the name do."""
+    """Name of a Hugging Face split that must stay held out. Of a folder, files with the word `test`
+    in their path inside it do."""
     format: Literal["auto", "hh", "messages", "prompt-response", "spin"] = "auto"
     """Row format; `auto` recognises it from the keys of the first row."""
     exchange: Literal["last", "first"] = "last"

@@ -66,14 +66,21 @@ def test_a_broken_file_is_named_with_its_line(tmp_path: Path, name: str, content
 
 
 def test_of_a_folder_test_files_are_held_out_and_other_files_ignored(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    for name in ("train.jsonl", "sub/hh-test.jsonl.gz", "latest.jsonl", "README.md", ".hidden.jsonl"):
-        (tmp_path / name).touch()
-    found = files_of(str(tmp_path))
+    folder = tmp_path / "test"
+    for name in (
+        "train.jsonl", "sub/hh-test.jsonl.gz", "latest.jsonl", "testimonials.jsonl", "test/0000.parquet",
+        "train/0000.parquet", "README.md", ".hidden.jsonl",
+    ):  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    found = files_of(str(folder))
     assert [(file.name, file.held_out) for file in found] == [
         ("latest.jsonl", False),
         ("sub/hh-test.jsonl.gz", True),
+        ("test/0000.parquet", True),
+        ("testimonials.jsonl", False),
         ("train.jsonl", False),
+        ("train/0000.parquet", False),
     ]
 
 
