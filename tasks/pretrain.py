@@ -5,7 +5,7 @@ Trained on the quickstart's world or on local preference data; written as ordina
 
 import argparse
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,7 +14,7 @@ from irl.demonstrations import Demonstration, Message
 from irl.errors import InputError
 from irl.seeding import derive
 from irl.settings.compute import ComputeSettings
-from irl.settings.data import TemplateSettings
+from irl.settings.data import CurateSettings, TemplateSettings
 from irl.settings.world import PretrainSettings
 from tasks.stage import Stage, main
 
@@ -35,7 +35,10 @@ def run(stage: Stage) -> str:
     settings = stage.read("pretrain", PretrainSettings)
     compute, template = stage.read("compute", ComputeSettings), stage.read("template", TemplateSettings)
     seed = stage.value("seed")
-    dialogues, preferences = corpus_of(settings, derive(seed, "pretrain"))
+    shares = CurateSettings(
+        validation_share=stage.value("curate.validation_share"), held_out_share=stage.value("curate.held_out_share")
+    )
+    dialogues, preferences = corpus_of(settings, derive(seed, "pretrain"), shares)
     with stage.publish(stage.arguments.out) as out:
         steps = tiny.steps_of(len(dialogues), settings.policy.batch_size, settings.policy.epochs)
         with stage.progress(steps, "step", "policy") as progress:
@@ -55,8 +58,12 @@ def run(stage: Stage) -> str:
     )
 
 
-def corpus_of(settings: PretrainSettings, seed: int) -> "tuple[list[tuple[list[Message], str]], list[Preference]]":
+def corpus_of(
+    settings: PretrainSettings, seed: int, shares: CurateSettings
+) -> "tuple[list[tuple[list[Message], str]], list[Preference]]":
     """Dialogues for the policy and preferences for the scorer, at most as many as the settings ask for.
+
+    Of a local corpus, only those whose prompts `curate` would train on: it may well be the demonstrations' source.
 
     Raises:
         InputError: the corpus cannot be read, or has no rejected responses to train the scorer with.
@@ -67,21 +74,31 @@ def corpus_of(settings: PretrainSettings, seed: int) -> "tuple[list[tuple[list[M
     if settings.corpus == "world":
         preferences = [Preference(*pair) for pair in world.pairs(pairs, seed)]
         return list(world.documents(documents, seed)), preferences
-    rows = list(_demonstrations(settings.corpus))
+    rows = list(_demonstrations(settings.corpus, shares))
     preferences = [Preference(row.prompt, row.response, row.rejected) for row in rows if row.rejected is not None]
     if not preferences:
-        what = "no row has a rejected response to train the scorer with"
+        what = "no row to train on has a rejected response to train the scorer with"
         raise InputError(what, where=settings.corpus, do="give pretrain.corpus chosen/rejected dialogues")
     answered = [(row.prompt, row.response) for row in rows]
     rejected = [(row.prompt, row.worse) for row in preferences]
     return _some(answered + rejected, documents, seed), _some(preferences, pairs, seed)
 
 
-def _demonstrations(corpus: str) -> Iterator[Demonstration]:
-    """Usable rows of a local corpus that its source does not hold out; fetch reports those that are not usable."""
-    for file in sources.files_of(corpus):
-        if file.held_out:
-            continue
+def _demonstrations(corpus: str, shares: CurateSettings) -> Iterator[Demonstration]:
+    """Usable rows of a local corpus with prompts for training; fetch reports those that are not usable."""
+    from irl.curation import split_of
+
+    files = sources.files_of(corpus)
+    held_out = {row.prompt_hash() for row in _usable([file for file in files if file.held_out])}
+    for row in _usable([file for file in files if not file.held_out]):
+        prompt = row.prompt_hash()
+        # fetch.source may be other files than these, so what they hold out does not say what curate will.
+        if prompt not in held_out and split_of(prompt, shares, source_holds_out=False) == "train":
+            yield row
+
+
+def _usable(files: Iterable[sources.SourceFile]) -> Iterator[Demonstration]:
+    for file in files:
         chosen: formats.Format | None = None
         for row in sources.rows_of(file.path, file.name):
             chosen = chosen or formats.recognise(row)

@@ -78,7 +78,8 @@ class PretrainSettings(Settings):
     """The tiny models that stand in for pythia and beaver where there is no model hub."""
 
     corpus: str = "world"
-    """`world`, or a local file or folder of `chosen`/`rejected` dialogues to train them on."""
+    """`world`, or a local file or folder of `chosen`/`rejected` dialogues to train them on. Those whose prompts
+    `curate` would choose or report on are left out."""
     policy: TinyPolicySettings = TinyPolicySettings()
     """The tiny base model."""
     scorer: TinyScorerSettings = TinyScorerSettings()

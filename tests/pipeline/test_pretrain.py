@@ -13,11 +13,12 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from irl.demonstrations import Message
+from irl.curation import split_of
+from irl.demonstrations import Demonstration, Message
 from irl.errors import InputError
 from irl.scorers.beaver import BeaverModel, BeaverScorer
 from irl.settings.compute import ComputeSettings
-from irl.settings.data import ScorerSettings, TemplateSettings
+from irl.settings.data import CurateSettings, ScorerSettings, TemplateSettings
 from irl.settings.world import PretrainSettings, TinyPolicySettings, TinyScorerSettings
 from irl.tiny import Preference, batches_by_length, steps_of, train_policy, train_scorer
 from irl.world import documents, pairs
@@ -25,6 +26,8 @@ from tasks.pretrain import corpus_of
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+ALL = CurateSettings(validation_share=1e-9, held_out_share=0)
+SIDES = {"chosen": "yes", "rejected": "no"}
 SMALL = [
     "pretrain.policy={hidden_size: 16, layers: 1, heads: 2, documents: 300, batch_size: 50, vocabulary: 400}",
     "pretrain.scorer={hidden_size: 16, layers: 1, heads: 2, pairs: 100, batch_size: 50}",
@@ -104,13 +107,27 @@ def test_a_local_corpus_is_trained_on_without_its_held_out_file(tmp_path: Path):
         return json.dumps({"chosen": start + answer, "rejected": start + worse}) + "\n"
 
     (tmp_path / "train.jsonl").write_text("".join(line(f"question {i}", "A good answer.", "no") for i in range(30)))
-    (tmp_path / "test.jsonl").write_text("not even JSON")
-    dialogues, preferences = corpus_of(PretrainSettings(corpus=str(tmp_path)), seed=0)
+    (tmp_path / "test.jsonl").write_text(line("question 31", "An unseen answer.", "no"))
+    dialogues, preferences = corpus_of(PretrainSettings(corpus=str(tmp_path)), 0, ALL)
     assert len(dialogues) == 60
     assert Counter(response for _, response in dialogues) == {"A good answer.": 30, "no": 30}
     assert {(row.better, row.worse) for row in preferences} == {("A good answer.", "no")}
     few = PretrainSettings(corpus=str(tmp_path), scorer=TinyScorerSettings(pairs=50))
-    assert len(corpus_of(few, seed=0)[1]) == 30
+    assert len(corpus_of(few, 0, ALL)[1]) == 30
+
+
+def test_a_corpus_is_trained_on_without_the_prompts_that_curate_chooses_or_reports_on(tmp_path: Path):
+    rows = [Demonstration.make([{"role": "user", "content": f"question {i}"}], "yes", rejected="no") for i in range(60)]
+    start = "\n\nHuman: {}\n\nAssistant: "
+    lines = [{name: start.format(row.prompt[0]["content"]) + text for name, text in SIDES.items()} for row in rows]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "test.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    shares = CurateSettings(validation_share=0.3, held_out_share=0.2)
+    dialogues, preferences = corpus_of(PretrainSettings(corpus=str(tmp_path)), 0, shares)
+    expected = {row.prompt[0]["content"] for row in rows[1:] if split_of(row.prompt_hash(), shares, False) == "train"}
+    assert 10 < len(expected) < 50
+    assert {prompt[0]["content"] for prompt, _ in dialogues} == expected
+    assert {row.prompt[0]["content"] for row in preferences} == expected
 
 
 def test_a_corpus_without_rejected_responses_is_one_clear_line_and_publishes_nothing(tmp_path: Path):
@@ -119,7 +136,7 @@ def test_a_corpus_without_rejected_responses_is_one_clear_line_and_publishes_not
     done = run(tmp_path, "tasks.pretrain", "--out", "models/world")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert "mine.jsonl: no row has a rejected response" in done.stderr
+    assert "mine.jsonl: no row to train on has a rejected response" in done.stderr
     assert not (tmp_path / "models/world").exists()
 
 
