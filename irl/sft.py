@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irl.adapters import lora_config, merge_adapters
-from irl.checkpoint import Checkpoint, keep_trainer
+from irl.checkpoint import Checkpoint, keep_trainer, kept_values
 from irl.descent import make_whole, zero_configuration
 from irl.errors import InputError
 from irl.log_probability import Dialogue, by_length_in_chunks, dialogues_of, response_log_probabilities
@@ -59,7 +59,17 @@ def train_sft(
     from trl.trainer.sft_trainer import SFTTrainer
 
     class Trainer(SFTTrainer):
-        """SFT with the same loss from fewer operations: only response positions reach the output head."""
+        """SFT with the same loss from fewer operations: only response positions reach the output head.
+
+        It counts what it is given, because the last step of an epoch has fewer rows than the others.
+        """
+
+        def get_batch_samples(self, *arguments: Any, **more: Any) -> Any:
+            batches, items = super().get_batch_samples(*arguments, **more)
+            for batch in batches:
+                passed["rows"] += len(batch["labels"])
+                passed["response_tokens"] += int((batch["labels"] != -100).sum())
+            return batches, items
 
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -86,8 +96,7 @@ def train_sft(
     )
     micro = settings.micro_batch_size or settings.batch_size // processes.size
     steps = steps or math.ceil(settings.epochs * len(rows) / settings.batch_size)
-    tokens = sum(len(dialogue.response) for dialogue in demonstrations)
-    tokens_per_step = tokens * settings.batch_size / len(demonstrations)
+    passed = {"rows": 0, "response_tokens": 0}
     trainer = Trainer(
         model=policy,
         processing_class=template.tokenizer,
@@ -102,13 +111,15 @@ def train_sft(
             **sharding(processes, policy, compute),
         ),
         callbacks=[
-            follow(stage, CURVES, tokens_per_step),
-            *([keep_trainer(checkpoint, processes)] if checkpoint else []),
+            follow(stage, CURVES, mean_tokens_per_step(demonstrations, settings.batch_size)),
+            *([keep_trainer(checkpoint, processes, lambda: passed)] if checkpoint else []),
         ],
         peft_config=None if settings.lora is None else lora_config(settings.lora),
     )
     trainer.remove_callback(PrinterCallback)
     latest = checkpoint.latest() if checkpoint else None
+    if latest:
+        passed |= {name: kept_values(latest, processes)[name] for name in passed}
     trainer.train(resume_from_checkpoint=str(latest) if latest else None)
     if processes.zero_stage:
         make_whole(trainer.model_wrapped)
@@ -117,9 +128,15 @@ def train_sft(
     for entry in trainer.state.log_history:
         if "loss" in entry:
             record.log(int(entry["step"]), **{name: entry[key] for name, key in CURVES.items()})
-    record.response_tokens = round(tokens * steps * settings.batch_size / len(demonstrations))
-    record.facts = {"epochs": round(steps * settings.batch_size / len(demonstrations), 3)}
+    shares = processes.gather(passed)
+    record.response_tokens = sum(share["response_tokens"] for share in shares)
+    record.facts = {"epochs": round(sum(share["rows"] for share in shares) / len(demonstrations), 3)}
     return record
+
+
+def mean_tokens_per_step(demonstrations: Sequence[Dialogue], batch_size: int) -> float:
+    """Response tokens of a step, on average over an epoch, whose last step has the rows that are left."""
+    return sum(len(each.response) for each in demonstrations) / math.ceil(len(demonstrations) / batch_size)
 
 
 def plain_on_cpu(policy: "PreTrainedModel", processes: Processes) -> bool:

@@ -34,7 +34,7 @@ def run(stage: Stage) -> str:
     from irl.log_probability import Dialogue
     from irl.models import TRAINED, load_policy, load_template, mixed_precision, read_training, save_policy
     from irl.seeding import derive
-    from irl.sft import train_sft
+    from irl.sft import mean_tokens_per_step, train_sft
 
     given, control = stage.arguments, stage.read("sft_matched", SftMatchedSettings)
     settings, evaluation = stage.read("sft", SftSettings), stage.read("evaluation", EvaluationSettings)
@@ -48,9 +48,8 @@ def run(stage: Stage) -> str:
     used = [read_training(folder) or {} for folder in (given.irft, given.rft)]
     steps = max(record.get("total_steps", 0) for record in used)
     tokens = max(record.get("total_response_tokens", 0) for record in used)
-    tokens_per_step = settings.batch_size * sum(len(each.response) for each in dialogues) / len(dialogues)
     # Not fewer steps and not fewer tokens than the method: whichever is reached later decides.
-    steps = max(steps, math.ceil(tokens / tokens_per_step))
+    steps = max(steps, math.ceil(tokens / mean_tokens_per_step(dialogues, settings.batch_size)))
 
     best = None
     tried = {}
