@@ -4,6 +4,7 @@ import difflib
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from irl.errors import InputError
 
@@ -55,12 +56,17 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> Inpu
 
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     for part in path:
-        field = model.model_fields.get(str(part))
+        field = _fields(model).get(str(part))
         inner = _model_in(field.annotation) if field else None
         if inner is None:
             return []
         model = inner
-    return list(model.model_fields)
+    return list(_fields(model))
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a model by what a recipe calls them."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

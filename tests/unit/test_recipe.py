@@ -62,6 +62,8 @@ def test_without_methods_there_is_nothing_to_match():
     ("override", "message"),
     [
         ("irtf.rounds=2", "unknown parameter 'irtf' (did you mean 'irft'?)"),
+        ("regster.model_name=x", "unknown parameter 'regster' (did you mean 'register'?)"),
+        ("register.modl_name=x", "unknown parameter 'register.modl_name' (did you mean 'model_name'?)"),
         ("irft.training.bta=2", "unknown parameter 'irft.training.bta' (did you mean 'beta'?)"),
         ("rft.policy.optimiser.lr=2", "unknown parameter 'rft.policy.optimiser.lr'"),
         ("irft.rounds=-1", "parameter 'irft.rounds': input should be greater than or equal to 0, not -1"),
