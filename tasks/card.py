@@ -32,7 +32,7 @@ def model_card(
     fetch, policy, scorer = recipe["fetch"], recipe["policy"], recipe.get("scorer") or {}
     measured = "\n".join(f"| {key} | {value:.6g} |" for key, value in sorted(figures.items()))
     before = "\n".join(
-        f"| {each} | {their.get('model')} | `{their.get('dvc_md5')}` | `{their.get('git_commit')}` |"
+        f"| {each} | {their.get('model')} | `{their.get('dvc_md5')}` | {_commit(their)} |"
         for each, their in [(number, tags), *lineage]
     )
     judge = f"`{scorer['model']}` ({scorer.get('kind')})" if scorer.get("model") else "none"
@@ -82,6 +82,11 @@ On held-out prompts. `*_sem` is a standard error.
 - Demonstrations: {fetch.get("licence") or "not said"}.
 - Base model `{policy["model"]}` and scorer {judge}: their own licences apply.
 """
+
+
+def _commit(tags: Mapping[str, str]) -> str:
+    uncommitted = " with uncommitted changes" if tags.get("git_dirty") == "true" else ""
+    return f"`{tags.get('git_commit')}`{uncommitted}"
 
 
 def _at(settings: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from irl.errors import InputError
 from tasks.aliases import CHAMPION, PREVIOUS, Places
 from tasks.card import model_card
 from tasks.packaging import package
-from tasks.promotion import Judged, PromotionSettings, Verdict, as_markdown, judge
+from tasks.promotion import Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
 from tasks.records import PARAMS
 from tasks.restore import weights_of
 from tasks.stage import read_yaml
@@ -119,7 +119,7 @@ def roll_back(registry: Registry, name: str, *, dry_run: bool = False) -> Decisi
 def judge_version(
     registry: Registry, version: Version, settings: PromotionSettings, champion: str | None
 ) -> list[Verdict]:
-    """Hold a version against the gates, on the figures that MLflow has.
+    """Hold a version against the gates, on the tags and figures that MLflow has.
 
     Args:
         champion: number of the champion, None if there is none.
@@ -135,7 +135,8 @@ def judge_version(
             do=f"evaluate it anew, here: python -m flows.evaluate {there.uri}",
         )
     base, sft = (Judged(name, name, registry.figures_of(version, name)) for name in ("base", "sft"))
-    return judge(settings, _judged(version), base, sft, _judged(there) if there else None)
+    judged = judge(settings, _judged(version), base, sft, _judged(there) if there else None)
+    return [*judge_code(settings, version.uri, version.tags), *judged]
 
 
 def _judged(version: Version) -> Judged:

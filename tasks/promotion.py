@@ -97,6 +97,8 @@ class PromotionSettings(Settings):
 
     noise: float = Field(1.96, ge=0)
     """Differences up to this many standard errors of the difference are noise; 1.96 is 95%."""
+    committed_code: bool = True
+    """The code that the version was registered with was committed."""
     better_than_base: list[Compared]
     """Higher than the base model's by more than noise."""
     not_worse_than_champion: list[Compared]
@@ -178,6 +180,24 @@ def judge(
         ),
         *(_relative(metric, wanted, candidate, sft) for metric, wanted in gates.relative_to_sft.items()),
     ]
+
+
+def judge_code(gates: PromotionSettings, name: str, tags: Mapping[str, str]) -> list[Verdict]:
+    """Whether the commit that a version names holds its code; no verdict where the gate is off.
+
+    Args:
+        name: as in messages.
+        tags: the version's.
+    """
+    if not gates.committed_code:
+        return []
+    gate, dirty = "code is committed", tags.get("git_dirty")
+    if dirty == "true":
+        do = "commit it, then: dvc repro register"
+        return [Verdict(gate, "failed", f"{name} was registered with uncommitted changes ({do})")]
+    if dirty == "false":
+        return [Verdict(gate, "passed", tags.get("git_commit", "unknown"))]
+    return [Verdict(gate, "not asked", "the version does not say")]
 
 
 def _against_champion(gates: PromotionSettings, candidate: Judged, champion: Judged | None) -> Iterator[Verdict]:

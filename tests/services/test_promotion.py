@@ -79,9 +79,9 @@ def client(server: MlflowServer) -> MlflowClient:
     return client
 
 
-def promoted(number: str, **options: Any) -> Decision:
+def promoted(number: str, gates: Path = GATES, **options: Any) -> Decision:
     with open_registry(os.environ["MLFLOW_TRACKING_URI"]) as registry:
-        return promote(registry, registry.find(f"models:/quickstart/{number}"), GATES, **options)
+        return promote(registry, registry.find(f"models:/quickstart/{number}"), gates, **options)
 
 
 def rolled_back() -> Decision:
@@ -133,6 +133,29 @@ def test_a_worse_version_is_refused_with_the_numbers_of_every_gate_that_failed(c
     assert places(client) == {"champion": FIRST}
     assert audits(client)[-1]["outcome"] == "refused"
     assert "weights_in_mlflow" not in client.get_model_version("quickstart", SFT).tags
+
+
+def test_a_version_of_uncommitted_code_is_refused_unless_the_gates_let_it_pass_and_then_its_card_says_so(
+    client: MlflowClient, tmp_path: Path
+) -> None:
+    gates = tmp_path / "gates.yaml"
+    gates.write_text(GATES.read_text().replace("committed_code: true", "committed_code: false"))
+    client.set_model_version_tag("quickstart", SECOND, "git_dirty", "true")
+    if "weights_in_mlflow" in client.get_model_version("quickstart", SECOND).tags:
+        client.delete_model_version_tag("quickstart", SECOND, "weights_in_mlflow")  # so that its card is written anew
+    try:
+        refused = promoted(SECOND)
+        assert [verdict.gate for verdict in refused.refused] == ["code is committed"]
+        assert "models:/quickstart/3 was registered with uncommitted changes (commit it, then" in str(refused)
+        assert places(client) == {}
+        promoted(SECOND, gates=gates)
+        tags = client.get_model_version("quickstart", SECOND).tags
+        row = f"`{tags['dvc_md5']}` | `{tags['git_commit']}` with uncommitted changes |"
+        assert row in client.get_model_version("quickstart", SECOND).description
+    finally:
+        client.set_model_version_tag("quickstart", SECOND, "git_dirty", "false")
+        client.delete_model_version_tag("quickstart", SECOND, "weights_in_mlflow")
+    assert places(client) == {"champion": SECOND}
 
 
 def test_promoting_the_champion_changes_nothing(client: MlflowClient) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from irl.errors import InputError
-from tasks.promotion import Judged, PromotionSettings, Verdict, as_markdown, judge
+from tasks.promotion import Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
 from tasks.stage import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +67,29 @@ def test_ranges_hold_for_a_figure_and_for_its_ratio_to_sft() -> None:
     assert found["ended at least 0.9"].result == "failed"
     assert found["response_tokens over sft's at most 2"].numbers == "2.5 = 50 / 20"
     assert found["response_tokens over sft's at most 2"].result == "failed"
+
+
+@pytest.mark.parametrize(
+    ("tags", "result"),
+    [
+        ({"git_dirty": "true"}, "failed"),
+        ({"git_dirty": "false", "git_commit": "abc"}, "passed"),
+        ({"git_dirty": "unknown"}, "not asked"),
+        ({}, "not asked"),
+    ],
+)
+def test_only_a_version_that_says_so_is_one_of_uncommitted_code(tags: dict[str, str], result: str) -> None:
+    (found,) = judge_code(PromotionSettings.parse(GATES, "gates.yaml"), "models:/q/3", tags)
+    assert found.result == result
+
+
+def test_the_refusal_of_uncommitted_code_says_what_to_do_and_can_be_switched_off() -> None:
+    (found,) = judge_code(PromotionSettings.parse(GATES, "gates.yaml"), "models:/q/3", {"git_dirty": "true"})
+    assert found.numbers == (
+        "models:/q/3 was registered with uncommitted changes (commit it, then: dvc repro register)"
+    )
+    off = PromotionSettings.parse({**GATES, "committed_code": False}, "gates.yaml")
+    assert judge_code(off, "models:/q/3", {"git_dirty": "true"}) == []
 
 
 def test_a_missing_metric_names_the_stage_that_measures_it() -> None:
