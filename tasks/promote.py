@@ -16,7 +16,7 @@ from irl.errors import InputError
 from tasks.aliases import CHAMPION, PREVIOUS, Places
 from tasks.card import model_card
 from tasks.packaging import package
-from tasks.promotion import Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
+from tasks.promotion import BENCHMARKS, Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
 from tasks.records import PARAMS
 from tasks.restore import weights_of
 from tasks.stage import read_yaml
@@ -134,7 +134,9 @@ def judge_version(
             where=version.uri,
             do=f"evaluate it anew, here: python -m flows.evaluate {there.uri}",
         )
-    base, sft = (Judged(name, name, registry.figures_of(version, name)) for name in ("base", "sft"))
+    # A run has a benchmark's score without its error, which on the same questions is nearly that of the version.
+    errors = {name: version.metrics[name] for each in BENCHMARKS if (name := f"{each}_sem") in version.metrics}
+    base, sft = (Judged(name, name, errors | registry.figures_of(version, name)) for name in ("base", "sft"))
     judged = judge(settings, _judged(version), base, sft, _judged(there) if there else None)
     return [*judge_code(settings, version.uri, version.tags), *judged]
 

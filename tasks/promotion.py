@@ -23,12 +23,14 @@ class Metric:
     """What is known of a metric besides its value."""
 
     error: str | None = None
-    """Name of its standard error; SHARE for a share of prompts, whose error follows from it; None where it has none."""
+    """Name of its standard error; SHARE for a share of prompts and AVERAGE for the benchmarks' average, whose errors
+    follow from other figures; None where it has none."""
     stage: str = "evaluate"
     """The kind of stage that measures it."""
 
 
-SHARE = "share"
+SHARE, AVERAGE = "share", "average"
+BENCHMARKS = tuple(f"leaderboard_{name}" for name in ("arc", "truthfulqa", "winogrande", "gsm8k", "hellaswag", "mmlu"))
 METRICS = {
     "reward_mean": Metric("reward_sem"),
     "win_rate_vs_sft": Metric(SHARE),
@@ -41,11 +43,8 @@ METRICS = {
     "response_tokens": Metric(),
     "kl_to_sft": Metric(),
     "distinct_2": Metric(),
-    **{
-        f"leaderboard_{name}": Metric(f"leaderboard_{name}_sem", "leaderboard")
-        for name in ("arc", "truthfulqa", "winogrande", "gsm8k", "hellaswag", "mmlu")
-    },
-    "leaderboard_average": Metric(None, "leaderboard"),
+    **{name: Metric(f"{name}_sem", "leaderboard") for name in BENCHMARKS},
+    "leaderboard_average": Metric(AVERAGE, "leaderboard"),
 }
 """What a gate may ask for. In all that have a standard error, more is better."""
 
@@ -101,6 +100,9 @@ class PromotionSettings(Settings):
     """The code that the version was registered with was committed."""
     better_than_base: list[Compared]
     """Higher than the base model's by more than noise."""
+    better_where_measured: list[Compared] = Field(default_factory=list)
+    """The same, for metrics that a recipe may leave out: asked only if the version or the base model has them. Together
+    with `better_than_base` one has to be asked."""
     not_worse_than_champion: list[Compared]
     """Not lower than the champion's by more than noise."""
     not_worse_where_measured: list[Compared] = Field(default_factory=list)
@@ -140,6 +142,8 @@ class Judged:
             InputError: it was not measured.
         """
         value, error = self.value(metric), METRICS[metric].error
+        if error == AVERAGE:
+            return math.hypot(*(self.error(benchmark) for benchmark in BENCHMARKS)) / len(BENCHMARKS)
         key = "prompts" if error == SHARE else error
         if key is None or key not in self.figures:
             raise InputError(f"{self.name} has no {key!r}, so the error of {metric!r} is not known")
@@ -169,10 +173,10 @@ def judge(
         champion: None if there is none yet; then the gates that ask for it are not asked.
 
     Raises:
-        InputError: a gated metric was not measured.
+        InputError: a gated metric was not measured, or nothing that tells whether the candidate is better.
     """
     return [
-        *(_compared(gates, metric, candidate, base, better=True) for metric in gates.better_than_base),
+        *_against_base(gates, candidate, base),
         *_against_champion(gates, candidate, champion),
         *(
             _in_range(f"{metric} {wanted}", candidate.value(metric), wanted, "")
@@ -200,14 +204,32 @@ def judge_code(gates: PromotionSettings, name: str, tags: Mapping[str, str]) -> 
     return [Verdict(gate, "not asked", "the version does not say")]
 
 
+def _against_base(gates: PromotionSettings, candidate: Judged, base: Judged) -> Iterator[Verdict]:
+    optional = gates.better_where_measured
+    if optional and not gates.better_than_base and not any(_measured(metric, candidate, base) for metric in optional):
+        raise InputError(
+            f"neither {candidate.name} nor {base.name} has any of {', '.join(optional)}: nothing says what is better",
+            do="give the recipe a scorer or enable its leaderboard, or ask for a metric that it has",
+        )
+    for metric in gates.better_than_base:
+        yield _compared(gates, metric, candidate, base, better=True)
+    for metric in optional:
+        if _measured(metric, candidate, base):
+            yield _compared(gates, metric, candidate, base, better=True)
+        else:
+            yield Verdict(f"{metric} better than base", "not asked", "neither was measured")
+
+
+def _measured(metric: str, *models: Judged) -> bool:
+    return any(metric in model.figures for model in models)
+
+
 def _against_champion(gates: PromotionSettings, candidate: Judged, champion: Judged | None) -> Iterator[Verdict]:
     for metric in [*gates.not_worse_than_champion, *gates.not_worse_where_measured]:
         gate = f"{metric} not worse than the champion"
         if champion is None:
             yield Verdict(gate, "not asked", "there is no champion yet")
-        elif metric in gates.not_worse_where_measured and not (
-            metric in candidate.figures or metric in champion.figures
-        ):
+        elif metric in gates.not_worse_where_measured and not _measured(metric, candidate, champion):
             yield Verdict(gate, "not asked", "neither was measured")
         else:
             yield _compared(gates, metric, candidate, champion, better=False)

@@ -23,7 +23,7 @@ REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias
 WEIGHTS = "weights_in_mlflow"
 """Tag of a version whose weights were uploaded: their md5 in DVC."""
 EXTERNAL = "mlflow.model.isExternal"
-HELD_OUT = "held_out/"
+HELD_OUT, LEADERBOARD = "held_out/", "leaderboard/"
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ class Registry:
             return Path(path).read_text(encoding="utf-8")
 
     def figures_of(self, version: Version, model: str) -> dict[str, float]:
-        """Held-out figures of another model, such as base, from an evaluation on what `version` was evaluated on.
+        """Figures of another model, such as base: held-out ones from an evaluation on what `version` was evaluated on,
+        and the newest of the leaderboard where there are any.
 
         Raises:
             InputError: there is none.
@@ -129,13 +130,15 @@ class Registry:
             do = f"dvc repro register, or: python -m flows.evaluate {version.uri}"
             raise InputError("was not evaluated", where=version.uri, do=do)
         experiment = self._client.get_run(version.run).info.experiment_id
-        wanted = f"tags.model = '{model}' AND tags.evaluated_on = '{judged}' AND attributes.status = 'FINISHED'"
-        runs = self._client.search_runs([experiment], wanted, max_results=1, order_by=["attributes.start_time DESC"])
-        if not runs:
+        held_out = self._newest(experiment, f"tags.model = '{model}' AND tags.evaluated_on = '{judged}'")
+        if held_out is None:
             do = f"dvc repro evaluate@{model} && dvc repro register"
             raise InputError(f"{model} was not evaluated on the same prompts", where=version.uri, do=do)
-        return {
-            key.removeprefix(HELD_OUT): value for key, value in runs[0].data.metrics.items() if key.startswith(HELD_OUT)
+        measured = self._newest(experiment, f"tags.model = '{model}' AND tags.stage = 'leaderboard'") or {}
+        return {key.removeprefix(HELD_OUT): value for key, value in held_out.items() if key.startswith(HELD_OUT)} | {
+            key.replace(LEADERBOARD, "leaderboard_"): value
+            for key, value in measured.items()
+            if key.startswith(LEADERBOARD)
         }
 
     def aliases_of(self, name: str) -> Aliases:
@@ -197,6 +200,12 @@ class Registry:
             self._client.log_text(run, text, file)
         self._client.set_terminated(run, "FINISHED")
 
+    def _newest(self, experiment: str, wanted: str) -> dict[str, float] | None:
+        """Metrics of the newest finished run that is as wanted, None if there is none."""
+        query = f"{wanted} AND attributes.status = 'FINISHED'"
+        runs = self._client.search_runs([experiment], query, max_results=1, order_by=["attributes.start_time DESC"])
+        return runs[0].data.metrics if runs else None
+
     def _all_aliases(self, name: str) -> dict[str, str]:
         """Alias to version number.
 
@@ -218,7 +227,7 @@ def name_of(reference: str) -> str:
 def _metric_of(figure: str) -> str:
     """A figure's name among the metrics of a run."""
     benchmark = figure.removeprefix("leaderboard_")
-    return f"leaderboard/{benchmark}" if benchmark != figure else f"{HELD_OUT}{figure}"
+    return f"{LEADERBOARD}{benchmark}" if benchmark != figure else f"{HELD_OUT}{figure}"
 
 
 def _of(name: str) -> str:

@@ -20,6 +20,7 @@ from tasks.aliases import Aliases
 from tasks.evaluate_version import check_up_to_date, evaluate
 from tasks.lock import md5_of
 from tasks.promote import Decision, promote, roll_back
+from tasks.promotion import BENCHMARKS
 from tasks.versions import open_registry
 from tests.servers import MlflowServer, end, free_port, start
 from tests.small_pipeline import ROOT, make_project, register
@@ -156,6 +157,27 @@ def test_a_version_of_uncommitted_code_is_refused_unless_the_gates_let_it_pass_a
         client.set_model_version_tag("quickstart", SECOND, "git_dirty", "false")
         client.delete_model_version_tag("quickstart", SECOND, "weights_in_mlflow")
     assert places(client) == {"champion": SECOND}
+
+
+def test_the_leaderboard_is_compared_with_the_base_models_newest(client: MlflowClient) -> None:
+    measured = {"leaderboard_average": "62"} | dict.fromkeys(BENCHMARKS, "62")
+    tags = {f"metric.{key}": value for key, value in (measured | {f"{name}_sem": "0.6" for name in BENCHMARKS}).items()}
+    run = client.create_run("1", tags={"model": "base", "stage": "leaderboard"}).info.run_id
+    client.log_metric(run, "leaderboard/average", 60.0)
+    for name in BENCHMARKS:
+        client.log_metric(run, name.replace("_", "/"), 60.0)
+    client.set_terminated(run, "FINISHED")
+    for key, value in tags.items():
+        client.set_model_version_tag("quickstart", SECOND, key, value)
+    try:
+        gates = {verdict.gate: verdict for verdict in promoted(SECOND, dry_run=True).verdicts}
+    finally:
+        client.delete_run(run)
+        for key in tags:
+            client.delete_model_version_tag("quickstart", SECOND, key)
+    found = gates["leaderboard_average better than base"]
+    assert found.numbers == "62 ± 0.24 against 60 ± 0.24: difference +2, noise 0.68"
+    assert found.result == "passed"
 
 
 def test_promoting_the_champion_changes_nothing(client: MlflowClient) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from irl.errors import InputError
-from tasks.promotion import Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
+from tasks.promotion import BENCHMARKS, Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
 from tasks.stage import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,6 +61,54 @@ def test_benchmarks_are_asked_for_where_either_has_them() -> None:
         verdicts(model("a"), model("c", **arc), **gates)
 
 
+SCORELESS = {
+    "better_than_base": [],
+    "better_where_measured": ["reward_mean", "leaderboard_average"],
+    "not_worse_than_champion": [],
+}
+
+
+def benchmarks(name: str, average: float) -> Judged:
+    """A model of a recipe without a scorer; the error of its average is sqrt(6 * 1.2²) / 6 = 0.49."""
+    errors = {f"{benchmark}_sem": 1.2 for benchmark in BENCHMARKS}
+    return Judged(name, name, {**errors, **dict.fromkeys(BENCHMARKS, average), "leaderboard_average": average})
+
+
+@pytest.mark.parametrize(("average", "result"), [(61.4, "passed"), (61.3, "failed")])
+def test_without_a_scorer_the_average_of_the_leaderboard_says_what_is_better(average: float, result: str) -> None:
+    settings = PromotionSettings.parse(SCORELESS, "gates.yaml")
+    base = benchmarks("base", 60.0)
+    reward, board = judge(settings, benchmarks("a", average), base, base, None)
+    assert (reward.gate, reward.result) == ("reward_mean better than base", "not asked")
+    # The error of the difference is 0.69, and 1.96 of these are 1.36.
+    assert (board.gate, board.result) == ("leaderboard_average better than base", result)
+
+
+def test_what_is_asked_where_measured_has_to_be_measured_of_both() -> None:
+    settings = PromotionSettings.parse(SCORELESS, "gates.yaml")
+    with pytest.raises(InputError, match=r"base has no metric 'leaderboard_average' \(the stage leaderboard@base"):
+        judge(settings, benchmarks("a", 61.0), Judged("base", "base", {}), model("sft"), None)
+
+
+def test_nothing_is_promoted_for_want_of_anything_to_measure_it_by() -> None:
+    settings, empty = PromotionSettings.parse(SCORELESS, "gates.yaml"), Judged("base", "base", {"prompts": 100})
+    with pytest.raises(InputError, match="has any of reward_mean, leaderboard_average: nothing says what is better"):
+        judge(settings, Judged("models:/q/3", "irft-r1", {"prompts": 100}), empty, empty, None)
+    found = verdicts(model("a", reward_mean=2.0), better_where_measured=["leaderboard_average"])
+    assert found["leaderboard_average better than base"].result == "not asked"
+
+
+def test_the_declared_gates_can_promote_with_a_scorer_and_without() -> None:
+    gates = PromotionSettings.parse(read_yaml(ROOT / "mlflow/promotion.yaml"), "mlflow/promotion.yaml")
+    sane = {"prompts": 250, "ended": 0.99, "response_tokens": 200.0, "kl_to_sft": 3.0, "distinct_2": 0.4}
+    scored = {"reward_mean": 1.0, "reward_sem": 0.1, "preference_accuracy": 0.5, "preference_gap": 0.0}
+    better = {**scored, "reward_mean": 2.0, "preference_accuracy": 0.8}
+    for high, low in ((better, scored), (benchmarks("a", 65.0).figures, benchmarks("b", 60.0).figures)):
+        base = Judged("base", "base", {**sane, **low})
+        results = {verdict.result for verdict in judge(gates, Judged("a", "a", {**sane, **high}), base, base, None)}
+        assert results == {"passed", "not asked"}
+
+
 def test_ranges_hold_for_a_figure_and_for_its_ratio_to_sft() -> None:
     gates = {"within": {"ended": {"at_least": 0.9}}, "relative_to_sft": {"response_tokens": {"at_most": 2}}}
     found = verdicts(model("a", ended=0.8, response_tokens=50.0), **gates)
@@ -107,6 +155,7 @@ def test_a_missing_metric_names_the_stage_that_measures_it() -> None:
     [
         ({"better_than_base": ["reward_meen"]}, "unknown metric 'reward_meen' \\(did you mean 'reward_mean'\\?\\)"),
         ({"within": {"endet": {"at_least": 1}}}, "unknown metric 'endet' \\(did you mean 'ended'\\?\\)"),
+        ({"better_where_measured": ["endet"]}, "unknown metric 'endet' \\(did you mean 'ended'\\?\\)"),
         ({"better_than_base": ["kl_to_sft"]}, "'kl_to_sft' has no standard error to compare it by"),
         ({"within": {"ended": {}}}, "a range needs at_least or at_most"),
         ({"better_than_bass": []}, "unknown parameter 'better_than_bass' \\(did you mean 'better_than_base'\\?\\)"),
@@ -119,7 +168,7 @@ def test_a_wrong_gate_is_refused_with_the_nearest_right_one(gates: dict[str, Any
 
 def test_the_declared_gates_are_valid() -> None:
     settings = PromotionSettings.parse(read_yaml(ROOT / "mlflow/promotion.yaml"), "mlflow/promotion.yaml")
-    assert settings.better_than_base and settings.not_worse_than_champion and settings.relative_to_sft
+    assert settings.better_where_measured and settings.not_worse_than_champion and settings.relative_to_sft
 
 
 def test_failed_gates_come_first_in_the_table() -> None:
