@@ -6,6 +6,7 @@ back if champion had not moved, completed if it had. A mover holds a lock: a reg
 MLflow creates once only, on any store and from any machine.
 """
 
+import fcntl
 import json
 import os
 import socket
@@ -133,13 +134,20 @@ class Aliases:
                     raise
             holder = self._holder()
             if holder is not None and _dead(holder):
-                self._delete_lock()
+                self._bury()
             elif time.monotonic() > deadline:
                 who = (holder or "somebody").rsplit(":", 1)[0]
                 do = f"if that process is dead: python -m flows.promote --unlock {self._name}"
                 raise InputError(f"{who} has been moving the aliases for a minute", where=self._name, do=do)
             else:
                 time.sleep(0.2)
+
+    def _bury(self) -> None:
+        """Delete a dead holder's lock, unless a quicker one did and the lock is a new one."""
+        with _alone_on_this_machine():
+            holder = self._holder()
+            if holder is not None and _dead(holder):
+                self._delete_lock()
 
     def _release(self, token: str) -> None:
         from mlflow.exceptions import MlflowException
@@ -175,6 +183,17 @@ def _settled(places: Places, journal: dict[str, Places]) -> Places:
     """What a move that has not ended comes to: champion moves last, so it tells."""
     moved = places.get(CHAMPION) == journal["after"].get(CHAMPION)
     return journal["after" if moved else "before"]
+
+
+@contextmanager
+def _alone_on_this_machine() -> Iterator[None]:
+    """Enough for taking from the dead: only their own machine can tell. The system ends it with the process."""
+    root = os.open("/", os.O_RDONLY)  # the one thing that every process sees and nobody has to make
+    try:
+        fcntl.flock(root, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(root)
 
 
 def _dead(holder: str) -> bool:
