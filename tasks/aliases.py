@@ -1,12 +1,14 @@
 """Moving the aliases champion and previous together, one mover at a time, whatever goes down in between.
 
 MLflow moves one alias per request. So the move is written down first (a tag of the registered model), `previous` moves
-next and `champion`, which is what is served, last. A move that was cut short is put right by whoever moves next: taken
-back if champion had not moved, completed if it had. A mover holds a lock: a registered model of a certain name, which
+next and then `champion`, which is what is served. After it come the list of the champions before and the end of the
+run that records the decision. A move that was cut short is put right by whoever moves next: taken back if champion had
+not moved, completed, with list and record, if it had. A mover holds a lock: a registered model of a certain name, which
 MLflow creates once only, on any store and from any machine.
 """
 
 import fcntl
+import itertools
 import json
 import os
 import socket
@@ -14,17 +16,25 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from irl.errors import InputError
+from tasks.mlflow_store import every_page
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, PREVIOUS = "champion", "previous"
 JOURNAL = "juicer.aliases_moving"
+EARLIER = "juicer.earlier_champions"
+"""Tag of the registered model: the versions that were champion before this one, oldest first."""
+LONGEST = 500
+"""Versions in that list; a tag of SQLite's or Postgres' stores ends at 5000 characters."""
+REPLACED = "promotion.replaced"
+"""Tag of a version in which older code noted the champion that it took the place of, the last time only."""
+MOVED, NOT_MOVED = "moved", "not moved"
 PATIENCE = 60.0
 """Seconds to wait for another mover."""
 RETRIES, PAUSE = 3, 1.0
@@ -60,28 +70,46 @@ class Aliases:
         finally:
             self._release(token)
 
-    def move(self, after: Places) -> None:
+    def earlier(self) -> list[str]:
+        """The versions that were champion before this one, oldest first; the last is `previous`. For the only mover."""
+        model = self._client.get_registered_model(self._name)
+        if PREVIOUS not in model.aliases:
+            return []
+        query, previous = f"name = '{self._name}'", str(model.aliases[PREVIOUS])
+        there = every_page(self._client.search_model_versions, filter_string=query)
+        tags = {str(version.version): version.tags for version in there}
+        kept = [number for number in json.loads(model.tags.get(EARLIER, "[]")) if number in tags]
+        if kept[-1:] != [previous]:
+            kept = _noted(previous, tags)
+        # Where a version between two terms of another one was deleted, they are one term.
+        return [number for number, _ in itertools.groupby(kept)]
+
+    def move(self, after: Places, earlier: list[str], audit: str | None = None) -> None:
         """Point both aliases to where `after` says, or, if MLflow goes away, leave champion as it was.
+
+        Args:
+            after: where they will point.
+            earlier: what the list of earlier champions will be.
+            audit: id of the run that records the decision; it is ended here.
 
         Raises:
             InputError: MLflow went away.
         """
         from mlflow.exceptions import MlflowException
 
-        before = self.now()
-        journal = json.dumps({"before": before, "after": after})
-        self._client.set_registered_model_tag(self._name, JOURNAL, journal)
+        journal = {"before": self.now(), "after": after, "earlier": earlier[-LONGEST:], "audit": audit}
+        self._client.set_registered_model_tag(self._name, JOURNAL, json.dumps(journal))
         try:
-            self._point(after)
+            self._finish(after, journal)
         except MlflowException as error:
-            if self._settle() == after:
+            settled = self._settle()
+            if settled == after:
                 return
-            raise InputError(
-                "MLflow failed while the aliases moved; champion has not moved",
-                where=self._name,
-                do="run it again; that also puts right what this left",
-            ) from error
-        self._client.delete_registered_model_tag(self._name, JOURNAL)
+            what, do = "MLflow failed while the aliases moved; champion has not moved", "run it again"
+            if settled is None:
+                what = "MLflow went away while the aliases moved"
+                do = "run it again: that takes back what this left, or completes it if champion had moved"
+            raise InputError(what, where=self._name, do=do) from error
 
     def unlock(self) -> None:
         """Take the lock from a mover that is dead."""
@@ -93,6 +121,29 @@ class Aliases:
                 self._client.set_registered_model_alias(self._name, alias, places[alias])
             else:
                 self._client.delete_registered_model_alias(self._name, alias)
+
+    def _finish(self, places: Places, journal: dict[str, Any]) -> None:
+        """Bring a move to its end, whichever it is; again, it stays the same. The journal goes last."""
+        self._point(places)
+        moved = places == journal["after"]
+        if moved and "earlier" in journal:
+            self._client.set_registered_model_tag(self._name, EARLIER, json.dumps(journal["earlier"]))
+        if journal.get("audit"):
+            self._end_audit(journal["audit"], places, moved=moved)
+        self._client.delete_registered_model_tag(self._name, JOURNAL)
+
+    def _end_audit(self, run: str, places: Places, *, moved: bool) -> None:
+        from mlflow.exceptions import MlflowException
+
+        tags = {f"{alias}_after": places.get(alias, "none") for alias in (CHAMPION, PREVIOUS)} | {"outcome": MOVED}
+        try:
+            for key, value in tags.items() if moved else ():
+                self._client.set_tag(run, key, value)
+            self._client.set_terminated(run, "FINISHED" if moved else "FAILED")
+        except MlflowException as error:
+            # Somebody deleted the run; no move waits for it.
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
 
     def _settle(self) -> Places | None:
         """Put an unfinished move right while the server may be coming back; None if it does not."""
@@ -109,10 +160,9 @@ class Aliases:
     def _recover(self) -> None:
         places, journal = self._read()
         if journal is not None:
-            self._point(_settled(places, journal))
-            self._client.delete_registered_model_tag(self._name, JOURNAL)
+            self._finish(_settled(places, journal), journal)
 
-    def _read(self) -> tuple[Places, dict[str, Places] | None]:
+    def _read(self) -> tuple[Places, dict[str, Any] | None]:
         """Where the aliases point, and what is written down of a move that has not ended."""
         model = self._client.get_registered_model(self._name)
         places = {alias: str(model.aliases[alias]) for alias in (CHAMPION, PREVIOUS) if alias in model.aliases}
@@ -179,10 +229,19 @@ class Aliases:
                 raise
 
 
-def _settled(places: Places, journal: dict[str, Places]) -> Places:
-    """What a move that has not ended comes to: champion moves last, so it tells."""
+def _settled(places: Places, journal: dict[str, Any]) -> Places:
+    """What a move that has not ended comes to: champion moves after previous, so it tells."""
     moved = places.get(CHAMPION) == journal["after"].get(CHAMPION)
-    return journal["after" if moved else "before"]
+    settled: Places = journal["after" if moved else "before"]
+    return settled
+
+
+def _noted(previous: str, tags: dict[str, dict[str, str]]) -> list[str]:
+    """The list of earlier champions as older code noted it; it ends where it would go in circles."""
+    found = [previous]
+    while (before := tags[found[-1]].get(REPLACED)) in tags and before not in found:
+        found.append(before)
+    return found[::-1]
 
 
 @contextmanager

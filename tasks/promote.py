@@ -13,7 +13,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from irl.errors import InputError
-from tasks.aliases import CHAMPION, PREVIOUS, Places
+from tasks.aliases import CHAMPION, NOT_MOVED, PREVIOUS, Places
 from tasks.card import model_card
 from tasks.packaging import package
 from tasks.promotion import BENCHMARKS, Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
@@ -23,8 +23,6 @@ from tasks.stage import read_yaml
 from tasks.versions import Registry, Version
 
 GATES = Path("mlflow/promotion.yaml")
-REPLACED = "promotion.replaced"
-"""Tag of a version: the champion that it took the place of, empty if there was none."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +84,8 @@ def promote(registry: Registry, version: Version, gates: Path = GATES, *, dry_ru
             if decision.after == now:
                 return decision
             if not decision.refused:
-                registry.tag(version, {REPLACED: decision.before.get(CHAMPION, "")})
-                aliases.move(decision.after)
-                _audit(registry, version, decision)
+                earlier = [*aliases.earlier(), now[CHAMPION]] if CHAMPION in now else []
+                aliases.move(decision.after, earlier, _audit(registry, version, decision))
                 return decision
     _audit(registry, version, decision)
     return decision
@@ -103,16 +100,15 @@ def roll_back(registry: Registry, name: str, *, dry_run: bool = False) -> Decisi
     aliases = registry.aliases_of(name)
     with aliases.locked():
         before = aliases.now()
-        if PREVIOUS not in before:
+        if not (earlier := aliases.earlier()):
             what = "there is no champion" if CHAMPION not in before else "no champion was there before this one"
             raise InputError(what, where=name)
-        version = registry.find(f"models:/{name}/{before[PREVIOUS]}")
-        earlier = version.tags.get(REPLACED)
-        after = {CHAMPION: version.number} | ({PREVIOUS: earlier} if earlier else {})
+        *earlier, number = earlier
+        version = registry.find(f"models:/{name}/{number}")
+        after = {CHAMPION: number} | ({PREVIOUS: earlier[-1]} if earlier else {})
         decision = Decision(f"rollback of {name} {before.get(CHAMPION)}", before, after, dry_run)
         if not dry_run:
-            aliases.move(after)
-            _audit(registry, version, decision)
+            aliases.move(after, earlier, _audit(registry, version, decision))
         return decision
 
 
@@ -175,18 +171,18 @@ def _upload(registry: Registry, version: Version, gates: str) -> None:
         registry.upload(version, Path(folder) / "model", card)
 
 
-def _audit(registry: Registry, version: Version, decision: Decision) -> None:
+def _audit(registry: Registry, version: Version, decision: Decision) -> str:
+    """Write a decision down; returns the run's id. The run of a move is still going on, and the move ends it."""
     tags = {
         "stage": "promotion",
-        "outcome": "refused" if decision.refused else "moved",
+        "outcome": "refused" if decision.refused else NOT_MOVED,
         "version": version.number,
         "by": getpass.getuser(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     tags |= {f"{alias}_before": _place(decision.before, alias) for alias in ALIASES}
-    if not decision.refused:
-        tags |= {f"{alias}_after": _place(decision.after, alias) for alias in ALIASES}
-    registry.audit(version, decision.title, tags, {"decision.md": decision.as_markdown()})
+    files = {"decision.md": decision.as_markdown()}
+    return registry.audit(version, decision.title, tags, files, ended=bool(decision.refused))
 
 
 def _place(places: Places, alias: str) -> str:

@@ -192,13 +192,15 @@ class Registry:
             "juicer", url, ["model_version.created", "model_version_alias.created"], secret=secret
         )
 
-    def audit(self, version: Version, name: str, tags: dict[str, str], files: dict[str, str]) -> None:
-        """Write down what was decided about a version, as a run beside the others."""
+    def audit(self, version: Version, name: str, tags: dict[str, str], files: dict[str, str], *, ended: bool) -> str:
+        """Write down what was decided about a version, as a run beside the others, ended or not; returns its id."""
         experiment = self._client.get_run(version.run).info.experiment_id
         run = self._client.create_run(experiment, tags=tags, run_name=name).info.run_id
         for file, text in files.items():
             self._client.log_text(run, text, file)
-        self._client.set_terminated(run, "FINISHED")
+        if ended:
+            self._client.set_terminated(run, "FINISHED")
+        return str(run)
 
     def _newest(self, experiment: str, wanted: str) -> dict[str, float] | None:
         """Metrics of the newest finished run that is as wanted, None if there is none."""

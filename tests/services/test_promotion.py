@@ -43,7 +43,7 @@ def dying(self, name, alias, version):
 MlflowClient.set_registered_model_alias = dying
 aliases = Aliases(MlflowClient(uri), "quickstart")
 with aliases.locked():
-    aliases.move({"champion": champion, "previous": previous})
+    aliases.move({"champion": champion, "previous": previous}, [previous])
 """
 GATES = ROOT / "mlflow/promotion.yaml"
 SFT, FIRST, SECOND = "1", "2", "3"
@@ -119,6 +119,42 @@ def test_promotion_moves_both_aliases_and_a_rollback_takes_it_back(client: Mlflo
     assert places(client) == {"champion": SECOND}
     with pytest.raises(InputError, match="no champion was there before this one"):
         rolled_back()
+
+
+def test_rollbacks_go_back_step_by_step_also_where_a_version_was_champion_twice(client: MlflowClient) -> None:
+    for number in (SECOND, FIRST, SECOND):
+        promoted(number)
+    rolled_back()
+    assert places(client) == {"champion": FIRST, "previous": SECOND}
+    rolled_back()
+    assert places(client) == {"champion": SECOND}
+    with pytest.raises(InputError, match="no champion was there before this one"):
+        rolled_back()
+
+
+def test_a_server_that_dies_after_champion_has_moved_has_the_decision_on_record_when_the_next_mover_has_been(
+    client: MlflowClient, server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promoted(SECOND)
+    move, before = MlflowClient.set_registered_model_alias, len(audits(client))
+
+    def dying(self: MlflowClient, name: str, alias: str, version: str) -> None:
+        move(self, name, alias, version)
+        if alias == "champion":
+            server.kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_registered_model_alias", dying)
+        patch.setattr("tasks.aliases.PAUSE", 0.01)
+        with pytest.raises(InputError, match="completes it if champion had moved"):
+            promoted(FIRST)
+    server.start()
+    Aliases(client, "quickstart").unlock()
+    rolled_back()
+    assert places(client) == {"champion": SECOND}
+    first, second = audits(client)[before:]
+    assert (first["outcome"], first["champion_before"], first["champion_after"]) == ("moved", SECOND, FIRST)
+    assert (second["outcome"], second["champion_before"], second["champion_after"]) == ("moved", FIRST, SECOND)
 
 
 def test_a_worse_version_is_refused_with_the_numbers_of_every_gate_that_failed(client: MlflowClient) -> None:
@@ -265,7 +301,7 @@ def test_a_server_that_dies_in_the_middle_leaves_the_champion_and_the_next_mover
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "set_registered_model_alias", dying)
         patch.setattr("tasks.aliases.PAUSE", 0.01)
-        with pytest.raises(InputError, match="champion has not moved"):
+        with pytest.raises(InputError, match="MLflow went away while the aliases moved"):
             promoted(FIRST)
     server.start()
     assert places(client)["champion"] == before["champion"] == SECOND
@@ -273,6 +309,7 @@ def test_a_server_that_dies_in_the_middle_leaves_the_champion_and_the_next_mover
     Aliases(client, "quickstart").unlock()
     with Aliases(client, "quickstart").locked():
         assert places(client) == before
+    assert audits(client)[-1]["outcome"] == "not moved"
     promoted(FIRST)
     assert places(client) == {"champion": FIRST, "previous": SECOND}
 

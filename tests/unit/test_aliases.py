@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from irl.errors import InputError
-from tasks.aliases import Aliases
+from tasks.aliases import Aliases, Places
 
 # MLflow's own use of SQLAlchemy; nothing we could mend.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -50,3 +51,104 @@ def test_of_two_movers_that_find_the_lock_of_a_dead_one_only_one_takes_it(
         pass
     with slow.locked():
         pass
+
+
+def places(client: MlflowClient) -> Places:
+    return {alias: str(number) for alias, number in client.get_registered_model("q").aliases.items()}
+
+
+def moved(client: MlflowClient, champion: str) -> None:
+    """As a promotion does."""
+    aliases = Aliases(client, "q")
+    with aliases.locked():
+        now = aliases.now()
+        earlier = [*aliases.earlier(), now["champion"]] if now else []
+        aliases.move({"champion": champion} | ({"previous": now["champion"]} if now else {}), earlier)
+
+
+def decision(client: MlflowClient) -> str:
+    """A run that records a decision, as a promotion leaves it for the move."""
+    return str(client.create_run("0", tags={"outcome": "not moved"}).info.run_id)
+
+
+def test_earlier_champions_are_remembered_in_order_however_often_one_of_them_was_champion(client: MlflowClient) -> None:
+    for number in ("3", "2", "3", "1"):
+        moved(client, number)
+    assert Aliases(client, "q").earlier() == ["3", "2", "3"]
+
+
+def test_a_move_that_fails_leaves_the_earlier_champions_as_they_were(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in ("1", "2", "3"):
+        moved(client, number)
+    move = MlflowClient.set_registered_model_alias
+
+    def failing(self: MlflowClient, name: str, alias: str, version: str) -> None:
+        if (alias, version) == ("champion", "4"):
+            raise MlflowException("gone")
+        move(self, name, alias, version)
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", failing)
+    run, aliases = decision(client), Aliases(client, "q")
+    with pytest.raises(InputError, match="champion has not moved"), aliases.locked():
+        aliases.move({"champion": "4", "previous": "3"}, ["1", "2", "3"], run)
+    assert places(client) == {"champion": "3", "previous": "2"}
+    assert aliases.earlier() == ["1", "2"]
+    record = client.get_run(run)
+    assert (record.data.tags["outcome"], record.info.status) == ("not moved", "FAILED")
+    assert "champion_after" not in record.data.tags
+
+
+@pytest.mark.parametrize("away", ["set_registered_model_tag", "set_tag", "set_terminated"])
+def test_a_store_that_goes_away_once_champion_has_moved_gets_list_and_record_from_the_next_mover(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch, away: str
+) -> None:
+    for number in ("1", "2"):
+        moved(client, number)
+    run, aliases, works = decision(client), Aliases(client, "q"), getattr(MlflowClient, away)
+
+    def gone(self: MlflowClient, *given: str) -> None:
+        if places(client)["champion"] == "3":
+            raise MlflowException("gone")
+        works(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.aliases.PAUSE", 0.0)
+        patch.setattr(MlflowClient, away, gone)
+        with pytest.raises(InputError, match="completes it if champion had moved"), aliases.locked():
+            aliases.move({"champion": "3", "previous": "2"}, ["1", "2"], run)
+    assert client.get_run(run).info.status == "RUNNING"
+    with aliases.locked():
+        assert aliases.earlier() == ["1", "2"]
+    record = client.get_run(run)
+    assert (record.data.tags["outcome"], record.info.status) == ("moved", "FINISHED")
+    assert (record.data.tags["champion_after"], record.data.tags["previous_after"]) == ("3", "2")
+    assert client.get_registered_model("q").tags.keys() == {"juicer.earlier_champions"}, "the journal is gone"
+
+
+def test_a_record_that_somebody_deleted_holds_no_move_up(client: MlflowClient) -> None:
+    run, aliases = decision(client), Aliases(client, "q")
+    client.delete_run(run)
+    with aliases.locked():
+        aliases.move({"champion": "1"}, [], run)
+    assert places(client) == {"champion": "1"}
+
+
+def test_champions_of_older_code_are_read_from_the_tags_of_the_versions(client: MlflowClient) -> None:
+    for number, replaced in {"1": "", "2": "1", "3": "2"}.items():
+        client.set_model_version_tag("q", number, "promotion.replaced", replaced)
+    client.set_registered_model_alias("q", "champion", "3")
+    client.set_registered_model_alias("q", "previous", "2")
+    assert Aliases(client, "q").earlier() == ["1", "2"]
+    client.set_model_version_tag("q", "1", "promotion.replaced", "3")
+    assert Aliases(client, "q").earlier() == ["3", "1", "2"], "where that goes in circles it ends"
+    moved(client, "4")
+    assert Aliases(client, "q").earlier() == ["3", "1", "2", "3"]
+
+
+def test_deleted_versions_are_no_earlier_champions(client: MlflowClient) -> None:
+    for number in ("2", "1", "2", "3", "4"):
+        moved(client, number)
+    client.delete_model_version("q", "1")
+    assert Aliases(client, "q").earlier() == ["2", "3"]
