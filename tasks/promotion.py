@@ -23,20 +23,20 @@ class Metric:
     """What is known of a metric besides its value."""
 
     error: str | None = None
-    """Name of its standard error; SHARE for a share of prompts and AVERAGE for the benchmarks' average, whose errors
-    follow from other figures; None where it has none."""
+    """Name of its standard error; SHARE for a share of prompts, PAIRS for a share of pairs and AVERAGE for the
+    benchmarks' average, whose errors follow from other figures; None where it has none."""
     stage: str = "evaluate"
     """The kind of stage that measures it."""
 
 
-SHARE, AVERAGE = "share", "average"
+SHARE, PAIRS, AVERAGE = "share", "share of pairs", "average"
 BENCHMARKS = tuple(f"leaderboard_{name}" for name in ("arc", "truthfulqa", "winogrande", "gsm8k", "hellaswag", "mmlu"))
 METRICS = {
     "reward_mean": Metric("reward_sem"),
     "win_rate_vs_sft": Metric(SHARE),
-    "preference_accuracy": Metric(SHARE),
-    "preference_accuracy_per_token": Metric(SHARE),
-    "implicit_preference_accuracy": Metric(SHARE),
+    "preference_accuracy": Metric(PAIRS),
+    "preference_accuracy_per_token": Metric(PAIRS),
+    "implicit_preference_accuracy": Metric(PAIRS),
     "preference_gap": Metric("preference_gap_sem"),
     "demonstration_gap": Metric(),
     "ended": Metric(SHARE),
@@ -144,14 +144,15 @@ class Judged:
         value, error = self.value(metric), METRICS[metric].error
         if error == AVERAGE:
             return math.hypot(*(self.error(benchmark) for benchmark in BENCHMARKS)) / len(BENCHMARKS)
-        key = "prompts" if error == SHARE else error
+        shares = {SHARE: "prompts", PAIRS: "pairs" if "pairs" in self.figures else "prompts"}  # older ones lack it
+        key = shares.get(error, error) if error else None
         if key is None or key not in self.figures:
             raise InputError(f"{self.name} has no {key!r}, so the error of {metric!r} is not known")
-        if error != SHARE:
+        if error not in shares:
             return self.figures[key]
-        prompts = self.figures[key] + 4
-        share = (value * self.figures[key] + 2) / prompts
-        return math.sqrt(share * (1 - share) / prompts)
+        count = self.figures[key] + 4
+        share = (value * self.figures[key] + 2) / count
+        return math.sqrt(share * (1 - share) / count)
 
 
 @dataclass(frozen=True)

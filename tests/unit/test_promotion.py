@@ -48,6 +48,14 @@ def test_a_share_of_all_prompts_has_an_error_too() -> None:
     assert verdicts(model("a", ended=0.9), champion)["ended not worse than the champion"].result == "failed"
 
 
+def test_the_error_of_a_preference_accuracy_is_that_of_its_pairs() -> None:
+    of_pairs, of_prompts = (
+        Judged("a", "a", {"prompts": 1000, "preference_accuracy": 0.65, **more}) for more in ({"pairs": 20}, {})
+    )
+    assert of_pairs.error("preference_accuracy") == pytest.approx((0.625 * 0.375 / 24) ** 0.5)
+    assert of_prompts.error("preference_accuracy") < 0.02, "figures of before say nothing of pairs"
+
+
 def test_without_a_champion_nothing_is_compared_with_it() -> None:
     assert verdicts(model("a"))["ended not worse than the champion"].result == "not asked"
 
