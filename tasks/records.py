@@ -256,11 +256,10 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def git_tags() -> dict[str, str]:
-    """The commit, and whether tracked files differ from it."""
-
+    """The commit, and whether tracked files differ from it, but those that a run keeps itself: they are no code."""
     commit = _git("rev-parse", "HEAD")
-    # DVC rewrites dvc.lock while a pipeline runs; that alone makes no other code.
-    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock")
+    own = [f":(exclude){path}" for path in (LOCK, PARAMS)]
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *own)
     return {
         "git_commit": commit or "unknown",
         "git_dirty": "unknown" if changes is None else str(bool(changes)).lower(),

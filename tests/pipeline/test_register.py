@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from irl.errors import InputError
 from tasks.mlflow_store import without_password
-from tasks.records import ATTEMPT, Records, collect
+from tasks.records import ATTEMPT, Records, collect, git_tags
 from tasks.registry import KEY, ensure
 from tasks.versions import open_registry
 
@@ -259,6 +259,17 @@ def committed(finished: Project) -> Project:
     git("add", "dvc.yaml", "irl")
     git("commit", "-qm", "first")
     return finished
+
+
+def test_parameters_and_lock_are_kept_with_the_run_and_are_no_uncommitted_code(committed: Project) -> None:
+    git("add", "params.yaml", "dvc.lock")
+    git("commit", "-qm", "settings")
+    for name in ("params.yaml", "dvc.lock"):
+        with Path(name).open("a") as file:
+            file.write("# changed\n")
+    assert git_tags()["git_dirty"] == "false"
+    next(Path("irl").glob("*.py")).write_text("changed")
+    assert git_tags()["git_dirty"] == "true"
 
 
 def test_the_commit_of_a_version_follows_once_its_code_is_committed(committed: Project) -> None:
