@@ -16,13 +16,13 @@ from tasks.lock import JUDGED_BY, Lock, md5_of
 from tasks.numbers import significant, win_rate
 from tasks.process import run_in_group
 from tasks.promote import GATES
-from tasks.promotion import Judged, PromotionSettings, Verdict, as_markdown, judge
+from tasks.promotion import Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
 from tasks.records import DATA, LOCK, PARAMS
 from tasks.restore import weights_of
 from tasks.stage import read_json, read_yaml
 from tasks.versions import Registry, Version
 
-RESULTS, MODELS = Path(".juicer/evaluations"), Path("evaluation/models")
+RESULTS, MODELS, LEADERBOARD = Path(".juicer/evaluations"), Path("evaluation/models"), Path("evaluation/leaderboard")
 SFT_STAGE = "evaluate@sft"
 
 
@@ -94,9 +94,12 @@ def evaluate(
             registry.note_evaluation(version, figures, judged_on, result.get("samples") or [])
     champion, note = _champion(registry, version, project, judged_on)
     model = version.tags["model"] if version else name
-    base, sft = (Judged(each, each, _figures(read_json(MODELS / f"{each}.json"))) for each in ("base", "sft"))
+    base, sft = (Judged(each, each, _figures_of(each)) for each in ("base", "sft"))
     compared = Judged(champion.uri, champion.tags["model"], champion.metrics) if champion else None
-    return Judgement(name, figures, champion, note, judge(settings, Judged(name, model, figures), base, sft, compared))
+    verdicts = judge(settings, Judged(name, model, figures), base, sft, compared)
+    if version:
+        verdicts = [*judge_code(settings, version.uri, version.tags), *verdicts]
+    return Judgement(name, figures, champion, note, verdicts)
 
 
 def check_up_to_date() -> str:
@@ -177,7 +180,12 @@ def measure_leaderboard(tags: dict[str, str], weights: Path, line: Callable[[str
     out = _result(tags, "-leaderboard")
     mirror = read_yaml(Path(PARAMS))["graph"]["benchmarks"]
     _run("tasks.leaderboard", tags, ["--policy", str(weights), "--mirror", mirror, "--out", str(out)], line)
-    results = read_json(out / "results.json")
+    return _scores(out / "results.json")
+
+
+def _scores(path: Path) -> dict[str, float]:
+    """The leaderboard's scores in a results.json, by the names of the gates."""
+    results = read_json(path)
     found = {f"leaderboard_{name}": column["score"] for name, column in results["columns"].items()}
     found |= {f"leaderboard_{name}_sem": column["error"] for name, column in results["columns"].items()}
     found["leaderboard_average"] = results["average"]
@@ -218,6 +226,12 @@ def _figures(result: dict[str, Any]) -> dict[str, float]:
     figures = {key: float(value) for key, value in result["held_out"].items() if value is not None}
     wins = win_rate(result["held_out_scores"], read_json(MODELS / "sft.json")["held_out_scores"])
     return figures if wins is None else {**figures, "win_rate_vs_sft": significant(wins) or 0.0}
+
+
+def _figures_of(model: str) -> dict[str, float]:
+    """Figures of a model that every recipe has, the leaderboard's among them where there is one."""
+    scores = LEADERBOARD / model / "results.json"
+    return _figures(read_json(MODELS / f"{model}.json")) | (_scores(scores) if scores.is_file() else {})
 
 
 def _champion(registry: Registry, version: Version | None, project: str, judged_on: str) -> tuple[Version | None, str]:
