@@ -13,6 +13,7 @@ import importlib.metadata
 import io
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ from irl.sources import is_path
 from tasks.stage import guarded, read_yaml
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+DATASET_ID = re.compile(rf"[A-Za-z0-9][\w.-]*|{HUB_ID.pattern}")
 WORLD_POLICY, WORLD_SCORER = "models/world/policy", "models/world/scorer"
 GENERATOR = "irl/world.py"
 CONFIGS = Path("recipes/models")
@@ -297,11 +299,48 @@ def _leaderboard_table(name: str) -> str:
 
 def _source(source: str, key: str) -> str:
     """What DVC watches for a source of data: the local files, else the generator, which cannot change otherwise."""
-    if source == "world" or not is_path(source):
+    if source == "world" or (key == "fetch.source" and not is_path(source) and DATASET_ID.fullmatch(source)):
         return GENERATOR
     if not Path(source).exists():
         raise InputError(f"{key}: no such file or folder: {source}", do="paths are relative to the project's root")
     return source
+
+
+def _from_home(recipe: Recipe) -> Recipe:
+    """The recipe with `~` written out, which DVC does not do."""
+    changes: dict[str, Any] = {}
+    for name in ("fetch", "pretrain", "policy", "scorer"):
+        section = getattr(recipe, name)
+        key = {"fetch": "source", "pretrain": "corpus"}.get(name, "model")
+        value = getattr(section, key, None)
+        if value is not None and value.startswith("~"):
+            changes[name] = section.model_copy(update={key: str(Path(value).expanduser())})
+    return recipe.model_copy(update=changes)
+
+
+def _check_models(recipe: Recipe, where: str) -> None:
+    """Check that every model is a folder here, a hub id, or made by a stage; and that a shell reads its name as it is.
+
+    Only where a recipe is made the active one: an evaluation needs no model that a stage before it has read.
+    """
+    reward = recipe.rft.reward if recipe.rft.rounds else None
+    for key, named in (("policy", recipe.policy), ("scorer", recipe.scorer), ("rft.reward", reward)):
+        model = None if named is None or (named is recipe.scorer and recipe.scorer.kind == "none") else named.model
+        if model is None or (recipe.pretrain is not None and model in (WORLD_POLICY, WORLD_SCORER)):
+            continue
+        if shlex.quote(model) != model:
+            what = f"{key}.model: {model!r} has a blank or another character that a shell reads as something else"
+            raise InputError(what, where=where, do="rename the folder, or link to it")
+        # A folder that is missing and could be a hub id is answered for by its revision.
+        if recipe.tiny is None and not Path(model).is_dir() and not HUB_ID.fullmatch(model):
+            do = "paths are relative to the project's root"
+            raise InputError(f"{key}.model: no such folder: {model}", where=where, do=do)
+
+
+def _check_pinned(fetch: FetchSettings, where: str) -> None:
+    if fetch.source != "world" and not is_path(fetch.source) and fetch.revision is None:
+        what = f"fetch.source: {fetch.source!r} is no file or folder here, and as a dataset's id it needs a revision"
+        raise InputError(what, where=where, do="check the path, or set fetch.revision to a commit")
 
 
 def validate(params: dict[str, Any], where: str) -> Recipe:
@@ -419,12 +458,17 @@ def load(path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bo
     if recipe.fetch.source != "world":
         # A copy of the quickstart that names another source still has the section.
         recipe = recipe.model_copy(update={"world": None})
+    recipe = _from_home(recipe)
     check_consistent(recipe, str(path))
+    _check_models(recipe, str(path))
     mirror = recipe.leaderboard.mirror
     if recipe.leaderboard.enabled and mirror is not None and not Path(mirror).is_dir():
         do = f"make it, where there is a network: python -m tasks.mirror --out {mirror}"
         raise InputError(f"leaderboard.mirror: no such folder: {mirror}", where=str(path), do=do)
-    return recipe, graph_of(recipe, pinned=pinned)
+    graph = graph_of(recipe, pinned=pinned)
+    if pinned:
+        _check_pinned(recipe.fetch, str(path))
+    return recipe, graph
 
 
 def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:

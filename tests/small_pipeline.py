@@ -138,8 +138,10 @@ def make_project(folder: Path) -> None:
     (folder / "numbers.json").write_text(json.dumps(NUMBERS))
     rows = [{**ROW, "id": str(number), "rejected": None if number == 3 else ROW["rejected"]} for number in range(4)]
     (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (folder / "models/world").mkdir(parents=True)
     with contextlib.chdir(folder):
         (folder / "params.yaml").write_text(dump(*load(ROOT / "recipes/quickstart.yaml", RECIPE)))
+    (folder / "models/world").rmdir()
     for name in (".gitignore", ".dvcignore", ".dvc/config"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)

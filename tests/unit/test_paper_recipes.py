@@ -98,6 +98,7 @@ class TestExtending:
         monkeypatch.chdir(tmp_path)
         Path("recipes").mkdir()
         Path("rows.jsonl").touch()
+        Path("model").mkdir()
         Path("recipes/whole.yaml").write_text(
             "name: whole\nfetch: {source: ./rows.jsonl}\npolicy: {model: ./model}\n"
             "sft: {epochs: 1, optimiser: {learning_rate: 1e-4}}\nsft_matched: {learning_rates: [1e-4]}\n"

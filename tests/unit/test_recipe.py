@@ -85,6 +85,15 @@ def test_without_methods_there_is_nothing_to_match():
         ("fetch.source=missing.jsonl", "fetch.source: no such file or folder: missing.jsonl"),
         ("template.max_prompt_tokens=4000", "exceeds pretrain.policy.context"),
         ("policy.model=EleutherAI/pythia-1b", "needs a pinned revision"),
+        ("policy.model=./nope", "policy.model: no such folder: ./nope"),
+        ("policy.model=models/foo/bar", "policy.model: no such folder: models/foo/bar"),
+        ("scorer.model=/nope", "scorer.model: no such folder: /nope"),
+        ("rft.reward.model=../nope", "rft.reward.model: no such folder: ../nope"),
+        ("policy.model=./my model", "policy.model: './my model' has a blank or another character that a shell reads"),
+        ("fetch.source=org/dataset", "as a dataset's id it needs a revision"),
+        ("fetch.source=data/foo/bar", "fetch.source: no such file or folder: data/foo/bar"),
+        ("fetch.source=~/nope.jsonl", "/nope.jsonl"),
+        ("pretrain.corpus=nope", "pretrain.corpus: no such file or folder: nope"),
         ("irft.rounds", "is not key=value"),
         ("name.first=x", "'name' in 'name.first' is not a section"),
         ("seed=[1", "not valid YAML"),
@@ -127,6 +136,25 @@ def test_hub_models_become_downloads_at_their_revision():
     params = params_of("policy.model=EleutherAI/pythia-1.4b", "policy.revision=abc123")
     assert params["graph"]["downloads"]["policy"] == {"model": "EleutherAI/pythia-1.4b", "revision": "abc123"}
     assert params["graph"]["base"] == "models/hub/policy"
+
+
+def test_a_path_from_home_is_written_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x.jsonl").touch()
+    (tmp_path / "model").mkdir()
+    params = params_of("fetch.source=~/x.jsonl", "policy.model=~/model")
+    assert params["fetch"]["source"] == params["graph"]["source"] == str(tmp_path / "x.jsonl")
+    assert params["graph"]["base"] == str(tmp_path / "model")
+
+
+def test_a_model_that_is_not_used_needs_no_folder():
+    overrides = ["scorer.kind=none", "scorer.model=./nope", "rft.rounds=0", "rft.reward.model=./nope"]
+    assert params_of(*overrides)["graph"]["scorer"] == "models/world/policy"
+
+
+def test_a_dataset_of_the_hub_is_accepted_at_its_revision():
+    for source in ("org/dataset", "imdb"):
+        assert params_of(f"fetch.source={source}", "fetch.revision=abc")["graph"]["source"] == "irl/world.py"
 
 
 def test_an_active_recipe_is_not_written_again(tmp_path):
