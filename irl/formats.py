@@ -18,7 +18,6 @@ Reason = Literal[
     "different_prompts",
     "empty_prompt",
     "empty_response",
-    "empty_rejected",
     "prompt_not_from_user",
     "text_before_first_turn",
     "invalid_text",
@@ -29,12 +28,14 @@ EXPLANATIONS: dict[Reason, str] = {
     "different_prompts": "chosen and rejected have different prompts",
     "empty_prompt": "the prompt is empty",
     "empty_response": "the response is empty",
-    "empty_rejected": "the rejected response is empty",
     "prompt_not_from_user": "the prompt does not end in a user turn",
     "text_before_first_turn": "text stands before the first turn",
     "invalid_text": "the text holds half of a surrogate pair, which is no character",
 }
 KNOWN = "chosen (and rejected), real (and generated), messages, or prompt with response or completion"
+
+WORSE: dict[Format, str] = {"hh": "rejected", "spin": "generated"}
+"""Where a row of each format may have a worse response."""
 
 _HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 _TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -92,9 +93,9 @@ def convert(
     """
     try:
         if format_ == "hh":
-            prompt, response, rejected = _pair(row, "chosen", "rejected")
+            prompt, response, rejected = _pair(row, "chosen", WORSE[format_])
         elif format_ == "spin":
-            prompt, response, rejected = _pair(row, "real", "generated")
+            prompt, response, rejected = _pair(row, "real", WORSE[format_])
         elif format_ == "messages":
             turns = _messages(row, "messages")
             (prompt, response), rejected = _answered(_first(turns) if first_exchange else turns), None
@@ -130,11 +131,15 @@ def _turns(text: str) -> list[Message]:
 
 
 def _pair(row: Row, better: str, worse: str) -> tuple[list[Message], str, str | None]:
-    """A demonstration and, where there is one, a worse response to the same prompt."""
+    """A demonstration and, where there is one that says anything, a worse response to the same prompt."""
     prompt, response = _dialogue(row, better)
-    if row.values.get(worse) is None:
+    value = row.values.get(worse)
+    if (value.strip() if isinstance(value, str) else value) in (None, "", []):
         return prompt, response, None
     other_prompt, other = _dialogue(row, worse)
+    if not other:
+        # SPIN's own files are such before its first round: who demonstrates has not been answered by a policy yet.
+        return prompt, response, None
     if prompt != other_prompt:
         raise _MalformedError("different_prompts")
     return prompt, response, other
@@ -182,8 +187,6 @@ def _checked(prompt: list[Message], response: str, rejected: str | None, held_ou
         raise _MalformedError("prompt_not_from_user")
     if not response:
         raise _MalformedError("empty_response")
-    if rejected is not None and not rejected:
-        raise _MalformedError("empty_rejected")
     try:
         (rejected or "").encode()
         return Demonstration.make(prompt, response, rejected=rejected, held_out=held_out)

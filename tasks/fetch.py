@@ -35,6 +35,8 @@ class Provenance:
     read: int = 0
     kept: int = 0
     held_out: int = 0
+    empty_rejected: int = 0
+    """Kept rows whose rejected response says nothing, so that they have none."""
     rejected: dict[formats.Reason, list[formats.Malformed]] = field(default_factory=dict)
     """All malformed rows by reason; few, or the stage fails."""
     format: str = "world"
@@ -85,6 +87,8 @@ def _demonstrations(stage: Stage, settings: FetchSettings, provenance: Provenanc
         if isinstance(converted, formats.Malformed):
             provenance.rejected.setdefault(converted.reason, []).append(converted)
         else:
+            given = row.values.get(formats.WORSE.get(chosen, ""))
+            provenance.empty_rejected += converted.rejected is None and given is not None
             yield converted
 
 
@@ -159,6 +163,7 @@ def _described(settings: FetchSettings, provenance: Provenance, md5: str) -> dic
             "kept": provenance.kept,
             "held_out": provenance.held_out,
             "rejected": provenance.read - provenance.kept,
+            **({"empty_rejected_response": provenance.empty_rejected} if provenance.empty_rejected else {}),
         },
         "rejected": {
             reason: {

@@ -160,6 +160,13 @@ def test_fetch_writes_demonstrations_and_where_they_came_from(folder: Path) -> N
     assert provenance["output"]["md5"] == hashlib.md5(output).hexdigest()
 
 
+def test_fetch_counts_the_rows_whose_worse_response_is_empty(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched(monkeypatch, [*ROWS, hh("question", "answer", "")])
+    provenance = json.loads((folder / "raw" / "provenance.json").read_text())
+    expected = {"read": 101, "kept": 101, "held_out": 0, "rejected": 0, "empty_rejected_response": 1}
+    assert provenance["rows"] == expected
+
+
 def test_fetch_of_the_world_is_the_same_each_time(folder: Path) -> None:
     params("world.rows=200")
     written = []

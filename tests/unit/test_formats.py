@@ -92,6 +92,16 @@ def test_spin_s_real_dialogue_is_the_demonstration() -> None:
 
 
 @pytest.mark.parametrize(
+    "worse", ["\n\nHuman: Hello\n\nAssistant: ", [*HELLO, {"role": "assistant", "content": ""}], "", " ", [], None]
+)
+def test_an_empty_worse_response_is_none(worse: Any) -> None:
+    made = accepted(row(chosen="\n\nHuman: Hello\n\nAssistant: Good", rejected=worse), "hh")
+    assert (made.response, made.rejected) == ("Good", None)
+    real = [*HELLO, {"role": "assistant", "content": "Good"}]
+    assert accepted(row(real=real, generated=worse), "spin") == made
+
+
+@pytest.mark.parametrize(
     ("values", "expected"),
     [
         ({"chosen": "", "rejected": ""}, "hh"),
@@ -125,11 +135,6 @@ def test_unknown_keys_are_named() -> None:
             {"chosen": "\n\nHuman: Hello\n\nAssistant: Good", "rejected": "\n\nHuman: Hi\n\nAssistant: Bad"},
             "hh",
             "different_prompts",
-        ),
-        (
-            {"chosen": "\n\nHuman: Hello\n\nAssistant: Good", "rejected": "\n\nHuman: Hello\n\nAssistant:"},
-            "hh",
-            "empty_rejected",
         ),
         ({"messages": HELLO}, "messages", "no_assistant_turn"),
         ({"messages": []}, "messages", "no_assistant_turn"),
