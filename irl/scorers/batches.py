@@ -1,7 +1,7 @@
 """Scoring token sequences in batches of similar length, which all scorers share."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import torch
@@ -20,6 +20,7 @@ def score_sequences(
     batch_size: int,
     padding: int,
     positions: int | None,
+    first: Collection[int | None] = (),
     device: torch.device,
     processes: Processes = ALONE,
     resumed: Once = once,
@@ -33,6 +34,8 @@ def score_sequences(
         padding: token id that fills short rows on the right.
         positions: longest sequence that the model takes, None for no limit. A longer one loses its beginning, because
             the score is read at the end; a warning is logged.
+        first: token ids that a sequence keeps at its start whatever else it loses, such as an encoder's [CLS], where
+            its score is read.
         device: where the model is.
         processes: over which the batches are dealt out.
         resumed: gives the batches that an interrupted run has scored.
@@ -47,7 +50,7 @@ def score_sequences(
         log.warning(
             "%d dialogues exceed the scorer's %d positions and are scored without their beginning", long, positions
         )
-        sequences = [sequence[-positions:] for sequence in sequences]
+        sequences = [_end_of(sequence, positions, first) for sequence in sequences]
     order = sorted(range(len(sequences)), key=lambda row: (-len(sequences[row]), row))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -71,3 +74,11 @@ def score_sequences(
             for row, value in zip(rows, values, strict=True):
                 scores[row] = value
     return scores
+
+
+def _end_of(sequence: Sequence[int], positions: int, first: Collection[int | None]) -> Sequence[int]:
+    """The last `positions` tokens, or as many of them as fit behind the first one, if that is to be kept."""
+    if len(sequence) <= positions:
+        return sequence
+    kept = 1 if sequence[0] in first else 0
+    return [*sequence[:kept], *sequence[len(sequence) - positions + kept :]]

@@ -268,6 +268,7 @@ class BeaverScorer:
             batch_size=self.settings.batch_size,
             padding=config.pad_token_id if config.pad_token_id is not None else 0,
             positions=config.max_position_embeddings,
+            first=(self.tokenizer.bos_token_id,),
             device=self.model.score_head.weight.device,
             processes=self.processes,
             resumed=resumed,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import LARGE_INTEGER
 from transformers.utils import logging
 
 from irl.demonstrations import Message
@@ -36,6 +37,7 @@ class SequenceClassificationScorer:
         self.tokenizer = tokenizer
         self.settings = settings
         self.processes = processes
+        self.positions = positions_of(model, tokenizer)
 
     @classmethod
     def load(
@@ -92,7 +94,8 @@ class SequenceClassificationScorer:
             self._end_scores,
             batch_size=self.settings.batch_size,
             padding=padding if padding is not None else 0,
-            positions=getattr(self.model.config, "max_position_embeddings", None),
+            positions=self.positions,
+            first=(self.tokenizer.bos_token_id, self.tokenizer.cls_token_id),
             device=self.model.device,
             processes=self.processes,
             resumed=resumed,
@@ -109,3 +112,15 @@ class SequenceClassificationScorer:
         self.model.config.pad_token_id = padding
         logits: torch.Tensor = self.model(input_ids=ids, attention_mask=mask).logits
         return logits.squeeze(-1)
+
+
+def positions_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Longest sequence that a model takes, None for no limit."""
+    limits = [int(tokenizer.model_max_length)]  # a huge number where the tokenizer knows of no limit
+    limits.append(getattr(model.config, "max_position_embeddings", None) or limits[0])
+    for name, module in model.named_modules():
+        # RoBERTa and its kin number positions from behind the padding's, so they have fewer than rows in the table.
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            limits.append(int(module.num_embeddings) - int(module.padding_idx) - 1)
+    shortest = min(limits)
+    return None if shortest >= LARGE_INTEGER else shortest

@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPTNeoXConfig, GPTNeoXForSequenceClassification, LlamaConfig, LlamaModel
+from tokenizers import processors
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    GPTNeoXConfig,
+    GPTNeoXForSequenceClassification,
+    LlamaConfig,
+    LlamaModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from irl import scorers
@@ -281,6 +293,22 @@ def test_a_dialogue_beyond_the_positions_loses_its_beginning(
     assert "1 dialogues exceed the scorer's 24 positions" in caplog.text
 
 
+def test_a_dialogue_beyond_the_positions_still_starts_with_the_token_that_every_dialogue_starts_with(
+    beaver: Path, tokenizer: Tokenizer
+) -> None:
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", tokenizer.bos_token_id)]
+    )
+    tokenizer.save_pretrained(beaver)
+    change_config(beaver, max_position_embeddings=24)
+    scorer = BeaverScorer.load(beaver, settings(), CPU)
+    ids = tokenizer(text_of(ASKED, "good " * 40 + "end"))["input_ids"]
+    kept = [tokenizer.bos_token_id, *ids[-23:]]
+    with torch.no_grad():
+        expected = scorer.model(torch.tensor([kept]), torch.ones(1, 24)).tolist()
+    assert scorer.score([(ASKED, "good " * 40 + "end")]) == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["beaver", "sequence-classification"])
 def test_a_folder_without_tokenizer_is_named(beaver: Path, kind: str) -> None:
     for path in beaver.glob("tokenizer*"):
@@ -350,3 +378,43 @@ def test_a_classifier_with_more_labels_than_one_is_refused(classifier: Path) -> 
     change_config(classifier, num_labels=2, id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1})
     with pytest.raises(InputError, match="a scorer has one label, this model has 2"):
         scorers.load(settings("sequence-classification"), classifier, CPU)
+
+
+ENCODERS = {
+    "bert": (BertForSequenceClassification, BertConfig, 64, 64),
+    "deberta": (DebertaV2ForSequenceClassification, DebertaV2Config, 64, 64),
+    # Positions are numbered from behind the padding's, whose id is 1 here.
+    "roberta": (RobertaForSequenceClassification, RobertaConfig, 64, 62),
+}
+
+
+@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_keeps_the_token_that_its_score_is_read_at_when_a_dialogue_is_too_long(
+    tmp_path: Path, tokenizer: Tokenizer, name: str, limited: bool
+) -> None:
+    kind, configuration, rows, positions = ENCODERS[name]
+    tokenizer.add_special_tokens({"cls_token": "[CLS]", "sep_token": "[SEP]"})
+    first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", first), ("[SEP]", last)]
+    )
+    if limited:
+        tokenizer.model_max_length = positions = 40
+    torch.manual_seed(0)
+    config = configuration(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=rows, pad_token_id=tokenizer.pad_token_id, num_labels=1, initializer_range=0.5,
+    )  # fmt: skip
+    model = kind(config).eval()
+    model.save_pretrained(tmp_path / name)
+    tokenizer.save_pretrained(tmp_path / name)
+    scorer = SequenceClassificationScorer.load(tmp_path / name, settings("sequence-classification"), CPU)
+    long: list[tuple[list[Message], str]] = [(ASKED, "hello " * count) for count in (30, 60, 100)]
+    expected = []
+    for prompt, response in long:
+        ids = tokenizer(scorer.render(prompt, response))["input_ids"]
+        assert len(ids) > positions and (ids[0], ids[-1]) == (first, last)
+        with torch.no_grad():
+            expected.append(float(model(torch.tensor([[first, *ids[1 - positions :]]])).logits))
+    assert scorer.score([*ROWS, *long])[len(ROWS) :] == pytest.approx(expected, abs=1e-5)
