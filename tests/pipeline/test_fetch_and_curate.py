@@ -307,7 +307,6 @@ def write(name: str, content: str | bytes) -> str:
 
 
 SOURCES: dict[str, tuple[Callable[[], str], str]] = {
-    "no hub id": (lambda: "data/mine", "fetch.source: 'data/mine' is no file or folder here, and as a Hugging Face id"),
     "empty": (lambda: write("e.jsonl", ""), "e.jsonl: the dataset is empty"),
     "invalid": (lambda: write("i.jsonl", text_of(ROWS[:2]) + "{no\n"), "i.jsonl:3: invalid JSON: "),
     "truncated": (
