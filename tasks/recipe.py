@@ -13,7 +13,6 @@ import importlib.metadata
 import io
 import os
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +40,7 @@ from tasks.stage import guarded, read_yaml
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DATASET_ID = re.compile(rf"[A-Za-z0-9][\w.-]*|{HUB_ID.pattern}")
+PLAIN_PATH = re.compile(r"[\w@%+=:,./][\w@%+=:,./-]*")
 WORLD_POLICY, WORLD_SCORER = "models/world/policy", "models/world/scorer"
 GENERATOR = "irl/world.py"
 CONFIGS = Path("recipes/models")
@@ -328,7 +328,7 @@ def _check_models(recipe: Recipe, where: str) -> None:
         model = None if named is None or (named is recipe.scorer and recipe.scorer.kind == "none") else named.model
         if model is None or (recipe.pretrain is not None and model in (WORLD_POLICY, WORLD_SCORER)):
             continue
-        if shlex.quote(model) != model:
+        if not PLAIN_PATH.fullmatch(model):
             what = f"{key}.model: {model!r} has a blank or another character that a shell reads as something else"
             raise InputError(what, where=where, do="rename the folder, or link to it")
         # A folder that is missing and could be a hub id is answered for by its revision.

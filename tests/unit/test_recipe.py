@@ -141,10 +141,10 @@ def test_hub_models_become_downloads_at_their_revision():
 def test_a_path_from_home_is_written_out(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "x.jsonl").touch()
-    (tmp_path / "model").mkdir()
-    params = params_of("fetch.source=~/x.jsonl", "policy.model=~/model")
+    (tmp_path / "modèle").mkdir()
+    params = params_of("fetch.source=~/x.jsonl", "policy.model=~/modèle")
     assert params["fetch"]["source"] == params["graph"]["source"] == str(tmp_path / "x.jsonl")
-    assert params["graph"]["base"] == str(tmp_path / "model")
+    assert params["graph"]["base"] == str(tmp_path / "modèle")
 
 
 def test_a_model_that_is_not_used_needs_no_folder():
