@@ -70,17 +70,14 @@ class Service:
         self._thread.join()
 
 
-def serve(port: int, mlflow_port: int, gpus: int) -> None:
-    """Run everything until somebody interrupts or one of the programs ends."""
-    for name, each in (("--port", port), ("--mlflow-port", mlflow_port)):
-        check_free(name, each)
-    for folder in (LOGS, HOME):
-        folder.mkdir(parents=True, exist_ok=True)
-    prefect, mlflow = f"http://{HOST}:{port}", f"http://{HOST}:{mlflow_port}"
-    env = environment() | {
+def variables(prefect: str, mlflow: str) -> dict[str, str]:
+    """What the servers, the worker and the flows see beside this process's environment."""
+    return environment() | {
         "PREFECT_HOME": str(HOME.resolve()),
         "PREFECT_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # Prefect would keep in memory who holds a GPU, but in the database how many are held: a restart would lose them.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "MLFLOW_TRACKING_URI": mlflow,
@@ -88,6 +85,16 @@ def serve(port: int, mlflow_port: int, gpus: int) -> None:
         "JUICER_CHECKOUT": str(Path.cwd()),
         "PYTHONPATH": str(Path.cwd()),
     }
+
+
+def serve(port: int, mlflow_port: int, gpus: int) -> None:
+    """Run everything until somebody interrupts or one of the programs ends."""
+    for name, each in (("--port", port), ("--mlflow-port", mlflow_port)):
+        check_free(name, each)
+    for folder in (LOGS, HOME):
+        folder.mkdir(parents=True, exist_ok=True)
+    prefect, mlflow = f"http://{HOST}:{port}", f"http://{HOST}:{mlflow_port}"
+    env = variables(prefect, mlflow)
     python = [sys.executable, "-m"]
     prefect_server = ["prefect", "server", "start", "--host", HOST, "--port", str(port)]
     mlflow_server = ["mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]

@@ -44,6 +44,12 @@ def test_ports_are_open_on_this_machine_only_unless_another_address_is_given(nam
     assert all(port.startswith("${JUICER_ADDRESS:-127.0.0.1}:") for port in SERVICES[name].get("ports", []))
 
 
+def test_who_holds_a_gpu_outlives_a_restart_of_prefect_s_server():
+    server = SERVICES["prefect"]
+    assert server["environment"]["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"].endswith("filesystem")
+    assert f"prefect:{server['environment']['PREFECT_HOME']}" in server["volumes"]
+
+
 @pytest.mark.parametrize("secret", sorted(SECRETS))
 def test_compose_refuses_to_start_without_each_secret_and_the_example_gives_none(secret):
     used = re.findall(rf"\$\{{{secret}(.)", TEXT)

@@ -1,0 +1,61 @@
+"""A Prefect server as `make ui` starts it, without the rest: what survives its end, and another `make ui`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.setup import set_up
+from flows.ui import variables
+from tests.servers import end, free_port, start
+
+
+class PrefectServer:
+    """Prefect's server with the settings of `make ui`, in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.variables = variables(f"http://127.0.0.1:{self.port}", "") | {"PREFECT_HOME": str(folder)}
+        self.api = self.variables["PREFECT_API_URL"]
+        self.start()
+
+    def start(self) -> None:
+        command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        self.process = start(command, self.folder, f"{self.api}/health", **self.variables)
+
+    def kill(self) -> None:
+        """Kill it, as a power cut would."""
+        end(self.process)
+
+    def request(self, method: str, path: str, **body: Any) -> Any:
+        answer = httpx.request(method, f"{self.api}{path}", json=body or None, timeout=60)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A server that has been set up once, and is the one that Prefect's clients here know."""
+    running = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    try:
+        with temporary_settings({PREFECT_API_URL: running.api}):
+            set_up(1)
+            yield running
+    finally:
+        running.kill()
+
+
+def test_who_holds_a_gpu_keeps_it_over_a_power_cut_and_gives_it_back(server: PrefectServer) -> None:
+    path = "/v2/concurrency_limits"
+    lease = server.request("POST", f"{path}/increment-with-lease", names=["gpu"], slots=1, lease_duration=300)[
+        "lease_id"
+    ]
+    server.kill()
+    server.start()
+    server.request("POST", f"{path}/leases/{lease}/renew", lease_duration=300)
+    assert server.request("GET", f"{path}/gpu")["active_slots"] == 1
+    server.request("POST", f"{path}/decrement-with-lease", lease_id=lease)
+    assert server.request("GET", f"{path}/gpu")["active_slots"] == 0
