@@ -5,12 +5,14 @@ python -m flows.setup --gpus 2        # on the server that PREFECT_API_URL names
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
 from flows.errand import POOL
@@ -20,41 +22,61 @@ from tasks.stage import guarded, read_json, read_yaml
 
 AUTOMATIONS = Path(__file__).with_name("automations.yaml")
 DOCKER_POOL = Path(__file__).resolve().parents[1] / "docker" / "work-pool.json"
+GPUS_HELP = "stages that may hold a GPU at the same time; left out, the server's limit stays, at first 1"
 
 
-def set_up(gpus: int) -> None:
-    """Create what is missing on the server and bring the rest up to date.
+def set_up(gpus: int | None = None) -> int:
+    """Create what is missing on the server; what somebody has changed there stays so. Returns the limit on GPUs.
 
     Args:
-        gpus: how many stages may hold a GPU at the same time, on all workers together.
+        gpus: how many stages may hold a GPU at the same time, on all workers together; None keeps the server's limit.
     """
     with get_client(sync_client=True) as client:
         for name in ("process", POOL):
             ensure_pool(client, name, "process", ProcessWorker.get_default_base_job_template())
         ensure_pool(client, "docker", "docker", read_json(DOCKER_POOL))
-        client.upsert_global_concurrency_limit_by_name(GPU, gpus)
         for wanted in read_yaml(AUTOMATIONS)["automations"]:
-            for old in client.read_automations_by_name(wanted["name"]):
-                client.delete_automation(old.id)
-            Automation.model_validate(wanted).create()
+            ensure_automation(client, AutomationCore.model_validate(wanted))
+        return ensure_limit(client, gpus)
 
 
 def ensure_pool(client: SyncPrefectClient, name: str, kind: str, template: dict[str, Any]) -> None:
-    client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template), overwrite=True)
+    with suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template))
+
+
+def ensure_limit(client: SyncPrefectClient, gpus: int | None) -> int:
+    if gpus is None:
+        with suppress(ObjectNotFound):
+            return client.read_global_concurrency_limit_by_name(GPU).limit
+        gpus = 1
+    client.upsert_global_concurrency_limit_by_name(GPU, gpus)
+    return gpus
+
+
+def ensure_automation(client: SyncPrefectClient, wanted: AutomationCore) -> None:
+    """Bring an automation up to date. One that is so already is not touched: it would forget the runs it watches."""
+    found = client.read_automations_by_name(wanted.name)
+    if not found:
+        client.create_automation(wanted)
+        return
+    wanted.enabled = found[0].enabled
+    if AutomationCore.model_validate(found[0].model_dump()) != wanted:
+        client.update_automation(found[0].id, wanted)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m flows.setup", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--gpus", type=int, default=1, help="stages that may hold a GPU at the same time, default 1")
+    parser.add_argument("--gpus", type=int, help=GPUS_HELP)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     given = parser.parse_args()
 
     def work() -> None:
         check_server()
-        set_up(given.gpus)
-        print(f"work pools process, {POOL} and docker, limit {GPU} = {given.gpus}, automations: ready")
+        limit = set_up(given.gpus)
+        print(f"work pools process, {POOL} and docker, limit {GPU} = {limit}, automations: ready")
 
     sys.exit(guarded(work, debug=given.debug, name="setup"))
 

@@ -17,6 +17,7 @@ from types import FrameType
 import httpx
 
 from flows.run import environment
+from flows.setup import GPUS_HELP
 from irl.errors import InputError
 from tasks.process import run_in_group
 from tasks.stage import guarded
@@ -76,7 +77,7 @@ def variables(prefect: str, mlflow: str) -> dict[str, str]:
         "PREFECT_HOME": str(HOME.resolve()),
         "PREFECT_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # Prefect would keep in memory who holds a GPU, but in the database how many are held: a restart would lose them.
+        # By default who holds a GPU is kept in memory, how many are held in the database: a restart would lose those.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
@@ -87,7 +88,7 @@ def variables(prefect: str, mlflow: str) -> dict[str, str]:
     }
 
 
-def serve(port: int, mlflow_port: int, gpus: int) -> None:
+def serve(port: int, mlflow_port: int, gpus: int | None) -> None:
     """Run everything until somebody interrupts or one of the programs ends."""
     for name, each in (("--port", port), ("--mlflow-port", mlflow_port)):
         check_free(name, each)
@@ -104,7 +105,7 @@ def serve(port: int, mlflow_port: int, gpus: int) -> None:
         running.append(Service("prefect-server", [*python, *prefect_server], env))
         running.append(Service("mlflow-server", [*python, *mlflow_server, "--backend-store-uri", STORE], env))
         running[0].wait_for(f"{prefect}/api/health")
-        once([*python, "flows.setup", "--gpus", str(gpus)], env)
+        once([*python, "flows.setup", *([] if gpus is None else ["--gpus", str(gpus)])], env)
         once([*python, "prefect", "--no-prompt", "deploy", "--all"], env)
         running[1].wait_for(f"{mlflow}/health")
         running.append(Service("worker", [*python, *worker], env))
@@ -146,7 +147,7 @@ def main() -> None:
     )
     parser.add_argument("--port", type=int, default=4200, help="Prefect's port, default %(default)s")
     parser.add_argument("--mlflow-port", type=int, default=5000, help="MLflow's port, default %(default)s")
-    parser.add_argument("--gpus", type=int, default=1, help="stages that may hold a GPU at the same time, default 1")
+    parser.add_argument("--gpus", type=int, help=GPUS_HELP)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     given = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started this with interrupts ignored

@@ -59,3 +59,34 @@ def test_who_holds_a_gpu_keeps_it_over_a_power_cut_and_gives_it_back(server: Pre
     assert server.request("GET", f"{path}/gpu")["active_slots"] == 1
     server.request("POST", f"{path}/decrement-with-lease", lease_id=lease)
     assert server.request("GET", f"{path}/gpu")["active_slots"] == 0
+
+
+def automations(server: PrefectServer) -> dict[str, dict[str, Any]]:
+    return {each["name"]: each for each in server.request("POST", "/automations/filter", limit=50)}
+
+
+def test_an_automation_that_is_as_it_should_be_is_left_alone_so_that_it_forgets_no_run(server: PrefectServer) -> None:
+    before = automations(server)
+    set_up()
+    assert before.keys() == {"zombies", "no-worker"}
+    assert automations(server) == before
+
+
+def test_an_automation_that_differs_is_brought_up_to_date_and_stays_switched_off(server: PrefectServer) -> None:
+    before = automations(server)["zombies"]
+    changed = {name: before[name] for name in ("name", "trigger", "actions")}
+    server.request("PUT", f"/automations/{before['id']}", **changed, description="old", enabled=False)
+    set_up()
+    after = automations(server)["zombies"]
+    assert after["id"] == before["id"]
+    assert (after["description"], after["enabled"]) == (before["description"], False)
+
+
+def test_setting_up_again_keeps_the_limit_on_gpus_and_the_values_of_the_pools(server: PrefectServer) -> None:
+    assert set_up(gpus=4) == 4
+    template = server.request("GET", "/work_pools/docker")["base_job_template"]
+    template["variables"]["properties"]["image"]["default"] = "ours:1"
+    server.request("PATCH", "/work_pools/docker", base_job_template=template, concurrency_limit=2)
+    assert set_up() == 4
+    pool = server.request("GET", "/work_pools/docker")
+    assert (pool["base_job_template"], pool["concurrency_limit"]) == (template, 2)
