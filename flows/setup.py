@@ -65,6 +65,14 @@ def ensure_automation(client: SyncPrefectClient, wanted: AutomationCore) -> None
         client.update_automation(found[0].id, wanted)
 
 
+def schedule_state(deployment: str, slug: str) -> dict[str, bool]:
+    """A step of prefect.yaml: whether a deployment's schedule is active on the server. One that is new is not."""
+    with get_client(sync_client=True) as client, suppress(ObjectNotFound):
+        found = client.read_deployment_by_name(deployment).schedules
+        return {"active": any(each.slug == slug and each.active for each in found)}
+    return {"active": False}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m flows.setup", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -1,5 +1,8 @@
 """A Prefect server as `make ui` starts it, without the rest: what survives its end, and another `make ui`."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.setup import set_up
 from flows.ui import variables
+from tests.conftest import ROOT
 from tests.servers import end, free_port, start
 
 
@@ -90,3 +94,22 @@ def test_setting_up_again_keeps_the_limit_on_gpus_and_the_values_of_the_pools(se
     assert set_up() == 4
     pool = server.request("GET", "/work_pools/docker")
     assert (pool["base_job_template"], pool["concurrency_limit"]) == (template, 2)
+
+
+def test_the_schedule_is_paused_at_first_and_stays_resumed_when_deployed_again(server: PrefectServer) -> None:
+    assert deployed_schedule(server)["active"] is False
+    deployment = server.request("GET", "/deployments/name/align/align")
+    path = f"/deployments/{deployment['id']}/schedules/{deployment['schedules'][0]['id']}"
+    server.request("PATCH", path, active=True)
+    assert deployed_schedule(server)["active"] is True
+
+
+def deployed_schedule(server: PrefectServer) -> dict[str, Any]:
+    """Deploy `align`, as one types it; returns its one schedule."""
+    command = [Path(sys.executable).with_name("prefect"), "--no-prompt", "deploy", "--name", "align"]
+    environ = {**os.environ, **server.variables}
+    del environ["PYTHONPATH"]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (schedule,) = server.request("GET", "/deployments/name/align/align")["schedules"]
+    return dict(schedule)
