@@ -25,6 +25,8 @@ from tasks.stage import guarded
 HOST = "127.0.0.1"
 LOGS, HOME = Path(".juicer/ui"), Path(".juicer/prefect")
 STORE = "sqlite:///mlflow.db"
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a request to end, and a terminal that was closed."""
 SECONDS_TO_START = 180.0
 SECONDS_TO_END = 40.0
 """More than a stage's own time for its checkpoint (tasks/process.py), so that a flow can end its stages."""
@@ -115,7 +117,7 @@ def serve(port: int, mlflow_port: int, gpus: int | None) -> None:
                 service.check()
             time.sleep(0.5)
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):  # asked twice: the servers still have to be ended
+        for number in INTERRUPTS:  # asked twice: the servers still have to be ended
             signal.signal(number, signal.SIG_IGN)
         # The worker first: flows that are ended still have to tell the servers.
         for service in reversed(running):
@@ -150,8 +152,9 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, help=GPUS_HELP)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     given = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started this with interrupts ignored
-        signal.signal(number, interrupt)
+    for number in INTERRUPTS:  # also where a shell started this with interrupts ignored
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # but nohup means it
+            signal.signal(number, interrupt)
 
     def work() -> None:
         try:
