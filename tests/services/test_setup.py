@@ -113,3 +113,14 @@ def deployed_schedule(server: PrefectServer) -> dict[str, Any]:
     assert done.returncode == 0, done.stdout + done.stderr
     (schedule,) = server.request("GET", "/deployments/name/align/align")["schedules"]
     return dict(schedule)
+
+
+def test_a_run_fails_in_words_where_the_worker_was_not_told_its_checkout(server: PrefectServer) -> None:
+    deployed_schedule(server)
+    deployment = server.request("GET", "/deployments/name/align/align")["id"]
+    run = server.request("POST", f"/deployments/{deployment}/create_flow_run", parameters={})["id"]
+    environ = {name: value for name, value in {**os.environ, **server.variables}.items() if name != "JUICER_CHECKOUT"}
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "process", "--run-once"]
+    subprocess.run(command, cwd=server.folder, env=environ, check=True)
+    state = server.request("GET", f"/flow_runs/{run}")["state"]
+    assert (state["type"], state["message"]) == ("FAILED", "JUICER_CHECKOUT is not set: start the worker with it")
