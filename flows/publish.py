@@ -18,7 +18,7 @@ from prefect.artifacts import (
 )
 
 from flows.graph import PlannedStage
-from tasks.mlflow_store import runs_of
+from tasks.mlflow_store import runs_of, without_password
 from tasks.numbers import shown, shown_columns
 from tasks.stage import read_json
 
@@ -110,7 +110,9 @@ def publish_mlflow_links(experiment: str) -> None:
     number, runs = runs_of(address, experiment)
     if not runs:
         return
-    page = f"{address}/#/experiments/{quote(number)}"
+    # The worker's own address may mean nothing to a browser, and may hold a password.
+    public = os.environ.get("JUICER_MLFLOW_URL", "").rstrip("/") or without_password(address)
+    page = f"{public}/#/experiments/{quote(number)}"
     rows = [f"| [{name}]({page}/runs/{run}) | {status} |" for name, run, status in runs]
     table = "| run | status |\n|---|---|\n" + "\n".join(rows)
     create_markdown_artifact(f"[{experiment}]({page})\n\n{table}", key="mlflow", description="Runs in MLflow")
