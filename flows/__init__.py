@@ -1,1 +1,6 @@
 """Prefect flows over the stage graph of dvc.yaml."""
+
+import os
+
+# Before Prefect is imported. A server for the time of a run first makes its database, which can take more than 20 s.
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
