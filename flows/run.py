@@ -4,14 +4,15 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import httpx
 from prefect import State, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.states import Cancelled, Completed
 from prefect.tasks import exponential_backoff
@@ -24,6 +25,8 @@ Result = Literal["unchanged", "restored", "ran"]
 LAST_LINES = 15
 GPU = "gpu"
 """Global concurrency limit that a stage holds while it has a GPU; `prefect gcl` sets how many there are."""
+GPU_ASKED_EVERY = 3.0
+"""Seconds between two looks whether the limit has room; what is cancelled meanwhile ends at once."""
 MARKS: dict[str, Result] = {"didn't change, skipping": "unchanged", "is cached - skipping run": "restored"}
 INFRASTRUCTURE = (
     "Unable to acquire lock",
@@ -115,6 +118,37 @@ def repro(
     return result
 
 
+@contextmanager
+def gpu_held(wanted: bool, line: Callable[[str], None], cancel: threading.Event) -> Iterator[None]:
+    """Hold a unit of the limit on GPUs, where one is wanted; waits until there is one.
+
+    Raises:
+        Stopped: `cancel` was set while it waited.
+    """
+    with ExitStack() as held:
+        told = False
+        while wanted and not _entered(held):
+            if not told:
+                line(f"waits for a GPU: no room in the limit {GPU!r} (see: prefect gcl inspect {GPU})")
+            told = True
+            if cancel.wait(GPU_ASKED_EVERY):
+                raise Stopped(GPU)
+        yield
+
+
+def _entered(held: ExitStack) -> bool:
+    """Whether the limit had room, which is then taken until the stack is left."""
+    try:
+        # Without retries of its own: between those nothing could end the wait.
+        held.enter_context(concurrency(GPU, occupy=1, max_retries=0, strict=False))
+    except ConcurrencySlotAcquisitionError as error:
+        cause = error.__cause__
+        if isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code == httpx.codes.LOCKED:
+            return False
+        raise cause or error from None  # a lost connection is worth another try
+    return True
+
+
 def is_infrastructure(task: Any, run: Any, state: State[Any]) -> bool:
     """Whether a failed task is worth another try."""
     return isinstance(state.result(raise_on_failure=False), InfrastructureFailed | httpx.HTTPError)
@@ -140,8 +174,9 @@ def settled(result: Result) -> State[Result]:
 def run_stage(name: str, options: Sequence[str], gpu: bool, cancel: threading.Event) -> State[Any]:
     """Bring a stage up to date on this machine."""
     try:
-        with concurrency(GPU, occupy=1, strict=False) if gpu else nullcontext():
-            return settled(repro(name, *options, line=get_run_logger().info, cancel=cancel))
+        line = get_run_logger().info
+        with gpu_held(gpu, line, cancel):
+            return settled(repro(name, *options, line=line, cancel=cancel))
     except Stopped:
         return Cancelled(message="nothing of it runs any more")
 
