@@ -7,7 +7,7 @@ import os
 import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flows.graph import reading
@@ -99,10 +99,7 @@ def order_of_lock(order: Sequence[str]) -> Iterator[None]:
     Args:
         order: names of the stages as `dvc repro` would run them.
     """
-    if not ORDER.is_file():
-        ORDER.parent.mkdir(exist_ok=True)
-        ORDER.write_text(json.dumps(_entries()), encoding="utf-8")
-    before = set(json.loads(ORDER.read_text(encoding="utf-8")))
+    before = set(_noted())
     try:
         yield
     finally:
@@ -113,6 +110,17 @@ def order_of_lock(order: Sequence[str]) -> Iterator[None]:
             if wanted != found:
                 _reorder(wanted)
         ORDER.unlink()
+
+
+def _noted() -> list[str]:
+    """What stood in dvc.lock before, as a run that was killed has noted it, or else noted now."""
+    with suppress(FileNotFoundError, ValueError):  # half a file: the machine went down while it was written
+        return [str(name) for name in json.loads(ORDER.read_text(encoding="utf-8"))]
+    entries, half = _entries(), ORDER.with_suffix(".part")
+    ORDER.parent.mkdir(exist_ok=True)
+    half.write_text(json.dumps(entries), encoding="utf-8")
+    half.replace(ORDER)
+    return entries
 
 
 def _entries() -> list[str]:
