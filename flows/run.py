@@ -25,6 +25,8 @@ Result = Literal["unchanged", "restored", "ran"]
 LAST_LINES = 15
 GPU = "gpu"
 """Global concurrency limit that a stage holds while it has a GPU; `prefect gcl` sets how many there are."""
+DRIVER = Path("/dev/nvidiactl")
+"""There where the machine, or the container, has a GPU; to ask torch takes seconds."""
 GPU_ASKED_EVERY = 3.0
 """Seconds between two looks whether the limit has room; what is cancelled meanwhile ends at once."""
 MARKS: dict[str, Result] = {"didn't change, skipping": "unchanged", "is cached - skipping run": "restored"}
@@ -120,14 +122,14 @@ def repro(
 
 @contextmanager
 def gpu_held(wanted: bool, line: Callable[[str], None], cancel: threading.Event) -> Iterator[None]:
-    """Hold a unit of the limit on GPUs, where one is wanted; waits until there is one.
+    """Hold a unit of the limit on GPUs, where one is wanted and this machine has any; waits until there is one.
 
     Raises:
         Stopped: `cancel` was set while it waited.
     """
     with ExitStack() as held:
         told = False
-        while wanted and not _entered(held):
+        while wanted and DRIVER.exists() and not _entered(held):
             if not told:
                 line(f"waits for a GPU: no room in the limit {GPU!r} (see: prefect gcl inspect {GPU})")
             told = True

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.conftest import Services, until
+from tests.services.conftest import PATIENCE, Services, until
 from tests.tiny_graph import environment, make
 
 
@@ -31,10 +31,12 @@ def modelling(tmp_path: Path) -> Path:
     return folder
 
 
-def started(folder: Path, services: Services, log: Path) -> "subprocess.Popen[bytes]":
+def started(folder: Path, services: Services, log: Path, driver: str) -> "subprocess.Popen[bytes]":
+    """`python -m flows.align --until first` on a machine that has a GPU if the file `driver` is there."""
+    code = f"import pathlib, flows.run, flows.align; flows.run.DRIVER = pathlib.Path({driver!r}); flows.align.main()"
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.align", "--until", "first"], cwd=folder, stdout=output, stderr=output,
+            [sys.executable, "-c", code, "--until", "first"], cwd=folder, stdout=output, stderr=output,
             env=environment(folder, PREFECT_API_URL=services.api), start_new_session=True,
         )  # fmt: skip
 
@@ -42,7 +44,7 @@ def started(folder: Path, services: Services, log: Path) -> "subprocess.Popen[by
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stage_that_waits_for_a_gpu_says_so_once_and_ends_when_told_to(taken, modelling, tmp_path, number):
     log = tmp_path / "log"
-    process = started(modelling, taken, log)
+    process = started(modelling, taken, log, driver=os.devnull)
     try:
         until(lambda: b"waits for a GPU" in log.read_bytes(), "the stage to wait")
         with pytest.raises(subprocess.TimeoutExpired):
@@ -55,3 +57,13 @@ def test_a_stage_that_waits_for_a_gpu_says_so_once_and_ends_when_told_to(taken, 
     text = log.read_text()
     assert text.count("waits for a GPU") == 1 and "prefect gcl inspect gpu" in text.replace("\n", " ")
     assert not (modelling / "out").exists()
+
+
+def test_a_stage_waits_for_nobody_on_a_machine_without_a_gpu(taken, modelling, tmp_path):
+    process = started(modelling, taken, tmp_path / "log", driver="/dev/null/none")
+    try:
+        assert process.wait(timeout=PATIENCE) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "waits for a GPU" not in (tmp_path / "log").read_text()
