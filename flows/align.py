@@ -125,7 +125,7 @@ def execute(
                     elif commit and stage.portable:
                         future = send_stage.submit(stage.name, commit, cancel, **after)
                     else:
-                        future = run_stage.submit(stage.name, options, stage.loads_a_model, cancel, **after)
+                        future = run_stage.submit(stage.name, options, stage.gpus, cancel, **after)
                     waiting.remove(stage)
                     futures[stage.name], running[future] = future, stage.name
                     future.add_done_callback(ended.put)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from irl.errors import InputError
+from tasks.records import PARAMS
+from tasks.stage import read_yaml
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
     from dvc.stage import Stage
 
 Forecast = Literal["unchanged", "restored", "will run"]
-LOADS_A_MODEL = "irl/models.py"
+LOADS_A_MODEL, ON_SEVERAL_PROCESSES = "irl/models.py", "tasks/launch.py"
+"""Sources that tell, as inputs of a stage, what it does with GPUs."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class PlannedStage:
     """`will run` also for a stage behind one that will run: whether its inputs change is not known yet."""
     certain: bool
     """Whether it is unchanged and stays so whatever the others do; then DVC need not be asked again."""
-    loads_a_model: bool
-    """Whether the stage wants a GPU where there is one."""
+    gpus: int
+    """How many GPUs the stage wants where there are any."""
     inputs_from: tuple[str, ...]
     """All stages that make its inputs, those outside the plan included."""
     portable: bool
@@ -70,7 +73,7 @@ def plan(*, from_stage: str = "", until_stage: str = "", force: bool = False) ->
                         needs=needs,
                         forecast=forecast,
                         certain=forecast == "unchanged" and undisturbed,
-                        loads_a_model=any(str(dep) == LOADS_A_MODEL for dep in stage.deps),
+                        gpus=_gpus({str(dep) for dep in stage.deps}),
                         inputs_from=tuple(each.addressing for each in graph.successors(stage)),
                         portable=bool(stage.deps and stage.outs) and not stage.always_changed,
                     )
@@ -173,6 +176,18 @@ class _Fate:
             return None
         cached = cache._create_stage(entry, wdir=stage.wdir)
         return list(cached.outs) if cached.outs_cached() else None
+
+
+def gpus_of_processes() -> int:
+    """How many GPUs the active recipe asks for: one for each process, none where it computes on CPUs."""
+    compute = read_yaml(Path(PARAMS)).get("compute", {})
+    return 0 if compute.get("device") == "cpu" else int(compute.get("processes", 1))
+
+
+def _gpus(sources: set[str]) -> int:
+    if LOADS_A_MODEL not in sources:
+        return 0
+    return gpus_of_processes() if ON_SEVERAL_PROCESSES in sources else min(1, gpus_of_processes())
 
 
 def _chosen(stages: "Sequence[Stage]", graph: Any, from_stage: str, until_stage: str) -> "set[Stage]":

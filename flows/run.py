@@ -12,8 +12,10 @@ from typing import Any, Literal
 import httpx
 from prefect import State, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Completed
 from prefect.tasks import exponential_backoff
 
@@ -121,15 +123,17 @@ def repro(
 
 
 @contextmanager
-def gpu_held(wanted: bool, line: Callable[[str], None], cancel: threading.Event) -> Iterator[None]:
-    """Hold a unit of the limit on GPUs, where one is wanted and this machine has any; waits until there is one.
+def gpus_held(wanted: int, line: Callable[[str], None], cancel: threading.Event) -> Iterator[None]:
+    """Hold units of the limit on GPUs, where this machine has any; waits until there are as many as are wanted.
+
+    Where more are wanted than the limit allows, all that it allows will do: it may count machines.
 
     Raises:
         Stopped: `cancel` was set while it waited.
     """
     with ExitStack() as held:
         told = False
-        while wanted and DRIVER.exists() and not _entered(held):
+        while wanted and DRIVER.exists() and not _entered(held, wanted):
             if not told:
                 line(f"waits for a GPU: no room in the limit {GPU!r} (see: prefect gcl inspect {GPU})")
             told = True
@@ -138,11 +142,19 @@ def gpu_held(wanted: bool, line: Callable[[str], None], cancel: threading.Event)
         yield
 
 
-def _entered(held: ExitStack) -> bool:
-    """Whether the limit had room, which is then taken until the stack is left."""
+def _entered(held: ExitStack, wanted: int) -> bool:
+    """Whether the limit had room, which is then taken until the stack is left; a server without a limit has."""
+    with get_client(sync_client=True) as client:
+        try:
+            limit = client.read_global_concurrency_limit_by_name(GPU)
+        except ObjectNotFound:
+            return True
+    units = min(wanted, limit.limit)
+    if units == 0:
+        return not limit.active
     try:
         # Without retries of its own: between those nothing could end the wait.
-        held.enter_context(concurrency(GPU, occupy=1, max_retries=0, strict=False))
+        held.enter_context(concurrency(GPU, occupy=units, max_retries=0))
     except ConcurrencySlotAcquisitionError as error:
         cause = error.__cause__
         if isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code == httpx.codes.LOCKED:
@@ -173,11 +185,11 @@ def settled(result: Result) -> State[Result]:
 
 
 @task(**TASK)
-def run_stage(name: str, options: Sequence[str], gpu: bool, cancel: threading.Event) -> State[Any]:
+def run_stage(name: str, options: Sequence[str], gpus: int, cancel: threading.Event) -> State[Any]:
     """Bring a stage up to date on this machine."""
     try:
         line = get_run_logger().info
-        with gpu_held(gpu, line, cancel):
+        with gpus_held(gpus, line, cancel):
             return settled(repro(name, *options, line=line, cancel=cancel))
     except Stopped:
         return Cancelled(message="nothing of it runs any more")

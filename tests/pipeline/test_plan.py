@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flows.graph import free_locks, plan
 from irl.errors import InputError
@@ -92,6 +93,30 @@ def test_without_the_cache_everything_runs(tmp_path, monkeypatch):
 )
 def test_a_part_of_the_graph_can_be_chosen(done, choice, expected):
     assert list(forecast(**choice)) == expected
+
+
+@pytest.mark.parametrize(
+    ("compute", "expected"),
+    [
+        ({}, {"first": 0, "slow": 1, "last": 1}),
+        ({"processes": 4}, {"first": 0, "slow": 1, "last": 4}),
+        ({"processes": 4, "device": "cpu"}, {"first": 0, "slow": 0, "last": 0}),
+    ],
+)
+def test_a_stage_that_loads_a_model_wants_a_gpu_for_each_of_its_processes(tmp_path, monkeypatch, compute, expected):
+    folder = make(tmp_path)
+    monkeypatch.chdir(folder)
+    graph, params = (
+        yaml.safe_load((folder / "dvc.yaml").read_text()),
+        yaml.safe_load((folder / "params.yaml").read_text()),
+    )
+    graph["stages"]["slow"]["deps"] += ["irl/models.py"]
+    graph["stages"]["last"]["deps"] += ["irl/models.py", "tasks/launch.py"]
+    params["compute"] |= compute
+    for path, content in (("dvc.yaml", graph), ("params.yaml", params)):
+        (folder / path).write_text(yaml.safe_dump(content))
+    gpus = {stage.name: stage.gpus for stage in plan()}
+    assert {name: gpus[name] for name in expected} == expected
 
 
 def test_force_runs_all(done):

@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.run import gpus_held
 from tests.services.conftest import PATIENCE, Services, until
 from tests.tiny_graph import environment, make
 
@@ -29,6 +32,19 @@ def modelling(tmp_path: Path) -> Path:
     graph = folder / "dvc.yaml"
     graph.write_text(graph.read_text().replace("[source.txt, work.py]", "[source.txt, work.py, irl/models.py]"))
     return folder
+
+
+@pytest.fixture
+def with_gpu(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
+    """The services for flows in this process, on a machine that has a GPU."""
+    monkeypatch.setattr("flows.run.DRIVER", Path(os.devnull))
+    with temporary_settings(updates={PREFECT_API_URL: services.api}):
+        yield services
+
+
+def units(services: Services) -> int:
+    """How much of the limit is in use."""
+    return int(services.get("/v2/concurrency_limits/gpu")["active_slots"])
 
 
 def started(folder: Path, services: Services, log: Path, driver: str) -> "subprocess.Popen[bytes]":
@@ -67,3 +83,15 @@ def test_a_stage_waits_for_nobody_on_a_machine_without_a_gpu(taken, modelling, t
         process.kill()
         process.wait()
     assert "waits for a GPU" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [(0, 0), (1, 1), (2, 2), (8, 3)])
+def test_a_stage_holds_a_unit_for_each_gpu_but_no_more_than_there_are(with_gpu, wanted, expected):
+    limit = "/v2/concurrency_limits/gpu"
+    with_gpu.client.patch(limit, json={"limit": 3}).raise_for_status()
+    try:
+        with gpus_held(wanted, print, threading.Event()):
+            assert units(with_gpu) == expected
+    finally:
+        with_gpu.client.patch(limit, json={"limit": 1}).raise_for_status()
+    assert units(with_gpu) == 0
