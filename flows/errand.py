@@ -23,7 +23,7 @@ from prefect.states import Cancelled, Cancelling, Completed, Failed
 from ruamel.yaml import YAML
 
 from flows.graph import PlannedStage, plan, reading
-from flows.run import TASK, InfrastructureFailed, Result, StageFailed, Stopped, dvc, repro, settled
+from flows.run import TASK, InfrastructureFailed, Result, StageFailed, Stopped, dvc, gpus_held, repro, settled
 from flows.workspace import LOCK, PARAMS, check_clean, last_user, sole_user
 from irl.errors import InputError
 from tasks.stage import read_yaml
@@ -37,7 +37,7 @@ CARRIED = (str(PARAMS), str(LOCK))
 
 
 @flow(name="stage", flow_run_name="{stage}", persist_result=False)
-def stage(stage: str, commit: str, params: str, lock: str, sender: str) -> State[Any]:
+def stage(stage: str, commit: str, params: str, lock: str, sender: str, gpus: int = 0) -> State[Any]:
     """Run one stage for an `align` on another machine. Not meant to be started by hand.
 
     Args:
@@ -46,6 +46,7 @@ def stage(stage: str, commit: str, params: str, lock: str, sender: str) -> State
         params: text of params.yaml.
         lock: text of a dvc.lock with the stages that make the inputs.
         sender: what flows.workspace.last_user says in the checkout of the `align` that waits for the stage.
+        gpus: how many the stage wants where there are any.
     """
     log, never = get_run_logger(), threading.Event()
     try:
@@ -60,7 +61,8 @@ def stage(stage: str, commit: str, params: str, lock: str, sender: str) -> State
             inputs = list(read_yaml(LOCK)["stages"])
             if inputs:
                 dvc(["pull", *inputs], log.info, never)
-            result = repro(stage, line=log.info, cancel=never)
+            with gpus_held(gpus, log.info, never):
+                result = repro(stage, line=log.info, cancel=never)
             dvc(["push", "--run-cache", stage], log.info, never)
             return Completed(name=result.capitalize(), message=result)
     except (InputError, StageFailed) as error:
@@ -126,6 +128,7 @@ def send(stage: PlannedStage, commit: str, line: Callable[[str], None], cancel: 
         "params": PARAMS.read_text(encoding="utf-8"),
         "lock": text.getvalue(),
         "sender": last_user(),
+        "gpus": stage.gpus,
     }
     # As a subflow it would show as a task run beside the stage's own.
     run: Any = run_deployment(DEPLOYMENT, parameters=parameters, timeout=0, as_subflow=False)

@@ -8,6 +8,7 @@ python -m flows.evaluate path/to/a/model
 import argparse
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.settings import get_current_settings
 from prefect.states import Completed, Failed
 
+from flows.graph import gpus_of_processes
+from flows.run import gpus_held
 from flows.server import check_server
 from irl.errors import InputError
 from tasks.evaluate_version import Judgement
@@ -36,7 +39,8 @@ def evaluate(model: str = "challenger", gates: str = str(GATES), again: bool = T
     """
     log = get_run_logger()
     try:
-        found = measure(model, gates, again=again, line=lambda text: log.info("%s", text))
+        with gpus_held(gpus_of_processes(), log.info, threading.Event()):
+            found = measure(model, gates, again=again, line=lambda text: log.info("%s", text))
     except InputError as error:
         log.error("%s", error)
         return Failed(message=str(error))

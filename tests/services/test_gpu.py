@@ -7,13 +7,17 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.errand import stage
+from flows.evaluate import evaluate
 from flows.run import gpus_held
+from irl.errors import InputError
 from tests.services.conftest import PATIENCE, Services, until
-from tests.tiny_graph import environment, make
+from tests.tiny_graph import commit, environment, make
 
 
 @pytest.fixture
@@ -94,4 +98,27 @@ def test_a_stage_holds_a_unit_for_each_gpu_but_no_more_than_there_are(with_gpu, 
             assert units(with_gpu) == expected
     finally:
         with_gpu.client.patch(limit, json={"limit": 1}).raise_for_status()
+    assert units(with_gpu) == 0
+
+
+def test_an_evaluation_holds_the_gpu(with_gpu, modelling, monkeypatch):
+    def measure(*_: Any, **__: Any) -> Any:
+        raise InputError(f"{units(with_gpu)} in use")
+
+    monkeypatch.chdir(modelling)
+    monkeypatch.setattr("flows.evaluate.measure", measure)
+    assert evaluate("any", return_state=True).message == "1 in use"
+    assert units(with_gpu) == 0
+
+
+def test_a_stage_on_another_machine_holds_the_gpu_there(with_gpu, modelling, monkeypatch):
+    def repro(*_: Any, **__: Any) -> Any:
+        raise InputError(f"{units(with_gpu)} in use")
+
+    monkeypatch.chdir(modelling)
+    commit(modelling)
+    monkeypatch.setattr("flows.errand.repro", repro)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    work = {"commit": head, "params": Path("params.yaml").read_text(), "lock": "stages: {}", "sender": "nobody"}
+    assert stage("first", **work, gpus=1, return_state=True).message == "1 in use"
     assert units(with_gpu) == 0
