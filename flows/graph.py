@@ -5,8 +5,11 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import psutil
 
 from irl.errors import InputError
 from tasks.records import PARAMS
@@ -110,19 +113,60 @@ def _dvc_errors() -> Iterator[None]:
 
 
 def _mend(repo: "Repo") -> None:
-    """Remove the list of files in use if it is not whole: DVC writes it in place, and refuses to go on with a half."""
+    """Take from the list of files in use what no living DVC has noted, or all of it if it is not whole.
+
+    DVC writes it in place, and refuses to go on with a half. It asks of a process that has noted a file only whether
+    there is one of that number: what was noted in a container that was killed may have the number of anything here.
+    """
     from dvc.lock import make_lock
-    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
+    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, SCHEMA, Invalid
 
     folder = Path(str(repo.tmp_dir))
     hard = repo.config["core"].get("hardlink_lock", False)
     with make_lock(str(folder / RWLOCK_LOCK), tmp_dir=str(folder), hardlink_lock=hard, wait=True):
+        file, whole = folder / RWLOCK_FILE, folder / f"{RWLOCK_FILE}.part"
         try:
-            json.loads((folder / RWLOCK_FILE).read_text(encoding="utf-8"))
+            noted = SCHEMA(json.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return
-        except ValueError:
-            (folder / RWLOCK_FILE).unlink()
+        except (ValueError, Invalid):
+            file.unlink()
+            return
+        is_alive = cache(_is_alive)
+        write = {path: by for path, by in noted["write"].items() if is_alive(**by)}
+        read = {path: [each for each in by if is_alive(**each)] for path, by in noted["read"].items()}
+        alive = {"write": write, "read": {path: by for path, by in read.items() if by}}
+        if alive != noted:
+            whole.write_text(json.dumps(alive), encoding="utf-8")
+            whole.replace(file)
+
+
+def _is_alive(pid: int, cmd: str) -> bool:
+    """Whether the DVC command that has noted a file may still run, under whatever number it has here."""
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()
+        except psutil.AccessDenied:
+            command = ["dvc"]  # nobody can tell
+        except psutil.NoSuchProcess:
+            continue
+        any_dvc = process.pid == pid and any(Path(word).name == "dvc" for word in command)
+        if any_dvc or _is_command(command, cmd):
+            return True
+    return False
+
+
+def _is_command(command: Sequence[str], noted: str) -> bool:
+    """Whether a command line is of what was noted: sys.argv, where a module that was run with -m is its file."""
+    runs, said = " ".join(command).split(), noted.split()
+    while runs and said and runs[-1] == said[-1]:
+        runs.pop()
+        said.pop()
+    if not (runs and said):
+        return not said
+    program = Path(said[-1])
+    name = program.parent.name if program.name == "__main__.py" else program.stem
+    return Path(runs[-1]).name.rpartition(".")[2] == name
 
 
 class _Fate:

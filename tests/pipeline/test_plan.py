@@ -1,6 +1,12 @@
 """What the flow expects of each stage before anything runs, against what DVC then does."""
 
+import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +14,7 @@ import yaml
 
 from flows.graph import free_locks, plan
 from irl.errors import InputError
-from tests.tiny_graph import STAGES, call, make
+from tests.tiny_graph import STAGES, call, environment, make
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +142,7 @@ def test_a_broken_graph_is_told_in_one_line(tmp_path, monkeypatch):
         plan()
 
 
-@pytest.mark.parametrize("half", ["", '{"write": {"out/'])
+@pytest.mark.parametrize("half", ["", '{"write": {"out/', "[]"])
 @pytest.mark.parametrize("mended_by", [plan, free_locks])
 def test_a_dvc_that_was_killed_while_it_noted_its_files_stops_nobody(done, half, mended_by):
     noted = done / ".dvc/tmp/rwlock"
@@ -146,10 +152,41 @@ def test_a_dvc_that_was_killed_while_it_noted_its_files_stops_nobody(done, half,
     assert call(done, "dvc", "repro", "--dry").returncode == 0
 
 
-def test_what_a_living_dvc_has_noted_stays(done):
-    noted = done / ".dvc/tmp/rwlock"
-    noted.write_text('{"write": {}, "read": {"out/slow": [{"pid": 1, "cmd": "dvc"}]}}')
-    before = noted.read_bytes()
-    plan()
-    assert noted.read_bytes() == before
-    noted.unlink()
+@pytest.mark.parametrize("dvc", [["-m", "dvc"], [str(Path(sys.executable).with_name("dvc"))]])
+@pytest.mark.parametrize("in_container", [False, True])
+def test_what_a_living_dvc_has_noted_stays(tmp_path, monkeypatch, dvc, in_container):
+    folder = make(tmp_path)
+    monkeypatch.chdir(folder)
+    graph, noted, trace = folder / "dvc.yaml", folder / ".dvc/tmp/rwlock", folder / ".juicer/trace"
+    graph.write_text(graph.read_text().replace("work.py slow 2", "work.py slow 600"))
+    process = subprocess.Popen([sys.executable, *dvc, "repro", "slow"], env=environment(folder), start_new_session=True)
+    try:
+        while not (trace.exists() and "slow" in trace.read_text()):
+            assert process.poll() is None
+            time.sleep(0.1)
+        before = noted.read_text()
+        if in_container:  # where a process has another number than outside
+            before = before.replace(str(process.pid), "1")
+            noted.write_text(before)
+        assert "out/slow" in before
+        plan()
+        assert noted.read_text() == before
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.parametrize("mended_by", [plan, free_locks])
+def test_what_a_dvc_in_a_container_had_noted_when_it_was_killed_stops_nobody(done, mended_by):
+    somebody = subprocess.Popen(["sleep", "600"])  # who has on this machine the number that it had in the container
+    by = {"pid": somebody.pid, "cmd": "/opt/juicer/bin/dvc repro"}
+    noted = {"write": {str(done / "out/last"): by}, "read": {str(done / "out/slow"): [by]}}
+    (done / ".dvc/tmp/rwlock").write_text(json.dumps(noted))
+    try:
+        blocked = call(done, "dvc", "repro", "--force", "--single-item", "last", check=False)
+        assert blocked.returncode != 0 and "blocked by" in blocked.stderr
+        mended_by()
+        call(done, "dvc", "repro", "--force", "--single-item", "last")
+    finally:
+        somebody.kill()
+        somebody.wait()
