@@ -61,13 +61,18 @@ def findings(summary: dict[str, Any]) -> Findings:
     sentences = [_chosen(summary, champion)]
     sentences += [_compared(model, control) for model in rounds]
     sentences += _beyond_the_score(champion, control, rounds)
-    return Findings(_headline(champion, control, bool(rounds)), sentences, _caveats(summary, control, rounds))
+    headline = _headline(champion, control, bool(rounds), summary["champion"]["criterion"])
+    return Findings(headline, sentences, _caveats(summary, control, rounds))
 
 
-def _headline(champion: Row, control: Row, methods: bool) -> str:
+def _headline(champion: Row, control: Row, methods: bool, criterion: str | None) -> str:
     longer = "SFT continued for as long" if control["name"] == "sft-matched" else "SFT"
     if not methods:
         return "Supervised fine-tuning alone: both methods are switched off"
+    if criterion is None:
+        return "Nothing was chosen: there are no figures on validation prompts"
+    if criterion == "demonstration_gap":
+        return f"{title(champion)} is chosen by its demonstration gap alone, which is no measure of quality"
     if champion["method"] not in METHODS:
         return "Nothing beat supervised fine-tuning here"
     name = title(champion)

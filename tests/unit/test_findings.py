@@ -76,9 +76,24 @@ def test_a_method_s_best_round_is_the_one_that_the_champion_s_criterion_prefers(
     assert best is not None and best["name"] == summary["champion"]["name"] == "irft-r2"
 
 
-@pytest.mark.parametrize("rejected", [True, False])
-def test_without_a_scorer_no_score_is_mentioned(rejected: bool) -> None:
-    found = findings(summarise(table(2, 1, scorer=False, rejected=rejected, oracle=False), "paper", 0))
+def test_without_a_scorer_no_score_is_mentioned() -> None:
+    found = findings(summarise(table(2, 1, scorer=False, oracle=False), "paper", 0))
     assert "cannot be compared by score" in found.headline
     assert not any("scores" in sentence and "neither" not in sentence for sentence in found.sentences)
     assert not any("judge" in caveat for caveat in found.caveats)
+
+
+@pytest.mark.parametrize(("sft", "chosen"), [(0.75, "SFT"), (0.3, "IRFT round 1")])
+def test_where_nothing_measures_quality_the_headline_claims_none(sft: float, chosen: str) -> None:
+    only = {"scorer": False, "rejected": False, "oracle": False}
+    models = [evaluation("sft", "sft", 0, quality=sft, **only), evaluation("irft-r1", "irft", 1, quality=0.7, **only)]
+    found = findings(summarise({"models": models}, "paper", 0))
+    assert found.headline == f"{chosen} is chosen by its demonstration gap alone, which is no measure of quality"
+
+
+def test_where_nothing_can_be_chosen_the_headline_says_so() -> None:
+    evaluated = table(1, 0)
+    for model in evaluated["models"]:
+        model["validation"] = None
+    found = findings(summarise(evaluated, "paper", 0))
+    assert found.headline == "Nothing was chosen: there are no figures on validation prompts"
