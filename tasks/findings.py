@@ -35,7 +35,7 @@ def title(model: Row) -> str:
 
 
 def best_round(models: list[Row], method: str) -> Row | None:
-    """The method's best round by validation, as the champion is chosen; None if it has no rounds."""
+    """The method's best round by validation, as the champion is chosen; the last without figures there."""
     rounds = [model for model in models if model["method"] == method]
     figures = [{criterion: model[f"validation_{criterion}"] for criterion in CRITERIA} for model in rounds]
     if best := best_on_validation(figures):
@@ -101,7 +101,9 @@ def _chosen(summary: dict[str, Any], champion: Row) -> str:
 
 
 def _compared(model: Row, control: Row) -> str:
-    subject = f"{title(model)}, the method's best on validation,"
+    figures = any(model[f"validation_{criterion}"] is not None for criterion in CRITERIA)
+    standing = "the method's best on validation" if figures else "the last round"
+    subject = f"{title(model)}, {standing},"
     if model["reward_difference"] is None:
         mine, other = model["preference_accuracy"], control["preference_accuracy"]
         if mine is None or other is None:

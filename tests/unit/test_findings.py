@@ -97,3 +97,13 @@ def test_where_nothing_can_be_chosen_the_headline_says_so() -> None:
         model["validation"] = None
     found = findings(summarise(evaluated, "paper", 0))
     assert found.headline == "Nothing was chosen: there are no figures on validation prompts"
+
+
+def test_a_round_is_called_best_on_validation_only_where_it_has_figures_there() -> None:
+    evaluated = table(2, 0)
+    rounds = [sentence for sentence in findings(summarise(evaluated, "paper", 0)).sentences if "IRFT round" in sentence]
+    assert rounds[0].startswith("IRFT round 1, the method's best on validation,")
+    for model in evaluated["models"]:
+        model["validation"] = None
+    rounds = [sentence for sentence in findings(summarise(evaluated, "paper", 0)).sentences if "IRFT round" in sentence]
+    assert rounds[0].startswith("IRFT round 2, the last round,")
