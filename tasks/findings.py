@@ -9,6 +9,8 @@ from irl.choice import CRITERIA, best_on_validation
 from tasks.numbers import Z_95, Row, shown
 
 METHODS = ("irft", "rft")
+FEW_ENDED = 0.5
+"""Below this share of responses that end by themselves, figures are about the limit more than about the model."""
 
 
 class Findings(NamedTuple):
@@ -62,7 +64,7 @@ def findings(summary: dict[str, Any]) -> Findings:
     sentences += [_compared(model, control) for model in rounds]
     sentences += _beyond_the_score(champion, control, rounds)
     headline = _headline(champion, control, bool(rounds), summary["champion"]["criterion"])
-    return Findings(headline, sentences, _caveats(summary, control, rounds))
+    return Findings(headline, sentences, _caveats(summary, champion, control, rounds))
 
 
 def _headline(champion: Row, control: Row, methods: bool, criterion: str | None) -> str:
@@ -142,7 +144,7 @@ def _beyond_the_score(champion: Row, control: Row, rounds: list[Row]) -> list[st
     return sentences
 
 
-def _caveats(summary: dict[str, Any], control: Row, rounds: list[Row]) -> list[str]:
+def _caveats(summary: dict[str, Any], champion: Row, control: Row, rounds: list[Row]) -> list[str]:
     caveats = [
         f"One seed ({summary['seed']}): intervals are over prompts, not over training runs. "
         "‘make claim’ repeats the comparison over five seeds."
@@ -153,4 +155,14 @@ def _caveats(summary: dict[str, Any], control: Row, rounds: list[Row]) -> list[s
         )
     if any(model["reward_mean"] is not None for model in summary["models"]):
         caveats.append("The scorer that curated the demonstrations is the judge; it is imperfect, and can be gamed.")
+    cut = [
+        f"{model['name']} ({1 - model['ended']:.0%})"
+        for model in summary["models"]
+        if (model["name"] == "sft" or model is champion) and model["ended"] is not None and model["ended"] < FEW_ENDED
+    ]
+    if cut:
+        caveats.append(
+            f"Responses were cut at template.max_response_tokens before they ended: {', '.join(cut)} of them. "
+            "Such a model has not learnt to stop: train it for longer, or raise the limit."
+        )
     return caveats

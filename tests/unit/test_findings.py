@@ -107,3 +107,13 @@ def test_a_round_is_called_best_on_validation_only_where_it_has_figures_there() 
         model["validation"] = None
     rounds = [sentence for sentence in findings(summarise(evaluated, "paper", 0)).sentences if "IRFT round" in sentence]
     assert rounds[0].startswith("IRFT round 2, the last round,")
+
+
+def test_the_reader_is_warned_where_most_responses_of_sft_or_the_champion_are_cut() -> None:
+    evaluated = table(0, 1)
+    assert not any("were cut" in caveat for caveat in findings(summarise(evaluated, "paper", 0)).caveats)
+    for model in evaluated["models"]:
+        model["held_out"]["ended"] = {"base": 0.0, "sft": 0.4, "rft-r1": 0.05}.get(model["name"], 0.5)
+    (caveat,) = (each for each in findings(summarise(evaluated, "paper", 0)).caveats if "were cut" in each)
+    assert "sft (60%), rft-r1 (95%) of them" in caveat
+    assert "base" not in caveat
