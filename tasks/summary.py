@@ -22,6 +22,7 @@ SHORT = {
     "preference_accuracy": "pref.acc",
     "preference_accuracy_per_token": "per token",
     "preference_gap": "pref.gap",
+    "demonstration_gap": "demo.gap",
     "response_tokens": "tokens",
     "ended": "ended",
     "kl_to_sft": "KL",
@@ -35,6 +36,8 @@ def format_table(summary: dict[str, Any]) -> str:
     """The table of models as plain lines of at most 120 characters; > marks the champion, * the best of a column."""
     models, champion = summary["models"], summary["champion"]["name"]
     columns = [column for column in shown_columns(models) if column.key in SHORT]
+    if summary["champion"]["criterion"] != "demonstration_gap":
+        columns = [column for column in columns if column.key != "demonstration_gap"]
     # Headings end where the numbers do, before the column of the asterisks.
     lines = [["  model", *(f"{SHORT[column.key]} " for column in columns)]]
     best = {column.key: best_names(models, column) for column in columns}

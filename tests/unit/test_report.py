@@ -219,3 +219,9 @@ def test_the_terminal_s_table_fits_and_marks_the_champion(case: str) -> None:
     assert max(map(len, lines)) <= WIDTH
     marked = [line.split()[1] for line in lines if line.startswith(">")]
     assert marked == [summary["champion"]["name"]]
+
+
+def test_the_terminal_shows_the_demonstration_gap_where_it_chose_the_champion() -> None:
+    bare = table(2, 0, scorer=False, rejected=False, oracle=False)
+    assert "demo.gap" in format_table(summarise(bare, "mine", 0)).splitlines()[0]
+    assert "demo.gap" not in format_table(summarise(table(2, 0), "mine", 0))
