@@ -31,6 +31,8 @@ CHUNK = 1024
 """Rows whose lengths are counted together."""
 SCORED_BATCHES = 32
 """Batches that are sorted by length together: enough to waste little on padding, few enough to stream."""
+MANY_TOO_LONG = 0.2
+"""Share of the rows above which those beyond the template's limits are worth a warning."""
 HELD_OUT = re.compile(rb'"held_out":\s*true')
 """Inside a JSON text the quotes would be escaped, so this finds the key alone."""
 
@@ -69,7 +71,7 @@ def run(stage: Stage) -> str:
         write_json(out / "curation.json", curation.finish())
     stage.record(rows=curation.read)
     kept = ", ".join(f"{curation.kept[name]} {name.replace('_', '-')}" for name in names)
-    return f"kept {kept} of {curation.read} rows"
+    return f"kept {kept} of {curation.read} rows{curation.losses()}"
 
 
 class Curation:
@@ -148,6 +150,19 @@ class Curation:
             "scorer": self.scoring.model_dump(mode="json", include=used),
             "scores": score_statistics(self.scores, self.kept_scores) if self.scorer else None,
         }
+
+    def losses(self) -> str:
+        """What was dropped and why, for the result line; with a warning where the template's limits take many rows."""
+        if not (reasons := self._reasons()):
+            return ""
+        too_long = self.dropped["prompt_too_long"] + self.dropped["response_too_long"]
+        if too_long <= MANY_TOO_LONG * self.read:
+            return f" (dropped: {reasons})"
+        what = f"{too_long / self.read:.0%} of the rows are longer than the limits of template"
+        return f" (dropped: {reasons}); warning: {what}"
+
+    def _reasons(self) -> str:
+        return ", ".join(f"{rows} {reason}" for reason, rows in sorted(self.dropped.items()) if rows)
 
     def _find_held_out(self, raw: Path) -> int:
         """Note the prompts that the source holds out, wherever in the file they are; returns the number of rows."""
@@ -254,8 +269,7 @@ class Curation:
                 f"the shortest has {self.shortest_prompt} tokens"
             )
             raise InputError(what, where="curate", do="raise it")
-        reasons = ", ".join(f"{rows} {reason}" for reason, rows in sorted(self.dropped.items()) if rows) or "none"
-        of = f"of {self.read} read (dropped: {reasons})"
+        of = f"of {self.read} read (dropped: {self._reasons() or 'none'})"
         available = len(self.scores) if self.scorer else self.kept["train"]
         if not available:
             raise InputError(f"no rows are left to train on {of}", where="curate", do="check the limits of template")

@@ -230,6 +230,21 @@ def test_curate_keeps_the_best_by_the_scorer(folder: Path, monkeypatch: pytest.M
     }
 
 
+def test_curate_says_what_it_dropped_and_warns_where_the_limits_take_much(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    long = [hh(f"short {number}", "word " * 60) for number in range(30)]
+    common = ("scorer.kind=none", "curate.keep=null", "curate.held_out_share=0.2")
+    fetched(monkeypatch, [*ROWS, ROWS[3], *long[:2]], *common)
+    run_here("curate", monkeypatch)
+    line = capfd.readouterr().out.splitlines()[-1]
+    assert "of 103 rows (dropped: 1 duplicate, 2 response_too_long) [" in line
+    fetched(monkeypatch, [*ROWS, *long], *common)
+    run_here("curate", monkeypatch)
+    line = capfd.readouterr().out.splitlines()[-1]
+    assert "(dropped: 30 response_too_long); warning: 23% of the rows are longer than the limits of template [" in line
+
+
 def test_no_prompt_is_on_two_sides_and_the_bytes_are_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     twice = [hh(f"question {number}", f"other answer {number}") for number in range(100)]
     fetched(monkeypatch, ROWS + twice, "curate.keep=30", "curate.validation_share=0.2", "curate.held_out_share=0.2")
