@@ -42,6 +42,8 @@ class Template:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", settings: TemplateSettings) -> None:
         template = chat_template_of(settings.name)
+        self.replaced = template is not None and tokenizer.chat_template not in (None, template)
+        """The tokenizer had a chat template of its own, which the recipe's has taken the place of."""
         if template is not None:
             tokenizer.chat_template = template
         elif not tokenizer.chat_template:

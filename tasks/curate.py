@@ -6,6 +6,7 @@ Streams the raw rows, drops duplicates and over-long rows, splits by prompt and 
 import argparse
 import os
 import re
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from irl.replay import Once
 
 T = TypeVar("T")
+REPLACED = "template.name 'hh' replaces the model's own chat template (template.name: model keeps it)"
 CHUNK = 1024
 """Rows whose lengths are counted together."""
 SCORED_BATCHES = 32
@@ -57,6 +59,8 @@ def run(stage: Stage) -> str:
         raise InputError("curate.validation_share + held_out_share leave nothing to train on", do="lower one")
     template = load_template(given.policy, stage.read("template", TemplateSettings))
     check_context(read_json(given.policy / "config.json"), template, str(given.policy))
+    if template.replaced and stage.leads:
+        print(f"{stage.name}: {REPLACED}", file=sys.stderr)
     scoring = stage.read("scorer", ScorerSettings)
     scorer = scorers.load(scoring, given.scorer, stage.read("compute", ComputeSettings), stage.processes)
 

@@ -1,5 +1,6 @@
 """The data stages on real files: fetch, then curate, and what they do with input that cannot be used."""
 
+import copy
 import gzip
 import hashlib
 import json
@@ -21,6 +22,7 @@ from irl.demonstrations import Demonstration, read
 from irl.scorers.beaver import BeaverModel
 from irl.settings.compute import ComputeSettings
 from irl.settings.data import ScorerSettings
+from irl.template import HH as HH_TEMPLATE
 from tasks import curate, download, fetch
 from tasks.recipe import dump, load
 
@@ -243,6 +245,21 @@ def test_curate_says_what_it_dropped_and_warns_where_the_limits_take_much(
     run_here("curate", monkeypatch)
     line = capfd.readouterr().out.splitlines()[-1]
     assert "(dropped: 30 response_too_long); warning: 23% of the rows are longer than the limits of template [" in line
+
+
+def test_a_chat_template_that_is_replaced_is_told(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    fetched(monkeypatch, ROWS, "scorer.kind=none", "curate.keep=null", "curate.held_out_share=0.2")
+    for template, told in ((HH_TEMPLATE, 0), ("{{ messages[0]['content'] }}", 1)):
+        own = copy.deepcopy(tokenizer)
+        own.chat_template = template
+        own.save_pretrained(folder / "policy")
+        run_here("curate", monkeypatch)
+        assert capfd.readouterr().err.count("replaces the model's own chat template") == told
 
 
 def test_no_prompt_is_on_two_sides_and_the_bytes_are_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
