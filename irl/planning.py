@@ -117,6 +117,7 @@ def shape_of(name: str, config: "PretrainedConfig", role: Role) -> Shape:
         InputError: its blocks cannot be found.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
+    from transformers.pytorch_utils import Conv1D
 
     from irl.scorers.beaver import BeaverModel
 
@@ -135,9 +136,10 @@ def shape_of(name: str, config: "PretrainedConfig", role: Role) -> Shape:
     blocks = getattr(trunk, "layers", None) or getattr(trunk, "h", None)
     if blocks is None:
         raise InputError(f"the blocks of a {type(model).__name__} are not known here", where=name)
-    linear = [module for module in trunk.modules() if isinstance(module, torch.nn.Linear)]
-    inner = max(max(layer.out_features, layer.in_features) for layer in linear)
-    matrices = sum(inner in (layer.in_features, layer.out_features) for layer in linear) // len(blocks)
+    # GPT-2's Conv1D is a linear layer whose weight is transposed; the two sizes are used alike.
+    linear = [module.weight.shape for module in trunk.modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
+    inner = max(max(sizes) for sizes in linear)
+    matrices = sum(inner in sizes for sizes in linear) // len(blocks)
     shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     tied = head.weight is trunk.get_input_embeddings().weight
     return Shape(
@@ -151,7 +153,7 @@ def shape_of(name: str, config: "PretrainedConfig", role: Role) -> Shape:
         keys=config.hidden_size // config.num_attention_heads * shared,
         vocabulary=config.vocab_size,
         positions=config.max_position_embeddings,
-        adapters=sum(layer.in_features + layer.out_features for layer in linear),
+        adapters=sum(sum(sizes) for sizes in linear),
         block=_count(blocks[0]),
     )
 

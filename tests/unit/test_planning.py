@@ -1,6 +1,7 @@
 """A plan's arithmetic: counted parameters, textbook operations, ZeRO's memory."""
 
 import pytest
+from transformers import GPT2Config
 
 from irl.devices import DEVICES
 from irl.errors import InputError
@@ -34,6 +35,14 @@ def zephyr():
 )
 def test_parameters_are_those_of_the_published_models(name, role, parameters):
     assert shape(name, role).parameters == parameters
+
+
+def test_gpt2_s_transposed_layers_are_linear_layers_too():
+    gpt2 = shape_of("gpt2", GPT2Config(), "policy")
+    assert gpt2.parameters == 124_439_808
+    assert gpt2.inner == 3072
+    # Of each block: queries, keys and values at once; the output; into the feed-forward network and out of it.
+    assert gpt2.adapters == 12 * ((768 + 2304) + (768 + 768) + 2 * (768 + 3072))
 
 
 def test_a_forward_pass_costs_two_operations_per_parameter_and_token(zephyr):
