@@ -29,6 +29,7 @@ from irl.planning import (
 )
 from irl.random_models import read_config, shrunk
 from irl.settings.training import SamplingSettings
+from irl.sources import SourceFile, files_of, is_path, rows_of
 from irl.tiny import policy_config, scorer_config
 from tasks.recipe import SFT, WORLD_POLICY, WORLD_SCORER, Graph, Recipe, config_of, existing, load
 from tasks.stage import guarded, read_json
@@ -107,6 +108,7 @@ class Planner:
         if recipe.scorer.kind != "none":
             self.scorer = self._shape(str(recipe.scorer.model), "scorer", "scorer.model")
         self.reward = self._shape(recipe.rft.reward.model or recipe.policy.model, "reward", "rft.reward.model")
+        self.available = self._available()
         self.rows = self._rows()
         self.stages: list[StagePlan] = []
         self._methods: dict[str, tuple[int, float]] = {"irft": (0, 0.0), "rft": (0, 0.0)}
@@ -146,13 +148,26 @@ class Planner:
             config.pad_token_id = None  # the real one is no token of so small a vocabulary
         return shape_of(Path(model).name, config, role)
 
+    def _available(self) -> int | None:
+        """Rows to train on; None where nobody knows."""
+        fetch, curate = self.recipe.fetch, self.recipe.curate
+        if fetch.rows is not None or fetch.source == "world" or not is_path(fetch.source):
+            return fetch.rows
+        files = files_of(fetch.source)
+        rows = sum(count_rows(file) for file in files if not file.held_out)
+        if curate.keep is not None and curate.keep > rows:
+            what = f"curate.keep = {curate.keep}, but {fetch.source} has {rows} rows"
+            raise InputError(what, do="lower it, or set it to null to keep all")
+        held_out = 0 if any(file.held_out for file in files) else curate.held_out_share
+        return round(rows * (1 - curate.validation_share - held_out))
+
     def _rows(self) -> int:
         fetch, keep = self.recipe.fetch, self.recipe.curate.keep
-        if keep is None and fetch.rows is None:
+        if keep is None and self.available is None:
             raise InputError("curate.keep is null: nobody knows how many rows there are", do="set fetch.rows")
         if keep is not None and fetch.rows is not None and keep > fetch.rows:
             raise InputError(f"curate.keep = {keep}, but the source has {fetch.rows} rows (fetch.rows)")
-        return keep or fetch.rows or 0
+        return keep or self.available or 0
 
     def _check_lengths(self) -> None:
         limits = self.recipe.template
@@ -215,7 +230,7 @@ class Planner:
         if self.scorer is None:
             return
         length = self.lengths.prompt + self.lengths.response
-        read = self.recipe.fetch.rows or self.rows
+        read = max(self.available or 0, self.rows)
         working = self.scorer.working(self.recipe.scorer.batch_size * self.longest, self.bytes)
         memory = self.scorer.parameters * self.bytes + working + OVERHEAD
         # Curation is one process, so its work is not divided: `hours` divides by the devices.
@@ -478,6 +493,18 @@ def _aligned(lines: list[list[str]]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def count_rows(file: SourceFile) -> int:
+    """Rows of a local file, malformed ones included; where that suffices its lines are counted, and not read."""
+    if file.path.name.endswith(".parquet"):
+        from pyarrow import parquet
+
+        return int(parquet.read_metadata(file.path).num_rows)
+    if not file.path.name.endswith(".jsonl"):
+        return sum(1 for _ in rows_of(file.path, file.name))
+    with file.path.open("rb") as lines:
+        return sum(1 for line in lines if line.strip())
 
 
 def outputs_of(graph: Graph) -> dict[str, Path]:

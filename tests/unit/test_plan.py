@@ -1,9 +1,13 @@
 """A plan lists the stages of the graph, counts K as they do, and refuses what cannot fit, with the number."""
 
 import argparse
+import gzip
+import json
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from irl.devices import DEVICES, GIB
 from irl.errors import InputError
@@ -109,6 +113,37 @@ def test_shorter_dialogues_cost_less_but_memory_suffices_for_the_longest():
 )
 def test_what_cannot_fit_is_refused_with_the_number(name, override, message):
     assert message in refused(name, override)
+
+
+OWN = ("scorer={kind: none}", "world=null")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.json", "rows.parquet"])
+def test_the_rows_of_a_local_file_are_counted(tmp_path, name):
+    rows = [{"prompt": f"question {number}", "response": "answer"} for number in range(600)]
+    lines = "\n".join(map(json.dumps, rows))
+    path = tmp_path / name
+    if name.endswith(".parquet"):
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif name.endswith(".gz"):
+        path.write_bytes(gzip.compress(lines.encode()))
+    else:
+        path.write_text(json.dumps(rows) if name.endswith(".json") else lines + "\n")
+    source = (*OWN, f"fetch.source={path}")
+    assert f"curate.keep = 1500, but {path} has 600 rows (lower it, or" in refused("quickstart", *source)
+    # A tenth is for choosing, a tenth for reporting, and 32 rows make a step.
+    stages = planned("quickstart", *source, "curate.keep=null", "sft.epochs=1")
+    assert stage_of(stages, "sft").steps == 480 / 32
+
+
+def test_the_held_out_rows_of_a_folder_are_not_counted(tmp_path):
+    row = json.dumps({"prompt": "question", "response": "answer"}) + "\n"
+    (tmp_path / "train.jsonl").write_text(row * 320)
+    (tmp_path / "test.jsonl").write_text(row * 500)
+    source = (*OWN, f"fetch.source={tmp_path}")
+    assert "has 320 rows" in refused("quickstart", *source, "curate.keep=321")
+    stages = planned("quickstart", *source, "curate.keep=null", "sft.epochs=1")
+    assert stage_of(stages, "sft").steps == 320 * 0.9 / 32
 
 
 def test_what_exceeds_the_memory_is_refused_with_both_numbers_and_a_way_out():
