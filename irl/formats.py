@@ -152,6 +152,8 @@ def _dialogue(row: Row, key: str) -> tuple[list[Message], str]:
 
 def _prompt_response(row: Row) -> tuple[list[Message], str, None]:
     key = "response" if "response" in row.values else "completion"
+    if key not in row.values:
+        raise _missing(row, "'response' (or 'completion')")
     value = _value(row, key)
     if isinstance(value, str):
         response = value.strip()
@@ -196,9 +198,13 @@ def _checked(prompt: list[Message], response: str, rejected: str | None, held_ou
 
 def _value(row: Row, key: str) -> Any:
     if key not in row.values:
-        found = ", ".join(sorted(row.values)) or "nothing"
-        raise InputError(f"the row has no {key!r}, only {found}", where=row.where)
+        raise _missing(row, repr(key))
     return row.values[key]
+
+
+def _missing(row: Row, key: str) -> InputError:
+    found = ", ".join(sorted(row.values)) or "nothing"
+    return InputError(f"the row has no {key}, only {found}", where=row.where)
 
 
 def _messages(row: Row, key: str) -> list[Message]:

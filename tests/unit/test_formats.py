@@ -159,7 +159,7 @@ def test_a_row_that_cannot_be_used_says_why(values: dict[str, Any], format_: For
         ({"messages": ["Hello"]}, "messages", "message 1 of 'messages' must have a role"),
         ({"messages": [{"role": "robot", "content": "Hi"}]}, "messages", "role .system, user or assistant."),
         ({"messages": [{"role": "user", "content": None}]}, "messages", "and a content"),
-        ({"prompt": "Hello"}, "prompt-response", "no 'completion', only prompt"),
+        ({"prompt": "Hello"}, "prompt-response", r"no 'response' \(or 'completion'\), only prompt"),
     ],
 )
 def test_a_wrong_type_or_a_missing_key_stops_with_its_place(
