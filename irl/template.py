@@ -53,7 +53,11 @@ class Template:
                 do="set template.name to hh, or save a chat template with the model",
             )
         if tokenizer.eos_token_id is None:
-            raise InputError("the tokenizer has no end-of-text token", where=str(tokenizer.name_or_path))
+            raise InputError(
+                "the tokenizer has no end-of-text token",
+                where=str(tokenizer.name_or_path),
+                do="set eos_token in tokenizer_config.json",
+            )
         self.tokenizer = tokenizer
         self.settings = settings
         self.end_of_text: int = tokenizer.eos_token_id

@@ -82,6 +82,12 @@ def test_a_tokenizer_without_a_template_is_refused(tokenizer):
         Template(tokenizer, TemplateSettings(name="model"))
 
 
+def test_a_tokenizer_without_an_end_of_text_is_refused_with_what_to_set(tokenizer):
+    tokenizer.eos_token = None
+    with pytest.raises(InputError, match=r"no end-of-text token \(set eos_token in tokenizer_config.json\)"):
+        Template(tokenizer, TemplateSettings())
+
+
 def test_a_template_whose_prompt_is_no_prefix_is_refused(tokenizer):
     tokenizer.chat_template = "{% if add_generation_prompt %}ask:{% else %}done:{% endif %}{{ messages[0].content }}"
     with pytest.raises(InputError, match="renders an answered dialogue differently"):
