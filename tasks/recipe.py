@@ -361,7 +361,9 @@ def validate(params: dict[str, Any], where: str) -> Recipe:
     expected, found = _plain(graph_of(recipe)), _plain(graph)
     if expected != found:
         key = _first_difference(expected, found)
-        do = "derive it again: python -m tasks.recipe RECIPE [key=value ...]"
+        active = Path("recipes") / f"{recipe.name}.yaml"
+        again = f"python -m tasks.recipe {active if active.is_file() else 'RECIPE'} [key=value ...]"
+        do = f"{where} holds a change that `dvc exp run -S` or hand made; derive it again: {again}, then dvc checkout"
         raise InputError(
             f"graph.{key} does not follow from the recipe (irft.rounds, rft.rounds, ...)", where=where, do=do
         )

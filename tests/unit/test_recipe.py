@@ -126,6 +126,17 @@ def test_rounds_raised_without_deriving_the_graph_are_refused():
     assert "does not follow from the recipe" in refused(params)
 
 
+def test_a_change_that_stayed_behind_is_told_with_the_recipe_that_takes_it_back(monkeypatch):
+    params = params_of()
+    params["irft"]["rounds"] = 4
+    monkeypatch.chdir(QUICKSTART.parents[1])
+    told = refused(params)
+    assert "params.yaml holds a change" in told
+    assert "derive it again: python -m tasks.recipe recipes/quickstart.yaml [key=value ...], then dvc checkout" in told
+    params["name"] = "in-no-file"
+    assert "python -m tasks.recipe RECIPE [key=value ...]" in refused(params)
+
+
 def test_params_without_a_graph_are_refused():
     params = params_of()
     del params["graph"]
