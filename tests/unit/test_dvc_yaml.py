@@ -117,3 +117,7 @@ stages:
 """
     )
     assert rewritten(rewritten(before, small), small) == rewritten(before, small)
+
+
+def test_the_page_that_dvc_plots_show_writes_is_no_change_to_the_repository():
+    assert "/dvc_plots/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
