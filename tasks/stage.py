@@ -12,7 +12,9 @@ import importlib
 import json
 import os
 import resource
+import select
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -314,9 +316,12 @@ def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:
     """Run `work`; a foreseeable failure becomes one readable line on standard error and exit code 1."""
     try:
         work()
+        sys.stdout.flush()
     except InputError as error:
         return _fail(str(error), debug)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 128 + signal.SIGPIPE
         where = f"{error.filename}: " if error.filename else ""
         do = " (free some space, then run again; nothing was published)" if error.errno == errno.ENOSPC else ""
         return _fail(f"{where}{error.strerror or error}{do}", debug)
@@ -332,6 +337,18 @@ def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:
         lines = str(error).strip().splitlines() or [""]
         return _fail(f"{name}: {type(error).__name__}: {lines[0]} (--debug shows the traceback)", debug)
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of standard output has left, as `head` does; a pipe to another program may break too."""
+    output, asked = sys.__stdout__, select.poll()
+    if output is None:
+        return False
+    asked.register(output.fileno(), 0)
+    left = any(event & select.POLLERR for _, event in asked.poll(0))
+    if left:  # what is still buffered has nowhere to go, and Python would complain of that when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+    return left
 
 
 def _fail(line: str, debug: bool) -> int:

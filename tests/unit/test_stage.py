@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,25 @@ def test_a_failure_is_one_line_and_exit_code_1(capsys, error, line):
     printed = capsys.readouterr().err
     assert printed.startswith(line)
     assert printed.count("\n") == 1
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(capsys, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as output:
+        monkeypatch.setattr("sys.stdout", output)
+        monkeypatch.setattr("sys.__stdout__", output)
+        assert guarded(lambda: print("a line", flush=True), debug=False, name="recipe") == 128 + signal.SIGPIPE
+        assert guarded(lambda: print("another, after nobody reads"), debug=False, name="recipe") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_pipe_to_another_program_that_breaks_is_an_error(capsys):
+    def work():
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    assert guarded(work, debug=False, name="register") == 1
+    assert capsys.readouterr().err == "error: Broken pipe\n"
 
 
 def test_debug_shows_the_traceback(capsys):
