@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 REPLACED = "template.name 'hh' replaces the model's own chat template (template.name: model keeps it)"
+ADVICE = {
+    "duplicate": "most are duplicates: check that the rows differ",
+    "prompt_in_held_out": "most have a prompt that the source holds out",
+    "prompt_too_long": "raise template.max_prompt_tokens",
+    "response_too_long": "raise template.max_response_tokens",
+}
+"""What to do where one reason takes most of the rows."""
 CHUNK = 1024
 """Rows whose lengths are counted together."""
 SCORED_BATCHES = 32
@@ -276,7 +283,9 @@ class Curation:
         of = f"of {self.read} read (dropped: {self._reasons() or 'none'})"
         available = len(self.scores) if self.scorer else self.kept["train"]
         if not available:
-            raise InputError(f"no rows are left to train on {of}", where="curate", do="check the limits of template")
+            most = max(self.dropped, key=lambda reason: self.dropped[reason], default="")
+            do = ADVICE.get(most if self.dropped[most] else "", "lower curate.validation_share or held_out_share")
+            raise InputError(f"no rows are left to train on {of}", where="curate", do=do)
         if self.settings.keep is not None and available < self.settings.keep:
             what = f"curate.keep is {self.settings.keep}, but only {available} training rows are left {of}"
             raise InputError(what, where="curate", do="lower curate.keep, or set it to null to keep all")

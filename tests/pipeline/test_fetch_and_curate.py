@@ -18,10 +18,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from irl import scorers
+from irl.curation import split_of
 from irl.demonstrations import Demonstration, read
 from irl.scorers.beaver import BeaverModel
 from irl.settings.compute import ComputeSettings
-from irl.settings.data import ScorerSettings
+from irl.settings.data import CurateSettings, ScorerSettings
 from irl.template import HH as HH_TEMPLATE
 from tasks import curate, download, fetch
 from tasks.recipe import dump, load
@@ -260,6 +261,36 @@ def test_a_chat_template_that_is_replaced_is_told(
         own.save_pretrained(folder / "policy")
         run_here("curate", monkeypatch)
         assert capfd.readouterr().err.count("replaces the model's own chat template") == told
+
+
+def held_out_row() -> dict[str, str]:
+    """A row that is held out by the hash of its prompt, where a third of all are."""
+    settings = CurateSettings(held_out_share=0.3)
+    for number, row in enumerate(ROWS):
+        made = Demonstration.make([{"role": "user", "content": f"question {number}"}], "answer")
+        if split_of(made.prompt_hash(), settings, source_holds_out=False) == "held_out":
+            return row
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("rows", "advice"),
+    [
+        ([held_out_row()] * 60, "(most are duplicates: check that the rows differ)"),
+        ([hh(f"short {number}", "word " * 60) for number in range(60)], "(raise template.max_response_tokens)"),
+        ([held_out_row()], "(lower curate.validation_share or held_out_share)"),
+    ],
+)
+def test_where_nothing_is_left_to_train_on_the_advice_follows_the_most_frequent_reason(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    rows: list[dict[str, str]],
+    advice: str,
+) -> None:
+    fetched(monkeypatch, rows, "scorer.kind=none", "curate.keep=null", "curate.held_out_share=0.3")
+    capfd.readouterr()
+    assert refused("curate", monkeypatch, capfd).endswith(advice)
 
 
 def test_no_prompt_is_on_two_sides_and_the_bytes_are_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
