@@ -244,9 +244,13 @@ class Planner:
             self.policy, settings.optimiser.name, lora=settings.lora, recomputed=settings.gradient_checkpointing
         )
 
+    def _sft_batch(self) -> float:
+        """Rows of a step of SFT on average: the last batch of an epoch is what is left."""
+        return self.rows / math.ceil(self.rows / self.recipe.sft.batch_size)
+
     def _sft_stage(self, name: str, steps: int, times: int) -> StagePlan:
         settings, training, lengths = self.recipe.sft, self._sft_training(), self.lengths
-        length, rows = lengths.prompt + lengths.response, steps * settings.batch_size
+        length, rows = lengths.prompt + lengths.response, steps * self._sft_batch()
         micro = self._micro(settings.batch_size, settings.micro_batch_size, "sft.batch_size")
         memory = self._trained(training, micro, self.longest)
         return self._add(
@@ -390,7 +394,7 @@ class Planner:
     def _control(self) -> None:
         rates = len(self.recipe.sft_matched.learning_rates)
         tokens = max(used[1] for used in self._methods.values())
-        by_tokens = math.ceil(tokens / (self.recipe.sft.batch_size * self.lengths.response))
+        by_tokens = math.ceil(tokens / (self._sft_batch() * self.lengths.response))
         steps = max(by_tokens, *(used[0] for used in self._methods.values()))
         control = self._sft_stage("sft_matched@control", steps, rates)
         if rates > 1:
