@@ -1,13 +1,20 @@
 """Evaluate one model on the validation prompts (for choices) and the held-out prompts (for results)."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from irl.settings.compute import ComputeSettings
 from irl.settings.data import ScorerSettings, TemplateSettings
 from irl.settings.evaluation import EvaluationSettings
 from tasks.launch import main
 from tasks.stage import Stage, write_json
+
+if TYPE_CHECKING:
+    from irl.demonstrations import Demonstration
+    from irl.evaluation import Evaluation
+    from irl.template import Template
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +26,31 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scorer", type=Path, required=True, help="scorer folder")
     parser.add_argument("--data", type=Path, required=True, help="curated data")
     parser.add_argument("--out", type=Path, required=True, help="evaluation to write (.json)")
+
+
+def samples_of(template: "Template", rows: "Sequence[Demonstration]", done: "Evaluation") -> list[dict[str, Any]]:
+    """What the report shows of the first `rows`; all have the same keys.
+
+    Their turns are there where the prompt is in a model's own format, whose marks nobody likes to read, and `ended`
+    where a response was cut.
+    """
+    shown: list[dict[str, Any]] = [
+        {
+            "prompt": template.render_prompt(row.prompt).strip(),
+            "demonstration": row.response,
+            "response": text,
+            "score": None if score is None else float(f"{score:.6g}"),
+            "oracle": value,
+        }
+        for row, text, score, value in zip(rows, done.texts, done.scores, done.oracles, strict=False)
+    ]
+    ended = [sample.ended for sample in done.samples[: len(rows)]]
+    for row, sample, each in zip(rows, shown, ended, strict=True):
+        if template.settings.name == "model":
+            sample["turns"] = list(template.turns(row.prompt))
+        if not all(ended):
+            sample["ended"] = each
+    return shown
 
 
 def run(stage: Stage) -> str:
@@ -73,16 +105,7 @@ def run(stage: Stage) -> str:
             reward = done.metrics.reward_mean
             line = "" if reward is None else f"reward {reward:.3f}, "
             line += f"{done.metrics.response_tokens:.1f} tokens, {done.metrics.ended:.0%} ended"
-            result["samples"] = [
-                {
-                    "prompt": template.render_prompt(row.prompt).strip(),
-                    "demonstration": row.response,
-                    "response": text,
-                    "score": None if score is None else float(f"{score:.6g}"),
-                    "oracle": value,
-                }
-                for row, text, score, value in zip(rows, done.texts, done.scores, done.oracles, strict=True)
-            ][: settings.shown]
+            result["samples"] = samples_of(template, rows[: settings.shown], done)
     result["training"] = read_training(given.policy)
     with stage.publish(given.out) as path:
         write_json(path, result)

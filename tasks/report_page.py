@@ -301,7 +301,7 @@ def _samples(table: dict[str, Any], champion: str) -> str:
         )
         folded = "".join(_answer(model, sample, champion) for model, sample in rest)
         cards.append(
-            f'<article class="sample"><div class="prompt">{text(first["prompt"].strip())}</div>{demonstration}'
+            f'<article class="sample"><div class="prompt">{_prompt(first)}</div>{demonstration}'
             + "".join(_answer(model, sample, champion) for model, sample in top)
             + (f"<details><summary>{len(rest)} more rounds</summary>{folded}</details>" if rest else "")
             + "</article>"
@@ -327,14 +327,22 @@ def _answer(model: Row, sample: Mapping[str, Any], champion: str) -> str:
     css = "answer champion" if model["name"] == champion else "answer"
     return (
         f'<div class="{css}"><span class="who">{_dot(model["method"])}{text(model["name"])}</span>'
-        f'<div class="text">{_response(sample["response"])}</div>'
+        f'<div class="text">{_response(sample["response"], cut=not sample.get("ended", True))}</div>'
         f'<span class="judged">{"<br>".join(judged)}</span></div>'
     )
 
 
-def _response(response: str) -> str:
+def _prompt(sample: Mapping[str, Any]) -> str:
+    """The prompt as the model saw it, or its turns where those are known."""
+    if turns := sample.get("turns"):
+        return "\n\n".join(f"<b>{text(turn['role'])}</b> {text(turn['content'].strip())}" for turn in turns)
+    return text(sample["prompt"].strip())
+
+
+def _response(response: str, *, cut: bool = False) -> str:
     stripped = response.strip()
-    return f"<p>{text(stripped)}</p>" if stripped else '<p class="empty">empty response</p>'
+    mark = '<span class="empty">… (cut)</span>' if cut else ""
+    return f"<p>{text(stripped)}{mark}</p>" if stripped else '<p class="empty">empty response</p>'
 
 
 def _provenance(content: Content) -> str:

@@ -6,9 +6,14 @@ import pytest
 import torch
 
 from irl.demonstrations import Demonstration
-from irl.evaluation import distinct_pairs, evaluate_policy, mean_and_error
+from irl.evaluation import Evaluation, distinct_pairs, evaluate_policy, mean_and_error
 from irl.log_probability import Dialogue, score_dialogues
+from irl.random_models import CHAT
+from irl.samples import Sample
+from irl.settings.data import TemplateSettings
 from irl.settings.training import SamplingSettings
+from irl.template import Template
+from tasks.evaluate import samples_of
 
 ROWS = [
     Demonstration.make([{"role": "user", "content": f"hello {i}"}], "well", rejected="bad world" if i % 2 else None)
@@ -77,3 +82,19 @@ def test_distinct_pairs_fall_when_a_policy_repeats_itself():
     assert distinct_pairs([[1, 2, 3, 4]]) == 1.0
     assert distinct_pairs([[1, 1, 1, 1]]) == pytest.approx(1 / 3)
     assert distinct_pairs([[1], []]) == 0.0
+
+
+def test_the_samples_of_a_chat_model_keep_their_turns_and_say_which_were_cut(tokenizer):
+    row = Demonstration.make([{"role": "user", "content": "hello"}], "hi")
+    tokenizer.chat_template = CHAT
+    chat, plain = (Template(copy.deepcopy(tokenizer), TemplateSettings(name=name)) for name in ("model", "hh"))
+
+    def shown(template, *ended):
+        samples = [Sample(row.id, 0, [1], [2], each, -1.0) for each in ended]
+        done = Evaluation(None, samples, ["well"] * len(ended), [None] * len(ended), [None] * len(ended))
+        return samples_of(template, [row] * 2, done)
+
+    assert [each["turns"] for each in shown(chat, True, True, False)] == [[{"role": "user", "content": "hello"}]] * 2
+    usual = ["prompt", "demonstration", "response", "score", "oracle"]
+    assert [list(each) for each in shown(plain, True, True, False)] == [usual, usual]
+    assert [each["ended"] for each in shown(plain, True, False, True)] == [True, False]

@@ -141,6 +141,20 @@ def test_an_empty_response_is_named_and_not_a_blank() -> None:
     assert "empty response" in render(content_of(evaluated))
 
 
+def test_turns_are_shown_by_role_and_what_was_cut_is_marked() -> None:
+    evaluated = table(1, 0)
+    assert "(cut)" not in render(content_of(evaluated))
+    for model in evaluated["models"]:
+        for sample in model["samples"]:
+            sample["prompt"] = "<|im_start|>user\nHow?<|im_end|>\n<|im_start|>assistant"
+            sample["turns"] = [{"role": "system", "content": "Be <b>brief</b>."}, {"role": "user", "content": "How?"}]
+            sample["ended"] = model["name"] != "sft"
+    page = render(content_of(evaluated))
+    assert "im_start" not in page
+    assert "<b>system</b> Be &lt;b&gt;brief&lt;/b&gt;.\n\n<b>user</b> How?" in page
+    assert page.count("… (cut)") == len(evaluated["models"][1]["samples"])
+
+
 def test_many_rounds_fold_away_the_middle_ones() -> None:
     page = render(content_of(table(16, 2)))
     assert "14 more rounds" in page
