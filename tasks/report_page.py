@@ -193,7 +193,7 @@ def leaderboard_section(summary: dict[str, Any]) -> str:
 def _figures(summary: dict[str, Any]) -> str:
     models = summary["models"]
     figures = []
-    for key, error, heading, label, digits, meaning in (
+    drawn = [
         (
             "preference_gap",
             "preference_gap_sem",
@@ -210,16 +210,27 @@ def _figures(summary: dict[str, Any]) -> str:
             3,
             "Mean score of one sampled response per held-out prompt.",
         ),
-    ):
+    ]
+    if not over_rounds(models, "reward_mean", "reward_sem"):
+        drawn.append(
+            (
+                "demonstration_gap",
+                "",
+                "Demonstration gap",
+                "log π(demonstration) − log π(own sample)",
+                2,
+                "Mean gap on held-out prompts, in nats. Near 0 demonstrations look like the model's own samples; no "
+                "direction is good by itself.",
+            )
+        )
+    for key, error, heading, label, digits, meaning in drawn:
         points = over_rounds(models, key, error)
         alt = f"{heading}: " + ", ".join(f"{point.name} {shown(point.value, digits)}" for point in points)
         svg, note = figure_over_rounds(points, label, digits, alt)
         if svg:
             caption = text(f"{meaning} {note[0].upper()}{note[1:]}." if note else meaning)
-            figures.append(
-                f"<figure><h3>{text(heading)}</h3>{svg}<figcaption>{caption} Bars and bands: 95% intervals over "
-                "prompts.</figcaption></figure>"
-            )
+            caption += " Bars and bands: 95% intervals over prompts." if error else ""
+            figures.append(f"<figure><h3>{text(heading)}</h3>{svg}<figcaption>{caption}</figcaption></figure>")
     if not figures:
         return ""
     return f'{_legend(models)}\n<div class="pair">{"".join(figures)}</div>'

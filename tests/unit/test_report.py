@@ -141,6 +141,14 @@ def test_an_empty_response_is_named_and_not_a_blank() -> None:
     assert "empty response" in render(content_of(evaluated))
 
 
+def test_without_a_scorer_the_demonstration_gap_is_drawn_by_round() -> None:
+    bare = table(2, 1, scorer=False, rejected=False, oracle=False)
+    page = render(content_of(bare, scorer=False))
+    assert "<h3>Demonstration gap</h3><svg" in page
+    assert "Bars and bands" not in page
+    assert "<h3>Demonstration gap</h3>" not in render(content_of(table(2, 1)))
+
+
 def test_turns_are_shown_by_role_and_what_was_cut_is_marked() -> None:
     evaluated = table(1, 0)
     assert "(cut)" not in render(content_of(evaluated))
