@@ -30,6 +30,8 @@ from tasks.stage import read_yaml
 
 POOL = "machines"
 DEPLOYMENT = "stage/stage"
+AWAITING_WORKER = "AwaitingWorker"
+"""Name of the state that flows/automations.yaml gives a run that no worker takes."""
 LOOKING = threading.Lock()
 """Stages are sent from several threads; one at a time looks at what is there."""
 CARRIED = (str(PARAMS), str(LOCK))
@@ -133,7 +135,7 @@ def send(stage: PlannedStage, commit: str, line: Callable[[str], None], cancel: 
     # As a subflow it would show as a task run beside the stage's own.
     run: Any = run_deployment(DEPLOYMENT, parameters=parameters, timeout=0, as_subflow=False)
     line(f"sent to the work pool {POOL!r} as flow run {run.name}")
-    state = _end_of(run.id, cancel)
+    state = _end_of(run.id, line, cancel)
     if not state.is_completed():
         failure = InfrastructureFailed if state.is_crashed() else StageFailed
         raise failure(stage.name, 1, [state.message or state.type.value])
@@ -141,13 +143,17 @@ def send(stage: PlannedStage, commit: str, line: Callable[[str], None], cancel: 
     return "ran"
 
 
-def _end_of(run: UUID, cancel: threading.Event) -> State[Any]:
-    """The last state of a flow run; cancelled there when it is cancelled here."""
+def _end_of(run: UUID, line: Callable[[str], None], cancel: threading.Event) -> State[Any]:
+    """The last state of a flow run; says if no worker takes it. Cancelled there when it is cancelled here."""
+    before = None
     with get_client(sync_client=True) as client:
         while True:
             state = client.read_flow_run(run).state
             if state is not None and state.is_final():
                 return state
+            if state is not None and state.name == AWAITING_WORKER != before:
+                line(f"work pool {POOL!r}: {state.message}")
+            before = state.name if state is not None else None
             if cancel.is_set():
                 client.set_flow_run_state(run, Cancelling(message="the run that sent it was cancelled"))
                 raise Stopped(str(run))

@@ -1,11 +1,16 @@
 """Stages on another machine: a second checkout with a worker of its own, and a folder as the shared DVC remote."""
 
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.errand import _end_of as end_of
+from flows.run import Stopped
 from tests.services.conftest import Services, worker
 from tests.tiny_graph import STAGES, call, commit, git
 
@@ -66,3 +71,18 @@ def test_a_worker_in_the_sender_s_own_checkout_says_so_instead_of_waiting_for_it
     params.write_bytes(before)
     assert state["type"] == "FAILED"
     assert "this worker would work in the checkout that sent the stage" in state["message"]
+
+
+def test_who_waits_for_a_machine_is_told_when_no_worker_takes_the_work(services):
+    work = {"stage": "first", "commit": "", "params": "", "lock": "", "sender": ""}
+    run, said, cancel = services.start("stage/stage", **work), list[str](), threading.Event()
+
+    def line(text: str) -> None:
+        said.append(text)
+        threading.Timer(3, cancel.set).start()  # time to say it again
+
+    with temporary_settings(updates={PREFECT_API_URL: services.api}), pytest.raises(Stopped):
+        end_of(UUID(run), line, cancel)
+    services.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLED"}, force=True)
+    assert len(said) == 1
+    assert said[0].startswith("work pool 'machines': No worker has taken this run.")
