@@ -5,6 +5,9 @@
 Starts a Prefect server of its own on loopback. Prints a table for docs/performance.md: seconds and processor seconds of
 `dvc repro` and of `align` (the server's not counted), of an `align` with nothing to do, and how old the lines of stages
 that run at the same time are when Prefect's API has them. Other work on the cores stretches seconds a lot.
+
+No stage of these loads a model. One that does asks the server for the limit on GPUs as well, where the machine has any;
+that is not measured here.
 """
 
 import argparse
