@@ -39,7 +39,7 @@ def title(model: Row) -> str:
 def best_round(models: list[Row], method: str) -> Row | None:
     """The method's best round by validation, as the champion is chosen; the last without figures there."""
     rounds = [model for model in models if model["method"] == method]
-    figures = [{criterion: model[f"validation_{criterion}"] for criterion in CRITERIA} for model in rounds]
+    figures = [{criterion: model.get(f"validation_{criterion}") for criterion in CRITERIA} for model in rounds]
     if best := best_on_validation(figures):
         return rounds[best.place]
     return rounds[-1] if rounds else None
@@ -103,7 +103,7 @@ def _chosen(summary: dict[str, Any], champion: Row) -> str:
 
 
 def _compared(model: Row, control: Row) -> str:
-    figures = any(model[f"validation_{criterion}"] is not None for criterion in CRITERIA)
+    figures = any(model.get(f"validation_{criterion}") is not None for criterion in CRITERIA)
     standing = "the method's best on validation" if figures else "the last round"
     subject = f"{title(model)}, {standing},"
     if model["reward_difference"] is None:
