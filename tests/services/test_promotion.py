@@ -347,7 +347,8 @@ def test_evaluating_a_version_measures_it_anew_and_compares_it_with_the_champion
     assert any("ended" in text for text in said)
     assert (before["metric.prompts"], after["metric.prompts"]) == ("100", "4")
     assert after["metric.pairs"] == "3", "preferences are shares of the prompts that have a rejected response"
-    (gate,) = found.verdicts
+    code, gate = found.verdicts
+    assert code.gate == "code is committed"
     assert gate.gate == "preference_accuracy not worse than the champion"
     assert gate.numbers.split(" against ")[1].startswith("0.8 ±")
     assert f"| preference_accuracy | {found.figures['preference_accuracy']:.6g} | 0.8 |" in found.as_markdown()
