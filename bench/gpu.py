@@ -1,166 +1,359 @@
-"""One NVIDIA GPU: utilisation (MFU) in training and scoring, tokens per second in sampling; else "not measured"."""
+"""What Juicer does on one NVIDIA GPU, measured on a machine that has PyTorch and little else.
 
-import importlib.util
-from collections.abc import Callable
+    python bench/gpu.py --kit .gpu-kit --out gpu-out                  # 8 minutes, most valuable part first
+    python bench/gpu.py --kit .gpu-kit --out gpu-out --parts irft     # one part; a run that was cut goes on
+    python bench/gpu.py --tables gpu-out/gpu.json                     # keep the results, write docs/performance.md
+
+`make gpu-kit` collects what such a machine lacks. Every part has a process of its own, and every result is written to
+OUT/gpu.json as soon as it is there; failures are results too. What this code has measured on this card is not measured
+again. See docs/performance.md.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    # Modules are looked for in the repository, not in this folder, whose names are too common.
+    sys.path[0] = str(ROOT)
 
-from bench import inputs
-from bench.measure import Timings
-from bench.part import main
-from irl.devices import device_called
-from irl.irft import train_round
-from irl.log_probability import Batch, Dialogue
-from irl.models import attention_of
-from irl.pairs import Pair
-from irl.planning import Role, Shape, shape_of
-from irl.processes import ALONE
-from irl.random_models import read_config
-from irl.samples import Sample
-from irl.sampling import sample_responses
-from irl.scorers.beaver import BeaverModel
-from irl.settings.compute import ComputeSettings
-from irl.settings.irft import IrftTrainingSettings
-from irl.settings.training import GenerationSettings, OptimiserSettings
-from irl.template import Template
-from irl.vllm_engine import engine, sample_by_vllm
+from bench import gpu_source, gpu_tables  # noqa: E402
+from bench.gpu_parts import PARTS  # noqa: E402
+from bench.gpu_store import CUT, FAILED, MEASURED, Measurement, Results, keep  # noqa: E402
 
-NAMES = ("training, pythia-1.4b", "sampling, pythia-1.4b", "scoring, beaver-7b")
-CONFIGS = inputs.ROOT / "recipes/models"
-TOKENS = 512
-"""Of a dialogue: half of them the prompt's."""
+START = 120.0
+"""Seconds that a part's process may take until it says what it is going to measure."""
+ENOUGH = 15.0
+"""Seconds under which no measurement is begun."""
+TAIL = 2500
+"""Characters of a log that go into a result."""
 
 
-def utilisation(operations: float, seconds: float) -> str:
-    """The share of the GPU's bf16 peak, where that is known."""
-    device = device_called(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-    return "unknown peak" if device is None else f"{operations / seconds / device.operations:.1%}"
+class Problem(Exception):
+    """Why nothing can be measured, in one line."""
 
 
-def seconds_of(work: Callable[[], Any], repeats: int) -> float:
-    """Median wall seconds, after one call that does not count; the device is done when the clock stops."""
-
-    def complete() -> None:
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-
-    complete()
-    times = Timings()
-    for _ in range(repeats):
-        times.time(complete)
-    return times.median("wall")
-
-
-def model_of(config: PretrainedConfig, name: str, role: Role, device: torch.device) -> tuple[Any, Shape]:
-    """A model with random weights in bf16, and its shape."""
-    shape = shape_of(name, config, role)
-    torch.manual_seed(0)
-    with torch.device(device):
-        if role == "scorer" and isinstance(config, LlamaConfig):
-            model: Any = BeaverModel.create(config)
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python bench/gpu.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, help="folder for gpu.json and log.txt")
+    parser.add_argument("--kit", type=Path, help="folder that make gpu-kit collected; its wheels are installed into it")
+    parser.add_argument("--minutes", type=float, default=8, help="when to stop, default %(default)g")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all, in this order")
+    parser.add_argument("--again", action="store_true", help="measure also what has been measured")
+    parser.add_argument("--tiny", action="store_true", help="tiny models on the CPU: does everything start?")
+    parser.add_argument("--work", type=Path, help="folder for models and the like; default: a temporary one")
+    parser.add_argument("--list", action="store_true", help="say what the parts are")
+    parser.add_argument("--tables", nargs="*", type=Path, metavar="RESULTS", help="keep these, and write the tables")
+    given = parser.parse_args()
+    try:
+        if given.list:
+            print("\n".join(f"{name:11s} {part.title}" for name, part in PARTS.items()))
+        elif given.tables is not None:
+            kept = keep(given.tables)
+            print("\n".join(f"kept {path.relative_to(ROOT)}" for path in kept))
+            print(gpu_tables.write())
+        elif given.out is None:
+            raise Problem("say where the results go: --out FOLDER")
         else:
-            model = AutoModelForCausalLM.from_config(config, attn_implementation=attention_of(device))
-    return model.to(torch.bfloat16).eval(), shape
+            measure(given)
+    except (Problem, ValueError, OSError) as problem:
+        sys.exit(f"error: {problem}")
 
 
-def training(config: PretrainedConfig, device: torch.device, pairs: int, repeats: int) -> dict[str, Any]:
-    """A round's steps, the reference's pass included, in mixed precision on float32 weights as the stage takes them."""
-    model, shape = model_of(config, "policy", "policy", device)
-    model.float()
-    rows = []
-    for _ in range(pairs):
-        prompt, one, other = torch.randint(2, shape.vocabulary, (3, TOKENS // 2)).tolist()
-        rows.append(Pair(Dialogue(prompt, one), Dialogue(prompt, other)))
-    settings = IrftTrainingSettings(
-        epochs=2, batch_size=16, micro_batch_size=8, optimiser=OptimiserSettings(name="rmsprop", learning_rate=5e-7)
+def measure(given: argparse.Namespace) -> None:
+    """Measure what is not measured yet, until all is or the time is over."""
+    end = time.monotonic() + 60 * given.minutes
+    given.out.mkdir(parents=True, exist_ok=True)
+    code = gpu_source.fingerprint(ROOT)
+    work = (
+        given.work
+        or Path(tempfile.gettempdir()) / f"juicer-gpu-{os.getuid()}-{code[:12]}{'-tiny' if given.tiny else ''}"
     )
-
-    def work() -> None:
-        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
-            train_round(model, model, rows, settings, 1, 0)
-
-    seconds = seconds_of(work, repeats)
-    tokens = 2 * pairs * TOKENS
-    # One pass forward of the reference, and per epoch one forward and two for the backward pass.
-    operations = (1 + 3 * settings.epochs) * shape.forward(tokens, TOKENS, tokens / 2)
-    return {
-        "mfu": utilisation(operations, seconds),
-        "goal": "45%",
-        "tokens_per_second": round(settings.epochs * tokens / seconds),
-    }
-
-
-def sampling(config: PretrainedConfig, device: torch.device, prompts: int, repeats: int) -> dict[str, Any]:
-    """Response tokens per second; random weights seldom end, so nearly all responses go on to the limit."""
-    model, shape = model_of(config, "policy", "policy", device)
-    template = inputs.make(1).template
-    limits = template.settings.model_copy(update={"max_response_tokens": TOKENS // 2})
-    limited = Template(template.tokenizer, limits)
-    named = [(str(row), torch.randint(2, shape.vocabulary, (TOKENS // 2,)).tolist()) for row in range(prompts)]
-    settings = GenerationSettings()
-
-    def rate(sample: Callable[..., list[Sample]], *policy: Any) -> float:
-        sampled: list[int] = []
-
-        def work() -> None:
-            samples = sample(*policy, limited, named, settings, seed=0)
-            sampled.append(sum(len(sample.response) for sample in samples))
-
-        seconds = seconds_of(work, repeats)
-        return sampled[-1] / seconds
-
-    own = rate(sample_responses, model)
-    results: dict[str, Any] = {"tokens_per_second": round(own), "vllm": "not installed", "goal": "90% of vLLM"}
-    if importlib.util.find_spec("vllm"):
-        compute = ComputeSettings(device="cuda" if device.type == "cuda" else "cpu")
-        with TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
-            del model
-            torch.cuda.empty_cache()  # vLLM wants nearly all of the memory
-            with engine(Path(folder), compute, TOKENS, settings.batch_size, ALONE) as llm:
-                theirs = rate(sample_by_vllm, llm)
-        results |= {"vllm": round(theirs), "of_vllm": f"{own / theirs:.0%}"}
-    return results
+    run = Run(given.out, given.kit, work, given.tiny, end)
+    if given.kit:
+        install(given.kit, run)
+    environment = {**run.environment(), **source(given.kit, code), "tiny": given.tiny, "command": command()}
+    card = "CPU, tiny models" if given.tiny else environment["card"]
+    if card is None:
+        raise Problem("PyTorch sees no NVIDIA GPU here; --tiny runs every part with tiny models on the CPU")
+    path = given.out / "gpu.json"
+    results = Results.read(path) if path.is_file() else Results(card)
+    if results.card != card:
+        raise Problem(f"{path} is of {results.card}, this machine has {card}: take another folder")
+    keeper = Keeper(results, path, results.enter(environment))
+    print(f"{card}, {environment['versions']['torch']}, code {code[:12]}, commit {environment['commit']}", flush=True)
+    # What has failed before comes last: the time is for what has not been tried.
+    done, failed = ({} if given.again else results.settled(code, states) for states in ((MEASURED,), (FAILED, CUT)))
+    for later in (failed, {}):
+        for part in given.parts:
+            known = done.setdefault(part, set())
+            known |= run.part(part, known | later.get(part, set()), keeper)
+        if not failed:
+            break
+    print(summary(results, given.parts))
+    if run.left() <= ENOUGH:
+        print("The time was over: the same command goes on.")
 
 
-@torch.inference_mode()
-def scoring(config: PretrainedConfig, device: torch.device, rows: int, repeats: int) -> dict[str, Any]:
-    """Dialogues of 512 tokens, 32 at once."""
-    model, shape = model_of(config, "scorer", "scorer", device)
-    dialogues = [Dialogue([], torch.randint(2, shape.vocabulary, (TOKENS,)).tolist()) for _ in range(32)]
-    batch = Batch.of(dialogues, 1, device)
-    times = max(1, rows // len(dialogues))
-    seconds = seconds_of(lambda: [model(batch.tokens, batch.attention) for _ in range(times)], repeats)
-    tokens = times * batch.tokens.numel()
-    return {
-        "mfu": utilisation(shape.forward(tokens, TOKENS, times * len(dialogues)), seconds),
-        "goal": "50%",
-        "tokens_per_second": round(tokens / seconds),
-    }
+def summary(results: Results, parts: list[str]) -> str:
+    """What the measurements came to."""
+    states = [each.state for each in results.measurements.values() if each.part in parts]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in (MEASURED, FAILED, CUT))
+    return f"{counts}. Keep them: python bench/gpu.py --tables OUT/gpu.json"
 
 
-def run(prompts: int, repeats: int) -> dict[str, Any]:
-    """Measure; returns the part's results."""
-    if not torch.cuda.is_available():
-        return {"gpu": dict.fromkeys(NAMES, "not measured: no NVIDIA GPU")}
-    device = torch.device("cuda")
-    configs = {name: read_config(CONFIGS / f"{name}.json")[1] for name in ("pythia-1.4b", "beaver-7b-v3.0-reward")}
-    works = (
-        lambda: training(configs["pythia-1.4b"], device, max(16, prompts // 8), repeats),
-        lambda: sampling(configs["pythia-1.4b"], device, max(16, prompts // 4), repeats),
-        lambda: scoring(configs["beaver-7b-v3.0-reward"], device, prompts, repeats),
-    )
-    results = {}
-    for name, work in zip(NAMES, works, strict=True):
-        results[name] = work()
-        torch.cuda.empty_cache()
-    return {"gpu": results}
+@dataclass
+class Keeper:
+    """Writes each result as it comes."""
+
+    results: Results
+    path: Path
+    environment: str
+
+    def forget(self, part: str, name: str) -> None:
+        """Drop what has become untrue: that a part does not start."""
+        self.results.measurements.pop((part, name), None)
+
+    def __call__(self, part: str, name: str, state: str, seconds: float, **more: Any) -> None:
+        date = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        self.results.add(Measurement(part, name, state, round(seconds, 2), date, self.environment, **more))
+        self.results.write(self.path)
+        said = more.get("error") or json.dumps(more.get("values", {}))
+        print(f"{part} | {name}: {state} [{seconds:.1f} s] {said[:300]}", flush=True)
+
+
+@dataclass
+class Run:
+    """One run on one machine."""
+
+    out: Path
+    kit: Path | None
+    work: Path
+    tiny: bool
+    end: float
+    """Of `time.monotonic`."""
+
+    def left(self) -> float:
+        """Seconds until the end."""
+        return self.end - time.monotonic()
+
+    @property
+    def log(self) -> Path:
+        return self.out / "log.txt"
+
+    def limit(self, part: str) -> float:
+        """Seconds that one measurement may take; many more where only the path is shown."""
+        return PARTS[part].each * (5 if self.tiny else 1)
+
+    def environment(self) -> dict[str, Any]:
+        """What the machine is, by a process that imports torch.
+
+        Raises:
+            Problem: it cannot.
+        """
+        with self._started("environment", set()) as events:
+            events.deadline = time.monotonic() + START
+            for event in events:
+                found: dict[str, Any] = event["environment"]
+                return found
+        raise Problem(f"the parts do not start: {last_line(self.tail())} (see {self.log})")
+
+    def part(self, name: str, skipped: set[str], keeper: Keeper) -> set[str]:
+        """Measure one part. Returns the names of what was tried, `skipped` not among them.
+
+        A process that dies or takes too long is started again for what is left.
+        """
+        tried: set[str] = set()
+        while self.left() > ENOUGH:
+            names = self._followed(name, skipped | tried, tried, keeper)
+            if not set(names) - skipped - tried:
+                break
+        return tried
+
+    def _followed(self, part: str, skipped: set[str], tried: set[str], keeper: Keeper) -> list[str]:
+        """Follow one process of a part to its end. Returns the names of all that it would measure; [] to give it up."""
+        names: list[str] = []
+        current, begun = "start", time.monotonic()
+        with self._started(part, skipped) as events:
+            events.deadline = begun + min(START, self.left())
+            for event in events:
+                if "names" in event:
+                    names = event["names"]
+                    keeper.forget(part, "start")
+                elif "start" in event:
+                    current, begun = event["start"], time.monotonic()
+                    if self.left() <= ENOUGH:
+                        return []
+                    events.deadline = begun + min(self.limit(part), self.left())
+                    continue
+                elif "done" in event:
+                    keeper(part, current, MEASURED, event["seconds"], values=event["values"])
+                    tried.add(current)
+                elif "failed" in event:
+                    more = {"error": event["error"], "traceback": event["traceback"]}
+                    keeper(part, current, FAILED, time.monotonic() - begun, **more)
+                    tried.add(current)
+                current, events.deadline = "", time.monotonic() + START
+            over = time.monotonic() >= events.deadline
+        if current and self.left() > 1:  # if all time is over it was not its fault, and it stays to be measured
+            state = CUT if over else FAILED
+            died = "its process died" if names else last_line(self.tail())
+            error = f"took longer than {self.limit(part) if names else START:.0f} s" if over else died
+            keeper(part, current, state, time.monotonic() - begun, error=error, traceback=self.tail())
+            tried.add(current)
+        return names
+
+    def tail(self) -> str:
+        """The end of what processes have printed."""
+        return self.log.read_text(encoding="utf-8", errors="replace")[-TAIL:] if self.log.is_file() else ""
+
+    @contextlib.contextmanager
+    def _started(self, part: str, skip: set[str]) -> Iterator["Events"]:
+        """A process that measures a part; nothing of it is left afterwards."""
+        reading, writing = os.pipe()
+        self.work.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            log.write(f"\n== {part}, {time.strftime('%H:%M:%S', time.gmtime())} UTC\n".encode())
+            log.flush()
+            process = subprocess.Popen(
+                self._command(part, writing, skip), cwd=ROOT, env=self._variables(),
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, pass_fds=(writing,), start_new_session=True,
+            )  # fmt: skip
+        os.close(writing)
+        try:
+            yield Events(reading)
+        finally:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.5)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            os.close(reading)
+
+    def _command(self, part: str, events: int, skip: set[str]) -> list[str]:
+        command = [sys.executable, "-m", "bench.gpu_parts", part, "--work", str(self.work), "--events", str(events)]
+        command += ["--skip", json.dumps(sorted(skip)), *(["--tiny"] if self.tiny else [])]
+        return [*command, "--kit", str(self.kit.resolve())] if self.kit else command
+
+    def _variables(self) -> dict[str, str]:
+        site = [str(site_of(self.kit))] if self.kit else []
+        path = [str(ROOT), *site, *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path),
+            "PYTHONUNBUFFERED": "1",
+            "HF_HUB_OFFLINE": "1",
+            "HF_DATASETS_OFFLINE": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "TRANSFORMERS_VERBOSITY": "error",
+            "OMP_WAIT_POLICY": "PASSIVE",
+            # As the stages set it.
+            "PYTORCH_ALLOC_CONF": os.environ.get("PYTORCH_ALLOC_CONF", "expandable_segments:True"),
+            **({"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} if self.tiny else {}),
+        }
+
+
+class Events:
+    """JSON lines from a pipe, until the other side has ended or `deadline` is over."""
+
+    def __init__(self, reading: int) -> None:
+        self.deadline = 0.0
+        """Of `time.monotonic`; may be moved while the lines are read."""
+        self._reading, self._held = reading, b""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self._reading, selectors.EVENT_READ)
+            while (left := self.deadline - time.monotonic()) > 0:
+                if not waiting.select(left):
+                    continue
+                read = os.read(self._reading, 1 << 16)
+                if not read:
+                    return
+                *lines, self._held = (self._held + read).split(b"\n")
+                for line in lines:
+                    yield json.loads(line)
+
+
+def site_of(kit: Path) -> Path:
+    """Where a kit's wheels are installed for this Python."""
+    return kit.resolve() / f"site-{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def install(kit: Path, run: Run) -> None:
+    """Install the wheels of the kit whose packages are not there; what is there is used as it is.
+
+    Raises:
+        Problem: there is no such kit, or pip fails.
+    """
+    wheels = sorted((kit / "wheels").glob("*.whl"))
+    if not wheels:
+        raise Problem(f"{kit} holds no wheels: make gpu-kit")
+    site = site_of(kit)
+    there = {name_of(each.name) for each in importlib.metadata.distributions(path=[*sys.path, str(site)])}
+    missing = [each for each in wheels if name_of(each.name.split("-")[0]) not in there]
+    if not missing:
+        return
+    options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--disable-pip-version-check"]
+    pip = [sys.executable, "-m", "pip", "install", *options, "--upgrade", "--target", str(site)]
+    done = subprocess.run([*pip, *map(str, missing)], capture_output=True, text=True, check=False)
+    run.log.open("a", encoding="utf-8").write(done.stdout + done.stderr)
+    if done.returncode:
+        raise Problem(f"the kit cannot be installed: {last_line(done.stderr)}")
+    print(f"installed {', '.join(each.name.split('-')[0] for each in missing)} into {site}", flush=True)
+
+
+def name_of(name: str) -> str:
+    """A distribution's name in one spelling."""
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
+def source(kit: Path | None, code: str) -> dict[str, Any]:
+    """Which code this is: by git, or where there is none by what the kit says of the same files."""
+    known = {"code": code, "commit": None, "clean": None}
+    try:
+        head, changes = (
+            subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+        return known | {"commit": head, "clean": not changes}
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    path = kit / "source.json" if kit else None
+    if path and path.is_file():
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if told["code"] == code:
+            return known | {"commit": told["commit"], "clean": told["clean"]}
+    return known
+
+
+def command() -> str:
+    """The command line, without the folders of this machine."""
+    words = [f"{Path(each).name}" if each.startswith("/") else each for each in sys.argv[1:]]
+    return " ".join(["python bench/gpu.py", *words])
+
+
+def last_line(text: str) -> str:
+    """The last line that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:400] if lines else "it said nothing"
 
 
 if __name__ == "__main__":
-    main(run, __doc__)
+    main()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("speed", "growth", "memory", "startup", "gpu")
+PARTS = ("speed", "growth", "memory", "startup")
 
 
 def measure(part: str, prompts: int, repeats: int, threads: int) -> dict[str, Any]:
@@ -63,9 +63,6 @@ def table(results: dict[str, Any]) -> str:
         lines.append(f"{'growth in ' + name:34s} {row['exponent']:14.2f} {'<= 1.05':>8s}  at {sizes}")
     for name, row in results.get("startup", {}).items():
         lines.append(f"{'start-up: ' + name:34s} {row['cpu_seconds']:12.2f} s {'':>8s}  wall {row['wall_seconds']:g} s")
-    for name, row in results.get("gpu", {}).items():
-        value = row if isinstance(row, str) else ", ".join(f"{key} {figure}" for key, figure in row.items())
-        lines.append(f"{'GPU: ' + name:34s} {value}")
     return "\n".join(lines)
 
 

@@ -1,0 +1,81 @@
+"""Where the time of an IRFT step goes: kernels, how many, and how long the device has none."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from bench.gpu_parts.common import Context, model_of, pairs_of
+from bench.gpu_parts.irft import FAST, recipe_of
+from irl.irft import train_round
+from irl.models import mixed_precision
+from irl.watching import watched_by
+
+LISTED = 12
+
+
+def measurements(context: Context) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The recipe's step, and the one that is hoped to be faster."""
+    return {
+        "as the recipe says, one card": lambda: profiled(context, ()),
+        "micro_batch_size=8 gradient_checkpointing=false": lambda: profiled(context, FAST),
+    }
+
+
+class Recorded:
+    """Profiles the steps after the first `after`. A watcher in the sense of irl/watching.py."""
+
+    def __init__(self, after: int, steps: int, profiler: Any) -> None:
+        self._after, self._last, self._profiler = after, after + steps, profiler
+
+    def point(self, step: int, values: dict[str, float]) -> None:
+        if step == self._after:
+            self._profiler.start()
+        elif step == self._last:
+            self._profiler.stop()
+
+    def tokens(self, count: float) -> None:
+        pass
+
+
+def profiled(context: Context, overrides: Sequence[str]) -> dict[str, Any]:
+    """Three steps under torch's profiler, which slows the host down: shares are to be believed, not times."""
+    recipe, _ = recipe_of(context, "hh-irft", overrides)
+    settings, limits = recipe.irft.training.model_copy(update={"epochs": 1.0}), recipe.template
+    model = model_of(context, "pythia-1.4b", "policy", torch.float32)
+    after, steps = (1, 1) if context.tiny else (3, 3)
+    count = settings.batch_size * (after + steps + 1)
+    pairs = pairs_of(count, limits.max_prompt_tokens, limits.max_response_tokens, model.config.vocab_size)
+    device = context.device.type
+    profiler = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])])
+    with watched_by(Recorded(after, steps, profiler)), mixed_precision(recipe.compute):
+        train_round(model, model, pairs, settings, 1, 0)
+    wanted = torch.autograd.DeviceType.CUDA if device == "cuda" else torch.autograd.DeviceType.CPU
+    events = [each for each in profiler.events() if each.device_type == wanted]
+    spans = [(each.time_range.start, each.time_range.end) for each in events]
+    whole = max(end for _, end in spans) - min(start for start, _ in spans)
+    times: dict[str, list[float]] = {}
+    for each in events:
+        own = each.self_device_time_total if device == "cuda" else each.self_cpu_time_total
+        times.setdefault(each.name, []).append(own)
+    total = sum(map(sum, times.values()))
+    first = sorted(times.items(), key=lambda item: -sum(item[1]))[:LISTED]
+    return {
+        "kernels_per_step": round(len(events) / steps),
+        "busy_share": round(_covered(spans) / whole, 3),
+        "ms_per_step_profiled": round(whole / steps / 1000, 1),
+        "kernels": [
+            {"name": name[:100], "share": round(sum(each) / total, 3), "calls": round(len(each) / steps, 1)}
+            for name, each in first
+        ],
+    }
+
+
+def _covered(spans: Sequence[tuple[float, float]]) -> float:
+    """The length of the union of spans."""
+    covered, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        covered += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return covered

@@ -1,0 +1,173 @@
+"""Steps of the other training stages: SFT, the reward, RLOO, and IRFT with LoRA on a model of 7B."""
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from bench.gpu_parts.common import (
+    Context,
+    StepClock,
+    device_here,
+    lengths_forced,
+    lengths_within,
+    model_of,
+    pairs_of,
+    peak,
+    share,
+)
+from bench.gpu_parts.irft import planned, recipe_of
+from irl.adapters import add_adapters
+from irl.devices import operations_per_response_token
+from irl.irft import train_round
+from irl.log_probability import Dialogue
+from irl.models import mixed_precision, save_policy
+from irl.policy_alignment import align_policy
+from irl.random_models import train_random_tokenizer
+from irl.reward import train_reward
+from irl.settings.tiny import TinySettings
+from irl.sft import train_sft
+from irl.template import Template
+from irl.watching import watched_by
+from tasks.recipe import Recipe
+
+
+def measurements(context: Context) -> dict[str, Callable[[], dict[str, Any]]]:
+    """One of each."""
+    fast = ("sft.micro_batch_size=8", "sft.gradient_checkpointing=false")
+    return {
+        "sft, pythia-1.4b, as the recipe says": lambda: sft(context, ()),
+        "sft, pythia-1.4b, micro_batch_size=8 gradient_checkpointing=false": lambda: sft(context, fast),
+        "rloo, pythia-1.4b, as the recipe says": lambda: rloo(context),
+        "irft with lora, zephyr-7b, as the recipe says": lambda: lora(context),
+        "reward, pythia-1b, as the recipe says": lambda: reward(context),
+    }
+
+
+def _figures(context: Context, milliseconds: float, rate: float, tokens: float) -> dict[str, Any]:
+    """What all of them say of a step.
+
+    Args:
+        rate: operations per response token.
+        tokens: response tokens of a step.
+    """
+    used = rate * tokens / milliseconds * 1000
+    return {
+        "ms_per_step": milliseconds,
+        "response_tokens_per_second": round(tokens / milliseconds * 1000),
+        "mfu": share(None if context.tiny else used / device_here(context).operations),
+    }
+
+
+def _template(recipe: Recipe) -> Template:
+    """The recipe's template with a small tokenizer: the trainers of TRL want one."""
+    settings = TinySettings()
+    return Template(
+        train_random_tokenizer(["Hello, how are you?"] * 50, "GPTNeoXForCausalLM", recipe.template, settings),
+        recipe.template,
+    )
+
+
+def sft(context: Context, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Through TRL's SFTTrainer, as the stage does."""
+    recipe, graph = recipe_of(context, "hh-sft", overrides)
+    warmup, timed = context.steps
+    values: dict[str, Any] = {}
+    with peak(context, values), TemporaryDirectory() as scratch:
+        model = model_of(context, "pythia-1.4b", "policy", torch.float32)
+        steps = warmup + timed + 1
+        limits, settings = recipe.template, recipe.sft
+        pairs = pairs_of(
+            steps * settings.batch_size, limits.max_prompt_tokens, limits.max_response_tokens, model.config.vocab_size
+        )
+        rows = [pair.demonstration for pair in pairs]
+        clock, rate = StepClock(), operations_per_response_token(model, rows)
+        with watched_by(clock):
+            record = train_sft(model, _template(recipe), rows, settings, recipe.compute, 0, Path(scratch), steps=steps)
+    tokens = sum(len(row.response) for row in rows) / record.steps
+    return _figures(context, clock.milliseconds(warmup), rate, tokens) | values | {
+        "planned_gib": planned(context, recipe, graph, "sft")
+    }  # fmt: skip
+
+
+def reward(context: Context) -> dict[str, Any]:
+    """Reward alignment."""
+    recipe, graph = recipe_of(context, "hh-rft", ())
+    settings, limits, (warmup, timed) = recipe.rft.reward, recipe.template, context.steps
+    values: dict[str, Any] = {}
+    with peak(context, values):
+        model = model_of(context, "pythia-1b", "reward", torch.float32)
+        count = settings.batch_size * (warmup + timed + 1)
+        pairs = pairs_of(count, limits.max_prompt_tokens, limits.max_response_tokens, model.config.vocab_size)
+        rate, clock = operations_per_response_token(model, _dialogues(pairs)), StepClock()
+        with watched_by(clock), mixed_precision(recipe.compute):
+            record = train_reward(model, pairs, settings.model_copy(update={"epochs": 1.0}), 1, 0)
+    tokens = sum(len(each.response) for each in _dialogues(pairs)) / record.steps
+    return _figures(context, clock.milliseconds(warmup), rate, tokens) | values | {
+        "planned_gib": planned(context, recipe, graph, "rft_reward@r1")
+    }  # fmt: skip
+
+
+def rloo(context: Context) -> dict[str, Any]:
+    """A step of RLOO: it samples, scores by the reward, reads the reference, and trains."""
+    warmup, timed = (1, 2) if context.tiny else (2, 6)
+    recipe, graph = recipe_of(context, "hh-rft", (f"rft.policy.steps={warmup + timed + 1}",))
+    settings, limits = recipe.rft.policy, recipe.template
+    lengths = [each[1] for each in lengths_within(limits.max_prompt_tokens, limits.max_response_tokens)]
+    prompts = [[{"role": "user", "content": f"Hello number {row}, how are you?"}] for row in range(64)]
+    values: dict[str, Any] = {}
+    template = _template(recipe)
+    with peak(context, values), TemporaryDirectory() as scratch:
+        policy = model_of(context, "pythia-1.4b", "policy", torch.float32)
+        initial = Path(scratch) / "initial"
+        save_policy(policy, template, initial, None)
+        judge = model_of(context, "pythia-1b", "reward", torch.float32 if context.tiny else torch.bfloat16)
+        clock = StepClock()
+        with watched_by(clock), lengths_forced(lengths, template.end_of_text):
+            record = align_policy(
+                policy,
+                initial,
+                judge,
+                (0.0, 1.0),
+                template,
+                prompts,
+                settings,
+                recipe.compute,
+                0,
+                Path(scratch) / "run",
+            )
+    milliseconds, tokens = clock.milliseconds(warmup), record.response_tokens / record.steps
+    return {
+        "ms_per_step": milliseconds,
+        "response_tokens_per_second": round(tokens / milliseconds * 1000),
+        "responses_per_step": settings.prompts_per_step * settings.samples_per_prompt,
+        "prompts": "short",
+        **values,
+        "planned_gib": planned(context, recipe, graph, "rft_policy@r1"),
+    }
+
+
+def lora(context: Context) -> dict[str, Any]:
+    """The 7B recipe: adapters train, the base stands still."""
+    recipe, graph = recipe_of(context, "ultrachat-irft-t5", ())
+    settings, (warmup, timed) = recipe.irft.training, (1, 2) if context.tiny else (2, 6)
+    limits = recipe.template
+    values: dict[str, Any] = {}
+    with peak(context, values):
+        model = model_of(context, "zephyr-7b-sft-full", "policy", torch.float32)
+        add_adapters(model, settings.lora, 0)
+        count = settings.batch_size * (warmup + timed + 1)
+        pairs = pairs_of(count, limits.max_prompt_tokens, limits.max_response_tokens, model.config.vocab_size)
+        rate, clock = operations_per_response_token(model, _dialogues(pairs)), StepClock()
+        with watched_by(clock), mixed_precision(recipe.compute):
+            record = train_round(model, model, pairs, settings.model_copy(update={"epochs": 1.0}), 1, 0)
+    tokens = sum(len(each.response) for each in _dialogues(pairs)) / record.steps
+    return _figures(context, clock.milliseconds(warmup), rate, tokens) | values | {
+        "planned_gib": planned(context, recipe, graph, "irft_train@r1")
+    }  # fmt: skip
+
+
+def _dialogues(pairs: Any) -> list[Dialogue]:
+    return [each for pair in pairs for each in (pair.demonstration, pair.sample)]

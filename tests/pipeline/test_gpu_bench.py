@@ -1,0 +1,142 @@
+"""bench/gpu.py over parts that die, hang or run out of time: what was measured is kept, and the rest is still done."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import gpu
+from bench.gpu_parts import PARTS, Part
+from bench.gpu_store import CUT, FAILED, MEASURED, Results
+
+FAKE = """
+import json, os, sys, time
+events, skip = int(sys.argv[1]), json.loads(sys.argv[2])
+def say(**event):
+    os.write(events, (json.dumps(event) + "\\n").encode())
+say(names=["good", "dying", "hanging", "last"])
+for name in ("good", "dying", "hanging", "last"):
+    if name in skip:
+        continue
+    say(start=name)
+    if name == "dying":
+        print("out of luck", flush=True)
+        os._exit(9)
+    if name == "hanging":
+        time.sleep(60)
+    say(done=name, values={"pid": os.getpid()}, seconds=0.1)
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run whose parts are the program FAKE; no measurement may take longer than a second."""
+    monkeypatch.setitem(PARTS, "irft", Part("fake", 1.0))
+
+    def made(program: str = FAKE, minutes: float = 10) -> gpu.Run:
+        class Fake(gpu.Run):
+            def _command(self, part, events, skip):
+                return [sys.executable, "-c", program, str(events), json.dumps(sorted(skip))]
+
+        return Fake(tmp_path, None, tmp_path / "work", False, time.monotonic() + 60 * minutes)
+
+    return made
+
+
+@pytest.fixture
+def keeper(tmp_path):
+    results = Results("NVIDIA H100")
+    return gpu.Keeper(results, tmp_path / "gpu.json", results.enter({"code": "one"}))
+
+
+def states(path: Path) -> dict[str, str]:
+    return {each.name: each.state for each in Results.read(path / "gpu.json").measurements.values()}
+
+
+def test_a_part_that_dies_or_hangs_is_started_again_for_what_is_left(run, keeper, tmp_path):
+    assert run().part("irft", set(), keeper) == {"good", "dying", "hanging", "last"}
+    assert states(tmp_path) == {"good": MEASURED, "dying": FAILED, "hanging": CUT, "last": MEASURED}
+    found = Results.read(tmp_path / "gpu.json").measurements
+    assert found[("irft", "dying")].traceback.rstrip().endswith("out of luck")
+    assert found[("irft", "good")].values != found[("irft", "last")].values  # another process
+
+
+def test_what_is_known_is_not_measured_again(run, keeper, tmp_path):
+    assert run().part("irft", {"good", "dying", "hanging"}, keeper) == {"last"}
+    assert states(tmp_path) == {"last": MEASURED}
+
+
+def test_nothing_of_a_process_that_was_cut_is_left(run, keeper, tmp_path):
+    pids = tmp_path / "pids"
+    child = f"import subprocess; open({str(pids)!r}, 'w').write(str(subprocess.Popen(['sleep', '60']).pid))"
+    program = FAKE.replace("time.sleep(60)", f"{child}; time.sleep(60)")
+    run(program).part("irft", {"good", "dying", "last"}, keeper)
+    child = Path("/proc") / pids.read_text() / "stat"
+    assert not child.exists() or child.read_text().split()[2] == "Z"
+
+
+def test_a_part_that_does_not_start_is_a_result_and_its_last_line_the_reason(run, keeper, tmp_path):
+    assert run("raise SystemExit('no module named pydantic')").part("irft", set(), keeper) == {"start"}
+    found = Results.read(tmp_path / "gpu.json").measurements[("irft", "start")]
+    assert (found.state, found.error) == (FAILED, "no module named pydantic")
+
+
+def test_a_part_that_starts_after_all_no_longer_says_that_it_does_not(run, keeper, tmp_path):
+    run("raise SystemExit('no')").part("irft", set(), keeper)
+    run().part("irft", {"dying", "hanging"}, keeper)
+    assert states(tmp_path) == {"good": MEASURED, "last": MEASURED}
+
+
+def test_what_the_end_of_the_time_cuts_off_stays_to_be_measured(run, keeper, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "ENOUGH", 0.2)
+    monkeypatch.setitem(PARTS, "irft", Part("fake", 60.0))
+    begun = time.monotonic()
+    assert run(minutes=1.5 / 60).part("irft", {"dying"}, keeper) == {"good"}
+    assert time.monotonic() - begun < 20
+    assert states(tmp_path) == {"good": MEASURED}
+
+
+def test_a_measurement_that_raises_does_not_stop_the_others(run, keeper, tmp_path):
+    program = FAKE.replace(
+        'print("out of luck", flush=True)\n        os._exit(9)',
+        'say(failed=name, error="E: no", traceback="T"); continue',
+    )
+    run(program).part("irft", {"hanging"}, keeper)
+    assert states(tmp_path) == {"good": MEASURED, "dying": FAILED, "last": MEASURED}
+
+
+def test_without_a_gpu_it_says_so_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench/gpu.py", "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(gpu.Run, "environment", lambda self: {"card": None, "versions": {"torch": "2.11.0"}})
+    with pytest.raises(SystemExit, match="error: PyTorch sees no NVIDIA GPU here; --tiny"):
+        gpu.main()
+    assert not (tmp_path / "out/gpu.json").exists()
+
+
+def test_a_kit_without_wheels_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bench/gpu.py", "--out", str(tmp_path / "out"), "--kit", str(tmp_path)])
+    with pytest.raises(SystemExit, match="holds no wheels: make gpu-kit"):
+        gpu.main()
+
+
+def test_results_of_another_card_are_not_added_to(tmp_path, monkeypatch):
+    Results("NVIDIA A100").write(tmp_path / "gpu.json")
+    monkeypatch.setattr(sys, "argv", ["bench/gpu.py", "--out", str(tmp_path)])
+    monkeypatch.setattr(gpu.Run, "environment", lambda self: {"card": "NVIDIA H100", "versions": {"torch": "2.11.0"}})
+    with pytest.raises(SystemExit, match="is of NVIDIA A100, this machine has NVIDIA H100"):
+        gpu.main()
+
+
+def test_the_code_is_named_by_git_or_by_the_kit_if_that_holds_the_same(tmp_path, monkeypatch):
+    assert gpu.source(None, "code")["commit"]
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)  # no repository
+    (tmp_path / "source.json").write_text(json.dumps({"commit": "abc", "clean": True, "code": "code"}))
+    assert gpu.source(tmp_path, "code") == {"code": "code", "commit": "abc", "clean": True}
+    assert gpu.source(tmp_path, "other")["commit"] is None
+
+
+def test_a_command_names_no_folder_of_the_machine(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bench/gpu.py", "--kit", "/home/somebody/kit", "--out", "out"])
+    assert gpu.command() == "python bench/gpu.py --kit kit --out out"
