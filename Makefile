@@ -3,6 +3,8 @@
 PYTHON ?= python3
 RECIPE ?=
 PLAN ?=
+KIT ?=
+PYTHON_BARE ?= python3.12
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -11,7 +13,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 STAMP := $(VENV)/installed-$(shell { cat pyproject.toml constraints.txt; echo '$(CURDIR)'; } | cksum | tr ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro plan test test-docker ppo test-ppo test-vllm claim bench clean
+.PHONY: help setup repro plan test test-docker ppo test-ppo test-vllm claim bench gpu-kit gpu-bare clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -77,10 +79,22 @@ claim: setup ## 5 seeds: differences of the methods to SFT of the same effort, w
 bench: setup ## how fast a round is beside transformers' and TRL's way, its memory and its growth (some 10 minutes)
 	@python -m bench.round
 
+gpu-kit: setup ## what a borrowed machine with a GPU lacks, into .gpu-kit; KIT=--model: a small real model too
+	@python -m bench.gpu_kit $(KIT)
+
+gpu-bare: $(VENV)-bare/installed ## make .venv-bare, with no more than such a machine has (Python 3.12, minutes and 6 GB)
+
+$(VENV)-bare/installed: constraints-bare.txt
+	@$(PYTHON_BARE) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' || { \
+		echo "error: such a machine has Python 3.12 (name one: make gpu-bare PYTHON_BARE=/path/to/python3.12)" >&2; exit 1; }
+	@$(PYTHON_BARE) -m venv --clear $(VENV)-bare
+	@$(VENV)-bare/bin/python -m pip install -q --disable-pip-version-check --no-input -r constraints-bare.txt
+	@touch $@
+
 .PHONY: ui
 ui: setup ## Prefect, MLflow and a worker on this machine; Ctrl-C ends all of it; UI="--port 4300" for another port
 	@python -m flows.ui $(UI)
 
 clean: ## remove .venv and caches of tools; data, models and DVC's cache stay
-	rm -rf $(VENV) $(VENV)-ppo $(VENV)-vllm .mypy_cache .pytest_cache .ruff_cache juicer.egg-info
+	rm -rf $(VENV) $(VENV)-ppo $(VENV)-vllm $(VENV)-bare .gpu-kit .mypy_cache .pytest_cache .ruff_cache juicer.egg-info
 	@echo 'data/, models/ and .dvc/cache were left alone.'
