@@ -75,7 +75,10 @@ def _convert(gguf: Path, folder: Path) -> None:
     model = type(read)(type(read.config).from_dict(values))
     model.load_state_dict(read.state_dict())
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # transformers 5.17 takes the start of a turn for its end; the model's configuration knows better.
+    tokenizer.eos_token = tokenizer.pad_token = tokenizer.convert_ids_to_tokens(values["eos_token_id"])
+    tokenizer.save_pretrained(folder)
 
 
 def _random(folder: Path) -> None:
