@@ -1,4 +1,7 @@
-"""`make ui` for real: Prefect's server, MLflow's server and a worker, on free ports, in a project of cheap stages."""
+"""`make ui` for real: Prefect's server, MLflow's server and a worker, on free ports, in a project of cheap stages.
+
+And a stand-in for a borrowed machine with a GPU, with the kit that goes there.
+"""
 
 import os
 import signal
@@ -10,12 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import psutil
 import pytest
 
+from tests import bare_machine
+from tests.conftest import ROOT
 from tests.servers import end
 from tests.tiny_graph import environment, make
 
@@ -152,3 +157,35 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
         process.stdout.close()
     assert code == 0
     assert running.processes("prefect", "mlflow", "dvc", "work.py") == []
+
+
+def no_registry(reason: str) -> NoReturn:
+    """What needs pip's package index cannot be tested without; where CI is set, that is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"pip reaches no package index: {reason}", pytrace=False)
+    pytest.skip(f"pip reaches no package index: {reason}")
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a stand-in for a borrowed machine with a GPU: no more than that has, and an older transformers.
+
+    Tests share it: install nothing into it but beside it, with pip's --target.
+    """
+    try:
+        return bare_machine.make(tmp_path_factory.mktemp("bare") / "venv")
+    except bare_machine.NoRegistryError as error:
+        no_registry(str(error))
+
+
+@pytest.fixture(scope="session")
+def gpu_kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What such a machine needs, collected for the stand-in's Python, without the model."""
+    out = tmp_path_factory.mktemp("kit") / "kit"
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    command = [sys.executable, "-m", "bench.gpu_kit", "--out", str(out), "--python", python]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if "pip download: " in done.stderr:
+        no_registry(done.stderr.strip())
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return out
