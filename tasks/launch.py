@@ -46,7 +46,7 @@ def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPars
         leave()
         return result
 
-    single.start(on_several, arguments, doc)
+    single.start(on_several, arguments, doc, launches=True)
 
 
 def launch(compute: ComputeSettings, scratch: Path, stage: str) -> None:

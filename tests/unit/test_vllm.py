@@ -135,3 +135,9 @@ def test_what_vllm_starts_sees_one_gpu_and_no_other_process(monkeypatch, seen, o
         assert os.environ["CUDA_VISIBLE_DEVICES"] == own
         assert "WORLD_SIZE" not in os.environ
     assert dict(os.environ) == before
+
+
+def test_what_a_stage_of_one_process_starts_sees_the_gpu_that_it_has_taken(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with _by_itself(ALONE):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
