@@ -320,6 +320,9 @@ def set_environment(compute: ComputeSettings) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the name before torch 2.9, which is still read
+        # Batches of ever other lengths leave gaps between blocks of fixed size, until a large one fits nowhere.
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if compute.device == "cpu" or not Path("/dev/nvidiactl").exists():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns in every stage that it sees no GPU
     # What libraries deprecate is the developers' business; the tests see it.

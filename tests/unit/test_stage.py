@@ -4,15 +4,18 @@ import argparse
 import errno
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from irl.errors import InputError
+from irl.settings.compute import ComputeSettings
 from irl.settings.sft import SftSettings
 from tasks.lock import md5_of
 from tasks.recipe import dump, load
-from tasks.stage import Stage, guarded, read_json, read_yaml, write_json
+from tasks.stage import Stage, guarded, read_json, read_yaml, set_environment, write_json
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 
@@ -74,6 +77,36 @@ def test_the_costs_of_a_single_file_name_its_md5(stage, tmp_path):
         write_json(path, {"a": 1})
     stage.write_costs(1.5)
     assert read_json(Path(".juicer/costs/sft.json"))["output_md5"] == md5_of(tmp_path / "out.json")
+
+
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}),
+        ({"PYTORCH_ALLOC_CONF": ""}, {"PYTORCH_ALLOC_CONF": ""}),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}, {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}),
+    ],
+)
+def test_gpu_memory_grows_in_one_piece_unless_the_user_says_how(monkeypatch, given, expected):
+    environment = {name: value for name, value in os.environ.items() if name not in ALLOCATOR} | given
+    monkeypatch.setattr(os, "environ", environment)
+    set_environment(ComputeSettings())
+    assert {name: environment[name] for name in ALLOCATOR if name in environment} == expected
+
+
+def test_torch_takes_the_allocator_s_option_by_that_name_and_does_not_warn():
+    code = (
+        "import tasks.stage as stage; stage.set_environment(stage.ComputeSettings())\n"
+        "import torch; print(torch._C._accelerator_getAllocatorSettings())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ALLOCATOR}
+    environment["PYTHONPATH"] = str(QUICKSTART.parents[1])
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("expandable_segments:True\n", "")
 
 
 def test_scratch_folders_are_gone_afterwards(stage):
