@@ -3,7 +3,8 @@
 Nothing here imports torch by itself: which GPUs a process sees has to be settled before that.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from irl.log_probability import Dialogue
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,29 @@ def visible_gpus(setting: str | None, count: int) -> list[str]:
         return [str(number) for number in range(count)]
     # CUDA shows none from the first that is none on: "0,-1,2" is GPU 0.
     return list(takewhile(lambda name: name and not name.startswith("-"), map(str.strip, setting.split(","))))
+
+
+def peak_memory() -> dict[str, float]:
+    """The most memory of its GPU, in MiB, that this process has had: in tensors, and reserved for them by torch.
+
+    A plan is an estimate of the first, and has `irl.planning.OVERHEAD` for the rest. What another process uses, such as
+    vLLM's engine, is not in it. {} where this process has not used CUDA: to ask would open a context on the GPU.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    return {
+        "peak_device_memory_mb": round(torch.cuda.max_memory_allocated() / MIB, 1),
+        "peak_device_reserved_mb": round(torch.cuda.max_memory_reserved() / MIB, 1),
+    }
+
+
+def highest(peaks: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Of each name the highest value."""
+    found: dict[str, float] = {}
+    for peak in peaks:
+        found |= {name: max(value, found.get(name, value)) for name, value in peak.items()}
+    return found
 
 
 def operations_per_response_token(model: "PreTrainedModel", dialogues: Sequence["Dialogue"]) -> float:

@@ -29,6 +29,7 @@ import psutil
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
+from irl.devices import highest, peak_memory
 from irl.errors import InputError
 from irl.processes import ALONE
 from irl.settings.base import Settings
@@ -68,6 +69,8 @@ class Stage:
         """Those that share this stage's work."""
         self.leads = True
         """Whether this process publishes, records and reports; of several, one does."""
+        self.peaks: list[dict[str, float]] = []
+        """Of device memory, of each process that shares this stage's work."""
         self.live = Live(name)
         self.speed = Speed()
 
@@ -191,6 +194,7 @@ class Stage:
             "seconds": round(seconds, 3),
             "cpu_seconds": round(used.ru_utime + used.ru_stime, 3),
             "peak_memory_mb": round(used.ru_maxrss / 1024, 1),
+            **highest([*self.peaks, peak_memory()]),
             **self._costs,
             **({"output_md5": self._md5} if self._md5 else {}),
             **self.speed.costs(),

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from irl.devices import peak_memory
 from irl.errors import InputError
 from irl.settings.compute import ComputeSettings
 from irl.settings.sft import SftSettings
@@ -70,6 +72,26 @@ def test_costs_are_written_outside_the_tracked_outputs(stage):
     assert costs["seconds"] == 1.5
     assert costs["peak_memory_mb"] > 1
     assert "output_md5" not in costs
+
+
+def test_the_peak_of_device_memory_is_that_of_the_process_that_used_most(stage, monkeypatch):
+    allocated = 3 * 2**30
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: allocated)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 4 * 2**30)
+    stage.peaks = [peak_memory(), {"peak_device_memory_mb": 3500.0, "peak_device_reserved_mb": 3600.0}, {}]
+    allocated = 2**30
+    stage.write_costs(1.5)
+    costs = read_json(Path(".juicer/costs/sft.json"))
+    assert (costs["peak_device_memory_mb"], costs["peak_device_reserved_mb"]) == (3500, 4096)
+
+
+def test_a_stage_that_did_not_use_a_gpu_is_not_asked_about_its_memory(stage, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: pytest.fail("opens a context"))
+    stage.write_costs(1.5)
+    assert "peak_device_memory_mb" not in read_json(Path(".juicer/costs/sft.json"))
+    monkeypatch.delitem(sys.modules, "torch")
+    assert peak_memory() == {} and "torch" not in sys.modules
 
 
 def test_the_costs_of_a_single_file_name_its_md5(stage, tmp_path):
