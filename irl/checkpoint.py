@@ -98,8 +98,8 @@ def load_progress(folder: Path, schedule: torch.optim.lr_scheduler.LRScheduler, 
     for each in fields(record):
         setattr(record, each.name, values["record"][each.name])
     torch.set_rng_state(tensors["cpu"])
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([tensors[f"cuda.{index}"] for index in range(torch.cuda.device_count())])
+    if "cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["cuda"])
     return int(values["schedule"]["last_epoch"])
 
 
@@ -108,9 +108,10 @@ def _trained(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def _random_states() -> dict[str, Tensor]:
+    """Of the CPU and, if CUDA is in use, of this process's GPU: to ask the others would open a context on each."""
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"cuda.{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    if torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state()
     return states
 
 

@@ -1,16 +1,21 @@
-"""Accelerators by their data sheets, and what share of one's peak a training run uses (MFU)."""
+"""Accelerators: by their data sheets, which of them a process sees, and what share of one's peak training uses (MFU).
 
-from collections.abc import Sequence
+Nothing here imports torch by itself: which GPUs a process sees has to be settled before that.
+"""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
-
-from irl.log_probability import Dialogue
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-GIB = 2**30
+    from irl.log_probability import Dialogue
+
+GIB, MIB = 2**30, 2**20
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,43 @@ def device_called(name: str) -> Device | None:
     return None
 
 
-def operations_per_response_token(model: "PreTrainedModel", dialogues: Sequence[Dialogue]) -> float:
+def visible_gpus(setting: str | None, count: int) -> list[str]:
+    """What CUDA calls the GPUs that it shows a process, in its order; no CUDA is asked.
+
+    Args:
+        setting: the value of CUDA_VISIBLE_DEVICES (numbers, or names such as "GPU-8a56..."), None where it is not set.
+        count: GPUs of the machine.
+    """
+    if setting is None:
+        return [str(number) for number in range(count)]
+    # CUDA shows none from the first that is none on: "0,-1,2" is GPU 0.
+    return list(takewhile(lambda name: name and not name.startswith("-"), map(str.strip, setting.split(","))))
+
+
+def peak_memory() -> dict[str, float]:
+    """The most memory of its GPU, in MiB, that this process has had: in tensors, and reserved for them by torch.
+
+    A plan is an estimate of the first, and has `irl.planning.OVERHEAD` for the rest. What another process uses, such as
+    vLLM's engine, is not in it. {} where this process has not used CUDA: to ask would open a context on the GPU.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    return {
+        "peak_device_memory_mb": round(torch.cuda.max_memory_allocated() / MIB, 1),
+        "peak_device_reserved_mb": round(torch.cuda.max_memory_reserved() / MIB, 1),
+    }
+
+
+def highest(peaks: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Of each name the highest value."""
+    found: dict[str, float] = {}
+    for peak in peaks:
+        found |= {name: max(value, found.get(name, value)) for name, value in peak.items()}
+    return found
+
+
+def operations_per_response_token(model: "PreTrainedModel", dialogues: Sequence["Dialogue"]) -> float:
     """Operations of training per response token, by the usual estimate: without attention, recomputation and padding.
 
     Per parameter and token 2 forward, 2 for the gradients of activations and 2 for those of the weights that train.
@@ -62,7 +103,7 @@ def operations_per_response_token(model: "PreTrainedModel", dialogues: Sequence[
     return total
 
 
-def peak_share(model: "PreTrainedModel", dialogues: Sequence[Dialogue]) -> float | None:
+def peak_share(model: "PreTrainedModel", dialogues: Sequence["Dialogue"]) -> float | None:
     """The share of its GPU's bf16 peak that training `model` uses at one response token per second.
 
     None where the peak is not known.

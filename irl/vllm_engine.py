@@ -7,6 +7,7 @@ beside it, so samples are the same again on the same machine and versions, not e
 import math
 import multiprocessing
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,14 @@ BATCHES_AT_ONCE = 16
 """That vLLM is given at most; it decodes `batch_size` rows of them at any time, and the next as soon as one ends."""
 OURS = "JUICER_VLLM"
 """In the environment of the processes that vLLM starts for us."""
-LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
+LAUNCHED = re.compile(
+    r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCH_NCCL_ASYNC_ERROR_HANDLING"
+    r"|(TORCHELASTIC|ACCELERATE)_\w+"
+)
+"""What torch's launcher and accelerate's put into the environment of a process that they start among others.
+
+TORCHELASTIC_USE_AGENT_STORE alone would let vLLM wait for a store that the launcher is to keep, and does not for it.
+"""
 
 
 def sample_by_vllm(
@@ -125,8 +133,8 @@ def engine(folder: Path, compute: ComputeSettings, length: int, rows: int, proce
 def _by_itself(processes: Processes) -> Iterator[None]:
     """Let what is started inside know nothing of the other processes, and see the GPU of this one only."""
     before = dict(os.environ)
-    for name in LAUNCHED:
-        os.environ.pop(name, None)
+    for name in filter(LAUNCHED.fullmatch, before):
+        del os.environ[name]
     os.environ[OURS] = "1"
     seen = before.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(processes.local_rank + 1)))).split(",")
     if processes.size > 1 and len(seen) > processes.local_rank:

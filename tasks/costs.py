@@ -23,10 +23,14 @@ COLUMNS = {
     "seconds": ("Seconds", 1),
     "cpu_seconds": ("CPU seconds", 1),
     "peak_memory_mb": ("Peak memory, MB", 0),
+    "peak_device_memory_mb": ("Peak device memory, MB", 0),
     "steps": ("Steps", 0),
     "response_tokens": ("Response tokens", 0),
 }
 """Costs with a column of their own; what else a stage records is listed in the last one."""
+ON_GPU = "peak_device_memory_mb"
+"""Has its column only where a stage used a GPU."""
+SUMMED, PEAKS = ("seconds", "cpu_seconds"), ("peak_memory_mb", ON_GPU)
 UNKNOWN, RESTORED, WAITING = "", "restored, not run here", "not run yet"
 
 
@@ -81,37 +85,37 @@ def gather(root: Path) -> list[dict[str, Any]]:
 def render(rows: Sequence[Mapping[str, Any]]) -> str:
     """The page: one row per stage, a bar for its seconds, and a last row with the total and the peak."""
     slowest = max([float(row.get("seconds", 0)) for row in rows], default=0.0) or 1.0
+    columns = {key: column for key, column in COLUMNS.items() if key != ON_GPU or any(key in row for row in rows)}
     body = []
     for row in rows:
         name = f'<th scope="row">{html.escape(str(row["stage"]))}</th>'
         if row["status"]:
-            body.append(f'<tr>{name}<td class="text note" colspan="{len(COLUMNS) + 2}">{row["status"]}</td></tr>')
+            body.append(f'<tr>{name}<td class="text note" colspan="{len(columns) + 2}">{row["status"]}</td></tr>')
             continue
         width = 100 * float(row.get("seconds", 0)) / slowest
         bar = f'<td class="text"><div style="width:{width:.1f}px;height:9px;background:var(--irft);border-radius:2px">'
-        cells = "".join(f"<td>{shown(row.get(key), digits)}</td>" for key, (_, digits) in COLUMNS.items())
+        cells = "".join(f"<td>{shown(row.get(key), digits)}</td>" for key, (_, digits) in columns.items())
         others = [
             f"{key.replace('_', ' ')} {shown(value, 3 if abs(value) < 1 else 0)}"
             for key, value in row.items()
-            if key not in ("stage", "status", "output_md5", *COLUMNS)
+            if key not in ("stage", "status", "output_md5", *columns)
         ]
         body.append(f'<tr>{name}{bar}</div></td>{cells}<td class="text">{html.escape(", ".join(others))}</td></tr>')
     measured = [row for row in rows if not row["status"]]
-    total = {
-        "seconds": sum(row.get("seconds", 0) for row in measured),
-        "cpu_seconds": sum(row.get("cpu_seconds", 0) for row in measured),
-        "peak_memory_mb": max([row.get("peak_memory_mb", 0) for row in measured], default=0),
-    }
-    foot = "".join(f"<td><b>{shown(total.get(key), COLUMNS[key][1])}</b></td>" for key in ("seconds", "cpu_seconds"))
-    foot += f"<td><b>{shown(total['peak_memory_mb'], 0)}</b></td>" + "<td></td>" * 3
-    heads = "".join(f'<th scope="col">{name}</th>' for name, _ in COLUMNS.values())
+    total = {key: sum(row.get(key, 0) for row in measured) for key in SUMMED}
+    total |= {key: max([row.get(key, 0) for row in measured], default=0) for key in PEAKS}
+    foot = "".join(
+        f"<td><b>{shown(total[key], digits)}</b></td>" if key in total else "<td></td>"
+        for key, (_, digits) in columns.items()
+    )
+    heads = "".join(f'<th scope="col">{name}</th>' for name, _ in columns.values())
     return document(
         "Costs",
         '<main>\n<p class="note">What the stages cost where they ran. A stage that DVC restored from its cache did not '
         'run, and costs nothing.</p>\n<div class="scroll"><table><thead><tr><th scope="col">Stage</th><th></th>'
         f'{heads}<th scope="col" class="text">Also</th></tr></thead><tbody>{"".join(body)}'
         f'<tr class="group"><th scope="row">{len(measured)} of {len(rows)} measured; sum, and highest peak</th>'
-        f"<td></td>{foot}</tr></tbody></table></div>\n</main>",
+        f"<td></td>{foot}<td></td></tr></tbody></table></div>\n</main>",
         css="plain",
     )
 

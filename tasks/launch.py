@@ -13,6 +13,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from irl.devices import peak_memory
 from irl.errors import InputError
 from irl.settings.compute import ComputeSettings
 from tasks import stage as single
@@ -42,11 +43,12 @@ def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPars
         if not stage.leads:
             os.environ["TQDM_DISABLE"] = "1"  # one progress bar is enough
         result = (single.followed(run) if stage.leads else run)(stage)
-        stage.processes.gather(None)  # nobody forgets the checkpoint before the output is published
+        # All wait here: nobody forgets the checkpoint before the output is published.
+        stage.peaks = stage.processes.gather(peak_memory())
         leave()
         return result
 
-    single.start(on_several, arguments, doc)
+    single.start(on_several, arguments, doc, launches=True)
 
 
 def launch(compute: ComputeSettings, scratch: Path, stage: str) -> None:

@@ -215,8 +215,9 @@ def _add_costs(run: RunRecord, path: Path) -> None:
         run.metrics["cost/response_tokens_per_second"] = values["response_tokens"] / values["seconds"]
     if values.get("seconds") and values.get("cpu_seconds"):
         run.metrics["system/cpu_utilization_percentage"] = 100 * values["cpu_seconds"] / values["seconds"]
-    if "peak_memory_mb" in values:
-        run.metrics["system/peak_system_memory_usage_megabytes"] = values["peak_memory_mb"]
+    for cost, of in (("peak_memory_mb", "system"), ("peak_device_memory_mb", "gpu")):
+        if cost in values:
+            run.metrics[f"system/peak_{of}_memory_usage_megabytes"] = values[cost]
     run.started, run.ended = ended - values.get("seconds", 0.0), ended
 
 

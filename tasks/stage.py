@@ -29,6 +29,7 @@ import psutil
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
+from irl.devices import highest, peak_memory
 from irl.errors import InputError
 from irl.processes import ALONE
 from irl.settings.base import Settings
@@ -36,6 +37,7 @@ from irl.settings.compute import ComputeSettings
 from irl.watching import watched_by
 from tasks.cancellation import Cancellation, Cancelled, end_with, starters
 from tasks.checkpoint import Checkpoint, checkpoints_of, discard_checkpoints, key_of, remove_checkpoints
+from tasks.gpus import take_one_gpu
 from tasks.live import Live
 from tasks.speed import Speed
 
@@ -67,6 +69,8 @@ class Stage:
         """Those that share this stage's work."""
         self.leads = True
         """Whether this process publishes, records and reports; of several, one does."""
+        self.peaks: list[dict[str, float]] = []
+        """Of device memory, of each process that shares this stage's work."""
         self.live = Live(name)
         self.speed = Speed()
 
@@ -190,6 +194,7 @@ class Stage:
             "seconds": round(seconds, 3),
             "cpu_seconds": round(used.ru_utime + used.ru_stime, 3),
             "peak_memory_mb": round(used.ru_maxrss / 1024, 1),
+            **highest([*self.peaks, peak_memory()]),
             **self._costs,
             **({"output_md5": self._md5} if self._md5 else {}),
             **self.speed.costs(),
@@ -233,8 +238,18 @@ def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPars
     start(followed(run), arguments, doc)
 
 
-def start(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentParser], None], doc: str | None) -> None:
-    """As `main`; what is seen of the stage in MLflow is left to `run`."""
+def start(
+    run: Callable[[Stage], str],
+    arguments: Callable[[argparse.ArgumentParser], None],
+    doc: str | None,
+    *,
+    launches: bool = False,
+) -> None:
+    """As `main`; what is seen of the stage in MLflow is left to `run`.
+
+    Args:
+        launches: whether `run` starts as many processes as the recipe says; all other stages have one.
+    """
     module = sys.modules["__main__"].__spec__
     name = module.name.removeprefix("tasks.") if module else "stage"
     parser = argparse.ArgumentParser(
@@ -248,7 +263,7 @@ def start(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPar
     given = parser.parse_args()
     # Importing the libraries makes millions of objects and no garbage; looking for it takes a quarter of the time.
     gc.set_threshold(100_000, 20, 50)
-    code = guarded(lambda: _run(run, given), debug=given.debug, name=given.stage)
+    code = guarded(lambda: _run(run, given, launches), debug=given.debug, name=given.stage)
     if module and module.name in sys.orig_argv:
         # All is written. Taking the libraries down after that takes a second, many on busy cores, and saves nothing.
         # (A process that was started for something else is not ours to end.)
@@ -270,7 +285,7 @@ def followed(run: Callable[[Stage], str]) -> Callable[[Stage], str]:
     return run_and_tell
 
 
-def _run(run: Callable[[Stage], str], given: argparse.Namespace) -> None:
+def _run(run: Callable[[Stage], str], given: argparse.Namespace, launches: bool) -> None:
     begun = time.perf_counter()
     stage = Stage(given.stage, given)
     if given.dry_run:
@@ -285,7 +300,10 @@ def _run(run: Callable[[Stage], str], given: argparse.Namespace) -> None:
         return
     stage.cancellation.install()
     end_with(starters())
-    set_environment(stage.read("compute", ComputeSettings))
+    compute = stage.read("compute", ComputeSettings)
+    set_environment(compute)
+    if wants_one_gpu(compute, launches):
+        take_one_gpu()
     result = run(stage)
     if stage.processes.first_here:
         remove_checkpoints(stage.name)
@@ -306,10 +324,19 @@ def set_environment(compute: ComputeSettings) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the name before torch 2.9, which is still read
+        # Batches of ever other lengths leave gaps between blocks of fixed size, until a large one fits nowhere.
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if compute.device == "cpu" or not Path("/dev/nvidiactl").exists():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns in every stage that it sees no GPU
     # What libraries deprecate is the developers' business; the tests see it.
     warnings.simplefilter("ignore", FutureWarning)
+
+
+def wants_one_gpu(compute: ComputeSettings, launches: bool) -> bool:
+    """Whether this process is all that its stage has; one that was launched among others takes the GPU of its rank."""
+    several = launches and compute.processes > 1
+    return compute.device != "cpu" and not several and "LOCAL_RANK" not in os.environ
 
 
 def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:

@@ -25,6 +25,7 @@ EXCLUDED = {
     "irl/watching.py",
     "tasks/cancellation.py",
     "tasks/checkpoint.py",
+    "tasks/gpus.py",
     "tasks/live.py",
     "tasks/recipe.py",
     "tasks/speed.py",

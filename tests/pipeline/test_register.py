@@ -77,6 +77,7 @@ class Project:
         training = {"stage": stage, "steps": 60, "response_tokens": 900, "curves": curves, "facts": {"accuracy": 0.75}}
         self.write(f"{path}/training.json", training)
         costs = {"seconds": 12.5, "cpu_seconds": 10.0, "peak_memory_mb": 800.0, "response_tokens": 900}
+        costs |= {"peak_device_memory_mb": 7000.0, "peak_device_reserved_mb": 8000.0}
         self.write(f".juicer/costs/{stage}.json", {"stage": stage, **costs})
 
     def evaluate(self, name: str, method: str, number: int, path: str) -> None:
@@ -171,6 +172,10 @@ def test_a_training_stage_is_a_finished_run_with_parameters_curves_and_times(fin
     assert run.data.metrics["cost/seconds"] == 12.5
     assert run.data.metrics["cost/response_tokens_per_second"] == 72
     assert run.data.metrics["system/cpu_utilization_percentage"] == 80
+    assert run.data.metrics["cost/peak_device_memory_mb"] == 7000
+    assert run.data.metrics["cost/peak_device_reserved_mb"] == 8000
+    assert run.data.metrics["system/peak_system_memory_usage_megabytes"] == 800
+    assert run.data.metrics["system/peak_gpu_memory_usage_megabytes"] == 7000
     assert run.info.end_time - run.info.start_time == 12_500
     loss = client.get_metric_history(run.info.run_id, "train/loss")
     assert [(point.step, point.value) for point in loss[:2]] == [(1, 1.0), (2, 0.5)]

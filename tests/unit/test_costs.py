@@ -1,6 +1,7 @@
 """Costs stand beside the report, and a stage that was restored is never given the cost of another result."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,27 @@ def test_the_page_sums_seconds_and_takes_the_highest_peak(root: Path) -> None:
     assert "2 of 3 measured" in page
     assert WAITING in page
     assert json.loads((root / "report/costs.json").read_text()) == rows
+
+
+def test_the_memory_of_a_gpu_has_a_column_where_a_stage_used_one() -> None:
+    rows: list[dict[str, Any]] = [
+        {"stage": "fetch", "status": "", "seconds": 1.0, "peak_memory_mb": 100.0},
+        {"stage": "sft", "status": "", "peak_device_memory_mb": 7000.0, "peak_device_reserved_mb": 8000.0},
+        {"stage": "evaluate", "status": "", "seconds": 2.0, "peak_device_memory_mb": 5000.0},
+        {"stage": "report", "status": WAITING},
+    ]
+    page = render(rows)
+    assert '<th scope="col">Peak memory, MB</th><th scope="col">Peak device memory, MB</th>' in page
+    assert "<td><b>100</b></td><td><b>7\u202f000</b></td>" in page
+    assert "peak device reserved mb 8\u202f000" in page
+    assert len({columns_of(row) for row in re.findall("<tr.*?</tr>", page)}) == 1, "every row fills the table"
+    assert "Peak device memory" not in render(rows[:1])
+
+
+def columns_of(row: str) -> int:
+    """How many columns a row of the table takes."""
+    spans = re.findall(r'colspan="(\d+)"', row)
+    return len(re.findall("<t[dh]", row)) + sum(int(span) - 1 for span in spans)
 
 
 def test_speed_is_shown_beside_the_costs() -> None:

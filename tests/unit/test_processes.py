@@ -1,11 +1,17 @@
 """Which processes a stage has, and how work is dealt out to them."""
 
+import json
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from irl.errors import InputError
 from irl.processes import ALONE, join
 from irl.settings.compute import ComputeSettings
-from tasks.launch import configuration
+from tasks.launch import configuration, launch
 
 TWO = ComputeSettings(processes=2)
 
@@ -59,3 +65,28 @@ def test_machines_that_do_not_suit_the_recipe_are_refused(monkeypatch, environme
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=message):
         configuration(TWO, gpus)
+
+
+@pytest.mark.parametrize(
+    ("compute", "visible"), [({"processes": 4}, None), ({"processes": 2}, "5,6"), ({"zero_stage": 3}, "2")]
+)
+def test_what_is_launched_sees_the_gpus_of_the_process_that_launches_it(tmp_path, monkeypatch, compute, visible):
+    """That of a single process, which ZeRO has launched too, has taken one (tests/unit/test_gpus.py)."""
+    seen = {}
+
+    def launched(arguments):
+        seen["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES")
+        seen["processes"] = json.loads(Path(arguments.config_file).read_text())["num_processes"]
+
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4 if visible is None else len(visible.split(",")))
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", launched)
+    monkeypatch.setattr("logging.disable", lambda level: None)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", SimpleNamespace(name="tasks.sft"))
+    settings = ComputeSettings(**compute)
+    launch(settings, tmp_path, "sft")
+    assert seen == {"CUDA_VISIBLE_DEVICES": visible, "processes": settings.processes}

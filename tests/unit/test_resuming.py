@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from irl import sampling
+from irl.checkpoint import load_progress, save_progress
 from irl.irft import train_round
 from irl.log_probability import Dialogue
 from irl.models import save_policy
@@ -94,6 +95,34 @@ def test_a_descent_goes_on_with_its_optimiser_schedule_order_and_random_numbers(
     assert_same(whole, parts)
     assert parts[1].steps == 8
     assert parts[1].curves["loss"]["step"] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_the_random_numbers_that_are_kept_are_of_the_gpu_in_use_and_open_no_other(tmp_path, monkeypatch, on_gpu):
+    class Gpu:
+        state = torch.tensor([1, 2, 3], dtype=torch.uint8)
+
+    def put_back(state):
+        Gpu.state = state
+
+    def refused(*_):
+        raise AssertionError("opens a context on every GPU")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: on_gpu)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: Gpu.state if on_gpu else refused())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", put_back if on_gpu else refused)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", refused)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", refused)
+    schedule = torch.optim.lr_scheduler.ConstantLR(torch.optim.SGD([torch.zeros(1)]))
+    record = TrainingRecord("test")
+    save_progress(tmp_path, schedule, record)
+    expected = torch.rand(3)
+    Gpu.state = torch.zeros(3, dtype=torch.uint8)
+    load_progress(tmp_path, schedule, record)
+    assert torch.equal(torch.rand(3), expected)
+    assert Gpu.state.tolist() == ([1, 2, 3] if on_gpu else [0, 0, 0])
 
 
 def test_a_round_of_irft_is_the_same(resumed, policy):

@@ -4,15 +4,20 @@ import argparse
 import errno
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from irl.devices import peak_memory
 from irl.errors import InputError
+from irl.settings.compute import ComputeSettings
 from irl.settings.sft import SftSettings
 from tasks.lock import md5_of
 from tasks.recipe import dump, load
-from tasks.stage import Stage, guarded, read_json, read_yaml, write_json
+from tasks.stage import Stage, guarded, read_json, read_yaml, set_environment, write_json
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 
@@ -69,11 +74,61 @@ def test_costs_are_written_outside_the_tracked_outputs(stage):
     assert "output_md5" not in costs
 
 
+def test_the_peak_of_device_memory_is_that_of_the_process_that_used_most(stage, monkeypatch):
+    allocated = 3 * 2**30
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: allocated)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 4 * 2**30)
+    stage.peaks = [peak_memory(), {"peak_device_memory_mb": 3500.0, "peak_device_reserved_mb": 3600.0}, {}]
+    allocated = 2**30
+    stage.write_costs(1.5)
+    costs = read_json(Path(".juicer/costs/sft.json"))
+    assert (costs["peak_device_memory_mb"], costs["peak_device_reserved_mb"]) == (3500, 4096)
+
+
+def test_a_stage_that_did_not_use_a_gpu_is_not_asked_about_its_memory(stage, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: pytest.fail("opens a context"))
+    stage.write_costs(1.5)
+    assert "peak_device_memory_mb" not in read_json(Path(".juicer/costs/sft.json"))
+    monkeypatch.delitem(sys.modules, "torch")
+    assert peak_memory() == {} and "torch" not in sys.modules
+
+
 def test_the_costs_of_a_single_file_name_its_md5(stage, tmp_path):
     with stage.publish(tmp_path / "out.json") as path:
         write_json(path, {"a": 1})
     stage.write_costs(1.5)
     assert read_json(Path(".juicer/costs/sft.json"))["output_md5"] == md5_of(tmp_path / "out.json")
+
+
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}),
+        ({"PYTORCH_ALLOC_CONF": ""}, {"PYTORCH_ALLOC_CONF": ""}),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}, {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}),
+    ],
+)
+def test_gpu_memory_grows_in_one_piece_unless_the_user_says_how(monkeypatch, given, expected):
+    environment = {name: value for name, value in os.environ.items() if name not in ALLOCATOR} | given
+    monkeypatch.setattr(os, "environ", environment)
+    set_environment(ComputeSettings())
+    assert {name: environment[name] for name in ALLOCATOR if name in environment} == expected
+
+
+def test_torch_takes_the_allocator_s_option_by_that_name_and_does_not_warn():
+    code = (
+        "import tasks.stage as stage; stage.set_environment(stage.ComputeSettings())\n"
+        "import torch; print(torch._C._accelerator_getAllocatorSettings())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ALLOCATOR}
+    environment["PYTHONPATH"] = str(QUICKSTART.parents[1])
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("expandable_segments:True\n", "")
 
 
 def test_scratch_folders_are_gone_afterwards(stage):

@@ -1,7 +1,10 @@
 """Sampling by vLLM keeps our records' contract: `make test-vllm`, with vLLM's build for CPUs."""
 
 import importlib.util
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +19,7 @@ from irl.settings.compute import ComputeSettings
 from irl.settings.data import TemplateSettings
 from irl.settings.tiny import TinySettings
 from irl.settings.training import GenerationSettings
-from irl.vllm_engine import _by_itself, decoded, engine, sample_by_vllm
+from irl.vllm_engine import OURS, _by_itself, decoded, engine, sample_by_vllm
 
 INSTALLED = importlib.util.find_spec("vllm") is not None
 
@@ -135,3 +138,35 @@ def test_what_vllm_starts_sees_one_gpu_and_no_other_process(monkeypatch, seen, o
         assert os.environ["CUDA_VISIBLE_DEVICES"] == own
         assert "WORLD_SIZE" not in os.environ
     assert dict(os.environ) == before
+
+
+LAUNCH = """
+import json, os, sys
+from accelerate.commands.launch import launch_command, launch_command_parser
+from irl.settings.compute import ComputeSettings
+from tasks.launch import configuration
+
+json.dump(configuration(ComputeSettings(), gpus=None), open("accelerate.yaml", "w"))
+json.dump(dict(os.environ), open("before.json", "w"))
+launch_command(launch_command_parser().parse_args(["--config_file", "accelerate.yaml", "launched.py"]))
+"""
+LAUNCHED = "import json, os; json.dump(dict(os.environ), open('launched.json', 'w'))"
+
+
+def test_nothing_that_the_launcher_sets_reaches_what_vllm_starts(tmp_path, monkeypatch):
+    (tmp_path / "launched.py").write_text(LAUNCHED)
+    environment = {**os.environ, "PYTHONPATH": str(CONFIG.parents[2])}
+    subprocess.run([sys.executable, "-c", LAUNCH], cwd=tmp_path, env=environment, check=True)
+    before, launched = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("before", "launched"))
+    assert launched["TORCHELASTIC_USE_AGENT_STORE"] == "True"
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    with _by_itself(ALONE):
+        left = {name for name in os.environ if before.get(name) != os.environ[name]}
+    assert left == {OURS}
+
+
+def test_what_a_stage_of_one_process_starts_sees_the_gpu_that_it_has_taken(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with _by_itself(ALONE):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"

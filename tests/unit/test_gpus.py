@@ -1,0 +1,148 @@
+"""A stage of one process sees one GPU, and another one than the stage beside it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from irl.devices import visible_gpus
+from irl.settings.compute import ComputeSettings
+from tasks.gpus import VISIBLE, take_one_gpu
+from tasks.stage import wants_one_gpu
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Makes this a machine with so many GPUs, on which nobody has taken any."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("tasks.gpus.DEVICES", tmp_path)
+    monkeypatch.delenv(VISIBLE, raising=False)
+
+    def with_gpus(count: int) -> Path:
+        for name in ("nvidiactl", "nvidia-uvm", "nvidia-caps", *(f"nvidia{number}" for number in range(count))):
+            (tmp_path / name).touch()
+        return tmp_path
+
+    return with_gpus
+
+
+def taken(monkeypatch, setting: str | None = None) -> str | None:
+    """What a stage that is told `setting` sees. It keeps its GPU, as a process of its own would."""
+    monkeypatch.delenv(VISIBLE, raising=False)
+    if setting is not None:
+        monkeypatch.setenv(VISIBLE, setting)
+    take_one_gpu()
+    return os.environ.get(VISIBLE)
+
+
+@pytest.mark.parametrize(
+    ("setting", "gpus"),
+    [
+        (None, ["0", "1", "2"]),
+        ("", []),
+        ("-1", []),
+        ("2", ["2"]),
+        ("3, 1", ["3", "1"]),
+        ("0,-1,2", ["0"]),
+        ("GPU-8a56,MIG-77c1", ["GPU-8a56", "MIG-77c1"]),
+    ],
+)
+def test_the_gpus_of_a_process_are_those_that_its_environment_names_else_all(setting, gpus):
+    assert visible_gpus(setting, 3) == gpus
+
+
+def test_stages_side_by_side_take_a_gpu_each_and_the_one_too_many_takes_the_first(machine, monkeypatch):
+    machine(3)
+    assert [taken(monkeypatch) for _ in range(4)] == ["0", "1", "2", "0"]
+
+
+def test_a_stage_takes_one_of_those_that_it_was_given(machine, monkeypatch):
+    machine(8)
+    assert taken(monkeypatch, "GPU-8a56/0,GPU-77c1/0") == "GPU-8a56/0"
+    assert taken(monkeypatch, "5,3") == "5"
+    assert taken(monkeypatch, "5,3") == "3"
+
+
+def test_a_gpu_that_was_given_alone_is_left_by_those_that_may_choose(machine, monkeypatch):
+    machine(2)
+    assert taken(monkeypatch, "0") == "0"
+    assert taken(monkeypatch) == "1"
+
+
+@pytest.mark.parametrize(("count", "setting"), [(0, None), (1, None), (4, ""), (4, "-1"), (4, "2")], ids=repr)
+def test_where_one_gpu_or_none_is_visible_nothing_is_set(machine, monkeypatch, count, setting):
+    machine(count)
+    assert taken(monkeypatch, setting) == setting
+
+
+def test_the_gpu_of_a_killed_stage_is_free_again(machine, monkeypatch):
+    folder = machine(2)
+    code = "import tasks.gpus as gpus; from pathlib import Path; gpus.DEVICES = Path('.'); gpus.take_one_gpu()"
+    code += f"; import os; print(os.environ['{VISIBLE}'], flush=True); input()"
+    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=folder, env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as other:  # fmt: skip
+        assert other.stdout.readline() == "0\n"
+        assert taken(monkeypatch) == "1"
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    assert taken(monkeypatch) == "0"
+
+
+def test_a_folder_for_locks_that_cannot_be_written_stops_no_stage(machine, monkeypatch):
+    folder = machine(2)
+    (folder / f"juicer-{os.getuid()}").touch()
+    assert taken(monkeypatch) == "0"
+
+
+@pytest.mark.parametrize(
+    ("compute", "launches", "rank", "one"),
+    [
+        ({}, True, None, True),
+        ({"device": "cpu"}, True, None, False),
+        ({"processes": 2}, True, None, False),
+        ({"processes": 2}, True, "0", False),
+        ({"processes": 2}, False, None, True),
+        # The process that ZeRO has launched sees the GPU that the one that launched it has taken.
+        ({"zero_stage": 3}, True, None, True),
+        ({"zero_stage": 3}, True, "0", False),
+    ],
+)
+def test_one_gpu_is_for_the_process_that_is_all_of_its_stage(monkeypatch, compute, launches, rank, one):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert wants_one_gpu(ComputeSettings(**compute), launches) == one
+
+
+STAGE = f"""
+import os, pathlib, sys
+import tasks.gpus, tasks.launch
+
+def run(stage):
+    print(os.environ.get("{VISIBLE}"), "torch" in sys.modules)
+    return "done"
+
+tasks.gpus.DEVICES = pathlib.Path()
+tasks.{{module}}.main(run, lambda parser: None, None)
+"""
+
+
+@pytest.mark.parametrize("module", ["stage", "launch"])
+def test_the_gpu_is_taken_before_torch_is_imported(machine, module):
+    folder = machine(2)
+    shutil.copy(ROOT / "params.yaml", folder)
+    environment = {name: value for name, value in os.environ.items() if name not in (VISIBLE, "LOCAL_RANK")}
+    done = subprocess.run(
+        [sys.executable, "-c", STAGE.format(module=module)], cwd=folder, text=True, capture_output=True, check=True,
+        env={**environment, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout.splitlines()[0].split() == ["0", "False"]
