@@ -5,7 +5,8 @@ The work says when it can be stopped and what its state is; where that is kept, 
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -113,6 +114,33 @@ def _random_states() -> dict[str, Tensor]:
     if torch.cuda.is_initialized():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
+
+
+class OwnRandomState:
+    """To be named before a Hugging Face trainer: it keeps the random state of its process's own GPU only.
+
+    One of several processes would keep those of all GPUs that it sees, and open a context on each.
+    """
+
+    def _save_rng_state(self, *given: Any) -> None:
+        with _own_gpu_for_all():
+            super()._save_rng_state(*given)  # type: ignore[misc]
+
+    def _load_rng_state(self, *given: Any) -> None:
+        with _own_gpu_for_all():
+            super()._load_rng_state(*given)  # type: ignore[misc]
+
+
+@contextmanager
+def _own_gpu_for_all() -> Iterator[None]:
+    cuda = torch.cuda.random
+    whole = cuda.get_rng_state_all, cuda.set_rng_state_all
+    cuda.get_rng_state_all = lambda: [cuda.get_rng_state()]
+    cuda.set_rng_state_all = lambda new_states: cuda.set_rng_state(next(iter(new_states)))
+    try:
+        yield
+    finally:
+        cuda.get_rng_state_all, cuda.set_rng_state_all = whole
 
 
 def keep_trainer(

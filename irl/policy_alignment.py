@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from irl.checkpoint import Checkpoint, keep_trainer, kept_values
+from irl.checkpoint import Checkpoint, OwnRandomState, keep_trainer, kept_values
 from irl.demonstrations import Message
 from irl.descent import make_whole
 from irl.errors import InputError
@@ -99,7 +99,7 @@ def align_policy(
         values = normalise(score_rewards(reward, dialogues, template.padding), mean, deviation)
         return [float(value) for value in values]
 
-    class Trainer(RLOOTrainer):
+    class Trainer(OwnRandomState, RLOOTrainer):
         """RLOO whose responses come from our sampler: finished rows leave the batch, and every draw is seeded."""
 
         def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any) -> list[list[int]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irl.adapters import lora_config, merge_adapters
-from irl.checkpoint import Checkpoint, keep_trainer, kept_values
+from irl.checkpoint import Checkpoint, OwnRandomState, keep_trainer, kept_values
 from irl.descent import make_whole, zero_configuration
 from irl.errors import InputError
 from irl.log_probability import Dialogue, by_length_in_chunks, dialogues_of, response_log_probabilities
@@ -58,7 +58,7 @@ def train_sft(
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    class Trainer(SFTTrainer):
+    class Trainer(OwnRandomState, SFTTrainer):
         """SFT with the same loss from fewer operations: only response positions reach the output head.
 
         It counts what it is given, because the last step of an epoch has fewer rows than the others.

@@ -2,12 +2,15 @@
 
 import copy
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import Trainer
+from transformers.training_args import ParallelMode
 
 from irl import sampling
-from irl.checkpoint import load_progress, save_progress
+from irl.checkpoint import OwnRandomState, load_progress, save_progress
 from irl.irft import train_round
 from irl.log_probability import Dialogue
 from irl.models import save_policy
@@ -123,6 +126,28 @@ def test_the_random_numbers_that_are_kept_are_of_the_gpu_in_use_and_open_no_othe
     load_progress(tmp_path, schedule, record)
     assert torch.equal(torch.rand(3), expected)
     assert Gpu.state.tolist() == ([1, 2, 3] if on_gpu else [0, 0, 0])
+
+
+def test_a_trainer_that_is_one_of_several_opens_no_context_on_the_gpus_of_the_others(tmp_path, monkeypatch):
+    class Launched(OwnRandomState, Trainer):
+        def __init__(self):
+            self.args = SimpleNamespace(parallel_mode=ParallelMode.DISTRIBUTED, world_size=2, process_index=1)
+
+    asked = []
+
+    def refused(*_):
+        raise AssertionError("opens a context on every GPU")
+
+    random, trainer = torch.cuda.random, Launched()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(random, "get_rng_state", lambda: torch.tensor([7], dtype=torch.uint8))
+    monkeypatch.setattr(random, "set_rng_state", lambda state: asked.append(state.tolist()))
+    monkeypatch.setattr(random, "get_rng_state_all", refused)
+    monkeypatch.setattr(random, "set_rng_state_all", refused)
+    trainer._save_rng_state(str(tmp_path))
+    trainer._load_rng_state(str(tmp_path))
+    assert asked == [[7]]
+    assert random.get_rng_state_all is refused
 
 
 def test_a_round_of_irft_is_the_same(resumed, policy):
