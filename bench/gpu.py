@@ -1,8 +1,8 @@
 """What Juicer does on one NVIDIA GPU, measured on a machine that has PyTorch and little else.
 
-    python bench/gpu.py --kit .gpu-kit --out gpu-out                  # 8 minutes, most valuable part first
-    python bench/gpu.py --kit .gpu-kit --out gpu-out --parts irft     # one part; a run that was cut goes on
-    python bench/gpu.py --tables gpu-out/gpu.json                     # keep the results, write docs/performance.md
+    python bench/gpu.py --kit .gpu-kit                  # 8 minutes, most valuable part first; results in gpu-out
+    python bench/gpu.py --kit .gpu-kit --parts irft     # one part; the same command goes on with a run that was cut
+    python bench/gpu.py --tables gpu-out/gpu.json       # keep the results and write docs/performance.md
 
 `make gpu-kit` collects what such a machine lacks. Every part has a process of its own, and every result is written to
 OUT/gpu.json as soon as it is there; failures are results too. What this code has measured on this card is not measured
@@ -50,7 +50,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python bench/gpu.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, help="folder for gpu.json and log.txt")
+    parser.add_argument(
+        "--out", type=Path, default=Path("gpu-out"), help="folder for gpu.json and log.txt, default %(default)s"
+    )
     parser.add_argument("--kit", type=Path, help="folder that make gpu-kit collected; its wheels are installed into it")
     parser.add_argument("--minutes", type=float, default=8, help="when to stop, default %(default)g")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all, in this order")
@@ -67,11 +69,9 @@ def main() -> None:
             kept = keep(given.tables)
             print("\n".join(f"kept {path.relative_to(ROOT)}" for path in kept))
             print(gpu_tables.write())
-        elif given.out is None:
-            raise Problem("say where the results go: --out FOLDER")
         else:
             measure(given)
-    except (Problem, ValueError, OSError) as problem:
+    except (Problem, ValueError, OSError, subprocess.TimeoutExpired) as problem:
         sys.exit(f"error: {problem}")
 
 
@@ -242,7 +242,8 @@ class Run:
                 process.wait(timeout=0.5)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=10)  # one that waits for a driver cannot be ended
             os.close(reading)
 
     def _command(self, part: str, events: int, skip: set[str]) -> list[str]:
@@ -312,10 +313,12 @@ def install(kit: Path, run: Run) -> None:
         return
     options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--disable-pip-version-check"]
     pip = [sys.executable, "-m", "pip", "install", *options, "--upgrade", "--target", str(site)]
-    done = subprocess.run([*pip, *map(str, missing)], capture_output=True, text=True, check=False)
-    run.log.open("a", encoding="utf-8").write(done.stdout + done.stderr)
+    with run.log.open("a", encoding="utf-8") as log:
+        done = subprocess.run(
+            [*pip, *map(str, missing)], stdout=log, stderr=log, check=False, timeout=max(1.0, run.left())
+        )
     if done.returncode:
-        raise Problem(f"the kit cannot be installed: {last_line(done.stderr)}")
+        raise Problem(f"the kit cannot be installed: {last_line(run.tail())}")
     print(f"installed {', '.join(each.name.split('-')[0] for each in missing)} into {site}", flush=True)
 
 

@@ -65,7 +65,11 @@ def _measure(given: argparse.Namespace, say: Any) -> int:
             say(failed=name, error=(lines or [type(error).__name__])[0][:500], traceback=told)
             del error
         else:
-            say(done=name, values=values, seconds=round(time.perf_counter() - begun, 2))
+            seconds = round(time.perf_counter() - begun, 2)
+            try:
+                say(done=name, values=values, seconds=seconds)
+            except ValueError:
+                say(failed=name, error="a figure is NaN or infinite", traceback=repr(values)[-TAIL:])
         gc.collect()
         if not works(context.device):
             return BROKEN

@@ -184,11 +184,22 @@ def model_of(context: Context, name: str, role: Literal["policy", "reward", "sco
     attention = {"attn_implementation": attention_of(context.device), "dtype": dtype}
     with torch.device(context.device):
         if role == "scorer":
-            return BeaverModel.create(config).to(dtype).eval()
+            with _default(dtype):  # made in float32 first it would need three times the memory
+                return BeaverModel.create(config).eval()
         if role == "policy":
             return AutoModelForCausalLM.from_config(config, **attention).eval()
         config.num_labels = 1
         return AutoModelForSequenceClassification.from_config(config, **attention).eval()
+
+
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager
