@@ -14,6 +14,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -54,7 +55,7 @@ def main() -> None:
         "--out", type=Path, default=Path("gpu-out"), help="folder for gpu.json and log.txt, default %(default)s"
     )
     parser.add_argument("--kit", type=Path, help="folder that make gpu-kit collected; its wheels are installed into it")
-    parser.add_argument("--minutes", type=float, default=8, help="when to stop, default %(default)g")
+    parser.add_argument("--minutes", type=minutes, default=8, help="when to stop, default %(default)g")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all, in this order")
     parser.add_argument("--again", action="store_true", help="measure also what has been measured")
     parser.add_argument("--tiny", action="store_true", help="tiny models on the CPU: does everything start?")
@@ -62,6 +63,8 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="say what the parts are")
     parser.add_argument("--tables", nargs="*", type=Path, metavar="RESULTS", help="keep these, and write the tables")
     given = parser.parse_args()
+    # Ended by a time limit it still takes its processes with it: nothing is left that holds the card.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         if given.list:
             print("\n".join(f"{name:11s} {part.title}" for name, part in PARTS.items()))
@@ -71,8 +74,18 @@ def main() -> None:
             print(gpu_tables.write())
         else:
             measure(given)
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on")
     except (Problem, ValueError, OSError, subprocess.TimeoutExpired) as problem:
         sys.exit(f"error: {problem}")
+
+
+def minutes(text: str) -> float:
+    """A number of minutes in which something can be measured."""
+    value = float(text)
+    if not 60 * value > ENOUGH:
+        raise argparse.ArgumentTypeError(f"{text} is too short: a measurement takes {ENOUGH:.0f} s or more")
+    return value
 
 
 def measure(given: argparse.Namespace) -> None:
@@ -131,6 +144,7 @@ class Keeper:
 
     def __call__(self, part: str, name: str, state: str, seconds: float, **more: Any) -> None:
         date = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        more |= {name: without_folders(more[name]) for name in ("error", "traceback") if name in more}
         self.results.add(Measurement(part, name, state, round(seconds, 2), date, self.environment, **more))
         self.results.write(self.path)
         said = more.get("error") or json.dumps(more.get("values", {}))
@@ -180,8 +194,9 @@ class Run:
         """
         tried: set[str] = set()
         while self.left() > ENOUGH:
+            before = len(tried)
             names = self._followed(name, skipped | tried, tried, keeper)
-            if not set(names) - skipped - tried:
+            if not set(names) - skipped - tried or len(tried) == before:
                 break
         return tried
 
@@ -348,8 +363,18 @@ def source(kit: Path | None, code: str) -> dict[str, Any]:
 
 def command() -> str:
     """The command line, without the folders of this machine."""
-    words = [f"{Path(each).name}" if each.startswith("/") else each for each in sys.argv[1:]]
-    return " ".join(["python bench/gpu.py", *words])
+    return without_folders(" ".join(["python bench/gpu.py", *sys.argv[1:]]))
+
+
+def without_folders(text: str) -> str:
+    """The same text with files named as in the repository or in their package: results are kept in the repository."""
+    text = text.replace(f"{ROOT}/", "")
+    return re.sub(r"(?<![\w.:/])/(?:[\w.+@=-]+/)+(?:site-packages/)?", _package, text)
+
+
+def _package(found: re.Match[str]) -> str:
+    _, inside, rest = found[0].partition("/site-packages/")
+    return rest if inside else ""
 
 
 def last_line(text: str) -> str:

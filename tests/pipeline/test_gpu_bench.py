@@ -1,6 +1,8 @@
 """bench/gpu.py over parts that die, hang or run out of time: what was measured is kept, and the rest is still done."""
 
 import json
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -151,3 +153,41 @@ def test_the_code_is_named_by_git_or_by_the_kit_if_that_holds_the_same(tmp_path,
 def test_a_command_names_no_folder_of_the_machine(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bench/gpu.py", "--kit", "/home/somebody/kit", "--out", "out"])
     assert gpu.command() == "python bench/gpu.py --kit kit --out out"
+
+
+def test_what_is_kept_names_files_without_the_folders_of_the_machine(keeper, tmp_path):
+    told = (
+        f'File "{gpu.ROOT}/bench/gpu.py", File "/opt/x/lib/python3.12/site-packages/torch/nn/a.py", see /tmp/x-1/b.log'
+    )
+    keeper("irft", "recipe", FAILED, 1.0, error=told, traceback=f"{told} of https://a.b/c/d")
+    found = Results.read(tmp_path / "gpu.json").measurements[("irft", "recipe")]
+    assert found.error == 'File "bench/gpu.py", File "torch/nn/a.py", see b.log'
+    assert found.traceback == f"{found.error} of https://a.b/c/d"
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "0.1", "nan", "soon"])
+def test_a_time_in_which_nothing_can_be_measured_is_refused(given, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench/gpu.py", "--minutes", given])
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main()
+    assert "--minutes" in capsys.readouterr().err
+
+
+def test_a_run_that_is_told_to_end_takes_its_processes_with_it(tmp_path):
+    code = (
+        "import sys, time; from bench import gpu; from bench.gpu_store import Results; from pathlib import Path;"
+        f"out = Path({str(tmp_path)!r});"
+        "program = f\"import os, time; open({str(out / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)\";"
+        "gpu.Run._command = lambda *_: [sys.executable, '-c', program];"
+        "gpu.measure = lambda given: gpu.Run(out, None, out, False, time.monotonic() + 60).environment();"
+        "sys.argv = ['bench/gpu.py', '--out', str(out)]; gpu.main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=gpu.ROOT)
+    while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    patience = time.monotonic() + 10
+    while runs(int((tmp_path / "pid").read_text())) and time.monotonic() < patience:
+        time.sleep(0.05)
+    assert not runs(int((tmp_path / "pid").read_text()))
