@@ -33,6 +33,8 @@ class Device:
 DEVICES = {
     "A100-40GB": Device(40 * GIB, 312e12, 1.56e12),
     "A100-80GB": Device(80 * GIB, 312e12, 2.04e12),
+    "H100-PCIe": Device(80 * GIB, 756e12, 2.0e12),
+    "H100-NVL": Device(94 * GIB, 835e12, 3.9e12),
     "H100": Device(80 * GIB, 989e12, 3.35e12),
     "H200": Device(141 * GIB, 989e12, 4.8e12),
     "L40S": Device(48 * GIB, 362e12, 0.86e12),
@@ -43,6 +45,8 @@ DEVICES = {
 def device_called(name: str) -> Device | None:
     """The device of DEVICES that CUDA calls `name`, for example "NVIDIA A100-SXM4-80GB"; None if it is none."""
     words = name.replace(" ", "")
+    if "MIG" in words:  # a part of a card
+        return None
     for known, device in DEVICES.items():
         if all(part in words for part in known.split("-")):
             return device
@@ -89,16 +93,18 @@ def operations_per_response_token(model: "PreTrainedModel", dialogues: Sequence[
     """Operations of training per response token, by the usual estimate: without attention, recomputation and padding.
 
     Per parameter and token 2 forward, 2 for the gradients of activations and 2 for those of the weights that train.
+    Parameters below the first one that trains, such as frozen lowest blocks, are passed forward only.
     All tokens of a dialogue go through the trunk; only response tokens reach an output head.
     """
     head: torch.nn.Module | None = model.get_output_embeddings()
     heads = set(head.parameters()) if head is not None else set()
     tokens, responses = sum(map(len, dialogues)), sum(len(dialogue.response) for dialogue in dialogues)
     looked_up = set(model.get_input_embeddings().parameters()) - heads
-    total = 0.0
+    total, reached = 0.0, False
     for parameter in model.parameters():
+        reached = reached or parameter.requires_grad
         if parameter not in looked_up:
-            passes = 6.0 if parameter.requires_grad else 4.0
+            passes = 6.0 if parameter.requires_grad else 4.0 if reached else 2.0
             total += passes * parameter.numel() * (1.0 if parameter in heads else tokens / responses)
     return total
 

@@ -26,7 +26,7 @@ def run(stage: Stage) -> str:
     from irl.models import TRAINED, load_template, mixed_precision, save_model
     from irl.optimisation import steps_for
     from irl.pairs import make_pairs
-    from irl.reward import load_reward, score_rewards, train_reward
+    from irl.reward import freeze_blocks, load_reward, score_rewards, train_reward
     from irl.samples import read_samples
     from irl.seeding import derive
 
@@ -36,6 +36,7 @@ def run(stage: Stage) -> str:
     rows = list(demonstrations.read(given.data / "train.jsonl"))
     pairs = make_pairs(rows, read_samples(given.samples), template)
     model = load_reward(given.reward, compute, derive(seed, "rft", "head"), TRAINED)
+    freeze_blocks(model, settings.frozen_blocks)  # before the operations of a step are counted
     steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
     with (
         stage.progress(steps, "step") as progress,

@@ -46,6 +46,8 @@ def test_mfu_is_the_rate_times_the_share_at_one_token_per_second():
         ("NVIDIA A100-SXM4-40GB", "A100-40GB"),
         ("NVIDIA A100 80GB PCIe", "A100-80GB"),
         ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100-PCIe"),
+        ("NVIDIA H100 NVL", "H100-NVL"),
         ("NVIDIA H200", "H200"),
         ("NVIDIA GeForce RTX 4090", "RTX4090"),
     ],
@@ -54,8 +56,9 @@ def test_devices_are_known_by_the_names_that_cuda_gives_them(name, key):
     assert device_called(name) is DEVICES[key]
 
 
-def test_a_device_without_a_data_sheet_is_not_guessed():
-    assert device_called("NVIDIA T4") is None
+@pytest.mark.parametrize("name", ["NVIDIA T4", "NVIDIA H20", "NVIDIA L40", "NVIDIA H100 80GB HBM3 MIG 1g.10gb"])
+def test_a_device_without_a_data_sheet_is_not_guessed_nor_is_a_part_of_one(name):
+    assert device_called(name) is None
 
 
 def test_only_response_tokens_reach_the_head_and_embeddings_are_looked_up(policy):
@@ -72,3 +75,13 @@ def test_frozen_weights_cost_no_gradient_of_their_own(policy):
     add_adapters(policy, LoraSettings(r=1), seed=0)
     adapters = operations_per_response_token(policy, dialogues)
     assert adapters == pytest.approx(all_train * 4 / 6, rel=0.1)
+
+
+def test_frozen_lowest_blocks_are_only_passed_forward(policy):
+    dialogues = [Dialogue([1], [2, 3])]
+    before = operations_per_response_token(policy, dialogues)
+    lowest = policy.base_model.layers[0]
+    policy.get_input_embeddings().requires_grad_(False)
+    lowest.requires_grad_(False)
+    saved = 4 * sum(parameter.numel() for parameter in lowest.parameters()) * 3 / 2
+    assert operations_per_response_token(policy, dialogues) == pytest.approx(before - saved)
