@@ -11,18 +11,21 @@ again. See docs/performance.md.
 
 import argparse
 import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
 import re
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +96,17 @@ def measure(given: argparse.Namespace) -> None:
     end = time.monotonic() + 60 * given.minutes
     given.out.mkdir(parents=True, exist_ok=True)
     code = gpu_source.fingerprint(ROOT)
-    work = (
-        given.work
-        or Path(tempfile.gettempdir()) / f"juicer-gpu-{os.getuid()}-{code[:12]}{'-tiny' if given.tiny else ''}"
-    )
+    name = f"juicer-gpu-{os.getuid()}-{code[:12]}{'-tiny' if given.tiny else ''}"
+    work = (given.work or Path(tempfile.gettempdir()) / name).resolve()
+    work.mkdir(mode=0o700, parents=True, exist_ok=True)
     run = Run(given.out, given.kit, work, given.tiny, end)
-    if given.kit:
-        install(given.kit, run)
+    with alone(given.out), alone(work):
+        if given.kit:
+            install(given.kit, run)
+        _measure(given, run, code)
+
+
+def _measure(given: argparse.Namespace, run: "Run", code: str) -> None:
     environment = {**run.environment(), **source(given.kit, code), "tiny": given.tiny, "command": command()}
     card = "CPU, tiny models" if given.tiny else environment["card"]
     if card is None:
@@ -111,7 +118,8 @@ def measure(given: argparse.Namespace) -> None:
     keeper = Keeper(results, path, results.enter(environment))
     print(f"{card}, {environment['versions']['torch']}, code {code[:12]}, commit {environment['commit']}", flush=True)
     # What has failed before comes last: the time is for what has not been tried.
-    done, failed = ({} if given.again else results.settled(code, states) for states in ((MEASURED,), (FAILED, CUT)))
+    settled = partial(results.settled, environment)
+    done, failed = ({} if given.again else settled(states) for states in ((MEASURED,), (FAILED, CUT)))
     for later in (failed, {}):
         for part in given.parts:
             known = done.setdefault(part, set())
@@ -120,14 +128,31 @@ def measure(given: argparse.Namespace) -> None:
             break
     print(summary(results, given.parts))
     if run.left() <= ENOUGH:
-        print("The time was over: the same command goes on.")
+        print("The time is over: the same command goes on.")
+    if not given.tiny:
+        print(f"Keep the results: python bench/gpu.py --tables {path}")
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder.
+
+    Raises:
+        Problem: another run is at work in it.
+    """
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Problem(f"another run is measuring (it holds {folder}/.lock); wait for its end") from error
+        yield
 
 
 def summary(results: Results, parts: list[str]) -> str:
     """What the measurements came to."""
     states = [each.state for each in results.measurements.values() if each.part in parts]
     counts = ", ".join(f"{states.count(state)} {state}" for state in (MEASURED, FAILED, CUT))
-    return f"{counts}. Keep them: python bench/gpu.py --tables OUT/gpu.json"
+    return f"{counts}."
 
 
 @dataclass
@@ -170,6 +195,11 @@ class Run:
     def log(self) -> Path:
         return self.out / "log.txt"
 
+    @property
+    def site(self) -> Path:
+        """Where the wheels of the kit are installed."""
+        return self.work / f"site-{sys.version_info.major}.{sys.version_info.minor}"
+
     def limit(self, part: str) -> float:
         """Seconds that one measurement may take; many more where only the path is shown."""
         return PARTS[part].each * (5 if self.tiny else 1)
@@ -181,7 +211,7 @@ class Run:
             Problem: it cannot.
         """
         with self._started("environment", set()) as events:
-            events.deadline = time.monotonic() + START
+            events.deadline = time.monotonic() + min(START, self.left())
             for event in events:
                 found: dict[str, Any] = event["environment"]
                 return found
@@ -206,6 +236,7 @@ class Run:
         current, begun = "start", time.monotonic()
         with self._started(part, skipped) as events:
             events.deadline = begun + min(START, self.left())
+            died = ""
             for event in events:
                 if "names" in event:
                     names = event["names"]
@@ -223,12 +254,14 @@ class Run:
                     more = {"error": event["error"], "traceback": event["traceback"]}
                     keeper(part, current, FAILED, time.monotonic() - begun, **more)
                     tried.add(current)
-                current, events.deadline = "", time.monotonic() + START
+                current, events.deadline = "", time.monotonic() + min(START, max(1.0, self.left()))
             over = time.monotonic() >= events.deadline
+            if current and not over:
+                died = events.death()
         if current and self.left() > 1:  # if all time is over it was not its fault, and it stays to be measured
             state = CUT if over else FAILED
-            died = "its process died" if names else last_line(self.tail())
-            error = f"took longer than {self.limit(part) if names else START:.0f} s" if over else died
+            told = died if names else f"{last_line(self.tail())} ({died})"
+            error = f"took longer than {self.limit(part) if names else START:.0f} s" if over else told
             keeper(part, current, state, time.monotonic() - begun, error=error, traceback=self.tail())
             tried.add(current)
         return names
@@ -239,7 +272,10 @@ class Run:
 
     @contextlib.contextmanager
     def _started(self, part: str, skip: set[str]) -> Iterator["Events"]:
-        """A process that measures a part; nothing of it is left afterwards."""
+        """A process that measures a part; nothing of it is left afterwards.
+
+        Its standard input ends with this process, however that ends, and it with that.
+        """
         reading, writing = os.pipe()
         self.work.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
@@ -247,18 +283,18 @@ class Run:
             log.flush()
             process = subprocess.Popen(
                 self._command(part, writing, skip), cwd=ROOT, env=self._variables(),
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL, pass_fds=(writing,), start_new_session=True,
+                stdout=log, stderr=log, stdin=subprocess.PIPE, pass_fds=(writing,), start_new_session=True,
             )  # fmt: skip
         os.close(writing)
         try:
-            yield Events(reading)
+            yield Events(reading, process)
         finally:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=0.5)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=10)  # one that waits for a driver cannot be ended
+            if process.stdin:
+                process.stdin.close()
             os.close(reading)
 
     def _command(self, part: str, events: int, skip: set[str]) -> list[str]:
@@ -267,8 +303,7 @@ class Run:
         return [*command, "--kit", str(self.kit.resolve())] if self.kit else command
 
     def _variables(self) -> dict[str, str]:
-        site = [str(site_of(self.kit))] if self.kit else []
-        path = [str(ROOT), *site, *filter(None, [os.environ.get("PYTHONPATH")])]
+        path = [str(ROOT), str(self.site), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(path),
@@ -288,9 +323,10 @@ class Run:
 class Events:
     """JSON lines from a pipe, until the other side has ended or `deadline` is over."""
 
-    def __init__(self, reading: int) -> None:
+    def __init__(self, reading: int, process: "subprocess.Popen[bytes]") -> None:
         self.deadline = 0.0
         """Of `time.monotonic`; may be moved while the lines are read."""
+        self._process = process
         self._reading, self._held = reading, b""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -306,35 +342,60 @@ class Events:
                 for line in lines:
                     yield json.loads(line)
 
-
-def site_of(kit: Path) -> Path:
-    """Where a kit's wheels are installed for this Python."""
-    return kit.resolve() / f"site-{sys.version_info.major}.{sys.version_info.minor}"
+    def death(self) -> str:
+        """How the process ended, once it has."""
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return "its process did not end"
+        return f"its process ended with signal {-code}" if code < 0 else f"its process ended with exit code {code}"
 
 
 def install(kit: Path, run: Run) -> None:
-    """Install the wheels of the kit whose packages are not there; what is there is used as it is.
+    """Install the wheels of the kit whose packages are not there, or are older; what else is there is used as it is.
+
+    A wheel that cannot be installed is left out: only the parts that need it fail.
 
     Raises:
-        Problem: there is no such kit, or pip fails.
+        Problem: there is no such kit, or none of it can be installed.
     """
     wheels = sorted((kit / "wheels").glob("*.whl"))
     if not wheels:
         raise Problem(f"{kit} holds no wheels: make gpu-kit")
-    site = site_of(kit)
-    there = {name_of(each.name) for each in importlib.metadata.distributions(path=[*sys.path, str(site)])}
-    missing = [each for each in wheels if name_of(each.name.split("-")[0]) not in there]
-    if not missing:
+    if run.site.is_dir():  # it gets its name when it is whole
         return
+    there = {name_of(each.name): each.version for each in importlib.metadata.distributions()}
+    wanted = [
+        wheel for wheel in wheels if older(there.get(name_of(wheel.name.split("-")[0])), wheel.name.split("-")[1])
+    ]
+    unfinished = run.site.with_name(f"{run.site.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    failed = [] if pip(wanted, unfinished, run) else [wheel for wheel in wanted if not pip([wheel], unfinished, run)]
+    if wanted and failed == wanted:
+        raise Problem(f"the kit cannot be installed: {last_line(run.tail())} (see {run.log})")
+    unfinished.replace(run.site)
+    print(f"installed {', '.join(each.name.split('-')[0] for each in wanted if each not in failed)}", flush=True)
+    for wheel in failed:
+        print(f"{wheel.name} cannot be installed: the parts that need it will fail (see {run.log})", flush=True)
+
+
+def pip(wheels: Sequence[Path], site: Path, run: Run) -> bool:
+    """Install some wheels. Returns whether it went well."""
     options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--disable-pip-version-check"]
-    pip = [sys.executable, "-m", "pip", "install", *options, "--upgrade", "--target", str(site)]
-    with run.log.open("a", encoding="utf-8") as log:
-        done = subprocess.run(
-            [*pip, *map(str, missing)], stdout=log, stderr=log, check=False, timeout=max(1.0, run.left())
-        )
-    if done.returncode:
-        raise Problem(f"the kit cannot be installed: {last_line(run.tail())}")
-    print(f"installed {', '.join(each.name.split('-')[0] for each in missing)} into {site}", flush=True)
+    command = [sys.executable, "-m", "pip", "install", *options, "--upgrade", "--target", str(site), *map(str, wheels)]
+    with run.log.open("ab") as log:
+        try:
+            done = subprocess.run(command, stdout=log, stderr=log, check=False, timeout=max(1.0, run.left()))
+        except subprocess.TimeoutExpired:
+            return False
+    return not done.returncode
+
+
+def older(there: str | None, carried: str) -> bool:
+    """Whether what is there, if anything, is older than what the kit carries."""
+    one, other = (tuple(map(int, re.findall(r"\d+", version)))[:3] for version in (there or "", carried))
+    return one < other
 
 
 def name_of(name: str) -> str:
@@ -346,11 +407,12 @@ def source(kit: Path | None, code: str) -> dict[str, Any]:
     """Which code this is: by git, or where there is none by what the kit says of the same files."""
     known = {"code": code, "commit": None, "clean": None}
     try:
-        head, changes = (
+        top, head, changes = (
             subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+            for words in (["rev-parse", "--show-toplevel"], ["rev-parse", "HEAD"], ["status", "--porcelain"])
         )
-        return known | {"commit": head, "clean": not changes}
+        if Path(top) == ROOT:  # a copy without git may lie in somebody else's repository
+            return known | {"commit": head, "clean": not changes}
     except (OSError, subprocess.CalledProcessError):
         pass
     path = kit / "source.json" if kit else None
@@ -363,7 +425,8 @@ def source(kit: Path | None, code: str) -> dict[str, Any]:
 
 def command() -> str:
     """The command line, without the folders of this machine."""
-    return without_folders(" ".join(["python bench/gpu.py", *sys.argv[1:]]))
+    words = [re.sub(r"[^=]*/", "", word.rstrip("/")) for word in sys.argv[1:]]
+    return " ".join(["python bench/gpu.py", *words])
 
 
 def without_folders(text: str) -> str:
@@ -379,7 +442,7 @@ def _package(found: re.Match[str]) -> str:
 
 def last_line(text: str) -> str:
     """The last line that says something."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("== ")]
     return lines[-1][:400] if lines else "it said nothing"
 
 

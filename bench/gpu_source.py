@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-CODE = ("irl/**/*.py", "tasks/**/*.py", "bench/**/*.py", "recipes/**/*")
+CODE = ("irl/**/*.py", "tasks/**/*.py", "bench/**/*.py", "bench/*.json", "recipes/**/*")
 BLOCK = 1 << 20
 
 

@@ -52,10 +52,14 @@ class Results:
         return key
 
     def add(self, new: Measurement) -> None:
-        """Note a measurement in the place of an earlier one; a failure never takes the place of a figure of the same
-        code."""
+        """Note a measurement in the place of an earlier one.
+
+        A failure never takes the place of a figure that the same code gave in the same environment.
+        """
         old = self.measurements.get(new.key)
-        if old and old.state == MEASURED and new.state != MEASURED and self._code(old) == self._code(new):
+        if old and old.date > new.date:
+            return
+        if old and old.state == MEASURED and new.state != MEASURED and self._same(old, new):
             return
         self.measurements[new.key] = new
 
@@ -69,11 +73,11 @@ class Results:
         used = {each.environment for each in self.measurements.values()}
         self.environments = {key: value for key, value in self.environments.items() if key in used}
 
-    def settled(self, code: str, states: tuple[str, ...]) -> dict[str, set[str]]:
-        """By part, the names of the measurements of this code that are in one of these states."""
+    def settled(self, environment: dict[str, Any], states: tuple[str, ...]) -> dict[str, set[str]]:
+        """By part, the names of the measurements of the same code, driver and versions in one of these states."""
         found: dict[str, set[str]] = {}
         for each in self.measurements.values():
-            if each.state in states and self._code(each) == code:
+            if each.state in states and identity(self.environments[each.environment]) == identity(environment):
                 found.setdefault(each.part, set()).add(each.name)
         return found
 
@@ -99,12 +103,20 @@ class Results:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             listed = [Measurement(**each) for each in values["measurements"]]
-            return Results(values["card"], {each.key: each for each in listed}, values["environments"])
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            environments = {key: dict(value) for key, value in values["environments"].items()}
+            if missing := {each.environment for each in listed} - set(environments):
+                raise KeyError(*missing)
+            return Results(str(values["card"]), {each.key: each for each in listed}, environments)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no results of bench/gpu.py: {error}") from error
 
-    def _code(self, each: Measurement) -> Any:
-        return self.environments.get(each.environment, {}).get("code")
+    def _same(self, one: Measurement, other: Measurement) -> bool:
+        return identity(self.environments[one.environment]) == identity(self.environments[other.environment])
+
+
+def identity(environment: dict[str, Any]) -> list[Any]:
+    """What decides a figure, on one card: the code and what it runs on."""
+    return [environment.get(name) for name in ("code", "driver", "cuda", "python", "versions")]
 
 
 def place_of(card: str, folder: Path = RESULTS) -> Path:

@@ -22,6 +22,7 @@ LABELS = {
     "peak_gib": "peak GiB",
     "reserved_gib": "reserved GiB",
     "planned_gib": "planned GiB",
+    "planned_at_these_lengths_gib": "planned GiB, these lengths",
     "tflops": "TFLOP/s",
     "tb_per_second": "TB/s",
     "live_share": "live rows",
@@ -55,9 +56,9 @@ def render(cards: Sequence[Results]) -> str:
 
 def _card(results: Results) -> str:
     numbers = {key: number for number, key in enumerate(results.environments, 1)}
-    lines = [f"### {results.card}", ""]
+    lines = [f"### {_plain(results.card)}", ""]
     for key, number in numbers.items():
-        lines.append(f"{number}. {_environment(results.environments[key])}")
+        lines.append(f"{number}. {_plain(_environment(results.environments[key]))}")
     for part in PARTS:
         rows = [each for each in results.measurements.values() if each.part == part]
         if rows:
@@ -71,27 +72,30 @@ def _environment(found: Mapping[str, Any]) -> str:
     changed = " with changes" if found["clean"] is False else ""
     return (
         f"Driver {found['driver']}, CUDA {found['cuda']}, Python {found['python']}, {versions}; {commit}{changed}, "
-        f"code {found['code'][:12]}: `{found['command']}`"
+        f"code {found['code'][:12]}: {found['command']}"
     )
 
 
 def _table(rows: Sequence[Measurement], numbers: Mapping[str, int]) -> list[str]:
     flat = [_flat(each.values) for each in rows]
     columns = list(dict.fromkeys(name for values in flat for name in values))
-    heads = ["what", *(LABELS.get(name, name.replace("_", " ")) for name in columns), "measured"]
+    broken = any(each.state != MEASURED for each in rows)
+    labels = [LABELS.get(name, name.replace("_", " ")) for name in columns]
+    heads = ["what", *labels, *(["why there is none"] if broken else []), "when, where"]
     lines = [_row(heads), _row(["---"] * len(heads))]
     for each, values in zip(rows, flat, strict=True):
-        where = f"{each.date}, {numbers[each.environment]}"
-        if each.state == MEASURED:
-            lines.append(_row([each.name, *(_shown(name, values.get(name)) for name in columns), where]))
-        else:
-            lines.append(_row([each.name, f"{each.state}: {each.error}", *[""] * (len(columns) - 1), where]))
+        why = [] if not broken else [""] if each.state == MEASURED else [f"{each.state}: {each.error}"]
+        shown = [_shown(name, values.get(name)) for name in columns]
+        lines.append(_row([each.name, *shown, *why, f"{each.date}, {numbers[each.environment]}"]))
     return lines
 
 
 def _row(cells: Sequence[str]) -> str:
-    plain = (html.escape(cell, quote=False).replace("|", "\\|").replace("\n", " ") for cell in cells)
-    return f"| {' | '.join(plain)} |"
+    return f"| {' | '.join(_plain(cell).replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _plain(text: str) -> str:
+    return html.escape(text, quote=False).replace("\n", " ").replace("`", "'")
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:

@@ -25,4 +25,5 @@ PARTS = {
     "ceilings": Part("what the card itself reaches", 30),
     "real_model": Part("a real model of 135M parameters", 120),
     "profile": Part("where the time of an IRFT step goes", 60),
+    "more_stages": Part("the other stages that use a GPU, against a CPU", 90),
 }

@@ -9,6 +9,8 @@ import importlib
 import json
 import logging
 import os
+import signal
+import threading
 import time
 import traceback
 import warnings
@@ -30,6 +32,7 @@ def main() -> None:
     parser.add_argument("--skip", type=json.loads, default=[], help="names, as a JSON list")
     parser.add_argument("--events", type=int, default=1, help="file descriptor")
     given = parser.parse_args()
+    _end_with_starter()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     with os.fdopen(given.events, "w", buffering=1, encoding="utf-8") as events:
@@ -44,6 +47,17 @@ def main() -> None:
             return
         code = _measure(given, say)
     os._exit(code)  # libraries that are taken down in a broken process may hang
+
+
+def _end_with_starter() -> None:
+    """End this process and all that it has started when its standard input ends: whoever started it is gone."""
+
+    def watch() -> None:
+        os.read(0, 1)
+        os.killpg(0, signal.SIGKILL)
+
+    if not os.isatty(0) and os.getpid() == os.getpgid(0):
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _measure(given: argparse.Namespace, say: Any) -> int:

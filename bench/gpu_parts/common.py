@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 import random
+import shutil
 import statistics
 import subprocess
 import time
@@ -17,7 +18,7 @@ from typing import Any, Literal
 import torch
 
 from bench import hh_lengths
-from irl.devices import DEVICES, GIB, Device, device_called
+from irl.devices import GIB, device_called
 from irl.log_probability import Dialogue
 from irl.pairs import Pair
 
@@ -88,10 +89,18 @@ def works(device: torch.device) -> bool:
         return False
 
 
-def device_here(context: Context) -> Device:
-    """The data sheet of the card; an H100's where there is none, so that plans can be made."""
-    known = None if context.tiny else device_called(torch.cuda.get_device_name())
-    return known or DEVICES["H100"]
+def utilisation(context: Context, operations: float, seconds: float) -> float | None:
+    """The share of the card's bf16 peak, by its data sheet; None where that is not known."""
+    device = None if context.tiny else device_called(torch.cuda.get_device_name())
+    return None if device is None else round(operations / seconds / device.operations, 4)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def synchronise(device: torch.device) -> None:
@@ -203,11 +212,15 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextmanager
-def lengths_forced(lengths: Sequence[int], end: int) -> Iterator[None]:
+def lengths_forced(lengths: Sequence[int], end: int) -> Iterator[list[int]]:
     """Let sampled responses have given lengths: random weights would go on to the limit.
 
     A sample's length follows from its name, as its random numbers do. Everything else is done as ever.
+
+    Yields:
+        the rows of each decoding step, those that have ended but are still carried along included.
     """
+    rows: list[int] = []
     from irl import sampling
 
     uniforms, draw = sampling._uniforms, sampling.draw
@@ -219,17 +232,13 @@ def lengths_forced(lengths: Sequence[int], end: int) -> Iterator[None]:
         return values
 
     def drawn(log_probabilities: torch.Tensor, uniform: torch.Tensor, settings: Any) -> torch.Tensor:
+        rows.append(len(uniform))
         chosen = draw(log_probabilities, uniform.clamp(max=1 - 1e-9), settings)
         chosen = torch.where(chosen == end, end + 1, chosen)
         return torch.where(uniform > 1, end, chosen)
 
     sampling._uniforms, sampling.draw = marked, drawn
     try:
-        yield
+        yield rows
     finally:
         sampling._uniforms, sampling.draw = uniforms, draw
-
-
-def share(value: float | None) -> float | None:
-    """A share, rounded for a table."""
-    return None if value is None else round(value, 4)

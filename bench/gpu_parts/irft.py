@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
-from bench.gpu_parts.common import ROOT, Context, StepClock, device_here, model_of, pairs_of, peak, share
-from irl.devices import GIB, peak_share
+from bench.gpu_parts.common import ROOT, Context, StepClock, model_of, pairs_of, peak, utilisation
+from irl.devices import DEVICES, GIB, operations_per_response_token
 from irl.irft import train_round
+from irl.log_probability import Dialogue
 from irl.models import mixed_precision
 from irl.pairs import response_tokens
 from irl.watching import watched_by
@@ -26,8 +27,8 @@ def measurements(context: Context) -> dict[str, Callable[[], dict[str, Any]]]:
         "as the recipe says, one card": lambda: step(context, ()),
         "micro_batch_size=8 gradient_checkpointing=false": lambda: step(context, FAST),
         "the same, 64 pairs a step, 32 a pass": lambda: step(context, LARGE),
-        "64 pairs, layers compiled": lambda: step(context, LARGE, compiled),
         "64 pairs, bf16 weights": lambda: step(context, LARGE, lambda model: model.to(torch.bfloat16)),
+        "64 pairs, layers compiled, no cache": lambda: step(context, LARGE, compiled),
     }
 
 
@@ -39,14 +40,25 @@ def recipe_of(context: Context, name: str, overrides: Sequence[str]) -> tuple[Re
     return load(ROOT / f"recipes/{name}.yaml", given, tiny=context.tiny, pinned=False)
 
 
-def planned(context: Context, recipe: Recipe, graph: Graph, stage: str) -> float:
-    """GiB that `make plan` expects of a stage."""
-    stages = Planner(recipe, graph, device_here(context), 0.4, None).plan()
-    return round(next(each.memory for each in stages if each.name == stage) / GIB, 2)
+def planned(recipe: Recipe, graph: Graph, stage: str, dialogues: Sequence[Dialogue]) -> dict[str, float]:
+    """GiB that `make plan` expects of a stage: at the template's limits, as it says, and at these lengths."""
+    device = DEVICES["H100"]  # memory does not depend on it
+    mean = sum(map(len, dialogues)) / len(dialogues)
+    found = {}
+    for name, longest in (("planned_gib", None), ("planned_at_these_lengths_gib", mean)):
+        planner = Planner(recipe, graph, device, 0.4, None)
+        planner.longest = longest or planner.longest
+        found[name] = round(next(each.memory for each in planner.plan() if each.name == stage) / GIB, 2)
+    return found
 
 
 def compiled(model: Any) -> Any:
-    """The same model with each block compiled for lengths that vary; on a CPU it is only traced."""
+    """The same model with each block compiled for lengths that vary; on a CPU it is only traced.
+
+    With a cache of keys and values, of no use here, each block would be compiled anew, until the compiler gives up.
+    """
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    model.config.use_cache = False
     backend = "eager" if model.device.type == "cpu" else "inductor"
     for layer in model.base_model.layers:
         layer.compile(dynamic=True, backend=backend)
@@ -57,10 +69,9 @@ def step(
     context: Context,
     overrides: Sequence[str],
     change: Callable[[Any], Any] = lambda model: model,
-    recipe_name: str = "hh-irft",
 ) -> dict[str, Any]:
     """Median step of a round whose pairs have the lengths of Anthropic-HH, in mixed precision on float32 weights."""
-    recipe, graph = recipe_of(context, recipe_name, overrides)
+    recipe, graph = recipe_of(context, "hh-irft", overrides)
     settings, limits, (warmup, timed) = recipe.irft.training, recipe.template, context.steps
     values: dict[str, Any] = {}
     with peak(context, values):
@@ -68,7 +79,7 @@ def step(
         count = settings.batch_size * (warmup + timed + 1)
         pairs = pairs_of(count, limits.max_prompt_tokens, limits.max_response_tokens, model.config.vocab_size)
         dialogues = [each for pair in pairs for each in (pair.demonstration, pair.sample)]
-        rate = peak_share(model, dialogues)
+        operations = operations_per_response_token(model, dialogues)
         clock, once = StepClock(), settings.model_copy(update={"epochs": 1.0})
         with watched_by(clock), mixed_precision(recipe.compute):
             record = train_round(model, model, pairs, once, 1, 0)
@@ -79,8 +90,9 @@ def step(
         "pairs_per_step": settings.batch_size,
         "tokens_per_step": round(sum(map(len, dialogues)) / record.steps),
         "tokens_per_second": round(sum(map(len, dialogues)) / record.steps / milliseconds * 1000),
-        "mfu": share(None if rate is None else rate * responses / milliseconds * 1000),
+        "mfu": utilisation(context, operations * responses, milliseconds / 1000),
         **values,
-        "planned_gib": planned(context, recipe, graph, "irft_train@r1"),
+        # The plan knows of no other weights.
+        **(planned(recipe, graph, "irft_train@r1", dialogues) if model.dtype == torch.float32 else {}),
         "loss": record.curves["loss"]["value"][-1],
     }

@@ -176,9 +176,7 @@ def one_round(context: Context) -> dict[str, Any]:
     ]  # fmt: skip
     steps = placed(STEPS, {"MODEL": str(model)})
     space = Workspace(context.work / "round", ROOT / "recipes/quickstart.yaml", {"round": overrides}, steps)
-    costs = {}
-    for name in STEPS:
-        costs[name] = space.run(name, ["round"])["round"]
+    costs = {name: space.run(name, ["round"])["round"] for name in STEPS}
     curves = json.loads((space.out("irft_train") / "training.json").read_text(encoding="utf-8"))["curves"]
     held_out = json.loads(space.out("evaluate").read_text(encoding="utf-8"))["held_out"]
     return {

@@ -2,9 +2,11 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -42,14 +44,12 @@ def measurements(context: Context) -> dict[str, Callable[[], dict[str, Any]]]:
     }
 
 
-def measured(context: Context, way: Callable[..., None], rows: int) -> dict[str, Any]:
+def measured(context: Context, way: "Way", rows: int) -> dict[str, Any]:
     """Response tokens per second of one batch of so many rows; every way gets the same prompts and lengths."""
     template = Tokens()
-    limits = template.settings
     if context.tiny:
-        limits = TemplateSettings(max_prompt_tokens=64, max_response_tokens=24)
-        template = Tokens(limits)
-    values: dict[str, Any] = {}
+        template = Tokens(TemplateSettings(max_prompt_tokens=64, max_response_tokens=24))
+    limits, values = template.settings, dict[str, Any]()
     with peak(context, values), torch.no_grad():
         policy = model_of(context, "pythia-1.4b", "policy", torch.float32 if context.tiny else torch.bfloat16)
         real, drawn = lengths_within(limits.max_prompt_tokens, limits.max_response_tokens), random.Random(2)
@@ -59,32 +59,54 @@ def measured(context: Context, way: Callable[..., None], rows: int) -> dict[str,
         ]
         lengths = [each[1] for each in real]
         wanted = [lengths[seed_of(SEED, Wanted(name, 0, prompt)) % len(lengths)] for name, prompt in prompts]
-        work = partial(way, context, policy, template, prompts, lengths, wanted)
-        work(short=True)  # kernels and memory are set up in the first call
-        synchronise(context.device)
-        begun = time.perf_counter()
-        work(short=False)
-        synchronise(context.device)
-        seconds = time.perf_counter() - begun
-    return {
+        with way(context, policy, template, prompts) as respond:
+            respond([3], [3] * rows)  # kernels and memory are set up in the first call
+            synchronise(context.device)
+            begun = time.perf_counter()
+            decoded = respond(lengths, wanted)
+            synchronise(context.device)
+            seconds = time.perf_counter() - begun
+    figures = {
         "rows": rows,
         "tokens_per_second": round(sum(wanted) / seconds),
-        "ms_per_step": round(1000 * seconds / max(wanted), 2),
-        "live_share": round(sum(wanted) / (rows * max(wanted)), 3),
+        "seconds": round(seconds, 2),
         "response_tokens": sum(wanted),
-        **values,
     }
+    if decoded is None:  # it takes the memory that it finds, so its peak says nothing
+        return figures
+    shares = {"live_share": round(sum(wanted) / decoded, 3), "ms_per_step": round(1000 * seconds / max(wanted), 2)}
+    return figures | shares | values
 
 
-def sample(
-    context: Context, policy: Any, template: Any, prompts: Any, lengths: list[int], wanted: list[int], *, short: bool
-) -> None:
-    """By our own decoder."""
-    given = [3] if short else lengths
-    with lengths_forced(given, template.end_of_text):
-        samples = sample_responses(policy, template, prompts, SamplingSettings(batch_size=len(prompts)), SEED)
-    if not short and [len(each.response) for each in samples] != wanted:
+Respond = Callable[[list[int], list[int]], int | None]
+"""Sample responses of the lengths wanted; returns the rows of all decoding steps together, None where nobody knows.
+
+Takes the lengths that names choose from, and those wanted, a row each.
+"""
+Way = Callable[[Context, Any, Tokens, Sequence[tuple[str, list[int]]]], AbstractContextManager[Respond]]
+
+
+def check(found: Sequence[int], wanted: Sequence[int]) -> None:
+    """A way that samples less is no faster."""
+    if list(found) != list(wanted):
         raise AssertionError("the responses do not have the lengths that they were to have")
+
+
+@contextmanager
+def sample(
+    context: Context, policy: Any, template: Tokens, prompts: Sequence[tuple[str, list[int]]]
+) -> Iterator[Respond]:
+    """Our own decoder."""
+
+    def respond(lengths: list[int], wanted: list[int]) -> int:
+        settings: Any = SamplingSettings(batch_size=len(prompts))
+        stand_in: Any = template
+        with lengths_forced(lengths, template.end_of_text) as rows:
+            samples = sample_responses(policy, stand_in, prompts, settings, SEED)
+        check([len(each.response) for each in samples], wanted)
+        return sum(rows)
+
+    yield respond
 
 
 class EndAt(LogitsProcessor):
@@ -101,54 +123,63 @@ class EndAt(LogitsProcessor):
         return scores
 
 
+@contextmanager
 def generate(
-    context: Context, policy: Any, template: Any, prompts: Any, lengths: list[int], wanted: list[int], *, short: bool
-) -> None:
-    """By transformers' `generate`: a row that has ended is padded until the longest has."""
-    given = [3] * len(wanted) if short else wanted
+    context: Context, policy: Any, template: Tokens, prompts: Sequence[tuple[str, list[int]]]
+) -> Iterator[Respond]:
+    """transformers' `generate`: a row that has ended is padded until the longest has."""
     length = max(len(prompt) for _, prompt in prompts)
     tokens = torch.full((len(prompts), length), template.padding)
     attention = torch.zeros_like(tokens)
     for row, (_, prompt) in enumerate(prompts):
         tokens[row, length - len(prompt) :] = torch.tensor(prompt)
         attention[row, length - len(prompt) :] = 1
-    made = policy.generate(
-        input_ids=tokens.to(context.device),
-        attention_mask=attention.to(context.device),
-        do_sample=True,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=max(given),
-        eos_token_id=template.end_of_text,
-        pad_token_id=template.padding,
-        logits_processor=LogitsProcessorList([EndAt(given, length, template.end_of_text, context.device)]),
-    )
-    ends = (made[:, length:] == template.end_of_text).int()
-    if (ends.argmax(1) + 1).tolist() != given:
-        raise AssertionError("the responses do not have the lengths that they were to have")
+
+    def respond(lengths: list[int], wanted: list[int]) -> int:
+        made = policy.generate(
+            input_ids=tokens.to(context.device),
+            attention_mask=attention.to(context.device),
+            do_sample=True,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=max(wanted),
+            eos_token_id=template.end_of_text,
+            pad_token_id=template.padding,
+            logits_processor=LogitsProcessorList([EndAt(wanted, length, template.end_of_text, context.device)]),
+        )
+        ends = (made[:, length:] == template.end_of_text).int()
+        check((ends.argmax(1) + 1).tolist(), wanted)
+        return len(prompts) * max(wanted)
+
+    yield respond
 
 
+@contextmanager
 def generate_batch(
-    context: Context, policy: Any, template: Any, prompts: Any, lengths: list[int], wanted: list[int], *, short: bool
-) -> None:
-    """By transformers' continuous batching: a row that has ended makes room for the next."""
-    given = [3] * len(wanted) if short else wanted
-    config = GenerationConfig(do_sample=True, top_k=0, top_p=1.0, max_new_tokens=max(given), eos_token_id=-1)
+    context: Context, policy: Any, template: Tokens, prompts: Sequence[tuple[str, list[int]]]
+) -> Iterator[Respond]:
+    """transformers' continuous batching: a row that has ended makes room for the next. Its start is not timed."""
+    most = template.settings.max_response_tokens
+    config = GenerationConfig(do_sample=True, top_k=0, top_p=1.0, max_new_tokens=most, eos_token_id=-1)
     config.pad_token_id = template.padding
-    made: dict[str, int] = {}
     # Left to itself it takes most of the memory for keys and values, which on a CPU takes minutes to fill with zeros.
     sizes = {"continuous_batching_config": ContinuousBatchingConfig(num_blocks=8, max_batch_tokens=64)}
     options = {"generation_config": config, "block": True, "timeout": 5, **(sizes if context.tiny else {})}
+    calls = count()
     with policy.continuous_batching_context_manager(**options) as manager:
-        for (name, prompt), count in zip(prompts, given, strict=True):
-            manager.add_request(prompt, request_id=name, max_new_tokens=count)
-        while len(made) < len(prompts):
-            result = manager.get_result(timeout=1)
-            if result is not None and result.error:
-                raise RuntimeError(f"continuous batching: {result.error}")
-            if result is not None and result.is_finished():
-                made[result.request_id] = len(result.generated_tokens)
-            elif result is None and not manager.is_running():
-                raise RuntimeError("continuous batching ended before all responses were there")
-    if [made[name] for name, _ in prompts] != given:
-        raise AssertionError("the responses do not have the lengths that they were to have")
+
+        def respond(lengths: list[int], wanted: list[int]) -> None:
+            call, made = next(calls), dict[str, int]()
+            for (name, prompt), length in zip(prompts, wanted, strict=True):
+                manager.add_request(prompt, request_id=f"{call}/{name}", max_new_tokens=length)
+            while len(made) < len(prompts):
+                result = manager.get_result(timeout=1)
+                if result is not None and result.error:
+                    raise RuntimeError(f"continuous batching: {result.error}")
+                if result is not None and result.is_finished():
+                    made[result.request_id] = len(result.generated_tokens)
+                elif result is None and not manager.is_running():
+                    raise RuntimeError("continuous batching ended before all responses were there")
+            check([made[f"{call}/{name}"] for name, _ in prompts], wanted)
+
+        yield respond

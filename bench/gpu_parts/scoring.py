@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
-from bench.gpu_parts.common import Context, device_here, lengths_within, model_of, peak, seconds_of, share
+from bench.gpu_parts.common import Context, lengths_within, model_of, peak, seconds_of, utilisation
 from irl.planning import shape_of
-from irl.random_models import read_config
 from irl.scorers.batches import score_sequences
 
 
@@ -37,17 +36,11 @@ def scored(context: Context, lengths: Sequence[int]) -> dict[str, Any]:
             )  # fmt: skip
 
         seconds = seconds_of(work, context.device, 1 if context.tiny else 2)
-    shape = shape_of("beaver", model.trunk.config if context.tiny else _real(), "scorer")
+    shape = shape_of("beaver", model.trunk.config, "scorer")
     operations = sum(shape.forward(length, length, 1) for length in lengths)
     return {
         "tokens_per_second": round(sum(lengths) / seconds),
         "rows_per_second": round(len(lengths) / seconds, 1),
-        "mfu": share(None if context.tiny else operations / seconds / device_here(context).operations),
+        "mfu": utilisation(context, operations, seconds),
         **values,
     }
-
-
-def _real() -> Any:
-    from bench.gpu_parts.common import ROOT
-
-    return read_config(ROOT / "recipes/models/beaver-7b-v3.0-reward.json")[1]

@@ -10,13 +10,12 @@ import torch
 from bench.gpu_parts.common import (
     Context,
     StepClock,
-    device_here,
     lengths_forced,
     lengths_within,
     model_of,
     pairs_of,
     peak,
-    share,
+    utilisation,
 )
 from bench.gpu_parts.irft import planned, recipe_of
 from irl.adapters import add_adapters
@@ -26,7 +25,7 @@ from irl.log_probability import Dialogue
 from irl.models import mixed_precision, save_policy
 from irl.policy_alignment import align_policy
 from irl.random_models import train_random_tokenizer
-from irl.reward import train_reward
+from irl.reward import freeze_blocks, train_reward
 from irl.settings.tiny import TinySettings
 from irl.sft import train_sft
 from irl.template import Template
@@ -53,11 +52,10 @@ def _figures(context: Context, milliseconds: float, rate: float, tokens: float) 
         rate: operations per response token.
         tokens: response tokens of a step.
     """
-    used = rate * tokens / milliseconds * 1000
     return {
         "ms_per_step": milliseconds,
         "response_tokens_per_second": round(tokens / milliseconds * 1000),
-        "mfu": share(None if context.tiny else used / device_here(context).operations),
+        "mfu": utilisation(context, rate * tokens, milliseconds / 1000),
     }
 
 
@@ -87,9 +85,8 @@ def sft(context: Context, overrides: tuple[str, ...]) -> dict[str, Any]:
         with watched_by(clock):
             record = train_sft(model, _template(recipe), rows, settings, recipe.compute, 0, Path(scratch), steps=steps)
     tokens = sum(len(row.response) for row in rows) / record.steps
-    return _figures(context, clock.milliseconds(warmup), rate, tokens) | values | {
-        "planned_gib": planned(context, recipe, graph, "sft")
-    }  # fmt: skip
+    figures = _figures(context, clock.milliseconds(warmup), rate, tokens)
+    return figures | values | planned(recipe, graph, "sft", rows)
 
 
 def reward(context: Context) -> dict[str, Any]:
@@ -101,13 +98,13 @@ def reward(context: Context) -> dict[str, Any]:
         model = model_of(context, "pythia-1b", "reward", torch.float32)
         count = settings.batch_size * (warmup + timed + 1)
         pairs = pairs_of(count, limits.max_prompt_tokens, limits.max_response_tokens, model.config.vocab_size)
+        freeze_blocks(model, settings.frozen_blocks)
         rate, clock = operations_per_response_token(model, _dialogues(pairs)), StepClock()
         with watched_by(clock), mixed_precision(recipe.compute):
             record = train_reward(model, pairs, settings.model_copy(update={"epochs": 1.0}), 1, 0)
     tokens = sum(len(each.response) for each in _dialogues(pairs)) / record.steps
-    return _figures(context, clock.milliseconds(warmup), rate, tokens) | values | {
-        "planned_gib": planned(context, recipe, graph, "rft_reward@r1")
-    }  # fmt: skip
+    figures = _figures(context, clock.milliseconds(warmup), rate, tokens)
+    return figures | values | planned(recipe, graph, "rft_reward@r1", _dialogues(pairs))
 
 
 def rloo(context: Context) -> dict[str, Any]:
@@ -145,7 +142,7 @@ def rloo(context: Context) -> dict[str, Any]:
         "responses_per_step": settings.prompts_per_step * settings.samples_per_prompt,
         "prompts": "short",
         **values,
-        "planned_gib": planned(context, recipe, graph, "rft_policy@r1"),
+        **planned(recipe, graph, "rft_policy@r1", [Dialogue([0] * 16, [0] * length) for length in lengths]),
     }
 
 
@@ -164,9 +161,8 @@ def lora(context: Context) -> dict[str, Any]:
         with watched_by(clock), mixed_precision(recipe.compute):
             record = train_round(model, model, pairs, settings.model_copy(update={"epochs": 1.0}), 1, 0)
     tokens = sum(len(each.response) for each in _dialogues(pairs)) / record.steps
-    return _figures(context, clock.milliseconds(warmup), rate, tokens) | values | {
-        "planned_gib": planned(context, recipe, graph, "irft_train@r1")
-    }  # fmt: skip
+    figures = _figures(context, clock.milliseconds(warmup), rate, tokens)
+    return figures | values | planned(recipe, graph, "irft_train@r1", _dialogues(pairs))
 
 
 def _dialogues(pairs: Any) -> list[Dialogue]:

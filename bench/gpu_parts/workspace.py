@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.gpu_parts.common import ROOT
+from bench.gpu_parts.common import ROOT, remove
 from tasks.recipe import dump, load
 
 
@@ -35,10 +35,10 @@ def placed(steps: Mapping[str, Step], places: Mapping[str, str]) -> dict[str, St
 
 
 class Workspace:
-    """Runs stages; the outputs of the variant `first` are what the others read.
+    """Runs stages; the outputs of the first variant are what the others read.
 
     Args:
-        folder: is made if it is not there; outputs that are in it are not made again.
+        folder: is made if it is not there.
         recipe: file of the recipe.
         variants: overrides of each variant; the first is the one whose outputs the others read.
         steps: by name.
@@ -47,8 +47,8 @@ class Workspace:
     def __init__(
         self, folder: Path, recipe: Path, variants: Mapping[str, Sequence[str]], steps: Mapping[str, Step]
     ) -> None:
-        self.folder, self.steps = folder, steps
-        self.first = next(iter(variants))
+        self.folder, self.steps, self.variants = folder, steps, list(variants)
+        self.first = self.variants[0]
         folder.mkdir(parents=True, exist_ok=True)
         for name, overrides in variants.items():
             self._params(name).write_text(dump(*load(recipe, overrides)), encoding="utf-8")
@@ -57,15 +57,15 @@ class Workspace:
         """Where a stage's output is."""
         return self.folder / (variant or self.first) / self.steps[step].out
 
-    def require(self, step: str) -> dict[str, dict[str, Any]]:
-        """Make what `step` reads, and what that reads, where it is not there. Returns the costs by stage."""
-        costs: dict[str, dict[str, Any]] = {}
+    def require(self, step: str) -> None:
+        """Make what `step` reads, and what that reads, where it is not there."""
         for needed in self.steps[step].needs:
-            costs |= self.require(needed) | {needed: self.run(needed, [self.first])[self.first]}
-        return costs
+            self.require(needed)
+            if not self.out(needed).exists():
+                self.run(needed, [self.first])
 
     def run(self, step: str, variants: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Run a stage in some variants at the same time; those whose output is there are not run again.
+        """Run a stage in some variants at the same time; what is there of it is made again.
 
         Returns:
             the costs that each noted: seconds, memory, speed.
@@ -75,8 +75,7 @@ class Workspace:
         """
         running = {}
         for variant in variants:
-            if self.out(step, variant).exists():
-                continue
+            remove(self.out(step, variant))
             log = self.folder / f"{variant}-{step}.log"
             with log.open("wb") as output:
                 running[variant] = (

@@ -1,10 +1,12 @@
 """bench/gpu.py over parts that die, hang or run out of time: what was measured is kept, and the rest is still done."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import psutil
@@ -70,6 +72,7 @@ def test_a_part_that_dies_or_hangs_is_started_again_for_what_is_left(run, keeper
     assert run().part("irft", set(), keeper) == {"good", "dying", "hanging", "last"}
     assert states(tmp_path) == {"good": MEASURED, "dying": FAILED, "hanging": CUT, "last": MEASURED}
     found = Results.read(tmp_path / "gpu.json").measurements
+    assert found[("irft", "dying")].error == "its process ended with exit code 9"
     assert found[("irft", "dying")].traceback.rstrip().endswith("out of luck")
     assert found[("irft", "good")].values != found[("irft", "last")].values  # another process
 
@@ -93,7 +96,8 @@ def test_nothing_of_a_process_that_was_cut_is_left(run, keeper, tmp_path):
 def test_a_part_that_does_not_start_is_a_result_and_its_last_line_the_reason(run, keeper, tmp_path):
     assert run("raise SystemExit('no module named pydantic')").part("irft", set(), keeper) == {"start"}
     found = Results.read(tmp_path / "gpu.json").measurements[("irft", "start")]
-    assert (found.state, found.error) == (FAILED, "no module named pydantic")
+    assert found.state == FAILED
+    assert found.error == "no module named pydantic (its process ended with exit code 1)"
 
 
 def test_a_part_that_starts_after_all_no_longer_says_that_it_does_not(run, keeper, tmp_path):
@@ -120,6 +124,38 @@ def test_a_measurement_that_raises_does_not_stop_the_others(run, keeper, tmp_pat
     assert states(tmp_path) == {"good": MEASURED, "dying": FAILED, "last": MEASURED}
 
 
+def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bench/gpu.py", "--out", str(tmp_path)])
+    with gpu.alone(tmp_path), pytest.raises(SystemExit, match="error: another run is measuring"):
+        gpu.main()
+
+
+@pytest.mark.parametrize(
+    ("there", "carried", "expected"),
+    [(None, "4.16.0", True), ("4.12.2", "4.16.0", True), ("4.16.0", "4.16.0", False), ("4.16", "4.9.1", False)],
+)
+def test_what_is_absent_or_older_comes_from_the_kit(there, carried, expected):
+    assert gpu.older(there, carried) is expected
+
+
+def test_a_wheel_that_cannot_be_installed_does_not_keep_the_others_out(tmp_path, monkeypatch, capsys):
+    wheels = tmp_path / "kit/wheels"
+    wheels.mkdir(parents=True)
+    (wheels / "juicer_broken-1.0-py3-none-any.whl").write_bytes(b"PK")
+    with zipfile.ZipFile(wheels / "juicer_good-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("juicer_good.py", "")
+        wheel.writestr("juicer_good-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: juicer-good\nVersion: 1.0\n")
+        wheel.writestr(
+            "juicer_good-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr("juicer_good-1.0.dist-info/RECORD", "")
+    run = gpu.Run(tmp_path, tmp_path / "kit", tmp_path / "work", False, time.monotonic() + 100)
+    run.work.mkdir()
+    gpu.install(tmp_path / "kit", run)
+    assert (run.site / "juicer_good.py").is_file()
+    assert "juicer_broken-1.0-py3-none-any.whl cannot be installed" in capsys.readouterr().out
+
+
 def test_without_a_gpu_it_says_so_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench/gpu.py", "--out", str(tmp_path / "out")])
     monkeypatch.setattr(gpu.Run, "environment", lambda self: {"card": None, "versions": {"torch": "2.11.0"}})
@@ -144,7 +180,9 @@ def test_results_of_another_card_are_not_added_to(tmp_path, monkeypatch):
 
 def test_the_code_is_named_by_git_or_by_the_kit_if_that_holds_the_same(tmp_path, monkeypatch):
     assert gpu.source(None, "code")["commit"]
-    monkeypatch.setattr(gpu, "ROOT", tmp_path)  # no repository
+    monkeypatch.setattr(gpu, "ROOT", tmp_path / "copy")  # no repository, but inside of one
+    (tmp_path / "copy").mkdir()
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     (tmp_path / "source.json").write_text(json.dumps({"commit": "abc", "clean": True, "code": "code"}))
     assert gpu.source(tmp_path, "code") == {"code": "code", "commit": "abc", "clean": True}
     assert gpu.source(tmp_path, "other")["commit"] is None
@@ -173,7 +211,8 @@ def test_a_time_in_which_nothing_can_be_measured_is_refused(given, monkeypatch, 
     assert "--minutes" in capsys.readouterr().err
 
 
-def test_a_run_that_is_told_to_end_takes_its_processes_with_it(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_told_to_end_takes_its_processes_with_it(tmp_path, number):
     code = (
         "import sys, time; from bench import gpu; from bench.gpu_store import Results; from pathlib import Path;"
         f"out = Path({str(tmp_path)!r});"
@@ -185,9 +224,30 @@ def test_a_run_that_is_told_to_end_takes_its_processes_with_it(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", code], cwd=gpu.ROOT)
     while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
         time.sleep(0.05)
-    process.terminate()
-    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    process.send_signal(number)
+    process.wait(timeout=30)
     patience = time.monotonic() + 10
     while runs(int((tmp_path / "pid").read_text())) and time.monotonic() < patience:
         time.sleep(0.05)
     assert not runs(int((tmp_path / "pid").read_text()))
+
+
+def test_a_part_whose_starter_was_killed_ends_with_all_that_it_has_started(tmp_path):
+    reading, writing = os.pipe()
+    code = (
+        "from bench.gpu_parts import __main__ as part; import subprocess, time; part._end_with_starter();"
+        "print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
+    )
+    part = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=gpu.ROOT, stdin=reading, stdout=subprocess.PIPE, start_new_session=True
+    )
+    os.close(reading)
+    assert part.stdout is not None
+    with part.stdout as output:
+        started = int(output.readline())
+    os.close(writing)  # as the end of the process that holds it does
+    assert part.wait(timeout=30) == -signal.SIGKILL
+    patience = time.monotonic() + 10
+    while runs(started) and time.monotonic() < patience:
+        time.sleep(0.05)
+    assert not runs(started)

@@ -22,8 +22,10 @@ def test_every_part_has_a_module():
 @pytest.mark.parametrize("lengths", [[1], [5], [2, 9, 16]])
 def test_sampled_responses_get_the_lengths_that_are_forced(policy, template, lengths):
     prompts = [(str(number), [3, 4, 5 + number]) for number in range(6)]
-    with lengths_forced(lengths, template.end_of_text):
+    with lengths_forced(lengths, template.end_of_text) as rows:
         samples = sample_responses(policy, template, prompts, SamplingSettings(), seed=1)
+    assert len(rows) == max(len(sample.response) for sample in samples)
+    assert rows[0] == 6 and sum(rows) >= sum(len(sample.response) for sample in samples)
     assert {len(sample.response) for sample in samples} <= set(lengths)
     assert all(sample.ended and sample.response.count(template.end_of_text) == 1 for sample in samples)
 
@@ -73,7 +75,7 @@ def test_a_device_that_computes_works_and_one_that_raises_does_not(monkeypatch):
     assert not common.works(torch.device("cpu"))
 
 
-@pytest.mark.parametrize("step", stages.COMPARED)
+@pytest.mark.parametrize("step", (*stages.COMPARED, *stages.OTHERS))
 def test_a_stage_reads_only_what_is_made_before_it(step):
     def before(name):
         needs = stages.STEPS[name].needs

@@ -15,13 +15,16 @@ ENVIRONMENT = {
 }  # fmt: skip
 
 
-def results(*measured, card="NVIDIA H100", **environment):
+LATER = "2026-01-02 00:00:00"
+
+
+def results(*measured, card="NVIDIA H100", date="2026-01-01 00:00:00", **environment):
     """Results of one environment: (part, name, state, values) each."""
     made = Results(card)
     key = made.enter({**ENVIRONMENT, "card": card, **environment})
     for part, name, state, values in measured:
         error = "" if state == MEASURED else "it broke"
-        made.add(Measurement(part, name, state, 1.0, "2026-01-01 00:00:00", key, values, error))
+        made.add(Measurement(part, name, state, 1.0, date, key, values, error))
     return made
 
 
@@ -36,7 +39,16 @@ def test_what_was_written_is_read_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["gpu.json"]
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"card": "x", "measurements": [{"part": "irft"}], "environments": {}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        '{"card": "x", "measurements": [], "environments": []}',
+        '{"card": "x", "measurements": [{"part": "irft"}], "environments": {}}',
+    ],
+)
 def test_a_file_that_holds_something_else_is_named(tmp_path, text):
     path = tmp_path / "gpu.json"
     path.write_text(text)
@@ -47,8 +59,8 @@ def test_a_file_that_holds_something_else_is_named(tmp_path, text):
 @pytest.mark.parametrize("state", [FAILED, CUT])
 def test_a_failure_takes_the_place_of_a_figure_only_if_the_code_is_another(state):
     same, other = results(("irft", "recipe", MEASURED, {})), results(("irft", "recipe", MEASURED, {}))
-    same.merge(results(("irft", "recipe", state, {})))
-    other.merge(results(("irft", "recipe", state, {}), code="two"))
+    same.merge(results(("irft", "recipe", state, {}), date=LATER))
+    other.merge(results(("irft", "recipe", state, {}), date=LATER, code="two"))
     assert (state_of(same), state_of(other)) == (MEASURED, state)
 
 
@@ -59,11 +71,24 @@ def test_a_figure_takes_the_place_of_a_failure_and_of_an_older_figure():
         assert found.measurements[("irft", "recipe")].values == {"ms_per_step": value}
 
 
+def test_older_results_take_the_place_of_nothing_whatever_comes_in_first():
+    found = results(("irft", "recipe", MEASURED, {"ms_per_step": 50.0}), date=LATER)
+    found.merge(results(("irft", "recipe", MEASURED, {"ms_per_step": 300.0}), code="old"))
+    assert found.measurements[("irft", "recipe")].values == {"ms_per_step": 50.0}
+
+
 def test_what_this_code_has_settled_is_told_by_part_and_state():
     found = results(("irft", "recipe", MEASURED, {}), ("irft", "compiled", CUT, {}), ("stages", "sft", MEASURED, {}))
-    assert found.settled("one", (MEASURED,)) == {"irft": {"recipe"}, "stages": {"sft"}}
-    assert found.settled("one", (FAILED, CUT)) == {"irft": {"compiled"}}
-    assert found.settled("two", (MEASURED,)) == {}
+    assert found.settled(ENVIRONMENT, (MEASURED,)) == {"irft": {"recipe"}, "stages": {"sft"}}
+    assert found.settled(ENVIRONMENT, (FAILED, CUT)) == {"irft": {"compiled"}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "known"), [({"code": "two"}, False), ({"driver": "581"}, False), ({"command": "another"}, True)]
+)
+def test_a_figure_is_of_its_code_and_of_what_that_ran_on_but_not_of_the_command(changed, known):
+    found = results(("irft", "recipe", MEASURED, {}))
+    assert bool(found.settled({**ENVIRONMENT, **changed}, (MEASURED,))) is known
 
 
 def test_results_are_kept_by_card(tmp_path):
@@ -107,10 +132,25 @@ def test_a_table_shows_figures_failures_and_where_they_are_from():
     )
     text = gpu_tables.render([made])
     assert "### NVIDIA H100" in text
-    assert "| recipe | 93.12 | 22.1% | 28 | 2026-01-01 00:00:00, 1 |" in text
-    assert "failed: it broke" in text
+    assert "| recipe | 93.12 | 22.1% | 28 |  | 2026-01-01 00:00:00, 1 |" in text
+    assert "| compiled |  |  |  | failed: it broke | 2026-01-01 00:00:00, 1 |" in text
     assert "| sft | no | 1e-06 |" in text
     assert "Driver 580.1, CUDA 13.0, Python 3.12.3, torch 2.11.0; commit cccccccccccc, code one" in text
+
+
+def test_all_rows_of_a_table_have_as_many_cells_also_where_everything_failed():
+    lines = gpu_tables.render([results(("irft", "a", FAILED, {}), ("irft", "b", CUT, {}))]).splitlines()
+    assert {line.count(" | ") for line in lines if line.startswith("|")} == {2}
+
+
+def test_a_command_cannot_end_the_tables(tmp_path):
+    page, text = tmp_path / "page.md", f"before\n{gpu_tables.BEGIN}\n{gpu_tables.END}\nafter\n"
+    page.write_text(text)
+    made = results(("irft", "a", FAILED, {}), command=f"python bench/gpu.py --out {gpu_tables.END}")
+    made.write(tmp_path / "kept/card.json")
+    for _ in range(2):
+        gpu_tables.write(page, tmp_path / "kept")
+    assert page.read_text().count("after") == page.read_text().count(gpu_tables.END) == 1
 
 
 def test_an_error_cannot_break_the_table():
