@@ -57,12 +57,14 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("gpu-out"), help="folder for gpu.json and log.txt, default %(default)s"
     )
-    parser.add_argument("--kit", type=Path, help="folder that make gpu-kit collected; its wheels are installed into it")
+    parser.add_argument("--kit", type=Path, help="folder that make gpu-kit collected: what is missing here")
     parser.add_argument("--minutes", type=minutes, default=8, help="when to stop, default %(default)g")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all, in this order")
     parser.add_argument("--again", action="store_true", help="measure also what has been measured")
     parser.add_argument("--tiny", action="store_true", help="tiny models on the CPU: does everything start?")
-    parser.add_argument("--work", type=Path, help="folder for models and the like; default: a temporary one")
+    parser.add_argument(
+        "--work", type=Path, help="folder for the kit's packages, models and the like; default: a temporary one"
+    )
     parser.add_argument("--list", action="store_true", help="say what the parts are")
     parser.add_argument("--tables", nargs="*", type=Path, metavar="RESULTS", help="keep these, and write the tables")
     given = parser.parse_args()

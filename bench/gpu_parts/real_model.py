@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 
 from bench import gpu_source
 from bench.gpu_parts.common import ROOT, Context
-from bench.gpu_parts.workspace import Step, Workspace, placed
+from bench.gpu_parts.stages import STEPS
+from bench.gpu_parts.workspace import Workspace, placed
 from irl.log_probability import Dialogue, score_dialogues
 from irl.models import load_policy, load_template, mixed_precision
 from irl.sampling import sample_responses
@@ -19,24 +21,8 @@ from irl.settings.compute import ComputeSettings
 from irl.settings.data import TemplateSettings
 from irl.settings.training import SamplingSettings
 
-ROUND = ("--round", "r1")
-STEPS = {
-    "fetch": Step("tasks.fetch", "raw"),
-    "curate": Step("tasks.curate", "curated", ("fetch",), ("--raw", "fetch", "--policy", "MODEL", "--scorer", "MODEL")),
-    "sft": Step("tasks.sft", "sft", ("curate",), ("--policy", "MODEL", "--data", "curate")),
-    "irft_generate": Step(
-        "tasks.irft_generate", "irft.jsonl", ("sft",), (*ROUND, "--policy", "sft", "--data", "curate")
-    ),
-    "irft_train": Step(
-        "tasks.irft_train", "irft", ("irft_generate",),
-        (*ROUND, "--policy", "sft", "--initial", "sft", "--data", "curate", "--samples", "irft_generate"),
-    ),
-    "evaluate": Step(
-        "tasks.evaluate", "evaluation.json", ("irft_train",),
-        ("--name", "irft-r1", "--method", "irft", "--round", "1", "--policy", "irft_train", "--sft", "sft", "--scorer",
-         "MODEL", "--data", "curate"),
-    ),
-}  # fmt: skip
+ROUND = ("fetch", "curate", "sft", "irft_generate", "irft_train", "evaluate")
+"""The stages of a round, in their order."""
 
 
 def measurements(context: Context) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -174,9 +160,11 @@ def one_round(context: Context) -> dict[str, Any]:
         "irft.training.optimiser.learning_rate=2e-5", "irft.training.beta=0.1", f"evaluation.prompts={prompts}",
         "evaluation.sampling.batch_size=64", "sft.batch_size=16", "irft.training.batch_size=16",
     ]  # fmt: skip
-    steps = placed(STEPS, {"MODEL": str(model)})
+    steps = {name: STEPS[name] for name in ROUND}
+    steps["curate"] = replace(steps["curate"], needs=("fetch",))  # nothing is pretrained
+    steps = placed(steps, {"POLICY": str(model), "SCORER": str(model)})
     space = Workspace(context.work / "round", ROOT / "recipes/quickstart.yaml", {"round": overrides}, steps)
-    costs = {name: space.run(name, ["round"])["round"] for name in STEPS}
+    costs = {name: space.run(name, ["round"])["round"] for name in ROUND}
     curves = json.loads((space.out("irft_train") / "training.json").read_text(encoding="utf-8"))["curves"]
     held_out = json.loads(space.out("evaluate").read_text(encoding="utf-8"))["held_out"]
     return {
