@@ -109,7 +109,7 @@ def measure(given: argparse.Namespace) -> None:
 
 
 def _measure(given: argparse.Namespace, run: "Run", code: str) -> None:
-    environment = {**run.environment(), **source(given.kit, code), "tiny": given.tiny, "command": command()}
+    environment = {**run.environment(), **source(given.kit), "tiny": given.tiny, "command": command()}
     card = "CPU, tiny models" if given.tiny else environment["card"]
     if card is None:
         raise Problem("PyTorch sees no NVIDIA GPU here; --tiny runs every part with tiny models on the CPU")
@@ -405,24 +405,14 @@ def name_of(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-")
 
 
-def source(kit: Path | None, code: str) -> dict[str, Any]:
+def source(kit: Path | None) -> dict[str, Any]:
     """Which code this is: by git, or where there is none by what the kit says of the same files."""
-    known = {"code": code, "commit": None, "clean": None}
-    try:
-        top, head, changes = (
-            subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-            for words in (["rev-parse", "--show-toplevel"], ["rev-parse", "HEAD"], ["status", "--porcelain"])
-        )
-        if Path(top) == ROOT:  # a copy without git may lie in somebody else's repository
-            return known | {"commit": head, "clean": not changes}
-    except (OSError, subprocess.CalledProcessError):
-        pass
+    here = gpu_source.source(ROOT)
     path = kit / "source.json" if kit else None
-    if path and path.is_file():
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if told["code"] == code:
-            return known | {"commit": told["commit"], "clean": told["clean"]}
-    return known
+    if here["commit"] is None and path and path.is_file():
+        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return told if told["code"] == here["code"] else here
+    return here
 
 
 def command() -> str:

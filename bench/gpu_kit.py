@@ -23,7 +23,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from bench.gpu_source import fingerprint, split
+from bench.gpu_source import source, split
 from irl.errors import InputError
 from tasks.stage import guarded
 
@@ -162,20 +162,6 @@ def collect_model(kit: Path) -> list[Path]:
             with file.open(inside) as content, whole.open("wb") as written:
                 shutil.copyfileobj(content, written, MIB)
         return split(whole, kit, PIECE, MODEL_LICENCE)
-
-
-def source(root: Path) -> dict[str, str | bool | None]:
-    """Which code this is: its commit where there is one, and the sum of its files in any case."""
-
-    def git(*command: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            return None
-        return None if done.returncode else done.stdout.strip()
-
-    changed = git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": git("rev-parse", "HEAD"), "clean": changed == "", "code": fingerprint(root)}
 
 
 def copy_data(data: Path | None, folder: Path) -> str:

@@ -5,6 +5,7 @@ Only the standard library: bench/gpu.py needs this before anything is installed.
 
 import hashlib
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,29 @@ def fingerprint(root: Path) -> str:
         digest.update(f"{len(name)} {name} {len(content)}\n".encode())
         digest.update(content)
     return digest.hexdigest()
+
+
+def source(root: Path) -> dict[str, str | bool | None]:
+    """Which code this is: the sum of its files, and the commit where git knows one.
+
+    Returns:
+        code, commit, and clean: whether no file of the code differs from the commit. A copy without git has no commit,
+        even if it lies in somebody else's repository.
+    """
+
+    def git(*command: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
+        return None if done.returncode else done.stdout.strip()
+
+    top = git("rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root.resolve():
+        return {"code": fingerprint(root), "commit": None, "clean": None}
+    folders = sorted({pattern.partition("/")[0] for pattern in CODE if (root / pattern.partition("/")[0]).is_dir()})
+    changed = git("status", "--porcelain", "--", *folders)
+    return {"code": fingerprint(root), "commit": git("rev-parse", "HEAD"), "clean": changed == ""}
 
 
 def split(file: Path, kit: Path, limit: int, licence: str) -> list[Path]:

@@ -14,6 +14,7 @@ import pytest
 
 from bench import gpu
 from bench.gpu_parts import PARTS, Part
+from bench.gpu_source import fingerprint
 from bench.gpu_store import CUT, FAILED, MEASURED, Results
 
 FAKE = """
@@ -179,13 +180,15 @@ def test_results_of_another_card_are_not_added_to(tmp_path, monkeypatch):
 
 
 def test_the_code_is_named_by_git_or_by_the_kit_if_that_holds_the_same(tmp_path, monkeypatch):
-    assert gpu.source(None, "code")["commit"]
+    assert len(gpu.source(None)["commit"]) == 40
     monkeypatch.setattr(gpu, "ROOT", tmp_path / "copy")  # no repository, but inside of one
     (tmp_path / "copy").mkdir()
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    (tmp_path / "source.json").write_text(json.dumps({"commit": "abc", "clean": True, "code": "code"}))
-    assert gpu.source(tmp_path, "code") == {"code": "code", "commit": "abc", "clean": True}
-    assert gpu.source(tmp_path, "other")["commit"] is None
+    same, other = ({"commit": "abc", "clean": True, "code": code} for code in (fingerprint(tmp_path / "copy"), "other"))
+    (tmp_path / "source.json").write_text(json.dumps(same))
+    assert gpu.source(tmp_path) == same
+    (tmp_path / "source.json").write_text(json.dumps(other))
+    assert gpu.source(tmp_path)["commit"] is None
 
 
 def test_a_command_names_no_folder_of_the_machine(monkeypatch):
@@ -214,7 +217,7 @@ def test_a_time_in_which_nothing_can_be_measured_is_refused(given, monkeypatch, 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_told_to_end_takes_its_processes_with_it(tmp_path, number):
     code = (
-        "import sys, time; from bench import gpu; from bench.gpu_store import Results; from pathlib import Path;"
+        "import sys, time; from bench import gpu; from pathlib import Path;"
         f"out = Path({str(tmp_path)!r});"
         "program = f\"import os, time; open({str(out / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)\";"
         "gpu.Run._command = lambda *_: [sys.executable, '-c', program];"

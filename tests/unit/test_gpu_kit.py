@@ -11,8 +11,8 @@ import pytest
 from packaging.utils import canonicalize_name
 
 from bench import gpu_kit, hh_lengths
-from bench.gpu_kit import BARE, Wheel, collect, download, pinned, source, unmet
-from bench.gpu_source import assemble, fingerprint, split
+from bench.gpu_kit import BARE, Wheel, collect, download, pinned, unmet
+from bench.gpu_source import assemble, fingerprint, source, split
 from irl.errors import InputError
 from tests.conftest import ROOT
 
@@ -269,8 +269,8 @@ def test_a_folder_that_is_no_kit_is_not_replaced(collected: Callable[..., list[s
     assert (tmp_path / "kit/precious").exists()
 
 
-def test_the_source_says_whether_tracked_files_were_changed(code: Path):
-    assert source(code) == {"commit": None, "clean": False, "code": fingerprint(code)}
+def test_the_source_says_whether_the_code_is_that_of_the_commit(code: Path):
+    assert source(code) == {"commit": None, "clean": None, "code": fingerprint(code)}
 
     def git(*command: str) -> str:
         identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
@@ -284,7 +284,15 @@ def test_the_source_says_whether_tracked_files_were_changed(code: Path):
     (code / "untracked").touch()
     assert source(code) == {"commit": git("rev-parse", "HEAD"), "clean": True, "code": fingerprint(code)}
     (code / "docs/f.md").write_text("another\n")
+    assert source(code)["clean"] is True
+    (code / "bench/new.py").touch()
     assert source(code)["clean"] is False
+
+
+def test_a_copy_without_git_in_somebody_else_s_repository_has_no_commit(code: Path):
+    subprocess.run(["git", "init", "-q", str(code)], check=True)
+    (code / "copy/irl").mkdir(parents=True)
+    assert source(code / "copy")["commit"] is None
 
 
 def test_the_bare_machine_needs_only_the_standard_library_for_these(root: Path):
