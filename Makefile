@@ -51,7 +51,7 @@ test: setup ## check style and types, run the tests
 	pytest
 
 test-docker: setup ## build the CPU image and run stages in it (as root, or with a Docker engine; minutes and 10 GB)
-	CI=true pytest tests/services/test_docker.py
+	JUICER_TEST_DOCKER=true pytest tests/services/test_docker.py
 
 ppo: $(VENV)-ppo/installed ## make .venv-ppo, the same with the last TRL that has PPO
 
