@@ -35,14 +35,14 @@ $(STAMP):
 	@touch $@
 
 repro: setup ## run the active recipe (params.yaml) from demonstrations to the report and the registry
-	@if [ -n '$(RECIPE)' ]; then python -m tasks.recipe '$(RECIPE)'; \
-	elif [ ! -f params.yaml ]; then python -m tasks.recipe recipes/quickstart.yaml; \
-	else python -m tasks.recipe --check; fi
+	@if [ -n '$(RECIPE)' ]; then python -m juicer.recipe.activation '$(RECIPE)'; \
+	elif [ ! -f params.yaml ]; then python -m juicer.recipe.activation recipes/quickstart.yaml; \
+	else python -m juicer.recipe.activation --check; fi
 	@dvc --wait-for-lock repro
-	@python -m tasks.summary
+	@python -m juicer.reporting.summary
 
 plan: setup ## what a recipe will cost: make plan RECIPE=recipes/ultrachat-irft-t5.yaml PLAN='--gpu H100'
-	@python -m tasks.plan '$(or $(RECIPE),recipes/quickstart.yaml)' $(PLAN)
+	@python -m juicer.planning.plan '$(or $(RECIPE),recipes/quickstart.yaml)' $(PLAN)
 
 test: setup ## check style and types, run the tests
 	ruff check

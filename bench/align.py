@@ -52,7 +52,7 @@ def make(folder: Path, graph: str) -> Path:
     folder.mkdir()
     shutil.copy(ROOT / "params.yaml", folder)
     shutil.copytree(ROOT / "recipes", folder / "recipes")
-    shutil.copytree(ROOT / "irl", folder / "irl", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "juicer", folder / "juicer", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "file0").write_text("content")
     (folder / "talk.py").write_text(TALK)
     (folder / "dvc.yaml").write_text(graph)

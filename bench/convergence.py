@@ -20,15 +20,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from irl.irft import train_round
-from irl.log_probability import Dialogue, by_length_in_chunks, response_log_probabilities
-from irl.objectives import contrastive_loss, irft_loss
-from irl.pairs import Pair
-from irl.reward import rewards
-from irl.sampling import sample_responses
-from irl.seeding import derive
-from irl.settings.irft import IrftTrainingSettings
-from irl.settings.training import OptimiserSettings, SamplingSettings
+from juicer.data.pairs import Pair
+from juicer.methods.irft import train_round
+from juicer.methods.objectives import contrastive_loss, irft_loss
+from juicer.methods.reward import rewards
+from juicer.models.log_probability import Dialogue, by_length_in_chunks, response_log_probabilities
+from juicer.runtime.seeding import derive
+from juicer.sampling.decoding import sample_responses
+from juicer.settings.irft import IrftTrainingSettings
+from juicer.settings.training import OptimiserSettings, SamplingSettings
 from tests.enumerable import END_OF_TEXT, World, flat_gradient, likelihood, optimal_policy
 
 ROOT = Path(__file__).parents[1]

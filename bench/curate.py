@@ -21,8 +21,8 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from irl.demonstrations import Demonstration, Message, write
-from tasks.recipe import dump, load
+from juicer.data.demonstrations import Demonstration, Message, write
+from juicer.recipe.activation import dump, load
 
 ROOT = Path(__file__).resolve().parent.parent
 END_OF_TEXT = "<|endoftext|>"

@@ -3,7 +3,7 @@
     python -m bench.forks
 
 Prints, per width of the model and lengths of prompt and responses, the processor seconds of forward and backward
-passes in one row over those in two, and what the rule of irl/forks.py says.
+passes in one row over those in two, and what the rule of juicer/methods/forks.py says.
 """
 
 from functools import partial
@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import GPTNeoXForCausalLM
 
 from bench.measure import Timings
-from irl.forks import Fork, ForkBatch, fork_log_probabilities, forks_pay
-from irl.log_probability import Dialogue, by_length_in_chunks, response_log_probabilities
-from irl.settings.world import TinyPolicySettings
-from irl.tiny import policy_config
+from juicer.methods.forks import Fork, ForkBatch, fork_log_probabilities, forks_pay
+from juicer.models.log_probability import Dialogue, by_length_in_chunks, response_log_probabilities
+from juicer.quickstart.pretraining import policy_config
+from juicer.settings.world import TinyPolicySettings
 
 CPU = torch.device("cpu")
 SHAPES = ((26, 14), (64, 16), (64, 64), (32, 128), (128, 128), (256, 256), (64, 256), (16, 512))

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-CODE = ("irl/**/*.py", "tasks/**/*.py", "bench/**/*.py", "bench/*.json", "recipes/**/*")
+CODE = ("juicer/**/*.py", "tasks/**/*.py", "bench/**/*.py", "bench/*.json", "recipes/**/*")
 BLOCK = 1 << 20
 
 

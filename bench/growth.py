@@ -9,15 +9,15 @@ from transformers import GPTNeoXForCausalLM
 from bench import inputs
 from bench.measure import Timings, exponent
 from bench.part import main
-from irl.irft import train_round
-from irl.log_probability import Dialogue
-from irl.pairs import Pair, make_pairs
-from irl.sampling import sample_responses
-from irl.settings.irft import IrftTrainingSettings
-from irl.settings.training import OptimiserSettings, SamplingSettings
-from irl.settings.world import TinyPolicySettings
-from irl.template import Template
-from irl.tiny import policy_config
+from juicer.data.pairs import Pair, make_pairs
+from juicer.data.template import Template
+from juicer.methods.irft import train_round
+from juicer.models.log_probability import Dialogue
+from juicer.quickstart.pretraining import policy_config
+from juicer.sampling.decoding import sample_responses
+from juicer.settings.irft import IrftTrainingSettings
+from juicer.settings.training import OptimiserSettings, SamplingSettings
+from juicer.settings.world import TinyPolicySettings
 
 TIMES = (1, 4, 16)
 PASS = IrftTrainingSettings(epochs=1, batch_size=32, beta=0.3, optimiser=OptimiserSettings(learning_rate=1e-6))

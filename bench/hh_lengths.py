@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from irl.template import Template
+    from juicer.data.template import Template
 
 SOURCE = "Anthropic/hh-rlhf: 956 shuffled rows of harmless-base's test file"
 FILE = Path(__file__).with_name("hh_lengths.json")
@@ -42,9 +42,9 @@ def summary(rows: Sequence[Lengths]) -> dict[str, dict[str, float]]:
 
 def count(data: Path, template: "Template") -> tuple[list[Lengths], int]:
     """Rows of the files that may be trained on, and how many were left out: malformed, or without a rejected one."""
-    from irl.demonstrations import Demonstration
-    from irl.formats import convert, recognise
-    from irl.sources import files_of, rows_of
+    from juicer.data.demonstrations import Demonstration
+    from juicer.data.formats import convert, recognise
+    from juicer.data.sources import files_of, rows_of
 
     rows: list[Lengths] = []
     left_out = 0
@@ -63,9 +63,9 @@ def template_of(tokenizer: Path) -> "Template":
     """HH's template over a tokenizer: a folder of one, or a GGUF file."""
     from transformers import AutoTokenizer
 
-    from irl.errors import InputError
-    from irl.settings.data import TemplateSettings
-    from irl.template import Template
+    from juicer.data.template import Template
+    from juicer.runtime.errors import InputError
+    from juicer.settings.data import TemplateSettings
 
     folder, more = (tokenizer.parent, {"gguf_file": tokenizer.name}) if tokenizer.is_file() else (tokenizer, {})
     try:
@@ -96,7 +96,7 @@ def write(given: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    from tasks.stage import guarded
+    from juicer.stages.stage import guarded
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of Anthropic-HH rows")

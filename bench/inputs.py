@@ -5,13 +5,13 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from irl import tiny, world
-from irl.demonstrations import Demonstration
-from irl.models import load_policy, load_template, save_policy
-from irl.settings.compute import ComputeSettings
-from irl.settings.data import TemplateSettings
-from irl.settings.world import TinyPolicySettings, WorldSettings
-from irl.template import Template
+from juicer.data.demonstrations import Demonstration
+from juicer.data.template import Template
+from juicer.models.loading import load_policy, load_template, save_policy
+from juicer.quickstart import pretraining, world
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import TemplateSettings
+from juicer.settings.world import TinyPolicySettings, WorldSettings
 
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".juicer/bench"
@@ -44,7 +44,7 @@ def make(count: int) -> Inputs:
     folder = CACHE / "policy"
     if not (folder / "config.json").is_file():
         settings = TinyPolicySettings(documents=4000)
-        policy, template = tiny.train_policy(
+        policy, template = pretraining.train_policy(
             list(world.documents(settings.documents, SEED)), settings, LIMITS, CPU, SEED
         )
         save_policy(policy, template, folder, None)

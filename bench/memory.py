@@ -15,12 +15,12 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from bench import inputs, stock
 from bench.part import main, quiet
-from irl.irft import train_round
-from irl.log_probability import Dialogue
-from irl.pairs import Pair, make_pairs
-from irl.sampling import sample_responses
-from irl.settings.irft import IrftTrainingSettings
-from irl.settings.training import OptimiserSettings, SamplingSettings
+from juicer.data.pairs import Pair, make_pairs
+from juicer.methods.irft import train_round
+from juicer.models.log_probability import Dialogue
+from juicer.sampling.decoding import sample_responses
+from juicer.settings.irft import IrftTrainingSettings
+from juicer.settings.training import OptimiserSettings, SamplingSettings
 
 VOCABULARY, TOKENS = 50_304, 512
 STEP = IrftTrainingSettings(epochs=1, batch_size=8, optimiser=OptimiserSettings(learning_rate=1e-5))

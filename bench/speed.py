@@ -12,12 +12,12 @@ import torch
 from bench import inputs, stock
 from bench.measure import Timings, ratio, total
 from bench.part import main
-from irl.irft import train_round
-from irl.pairs import make_pairs
-from irl.samples import Sample
-from irl.sampling import sample_responses
-from irl.settings.irft import IrftTrainingSettings
-from irl.settings.training import OptimiserSettings, SamplingSettings
+from juicer.data.pairs import make_pairs
+from juicer.data.samples import Sample
+from juicer.methods.irft import train_round
+from juicer.sampling.decoding import sample_responses
+from juicer.settings.irft import IrftTrainingSettings
+from juicer.settings.training import OptimiserSettings, SamplingSettings
 
 TRAINING = IrftTrainingSettings(
     epochs=2, batch_size=32, beta=0.3, optimiser=OptimiserSettings(learning_rate=4e-4, warmup_ratio=0.1)

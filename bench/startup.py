@@ -18,11 +18,14 @@ COMMANDS = {
     "import torch": [sys.executable, "-c", "import torch"],
     "irft_generate --dry-run": [sys.executable, "-m", "tasks.irft_generate", "--dry-run", "--round", "r1",
                                 "--policy", ".", "--data", ".", "--out", "none"],
-    "what irft_generate imports": [sys.executable, "-c", "import irl.demonstrations, irl.sampling, irl.models;"
+    "what irft_generate imports": [sys.executable, "-c",
+                                   "import juicer.data.demonstrations, juicer.sampling.decoding, juicer.models.loading;"
                                    "from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast"],
-    "what irft_train imports": [sys.executable, "-c", "import irl.demonstrations, irl.irft, irl.models, tasks.stage;"
+    "what irft_train imports": [sys.executable, "-c",
+                                "import juicer.data.demonstrations, juicer.methods.irft, juicer.models.loading;"
+                                "import juicer.stages.stage;"
                                 "from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast"],
-    "what sft imports": [sys.executable, "-c", "import irl.sft, irl.models;"
+    "what sft imports": [sys.executable, "-c", "import juicer.methods.sft, juicer.models.loading;"
                          "from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast;"
                          "from trl.trainer.sft_trainer import SFTTrainer"],
     "dvc": [sys.executable, "-m", "dvc", "--version"],

@@ -11,10 +11,10 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
-from irl.log_probability import Batch, Dialogue, response_log_probabilities
-from irl.pairs import Pair
-from irl.settings.irft import IrftTrainingSettings
-from irl.template import Template
+from juicer.data.pairs import Pair
+from juicer.data.template import Template
+from juicer.models.log_probability import Batch, Dialogue, response_log_probabilities
+from juicer.settings.irft import IrftTrainingSettings
 
 DEFAULTS: dict[str, Any] = {}
 """TRL's own: 8 pairs a step, bf16 autocast, activations recomputed, a live reference model in every step."""

@@ -18,10 +18,10 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows.errand import check_machines, send_stage
-from flows.graph import PlannedStage, plan
+from flows.execute import pass_stage, run_stage
+from flows.forecast import PlannedStage, plan
 from flows.publish import Board, plan_table, publish_mlflow_links, publish_report
-from flows.run import pass_stage, run_stage
+from flows.remote import check_machines, send_stage
 from flows.server import check_server
 from flows.workspace import (
     ACTIVE,
@@ -32,8 +32,8 @@ from flows.workspace import (
     recipes,
     sole_user,
 )
-from irl.errors import InputError
-from tasks.stage import guarded
+from juicer.runtime.errors import InputError
+from juicer.stages.stage import guarded
 
 THREADS: TaskRunner[PrefectFuture[Any]] = ThreadPoolTaskRunner(max_workers=64)  # type: ignore[assignment]
 Recipe = Annotated[str, Field(json_schema_extra={"enum": [ACTIVE, *recipes()]})]

@@ -18,14 +18,14 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.settings import get_current_settings
 from prefect.states import Completed, Failed
 
-from flows.graph import gpus_of_processes
-from flows.run import gpus_held
+from flows.execute import gpus_held
+from flows.forecast import gpus_of_processes
 from flows.server import check_server
-from irl.errors import InputError
-from tasks.evaluate_version import Judgement
-from tasks.mlflow_store import project_model, project_uri
-from tasks.promote import GATES
-from tasks.stage import guarded
+from juicer.registry.evaluate_version import Judgement
+from juicer.registry.promote import GATES
+from juicer.registry.store import project_model, project_uri
+from juicer.runtime.errors import InputError
+from juicer.stages.stage import guarded
 
 
 @flow(name="evaluate", flow_run_name="{model}", persist_result=False)
@@ -50,8 +50,8 @@ def evaluate(model: str = "challenger", gates: str = str(GATES), again: bool = T
 
 def measure(model: str, gates: str, *, again: bool, line: Callable[[str], None]) -> Judgement:
     """Do it, without Prefect."""
-    from tasks.evaluate_version import evaluate
-    from tasks.versions import open_registry
+    from juicer.registry.evaluate_version import evaluate
+    from juicer.registry.versions import open_registry
 
     project = project_model()
     reference = f"models:/{project}@challenger" if model == "challenger" else model

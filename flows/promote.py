@@ -16,11 +16,11 @@ from prefect.settings import get_current_settings
 from prefect.states import Completed, Failed
 
 from flows.server import check_server
-from irl.errors import InputError
-from irl.settings.compute import ComputeSettings
-from tasks.mlflow_store import project_model, project_uri
-from tasks.promote import GATES, Decision
-from tasks.stage import guarded, set_environment
+from juicer.registry.promote import GATES, Decision
+from juicer.registry.store import project_model, project_uri
+from juicer.runtime.errors import InputError
+from juicer.settings.compute import ComputeSettings
+from juicer.stages.stage import guarded, set_environment
 
 REFUSED, REFUSED_STATE = 3, "Refused"
 """Exit code where gates failed; 1 is an error."""
@@ -52,8 +52,8 @@ def promote(
 
 def decide(version: str, gates: str, *, dry_run: bool, rollback: bool) -> Decision:
     """Do it, without Prefect."""
-    from tasks import promote
-    from tasks.versions import name_of, open_registry
+    from juicer.registry import promote
+    from juicer.registry.versions import name_of, open_registry
 
     set_environment(ComputeSettings())
     reference = f"models:/{project_model()}@challenger" if version == "challenger" else version
@@ -77,7 +77,7 @@ def main() -> None:
 
     def work() -> None:
         if given.unlock:
-            from tasks.versions import open_registry
+            from juicer.registry.versions import open_registry
 
             with open_registry(project_uri()) as registry:
                 registry.aliases_of(given.unlock).unlock()

@@ -17,10 +17,10 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from flows.graph import PlannedStage
-from tasks.mlflow_store import runs_of, without_password
-from tasks.numbers import shown, shown_columns
-from tasks.stage import read_json
+from flows.forecast import PlannedStage
+from juicer.registry.store import runs_of, without_password
+from juicer.reporting.numbers import shown, shown_columns
+from juicer.stages.stage import read_json
 
 SUMMARY, REPORT = Path("metrics/summary.json"), Path("report/report.html")
 BY_ROUND = re.compile(r'<section id="figures".*?</section>', re.DOTALL)

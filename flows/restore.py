@@ -8,8 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from tasks.mlflow_store import project_uri
-from tasks.stage import guarded
+from juicer.registry.store import project_uri
+from juicer.stages.stage import guarded
 
 
 def main() -> None:
@@ -26,8 +26,8 @@ def main() -> None:
     given = parser.parse_args()
 
     def work() -> None:
-        from tasks.restore import restore
-        from tasks.versions import open_registry
+        from juicer.registry.restore import restore
+        from juicer.registry.versions import open_registry
 
         with open_registry(project_uri()) as registry:
             version = registry.find(given.version)

@@ -3,7 +3,7 @@
 import httpx
 from prefect.settings import get_current_settings
 
-from irl.errors import InputError
+from juicer.runtime.errors import InputError
 
 
 def check_server() -> None:

@@ -15,10 +15,10 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
-from flows.errand import POOL
-from flows.run import GPU
+from flows.execute import GPU
+from flows.remote import POOL
 from flows.server import check_server
-from tasks.stage import guarded, read_json, read_yaml
+from juicer.stages.stage import guarded, read_json, read_yaml
 
 AUTOMATIONS = Path(__file__).with_name("automations.yaml")
 DOCKER_POOL = Path(__file__).resolve().parents[1] / "docker" / "work-pool.json"

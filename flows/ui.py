@@ -16,11 +16,11 @@ from types import FrameType
 
 import httpx
 
-from flows.run import environment
+from flows.execute import environment
 from flows.setup import GPUS_HELP
-from irl.errors import InputError
-from tasks.process import run_in_group
-from tasks.stage import guarded
+from juicer.runtime.errors import InputError
+from juicer.runtime.process_groups import run_in_group
+from juicer.stages.stage import guarded
 
 HOST = "127.0.0.1"
 LOGS, HOME = Path(".juicer/ui"), Path(".juicer/prefect")
@@ -29,7 +29,7 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a request to end, and a terminal that was closed."""
 SECONDS_TO_START = 180.0
 SECONDS_TO_END = 40.0
-"""More than a stage's own time for its checkpoint (tasks/process.py), so that a flow can end its stages."""
+"""More than a stage's own time for its checkpoint (runtime/process_groups.py), so that a flow can end its stages."""
 
 
 class Service:

@@ -30,9 +30,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from flows.server import check_server
-from irl.errors import InputError
-from tasks.mlflow_store import project_uri
-from tasks.stage import guarded
+from juicer.registry.store import project_uri
+from juicer.runtime.errors import InputError
+from juicer.stages.stage import guarded
 
 SECRET = "JUICER_WEBHOOK_SECRET"  # noqa: S105 - the name of the variable
 TOLERANCE = 300.0
@@ -185,7 +185,7 @@ def main() -> None:
             raise InputError("is not set", where=SECRET, do=do)
         check_server()
         if given.subscribe is not None:
-            from tasks.versions import open_registry
+            from juicer.registry.versions import open_registry
 
             with open_registry(project_uri()) as registry:
                 registry.subscribe(given.subscribe or f"http://{given.host}:{given.port}/", secret)

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from flows.graph import reading
-from irl.errors import InputError
-from tasks.recipe import activate, validate
-from tasks.stage import read_yaml
+from flows.forecast import reading
+from juicer.recipe.activation import activate, validate
+from juicer.runtime.errors import InputError
+from juicer.stages.stage import read_yaml
 
 ACTIVE = "active"
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")

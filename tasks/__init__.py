@@ -1,1 +1,1 @@
-"""One module per stage of dvc.yaml: reads declared inputs and parameters, calls `irl`, writes declared outputs."""
+"""The stage programs, one per stage of dvc.yaml: read declared inputs, call `juicer`, write declared outputs."""

@@ -15,17 +15,18 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from irl import demonstrations, scorers
-from irl.demonstrations import Demonstration
-from irl.errors import InputError
-from irl.settings.compute import ComputeSettings
-from irl.settings.data import CurateSettings, ScorerSettings, TemplateSettings
-from tasks.launch import main
-from tasks.stage import Stage, read_json, write_json
+from juicer import scorers
+from juicer.data import demonstrations
+from juicer.data.demonstrations import Demonstration
+from juicer.runtime.errors import InputError
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import CurateSettings, ScorerSettings, TemplateSettings
+from juicer.stages.launch import main
+from juicer.stages.stage import Stage, read_json, write_json
 
 if TYPE_CHECKING:
-    from irl.curation import Lengths, Split
-    from irl.replay import Once
+    from juicer.data.curation import Lengths, Split
+    from juicer.runtime.memo import Once
 
 T = TypeVar("T")
 REPLACED = "template.name 'hh' replaces the model's own chat template (template.name: model keeps it)"
@@ -56,9 +57,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(stage: Stage) -> str:
     # Two threads halve the time of the tokenizer without changing a token.
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    from irl.curation import Lengths, check_context
-    from irl.models import load_template
-    from irl.replay import once
+    from juicer.data.curation import Lengths, check_context
+    from juicer.models.loading import load_template
+    from juicer.runtime.memo import once
 
     given = stage.arguments
     settings = stage.read("curate", CurateSettings)
@@ -106,7 +107,7 @@ class Curation:
         files: "Mapping[Split, BinaryIO]",
         resumed: "Once",
     ) -> None:
-        from irl.curation import Best
+        from juicer.data.curation import Best
 
         self.settings, self.scoring, self.scorer = settings, scoring, scorer
         self.lengths, self.files, self.resumed = lengths, files, resumed
@@ -141,7 +142,7 @@ class Curation:
 
     def finish(self) -> dict[str, Any]:
         """Write what is still held back, check that every split has rows, and describe what was done."""
-        from irl.curation import score_statistics
+        from juicer.data.curation import score_statistics
 
         self._check_available()
         if self.best is not None:
@@ -200,7 +201,7 @@ class Curation:
 
     def _new(self, chunk: list[Demonstration]) -> "Iterator[tuple[Demonstration, Split]]":
         """Rows that were not there before and stand on one side only, each with its split."""
-        from irl.curation import split_of
+        from juicer.data.curation import split_of
 
         for row in chunk:
             prompt_hash = row.prompt_hash()

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from irl.errors import InputError
-from tasks.stage import Stage, main
+from juicer.runtime.errors import InputError
+from juicer.stages.stage import Stage, main
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 BESIDE_WEIGHTS = (

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from irl.settings.compute import ComputeSettings
-from irl.settings.data import ScorerSettings, TemplateSettings
-from irl.settings.evaluation import EvaluationSettings
-from tasks.launch import main
-from tasks.stage import Stage, write_json
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import ScorerSettings, TemplateSettings
+from juicer.settings.evaluation import EvaluationSettings
+from juicer.stages.launch import main
+from juicer.stages.stage import Stage, write_json
 
 if TYPE_CHECKING:
-    from irl.demonstrations import Demonstration
-    from irl.evaluation import Evaluation
-    from irl.template import Template
+    from juicer.data.demonstrations import Demonstration
+    from juicer.data.template import Template
+    from juicer.evaluation.metrics import Evaluation
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,11 +54,12 @@ def samples_of(template: "Template", rows: "Sequence[Demonstration]", done: "Eva
 
 
 def run(stage: Stage) -> str:
-    from irl import demonstrations, scorers
-    from irl.errors import InputError
-    from irl.evaluation import Oracle, evaluate_policy
-    from irl.models import load_policy, load_template, read_training
-    from irl.seeding import derive
+    from juicer import scorers
+    from juicer.data import demonstrations
+    from juicer.evaluation.metrics import Oracle, evaluate_policy
+    from juicer.models.loading import load_policy, load_template, read_training
+    from juicer.runtime.errors import InputError
+    from juicer.runtime.seeding import derive
 
     given, settings = stage.arguments, stage.read("evaluation", EvaluationSettings)
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")
@@ -69,7 +70,7 @@ def run(stage: Stage) -> str:
     scorer = scorers.load(stage.read("scorer", ScorerSettings), given.scorer, compute, stage.processes)
     judge: Oracle | None = None
     if stage.value("world") is not None:
-        from irl.world import oracle
+        from juicer.quickstart.world import oracle
 
         judge = oracle
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from irl import formats, sources
-from irl.demonstrations import Demonstration
-from irl.errors import InputError
-from irl.settings.data import FetchSettings
-from irl.settings.world import WorldSettings
-from tasks.hub import split_of
-from tasks.stage import Stage, main, write_json
+from juicer.data import formats, sources
+from juicer.data.demonstrations import Demonstration
+from juicer.data.hub import split_of
+from juicer.runtime.errors import InputError
+from juicer.settings.data import FetchSettings
+from juicer.settings.world import WorldSettings
+from juicer.stages.stage import Stage, main, write_json
 
 MALFORMED_LIMIT = 0.05
 """Largest share of malformed rows. Anthropic-HH has about 0.3 per cent; with one in twenty, the file or the format is
@@ -70,7 +70,7 @@ def run(stage: Stage) -> str:
 def _demonstrations(stage: Stage, settings: FetchSettings, provenance: Provenance) -> Iterator[Demonstration]:
     """The demonstrations of the source; counts what is read and what is malformed."""
     if settings.source == "world":
-        from irl import world
+        from juicer.quickstart import world
 
         for demonstration in world.rows(stage.read("world", WorldSettings), stage.value("seed")):
             provenance.read += 1

@@ -4,11 +4,11 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from irl.settings.compute import ComputeSettings
-from irl.settings.data import TemplateSettings
-from irl.settings.irft import IrftTrainingSettings
-from tasks.launch import main
-from tasks.stage import Stage
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import TemplateSettings
+from juicer.settings.irft import IrftTrainingSettings
+from juicer.stages.launch import main
+from juicer.stages.stage import Stage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,11 +21,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
-    from irl import demonstrations
-    from irl.adapters import add_adapters, merge_adapters
-    from irl.devices import peak_share
-    from irl.irft import train_round
-    from irl.models import (
+    from juicer.data import demonstrations
+    from juicer.data.pairs import make_pairs
+    from juicer.data.samples import read_samples
+    from juicer.methods.irft import train_round
+    from juicer.models.adapters import add_adapters, merge_adapters
+    from juicer.models.loading import (
         TRAINED,
         load_policy,
         load_template,
@@ -33,10 +34,9 @@ def run(stage: Stage) -> str:
         read_training,
         save_policy,
     )
-    from irl.optimisation import steps_for
-    from irl.pairs import make_pairs
-    from irl.samples import read_samples
-    from irl.seeding import derive
+    from juicer.runtime.devices import peak_share
+    from juicer.runtime.seeding import derive
+    from juicer.training.loop import steps_for
 
     given, settings = stage.arguments, stage.read("irft.training", IrftTrainingSettings)
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from irl.errors import InputError
-from irl.settings.compute import ComputeSettings
-from irl.settings.leaderboard import HarnessSettings
-from tasks.stage import Stage, main, read_json, write_json
+from juicer.runtime.errors import InputError
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.leaderboard import HarnessSettings
+from juicer.stages.stage import Stage, main, read_json, write_json
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +32,8 @@ def run(stage: Stage) -> str:
     if not bars:
         os.environ.setdefault("TQDM_DISABLE", "1")  # of lm-eval's bars those that it does not ask us about
     logging.getLogger("lm_eval.evaluator").setLevel(logging.ERROR)
-    from irl.benchmarks import COLUMNS, missing_files
-    from irl.leaderboard import Column, evaluate
+    from juicer.evaluation.benchmarks import COLUMNS, missing_files
+    from juicer.evaluation.leaderboard import Column, evaluate
 
     if missing := missing_files(given.mirror):
         others = f", nor {len(missing) - 1} others" if len(missing) > 1 else ""

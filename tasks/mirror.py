@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.stage import Stage, main, write_json
+from juicer.stages.stage import Stage, main, write_json
 
 if TYPE_CHECKING:
-    from irl.benchmarks import Source
+    from juicer.evaluation.benchmarks import Source
 
 REVISIONS = {
     "allenai/ai2_arc": "210d026faf9955653af8916fad021475a3f00453",
@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
-    from irl.benchmarks import sources
+    from juicer.evaluation.benchmarks import sources
 
     with stage.publish(stage.arguments.out) as out:
         rows = write_mirror(out, sources(), REVISIONS)
@@ -41,7 +41,7 @@ def write_mirror(out: Path, known: Sequence["Source"], revisions: Mapping[str, s
     """Write the mirror and, beside the data, mirror.json: where they come from. Returns rows per file.
 
     Args:
-        known: the data to mirror (irl.benchmarks.sources).
+        known: the data to mirror (juicer.evaluation.benchmarks.sources).
         revisions: commit of each data set.
 
     Raises:
@@ -49,8 +49,8 @@ def write_mirror(out: Path, known: Sequence["Source"], revisions: Mapping[str, s
     """
     from tqdm import tqdm
 
-    from irl.benchmarks import write_cards, write_split
-    from tasks.hub import split_of
+    from juicer.data.hub import split_of
+    from juicer.evaluation.benchmarks import write_cards, write_split
 
     rows: dict[str, int] = {}
     for source in tqdm(known, desc="mirror", unit="data set", disable=None):

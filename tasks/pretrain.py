@@ -9,17 +9,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from irl import formats, sources, world
-from irl.demonstrations import Demonstration, Message
-from irl.errors import InputError
-from irl.seeding import derive
-from irl.settings.compute import ComputeSettings
-from irl.settings.data import CurateSettings, TemplateSettings
-from irl.settings.world import PretrainSettings
-from tasks.stage import Stage, main
+from juicer.data import formats, sources
+from juicer.data.demonstrations import Demonstration, Message
+from juicer.quickstart import world
+from juicer.runtime.errors import InputError
+from juicer.runtime.seeding import derive
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import CurateSettings, TemplateSettings
+from juicer.settings.world import PretrainSettings
+from juicer.stages.stage import Stage, main
 
 if TYPE_CHECKING:
-    from irl.tiny import Preference
+    from juicer.quickstart.pretraining import Preference
 
 T = TypeVar("T")
 
@@ -29,8 +30,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
-    from irl import tiny
-    from irl.models import save_policy
+    from juicer.models.loading import save_policy
+    from juicer.quickstart import pretraining
 
     settings = stage.read("pretrain", PretrainSettings)
     compute, template = stage.read("compute", ComputeSettings), stage.read("template", TemplateSettings)
@@ -40,16 +41,16 @@ def run(stage: Stage) -> str:
     )
     dialogues, preferences = corpus_of(settings, derive(seed, "pretrain"), shares)
     with stage.publish(stage.arguments.out) as out:
-        steps = tiny.steps_of(len(dialogues), settings.policy.batch_size, settings.policy.epochs)
+        steps = pretraining.steps_of(len(dialogues), settings.policy.batch_size, settings.policy.epochs)
         with stage.progress(steps, "step", "policy") as progress:
-            policy, written = tiny.train_policy(dialogues, settings.policy, template, compute, seed, progress)
+            policy, written = pretraining.train_policy(dialogues, settings.policy, template, compute, seed, progress)
         save_policy(policy, written, out / "policy", None)
-        scorer_steps = tiny.steps_of(len(preferences), settings.scorer.batch_size, settings.scorer.epochs)
+        scorer_steps = pretraining.steps_of(len(preferences), settings.scorer.batch_size, settings.scorer.epochs)
         with stage.progress(scorer_steps, "step", "scorer") as progress:
-            scorer, tokenizer = tiny.train_scorer(
+            scorer, tokenizer = pretraining.train_scorer(
                 preferences, settings.scorer, settings.policy, compute, seed, progress
             )
-        tiny.save_scorer(scorer, tokenizer, out / "scorer")
+        pretraining.save_scorer(scorer, tokenizer, out / "scorer")
     stage.record(steps=steps + scorer_steps)
     parameters = sum(parameter.numel() for parameter in policy.parameters())
     return (
@@ -68,7 +69,7 @@ def corpus_of(
     Raises:
         InputError: the corpus cannot be read, or has no rejected responses to train the scorer with.
     """
-    from irl.tiny import Preference
+    from juicer.quickstart.pretraining import Preference
 
     documents, pairs = settings.policy.documents, settings.scorer.pairs
     if settings.corpus == "world":
@@ -86,7 +87,7 @@ def corpus_of(
 
 def _demonstrations(corpus: str, shares: CurateSettings) -> Iterator[Demonstration]:
     """Usable rows of a local corpus with prompts for training; fetch reports those that are not usable."""
-    from irl.curation import split_of
+    from juicer.data.curation import split_of
 
     files = sources.files_of(corpus)
     held_out = {row.prompt_hash() for row in _usable([file for file in files if file.held_out])}

@@ -7,8 +7,8 @@ a stage that was restored from DVC's cache is recorded like one that ran. No wei
 import argparse
 from pathlib import Path
 
-from irl.settings.models import RegisterSettings
-from tasks.stage import Stage, main, read_json
+from juicer.settings.models import RegisterSettings
+from juicer.stages.stage import Stage, main, read_json
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,9 +17,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
-    from tasks.mlflow_store import project_uri
-    from tasks.records import collect
-    from tasks.registry import ensure
+    from juicer.registry.ensure import ensure
+    from juicer.registry.records import collect
+    from juicer.registry.store import project_uri
 
     given, settings, recipe = stage.arguments, stage.read("register", RegisterSettings), stage.value("name")
     wanted = collect(read_json(given.summary), given.summary, given.lock, recipe, given.params)

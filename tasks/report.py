@@ -7,14 +7,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from irl.errors import InputError
-from tasks import costs
-from tasks.findings import findings
-from tasks.leaderboard_table import leaderboard_of
-from tasks.numbers import flat, summarise
-from tasks.plots import histogram_of, training_curves, write_plots
-from tasks.report_page import Content, render
-from tasks.stage import Stage, main, read_json, write_json
+from juicer.reporting import costs
+from juicer.reporting.findings import findings
+from juicer.reporting.leaderboard_table import leaderboard_of
+from juicer.reporting.numbers import flat, summarise
+from juicer.reporting.page import Content, render
+from juicer.reporting.plots import histogram_of, training_curves, write_plots
+from juicer.runtime.errors import InputError
+from juicer.stages.stage import Stage, main, read_json, write_json
 from tasks.tabulate import read_table
 
 

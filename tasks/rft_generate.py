@@ -1,10 +1,10 @@
 """Sample responses of the current policy to a round's prompts (first half of a round of RFT)."""
 
-from irl.settings.data import TemplateSettings
-from irl.settings.training import GenerationSettings
-from tasks.generate import arguments, generate
-from tasks.launch import main
-from tasks.stage import Stage
+from juicer.settings.data import TemplateSettings
+from juicer.settings.training import GenerationSettings
+from juicer.stages.generation import arguments, generate
+from juicer.stages.launch import main
+from juicer.stages.stage import Stage
 
 
 def run(stage: Stage) -> str:

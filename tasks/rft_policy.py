@@ -4,11 +4,11 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from irl.settings.compute import ComputeSettings
-from irl.settings.data import TemplateSettings
-from irl.settings.rft import PolicyAlignmentSettings, PpoSettings
-from tasks.launch import main
-from tasks.stage import Stage
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import TemplateSettings
+from juicer.settings.rft import PolicyAlignmentSettings, PpoSettings
+from juicer.stages.launch import main
+from juicer.stages.stage import Stage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,13 +22,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
-    from irl import demonstrations
-    from irl.models import TRAINED, load_policy, load_template, read_training, save_policy
-    from irl.policy_alignment import align_policy
-    from irl.ppo import align_policy_by_ppo
-    from irl.reward import load_reward
-    from irl.samples import read_samples
-    from irl.seeding import derive
+    from juicer.data import demonstrations
+    from juicer.data.samples import read_samples
+    from juicer.methods.policy_alignment import align_policy
+    from juicer.methods.ppo import align_policy_by_ppo
+    from juicer.methods.reward import load_reward
+    from juicer.models.loading import TRAINED, load_policy, load_template, read_training, save_policy
+    from juicer.runtime.seeding import derive
 
     given, settings = stage.arguments, stage.read("rft.policy", PolicyAlignmentSettings)
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")

@@ -4,11 +4,11 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from irl.settings.compute import ComputeSettings
-from irl.settings.data import TemplateSettings
-from irl.settings.rft import RewardSettings
-from tasks.launch import main
-from tasks.stage import Stage
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import TemplateSettings
+from juicer.settings.rft import RewardSettings
+from juicer.stages.launch import main
+from juicer.stages.stage import Stage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,15 +20,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
-    from irl import demonstrations
-    from irl.devices import peak_share
-    from irl.log_probability import Dialogue
-    from irl.models import TRAINED, load_template, mixed_precision, save_model
-    from irl.optimisation import steps_for
-    from irl.pairs import make_pairs
-    from irl.reward import freeze_blocks, load_reward, score_rewards, train_reward
-    from irl.samples import read_samples
-    from irl.seeding import derive
+    from juicer.data import demonstrations
+    from juicer.data.pairs import make_pairs
+    from juicer.data.samples import read_samples
+    from juicer.methods.reward import freeze_blocks, load_reward, score_rewards, train_reward
+    from juicer.models.loading import TRAINED, load_template, mixed_precision, save_model
+    from juicer.models.log_probability import Dialogue
+    from juicer.runtime.devices import peak_share
+    from juicer.runtime.seeding import derive
+    from juicer.training.loop import steps_for
 
     given, settings = stage.arguments, stage.read("rft.reward", RewardSettings)
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")

@@ -4,11 +4,11 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from irl.settings.compute import ComputeSettings
-from irl.settings.data import TemplateSettings
-from irl.settings.sft import SftSettings
-from tasks.launch import main
-from tasks.stage import Stage
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import TemplateSettings
+from juicer.settings.sft import SftSettings
+from juicer.stages.launch import main
+from juicer.stages.stage import Stage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,13 +18,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
-    from irl import demonstrations
-    from irl.devices import peak_share
-    from irl.log_probability import Dialogue
-    from irl.models import TRAINED, load_policy, load_template, save_policy
-    from irl.optimisation import TrainingRecord
-    from irl.seeding import derive
-    from irl.sft import train_sft
+    from juicer.data import demonstrations
+    from juicer.methods.sft import train_sft
+    from juicer.models.loading import TRAINED, load_policy, load_template, save_policy
+    from juicer.models.log_probability import Dialogue
+    from juicer.runtime.devices import peak_share
+    from juicer.runtime.seeding import derive
+    from juicer.training.loop import TrainingRecord
 
     given, settings = stage.arguments, stage.read("sft", SftSettings)
     compute = stage.read("compute", ComputeSettings)

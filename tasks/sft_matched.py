@@ -9,12 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from irl.settings.compute import ComputeSettings
-from irl.settings.data import ScorerSettings, TemplateSettings
-from irl.settings.evaluation import EvaluationSettings
-from irl.settings.sft import SftMatchedSettings, SftSettings
-from tasks.launch import main
-from tasks.stage import Stage
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import ScorerSettings, TemplateSettings
+from juicer.settings.evaluation import EvaluationSettings
+from juicer.settings.sft import SftMatchedSettings, SftSettings
+from juicer.stages.launch import main
+from juicer.stages.stage import Stage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,14 +27,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
-    from irl import demonstrations, scorers
-    from irl.choice import best_on_validation
-    from irl.devices import peak_share
-    from irl.evaluation import evaluate_policy
-    from irl.log_probability import Dialogue
-    from irl.models import TRAINED, load_policy, load_template, mixed_precision, read_training, save_policy
-    from irl.seeding import derive
-    from irl.sft import mean_tokens_per_step, train_sft
+    from juicer import scorers
+    from juicer.data import demonstrations
+    from juicer.evaluation.choice import best_on_validation
+    from juicer.evaluation.metrics import evaluate_policy
+    from juicer.methods.sft import mean_tokens_per_step, train_sft
+    from juicer.models.loading import TRAINED, load_policy, load_template, mixed_precision, read_training, save_policy
+    from juicer.models.log_probability import Dialogue
+    from juicer.runtime.devices import peak_share
+    from juicer.runtime.seeding import derive
 
     given, control = stage.arguments, stage.read("sft_matched", SftMatchedSettings)
     settings, evaluation = stage.read("sft", SftSettings), stage.read("evaluation", EvaluationSettings)

@@ -7,8 +7,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from irl.errors import InputError
-from tasks.stage import Stage, main, read_json, write_json
+from juicer.runtime.errors import InputError
+from juicer.stages.stage import Stage, main, read_json, write_json
 
 
 def add_row(table: dict[str, Any], row: dict[str, Any], where: str = "") -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""A random tiny model of the architecture of one of the recipe's models: `python -m tasks.recipe RECIPE --tiny`."""
+"""A random tiny model of the architecture of one of the recipe's models, for recipes activated with --tiny."""
 
 import argparse
 from pathlib import Path
 
-from irl import world
-from irl.seeding import derive
-from irl.settings.data import TemplateSettings
-from irl.settings.tiny import TinySettings
-from tasks.stage import Stage, main
+from juicer.quickstart import world
+from juicer.runtime.seeding import derive
+from juicer.settings.data import TemplateSettings
+from juicer.settings.tiny import TinySettings
+from juicer.stages.stage import Stage, main
 
 DOCUMENTS = 200
 """Dialogues of the quickstart's world that the tokenizer is learnt from."""
@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
-    from irl.random_models import write_random_model
+    from juicer.quickstart.random_models import write_random_model
 
     settings, template = stage.read("tiny", TinySettings), stage.read("template", TemplateSettings)
     seed = stage.value("seed")

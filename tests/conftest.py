@@ -43,7 +43,7 @@ def no_store_for_the_next_test() -> Iterator[None]:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the project's files (code, graph, recipes, DVC settings; no data), made the working directory."""
-    for name in ("irl", "tasks", "recipes"):
+    for name in ("juicer", "tasks", "recipes"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".dvc/config"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

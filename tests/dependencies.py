@@ -16,19 +16,19 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 120
-PACKAGES = ("irl", "tasks")
+PACKAGES = ("juicer", "tasks")
 # What can refuse, end, interrupt or show a stage but never change its result. (stage.py loads the validation by name.)
 # A dependency more is not free: DVC writes the whole of dvc.lock anew after every stage.
 EXCLUDED = {
-    "irl/devices.py",
-    "irl/errors.py",
-    "irl/watching.py",
-    "tasks/cancellation.py",
-    "tasks/checkpoint.py",
-    "tasks/gpus.py",
-    "tasks/live.py",
-    "tasks/recipe.py",
-    "tasks/speed.py",
+    "juicer/runtime/devices.py",
+    "juicer/runtime/errors.py",
+    "juicer/runtime/events.py",
+    "juicer/stages/cancellation.py",
+    "juicer/stages/checkpoint.py",
+    "juicer/stages/gpus.py",
+    "juicer/stages/live.py",
+    "juicer/recipe/activation.py",
+    "juicer/stages/speed.py",
 }
 
 
@@ -42,7 +42,7 @@ def module_of(command: str) -> str:
 
 @cache
 def closure(module: str, root: Path = ROOT) -> tuple[str, ...]:
-    """The module and all modules of irl and tasks that it imports, at any depth, as sorted paths.
+    """The module and all modules of juicer and tasks that it imports, at any depth, as sorted paths.
 
     Imports inside functions count, those for type checking do not. A package whose __init__ holds nothing but a
     docstring is left out.
@@ -63,7 +63,7 @@ def parameters(module: str, root: Path = ROOT) -> set[str]:
     """The keys that a stage reads: literals given to stage.read and stage.value in its modules of tasks."""
     keys = set()
     for path in closure(module, root):
-        if not path.startswith("tasks/"):
+        if not path.startswith(("tasks/", "juicer/stages/")):
             continue
         for node in ast.walk(_tree(root / path)):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):

@@ -1,5 +1,5 @@
 """A world small enough to sum over: three tokens, responses of at most three of them, so that every distribution,
-partition function and gradient of the paper is a finite sum in float64. None of irl's mathematics is used here.
+partition function and gradient of the paper is a finite sum in float64. None of the library's mathematics is used here.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +21,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from irl.settings.data import TemplateSettings
-from irl.template import Template
+from juicer.data.template import Template
+from juicer.settings.data import TemplateSettings
 
 END_OF_TEXT = 0
 TOKENS = (1, 2)

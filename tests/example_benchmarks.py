@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from irl.benchmarks import Source, sources, write_cards, write_split
+from juicer.evaluation.benchmarks import Source, sources, write_cards, write_split
 
 WORDS = ("river", "stone", "cloud", "apple", "horse", "winter", "music", "paper", "bridge", "candle", "garden", "salt")
 

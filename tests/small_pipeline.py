@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tasks.mlflow_store import project_uri
-from tasks.recipe import dump, load
-from tasks.records import collect
-from tasks.registry import ensure
+from juicer.recipe.activation import dump, load
+from juicer.registry.ensure import ensure
+from juicer.registry.records import collect
+from juicer.registry.store import project_uri
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = {"base": ("base", 0), "sft": ("sft", 0), "irft-r1": ("irft", 1), "irft-r2": ("irft", 2)}
@@ -115,10 +115,10 @@ def save_tiny_model(folder: Path) -> None:
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-    from irl.models import save_policy
-    from irl.settings.data import TemplateSettings
-    from irl.template import Template
-    from irl.tiny import HH_TURNS, train_tokenizer
+    from juicer.data.template import Template
+    from juicer.models.loading import save_policy
+    from juicer.quickstart.pretraining import HH_TURNS, train_tokenizer
+    from juicer.settings.data import TemplateSettings
 
     tokenizer = train_tokenizer(["How do I fly a kite? Hold the line and run into the wind."] * 20, 300, HH_TURNS)
     template = Template(tokenizer, TemplateSettings(name="hh", max_prompt_tokens=48, max_response_tokens=16))

@@ -54,7 +54,7 @@ STAGES = ["first", "slow", "quick@x", "quick@y", "last", "always"]
 
 def make(folder: Path) -> Path:
     """The project's code and recipes with this graph in the place of its own, in git."""
-    for name in ("irl", "tasks", "flows", "recipes", "docker"):
+    for name in ("juicer", "tasks", "flows", "recipes", "docker"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("params.yaml", "prefect.yaml", ".gitignore", ".dvcignore", ".dvc/config"):
         (folder / name).parent.mkdir(exist_ok=True)

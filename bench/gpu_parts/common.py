@@ -18,9 +18,9 @@ from typing import Any, Literal
 import torch
 
 from bench import hh_lengths
-from irl.devices import GIB, device_called
-from irl.log_probability import Dialogue
-from irl.pairs import Pair
+from juicer.data.pairs import Pair
+from juicer.models.log_probability import Dialogue
+from juicer.runtime.devices import GIB, device_called
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = (
@@ -137,7 +137,7 @@ def peak(context: Context, values: dict[str, Any]) -> Iterator[None]:
 
 
 class StepClock:
-    """Seconds between optimiser steps. A watcher in the sense of irl/watching.py."""
+    """Seconds between optimiser steps. A watcher in the sense of juicer/runtime/events.py."""
 
     def __init__(self) -> None:
         self._times: list[float] = []
@@ -180,10 +180,10 @@ def model_of(context: Context, name: str, role: Literal["policy", "reward", "sco
     """A model of a recipe's architecture with random weights, on the device; with `tiny` a small one."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from irl.models import attention_of
-    from irl.random_models import read_config, shrunk
-    from irl.scorers.beaver import BeaverModel
-    from irl.settings.tiny import TinySettings
+    from juicer.models.loading import attention_of
+    from juicer.quickstart.random_models import read_config, shrunk
+    from juicer.scorers.beaver import BeaverModel
+    from juicer.settings.tiny import TinySettings
 
     _, config = read_config(ROOT / f"recipes/models/{name}.json")
     if context.tiny:
@@ -221,9 +221,9 @@ def lengths_forced(lengths: Sequence[int], end: int) -> Iterator[list[int]]:
         the rows of each decoding step, those that have ended but are still carried along included.
     """
     rows: list[int] = []
-    from irl import sampling
+    from juicer.sampling import decoding
 
-    uniforms, draw = sampling._uniforms, sampling.draw
+    uniforms, draw = decoding._uniforms, decoding.draw
 
     def marked(seed: int, count: int) -> torch.Tensor:
         values = uniforms(seed, count)
@@ -237,8 +237,8 @@ def lengths_forced(lengths: Sequence[int], end: int) -> Iterator[list[int]]:
         chosen = torch.where(chosen == end, end + 1, chosen)
         return torch.where(uniform > 1, end, chosen)
 
-    sampling._uniforms, sampling.draw = marked, drawn
+    decoding._uniforms, decoding.draw = marked, drawn
     try:
         yield rows
     finally:
-        sampling._uniforms, sampling.draw = uniforms, draw
+        decoding._uniforms, decoding.draw = uniforms, draw

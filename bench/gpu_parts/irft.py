@@ -6,14 +6,14 @@ from typing import Any
 import torch
 
 from bench.gpu_parts.common import ROOT, Context, StepClock, model_of, pairs_of, peak, utilisation
-from irl.devices import DEVICES, GIB, operations_per_response_token
-from irl.irft import train_round
-from irl.log_probability import Dialogue
-from irl.models import mixed_precision
-from irl.pairs import response_tokens
-from irl.watching import watched_by
-from tasks.plan import Planner
-from tasks.recipe import Graph, Recipe, load
+from juicer.data.pairs import response_tokens
+from juicer.methods.irft import train_round
+from juicer.models.loading import mixed_precision
+from juicer.models.log_probability import Dialogue
+from juicer.planning.plan import Planner
+from juicer.recipe.activation import Graph, Recipe, load
+from juicer.runtime.devices import DEVICES, GIB, operations_per_response_token
+from juicer.runtime.events import watched_by
 
 ONE_CARD = ("compute.processes=1", "compute.zero_stage=0")
 """The recipe has four cards; each takes a micro batch of 2 of a step's 8 pairs."""

@@ -8,9 +8,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.gpu_parts.common import Context, model_of, pairs_of
 from bench.gpu_parts.irft import FAST, recipe_of
-from irl.irft import train_round
-from irl.models import mixed_precision
-from irl.watching import watched_by
+from juicer.methods.irft import train_round
+from juicer.models.loading import mixed_precision
+from juicer.runtime.events import watched_by
 
 LISTED = 12
 
@@ -24,7 +24,7 @@ def measurements(context: Context) -> dict[str, Callable[[], dict[str, Any]]]:
 
 
 class Recorded:
-    """Profiles the steps after the first `after`. A watcher in the sense of irl/watching.py."""
+    """Profiles the steps after the first `after`. A watcher in the sense of juicer/runtime/events.py."""
 
     def __init__(self, after: int, steps: int, profiler: Any) -> None:
         self._after, self._last, self._profiler = after, after + steps, profiler

@@ -14,12 +14,12 @@ from bench import gpu_source
 from bench.gpu_parts.common import ROOT, Context
 from bench.gpu_parts.stages import STEPS
 from bench.gpu_parts.workspace import Workspace, placed
-from irl.log_probability import Dialogue, score_dialogues
-from irl.models import load_policy, load_template, mixed_precision
-from irl.sampling import sample_responses
-from irl.settings.compute import ComputeSettings
-from irl.settings.data import TemplateSettings
-from irl.settings.training import SamplingSettings
+from juicer.models.loading import load_policy, load_template, mixed_precision
+from juicer.models.log_probability import Dialogue, score_dialogues
+from juicer.sampling.decoding import sample_responses
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import TemplateSettings
+from juicer.settings.training import SamplingSettings
 
 ROUND = ("fetch", "curate", "sft", "irft_generate", "irft_train", "evaluate")
 """The stages of a round, in their order."""
@@ -71,8 +71,8 @@ def _random(folder: Path) -> None:
     """A tiny Llama with a chat template of its own."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from irl.random_models import train_random_tokenizer
-    from irl.settings.tiny import TinySettings
+    from juicer.quickstart.random_models import train_random_tokenizer
+    from juicer.settings.tiny import TinySettings
 
     settings = TemplateSettings(name="model")
     tokenizer = train_random_tokenizer(["Hello, how are you?"] * 50, "LlamaForCausalLM", settings, TinySettings())

@@ -13,9 +13,9 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from bench.gpu_parts.common import Context, lengths_forced, lengths_within, model_of, peak, synchronise
-from irl.sampling import Wanted, sample_responses, seed_of
-from irl.settings.data import TemplateSettings
-from irl.settings.training import SamplingSettings
+from juicer.sampling.decoding import Wanted, sample_responses, seed_of
+from juicer.settings.data import TemplateSettings
+from juicer.settings.training import SamplingSettings
 
 SEED = 0
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from bench.gpu_parts.common import Context, lengths_within, model_of, peak, seconds_of, utilisation
-from irl.planning import shape_of
-from irl.scorers.batches import score_sequences
+from juicer.planning.costs import shape_of
+from juicer.scorers.batches import score_sequences
 
 
 def measurements(context: Context) -> dict[str, Callable[[], dict[str, Any]]]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from bench.gpu_parts.common import ROOT, Context
 from bench.gpu_parts.workspace import Step, Workspace, placed
-from irl import demonstrations
-from irl.samples import read_samples
+from juicer.data import demonstrations
+from juicer.data.samples import read_samples
 
 ROUND = ("--round", "r1")
 STEPS = {

@@ -18,19 +18,19 @@ from bench.gpu_parts.common import (
     utilisation,
 )
 from bench.gpu_parts.irft import planned, recipe_of
-from irl.adapters import add_adapters
-from irl.devices import operations_per_response_token
-from irl.irft import train_round
-from irl.log_probability import Dialogue
-from irl.models import mixed_precision, save_policy
-from irl.policy_alignment import align_policy
-from irl.random_models import train_random_tokenizer
-from irl.reward import freeze_blocks, train_reward
-from irl.settings.tiny import TinySettings
-from irl.sft import train_sft
-from irl.template import Template
-from irl.watching import watched_by
-from tasks.recipe import Recipe
+from juicer.data.template import Template
+from juicer.methods.irft import train_round
+from juicer.methods.policy_alignment import align_policy
+from juicer.methods.reward import freeze_blocks, train_reward
+from juicer.methods.sft import train_sft
+from juicer.models.adapters import add_adapters
+from juicer.models.loading import mixed_precision, save_policy
+from juicer.models.log_probability import Dialogue
+from juicer.quickstart.random_models import train_random_tokenizer
+from juicer.recipe.activation import Recipe
+from juicer.runtime.devices import operations_per_response_token
+from juicer.runtime.events import watched_by
+from juicer.settings.tiny import TinySettings
 
 
 def measurements(context: Context) -> dict[str, Callable[[], dict[str, Any]]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu_parts.common import ROOT, remove
-from tasks.recipe import dump, load
+from juicer.recipe.activation import dump, load
 
 
 @dataclass(frozen=True)

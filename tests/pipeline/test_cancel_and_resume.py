@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.process import GROUP, members, run_in_group
+from juicer.runtime.process_groups import GROUP, members, run_in_group
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -51,11 +51,11 @@ def call(folder: Path, *command: str) -> str:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project in which the three stages have run without an interruption."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("irl", "tasks", "recipes", "dvc.yaml", ".gitignore", ".dvcignore", ".dvc/config"):
+    for name in ("juicer", "tasks", "recipes", "dvc.yaml", ".gitignore", ".dvcignore", ".dvc/config"):
         (folder / name).parent.mkdir(exist_ok=True)
         call(ROOT, "cp", "-r", name, str(folder / name))
     call(folder, "git", "init", "-q")
-    call(folder, sys.executable, "-m", "tasks.recipe", "recipes/quickstart.yaml", *TINY)
+    call(folder, sys.executable, "-m", "juicer.recipe.activation", "recipes/quickstart.yaml", *TINY)
     call(folder, *dvc("repro", *STAGES))
     return folder
 

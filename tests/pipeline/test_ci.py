@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
-from tasks.mlflow_store import project_uri
+from juicer.registry.store import project_uri
 from tests.small_pipeline import ROOT, commit, git, make_project, repro, run
 
 # MLflow's own use of SQLAlchemy; nothing we could mend.
@@ -141,7 +141,7 @@ def test_an_empty_address_of_a_server_means_the_store_of_the_recipe(monkeypatch:
 def test_a_change_of_whatever_an_evaluation_or_promotion_uses_starts_one(event: str) -> None:
     workflow = YAML(typ="safe").load((ROOT / ".github/workflows/evaluate.yml").read_text())
     patterns = workflow["on"][event]["paths"]
-    used = ("irl", "tasks", "flows", "mlflow", "recipes", ".ci", ".dvc")
+    used = ("juicer", "tasks", "flows", "mlflow", "recipes", ".ci", ".dvc")
     files = git(
         ROOT, "ls-files", "--", *used, "params.yaml", "dvc.yaml", "dvc.lock", "constraints.txt", "pyproject.toml"
     )

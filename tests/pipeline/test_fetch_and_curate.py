@@ -17,15 +17,15 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from irl import scorers
-from irl.curation import split_of
-from irl.demonstrations import Demonstration, read
-from irl.scorers.beaver import BeaverModel
-from irl.settings.compute import ComputeSettings
-from irl.settings.data import CurateSettings, ScorerSettings
-from irl.template import HH as HH_TEMPLATE
+from juicer import scorers
+from juicer.data.curation import split_of
+from juicer.data.demonstrations import Demonstration, read
+from juicer.data.template import HH as HH_TEMPLATE
+from juicer.recipe.activation import dump, load
+from juicer.scorers.beaver import BeaverModel
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import CurateSettings, ScorerSettings
 from tasks import curate, download, fetch
-from tasks.recipe import dump, load
 
 ROOT = Path(__file__).resolve().parents[2]
 HH = ROOT.parent / "shared" / "data" / "hh-harmless"

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from irl.benchmarks import COLUMNS, sources
-from tasks.evaluate_version import measure_leaderboard
+from juicer.evaluation.benchmarks import COLUMNS, sources
+from juicer.recipe.activation import activate
+from juicer.registry.evaluate_version import measure_leaderboard
 from tasks.mirror import REVISIONS, write_mirror
-from tasks.recipe import activate
 from tests.example_benchmarks import write_hub, write_model
 from tests.example_evaluations import table, write_inputs
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tasks.leaderboard_table import HEADINGS, paper_row
+from juicer.reporting.leaderboard_table import HEADINGS, paper_row
 from tests.pipeline.test_register import Project
 
 SCORES = dict(zip(HEADINGS, (20.0, 30.0, 50.0, 0.0, 25.0, 25.0, 25.0), strict=True))

@@ -18,11 +18,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from tasks.live import EVALUATING, TRAINING
-from tasks.records import collect
-from tasks.registry import KEY, ensure
-from tasks.stage import read_yaml
-from tasks.tracker import Meter, Opening, Writer, declared
+from juicer.registry.ensure import KEY, ensure
+from juicer.registry.records import collect
+from juicer.registry.tracker import Meter, Opening, Writer, declared
+from juicer.stages.live import EVALUATING, TRAINING
+from juicer.stages.stage import read_yaml
 
 # MLflow's own use of SQLAlchemy; nothing we could mend.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -33,10 +33,10 @@ STAGE = '''
 """A stage that takes a step whenever a file says so."""
 import os, time
 from pathlib import Path
-from irl.errors import InputError
-from irl.watching import tell_point, tell_tokens
-from tasks.launch import main
-from tasks.stage import write_json
+from juicer.runtime.errors import InputError
+from juicer.runtime.events import tell_point, tell_tokens
+from juicer.stages.launch import main
+from juicer.stages.stage import write_json
 
 def arguments(parser):
     parser.add_argument("--data", type=Path)
@@ -95,7 +95,7 @@ def small(project: Path, empty_store: Path) -> Path:
     text = (project / "params.yaml").read_text()
     (project / "params.yaml").write_text(text.replace("\ngraph:\n", "\ngraph:\n  curated: data/curated\n"))
     # The validation would refuse this graph.
-    (project / "tasks/recipe.py").write_text("def validate(values, where):\n    pass\n")
+    (project / "juicer/recipe/activation.py").write_text("def validate(values, where):\n    pass\n")
     subprocess.run(["git", "init", "-q"], check=True)
     dvc("repro", "-q", "curate")
     return project

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.graph import free_locks, plan
-from irl.errors import InputError
+from flows.forecast import free_locks, plan
+from juicer.runtime.errors import InputError
 from tests.tiny_graph import STAGES, call, environment, make
 
 
@@ -116,8 +116,8 @@ def test_a_stage_that_loads_a_model_wants_a_gpu_for_each_of_its_processes(tmp_pa
         yaml.safe_load((folder / "dvc.yaml").read_text()),
         yaml.safe_load((folder / "params.yaml").read_text()),
     )
-    graph["stages"]["slow"]["deps"] += ["irl/models.py"]
-    graph["stages"]["last"]["deps"] += ["irl/models.py", "tasks/launch.py"]
+    graph["stages"]["slow"]["deps"] += ["juicer/models/loading.py"]
+    graph["stages"]["last"]["deps"] += ["juicer/models/loading.py", "juicer/stages/launch.py"]
     params["compute"] |= compute
     for path, content in (("dvc.yaml", graph), ("params.yaml", params)):
         (folder / path).write_text(yaml.safe_dump(content))

@@ -13,15 +13,15 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from irl.curation import split_of
-from irl.demonstrations import Demonstration, Message
-from irl.errors import InputError
-from irl.scorers.beaver import BeaverModel, BeaverScorer
-from irl.settings.compute import ComputeSettings
-from irl.settings.data import CurateSettings, ScorerSettings, TemplateSettings
-from irl.settings.world import PretrainSettings, TinyPolicySettings, TinyScorerSettings
-from irl.tiny import Preference, batches_by_length, steps_of, train_policy, train_scorer
-from irl.world import documents, pairs
+from juicer.data.curation import split_of
+from juicer.data.demonstrations import Demonstration, Message
+from juicer.quickstart.pretraining import Preference, batches_by_length, steps_of, train_policy, train_scorer
+from juicer.quickstart.world import documents, pairs
+from juicer.runtime.errors import InputError
+from juicer.scorers.beaver import BeaverModel, BeaverScorer
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import CurateSettings, ScorerSettings, TemplateSettings
+from juicer.settings.world import PretrainSettings, TinyPolicySettings, TinyScorerSettings
 from tasks.pretrain import corpus_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ def run(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProce
 
 
 def activate(folder: Path, *overrides: str) -> None:
-    done = run(folder, "tasks.recipe", str(ROOT / "recipes/quickstart.yaml"), *SMALL, *overrides)
+    done = run(folder, "juicer.recipe.activation", str(ROOT / "recipes/quickstart.yaml"), *SMALL, *overrides)
     assert done.returncode == 0, done.stderr
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tasks.process import GROUP, members, run_in_group
+from juicer.runtime.process_groups import GROUP, members, run_in_group
 
 # A child that prints what it is told to when it is asked to end, and a grandchild in a session of its own that waits.
 TREE = """
@@ -54,7 +54,7 @@ def groups(monkeypatch):
         marks.append(options["env"][GROUP])
         return popen(*arguments, **options)
 
-    monkeypatch.setattr("tasks.process.subprocess.Popen", recording)
+    monkeypatch.setattr("juicer.runtime.process_groups.subprocess.Popen", recording)
     return marks
 
 

@@ -19,12 +19,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from irl import demonstrations, world
-from irl.demonstrations import Demonstration
-from irl.random_models import write_random_model
-from irl.settings.data import TemplateSettings
-from irl.settings.tiny import TinySettings
-from tasks.recipe import activate
+from juicer.data import demonstrations
+from juicer.data.demonstrations import Demonstration
+from juicer.quickstart import world
+from juicer.quickstart.random_models import write_random_model
+from juicer.recipe.activation import activate
+from juicer.settings.data import TemplateSettings
+from juicer.settings.tiny import TinySettings
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -95,10 +96,10 @@ def group_of(machines: int) -> list[dict[str, str]]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random GPT-NeoX, 32 demonstrations, and what one process makes of them in every stage."""
     folder = tmp_path_factory.mktemp("processes")
-    for name in ("irl", "tasks", "recipes"):
+    for name in ("juicer", "tasks", "recipes"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     # So few that the processes' chunks of logits differ in number: with sharded weights they must not.
-    module = folder / "irl/log_probability.py"
+    module = folder / "juicer/models/log_probability.py"
     assert "LOGITS_AT_ONCE = 2**24" in module.read_text()
     module.write_text(module.read_text().replace("LOGITS_AT_ONCE = 2**24", "LOGITS_AT_ONCE = 2**13"))
     pairs = list(world.pairs(60, seed=0))

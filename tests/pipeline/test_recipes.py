@@ -12,9 +12,9 @@ import pytest
 from dvc.repo import Repo
 from safetensors.torch import load_file
 
-from irl.devices import DEVICES
-from tasks.plan import Planner, compare, measured_lengths
-from tasks.recipe import activate, load
+from juicer.planning.plan import Planner, compare, measured_lengths
+from juicer.recipe.activation import activate, load
+from juicer.runtime.devices import DEVICES
 
 ROOT = Path(__file__).resolve().parents[2]
 ELSEWHERE = ("register",)

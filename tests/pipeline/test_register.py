@@ -14,11 +14,11 @@ import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
-from irl.errors import InputError
-from tasks.mlflow_store import without_password
-from tasks.records import ATTEMPT, Records, collect, git_tags
-from tasks.registry import KEY, ensure
-from tasks.versions import open_registry
+from juicer.registry.ensure import KEY, ensure
+from juicer.registry.records import ATTEMPT, Records, collect, git_tags
+from juicer.registry.store import without_password
+from juicer.registry.versions import open_registry
+from juicer.runtime.errors import InputError
 
 # MLflow's own use of SQLAlchemy; nothing we could mend.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -62,7 +62,7 @@ class Project:
     def stage(self, name: str, arguments: str, deps: list[str], outs: list[str]) -> None:
         self.stages[name] = {
             "cmd": f"python -m tasks.{name.split('@')[0]}{arguments} --out {outs[0]}",
-            "deps": [{"path": path, "hash": "md5", "md5": "0"} for path in sorted(["irl/errors.py", *deps])],
+            "deps": [{"path": path, "hash": "md5", "md5": "0"} for path in sorted(["juicer/runtime/errors.py", *deps])],
             "params": {"params.yaml": {"seed": 0, "sft": {"epochs": 2.0, "lora": None}, "scorer.kind": "beaver"}},
             "outs": [{"path": path, "hash": "md5", "md5": f"md5-of-{path}"} for path in outs],
         }
@@ -261,7 +261,7 @@ def commit_of(finished: Project) -> tuple[str, str]:
 def committed(finished: Project) -> Project:
     """A project in git, on the branch main."""
     git("init", "-q", "-b", "main")
-    git("add", "dvc.yaml", "irl")
+    git("add", "dvc.yaml", "juicer")
     git("commit", "-qm", "first")
     return finished
 
@@ -273,7 +273,7 @@ def test_parameters_and_lock_are_kept_with_the_run_and_are_no_uncommitted_code(c
         with Path(name).open("a") as file:
             file.write("# changed\n")
     assert git_tags()["git_dirty"] == "false"
-    next(Path("irl").glob("*.py")).write_text("changed")
+    next(Path("juicer").glob("*.py")).write_text("changed")
     assert git_tags()["git_dirty"] == "true"
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from irl.errors import InputError
-from tasks.lock import Lock, md5_of
-from tasks.mlflow_store import project_uri
-from tasks.restore import Restored, _compare_code, restore
-from tasks.versions import open_registry
+from juicer.registry.restore import Restored, _compare_code, restore
+from juicer.registry.store import project_uri
+from juicer.registry.versions import open_registry
+from juicer.runtime.errors import InputError
+from juicer.stages.dvc_files import Lock, md5_of
 from tests.small_pipeline import commit, make_project, register, repro, run
 
 # MLflow's own use of SQLAlchemy; nothing we could mend.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from juicer.recipe.activation import dump, load
 from tasks import sft_matched
-from tasks.recipe import dump, load
 from tests.small_pipeline import RECIPE, ROOT, ROW, save_tiny_model
 
 

@@ -73,8 +73,9 @@ def test_the_kit_says_which_code_it_was_collected_with(gpu_kit: Path):
 
 def test_with_the_kit_the_code_that_trains_and_samples_can_be_imported_there(bare_python: Path, carried: str):
     code = """
-import irl.irft, irl.reward, irl.sampling, irl.sft, irl.models, irl.scorers.beaver, tasks.stage, trl, datasets, gguf
-from irl.settings.irft import IrftTrainingSettings
+import juicer.methods.irft, juicer.methods.reward, juicer.methods.sft, juicer.sampling.decoding
+import juicer.models.loading, juicer.scorers.beaver, juicer.stages.stage, trl, datasets, gguf
+from juicer.settings.irft import IrftTrainingSettings
 from trl import RLOOTrainer, SFTTrainer
 import pydantic, transformers
 print(transformers.__version__, pydantic.VERSION, IrftTrainingSettings.__name__)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.errand import stage
 from flows.evaluate import evaluate
-from flows.run import gpus_held
-from irl.errors import InputError
+from flows.execute import gpus_held
+from flows.remote import stage
+from juicer.runtime.errors import InputError
 from tests.services.conftest import PATIENCE, Services, until
 from tests.tiny_graph import commit, environment, make
 
@@ -34,14 +34,16 @@ def modelling(tmp_path: Path) -> Path:
     """A project whose stage `first` loads a model, as far as the flows can tell."""
     folder = make(tmp_path)
     graph = folder / "dvc.yaml"
-    graph.write_text(graph.read_text().replace("[source.txt, work.py]", "[source.txt, work.py, irl/models.py]"))
+    graph.write_text(
+        graph.read_text().replace("[source.txt, work.py]", "[source.txt, work.py, juicer/models/loading.py]")
+    )
     return folder
 
 
 @pytest.fixture
 def with_gpu(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
     """The services for flows in this process, on a machine that has a GPU."""
-    monkeypatch.setattr("flows.run.DRIVER", Path(os.devnull))
+    monkeypatch.setattr("flows.execute.DRIVER", Path(os.devnull))
     with temporary_settings(updates={PREFECT_API_URL: services.api}):
         yield services
 
@@ -53,7 +55,7 @@ def units(services: Services) -> int:
 
 def started(folder: Path, services: Services, log: Path, driver: str) -> "subprocess.Popen[bytes]":
     """`python -m flows.align --until first` on a machine that has a GPU if the file `driver` is there."""
-    code = f"import pathlib, flows.run, flows.align; flows.run.DRIVER = pathlib.Path({driver!r}); flows.align.main()"
+    code = f"import pathlib; from flows import align, execute; execute.DRIVER = pathlib.Path({driver!r}); align.main()"
     with log.open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-c", code, "--until", "first"], cwd=folder, stdout=output, stderr=output,
@@ -117,7 +119,7 @@ def test_a_stage_on_another_machine_holds_the_gpu_there(with_gpu, modelling, mon
 
     monkeypatch.chdir(modelling)
     commit(modelling)
-    monkeypatch.setattr("flows.errand.repro", repro)
+    monkeypatch.setattr("flows.remote.repro", repro)
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     work = {"commit": head, "params": Path("params.yaml").read_text(), "lock": "stages: {}", "sender": "nobody"}
     assert stage("first", **work, gpus=1, return_state=True).message == "1 in use"

@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.errand import _end_of as end_of
-from flows.run import Stopped
+from flows.execute import Stopped
+from flows.remote import _end_of as end_of
 from tests.services.conftest import Services, worker
 from tests.tiny_graph import STAGES, call, commit, git
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tasks.promote import promote, roll_back
-from tasks.versions import open_registry
+from juicer.registry.promote import promote, roll_back
+from juicer.registry.versions import open_registry
 from tests.servers import free_port
 from tests.small_pipeline import ROOT, make_project, register
 

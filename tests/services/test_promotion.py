@@ -15,13 +15,13 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from irl.errors import InputError
-from tasks.aliases import Aliases
-from tasks.evaluate_version import check_up_to_date, evaluate
-from tasks.lock import md5_of
-from tasks.promote import Decision, promote, roll_back
-from tasks.promotion import BENCHMARKS
-from tasks.versions import open_registry
+from juicer.registry.aliases import Aliases
+from juicer.registry.evaluate_version import check_up_to_date, evaluate
+from juicer.registry.gates import BENCHMARKS
+from juicer.registry.promote import Decision, promote, roll_back
+from juicer.registry.versions import open_registry
+from juicer.runtime.errors import InputError
+from juicer.stages.dvc_files import md5_of
 from tests.servers import MlflowServer, end, free_port, start
 from tests.small_pipeline import ROOT, make_project, register
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as A
 KILLED_MOVER = """
 import os, signal, sys
 from mlflow import MlflowClient
-from tasks.aliases import Aliases
+from juicer.registry.aliases import Aliases
 
 uri, champion, previous = sys.argv[1:]
 move = MlflowClient.set_registered_model_alias
@@ -145,7 +145,7 @@ def test_a_server_that_dies_after_champion_has_moved_has_the_decision_on_record_
 
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "set_registered_model_alias", dying)
-        patch.setattr("tasks.aliases.PAUSE", 0.01)
+        patch.setattr("juicer.registry.aliases.PAUSE", 0.01)
         with pytest.raises(InputError, match="completes it if champion had moved"):
             promoted(FIRST)
     server.start()
@@ -300,7 +300,7 @@ def test_a_server_that_dies_in_the_middle_leaves_the_champion_and_the_next_mover
 
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "set_registered_model_alias", dying)
-        patch.setattr("tasks.aliases.PAUSE", 0.01)
+        patch.setattr("juicer.registry.aliases.PAUSE", 0.01)
         with pytest.raises(InputError, match="MLflow went away while the aliases moved"):
             promoted(FIRST)
     server.start()

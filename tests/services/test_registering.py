@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from irl.errors import InputError
-from tasks.aliases import Aliases
+from juicer.registry.aliases import Aliases
+from juicer.runtime.errors import InputError
 from tests.servers import MlflowServer
 from tests.small_pipeline import ROOT, make_project, register
 
@@ -57,7 +57,7 @@ def test_two_checkouts_that_register_at_once_add_every_run_and_version_once(
         assert len(client.search_model_versions("name='quickstart'")) == 3
 
         monkeypatch.chdir(tmp_path / "a")
-        monkeypatch.setattr("tasks.aliases.PATIENCE", 0.1)
+        monkeypatch.setattr("juicer.registry.aliases.PATIENCE", 0.1)
         with Aliases(client, "quickstart").locked():
             assert "(0 runs and 0 versions are new)" in register(Path()), "who adds nothing waits for nobody"
             client.delete_registered_model_alias("quickstart", "challenger")

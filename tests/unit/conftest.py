@@ -5,8 +5,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from irl.settings.data import TemplateSettings
-from irl.template import Template
+from juicer.data.template import Template
+from juicer.settings.data import TemplateSettings
 
 TEXT = ["Human: hello, how are you? Assistant: very well, thank you", "Human: the world is nice Assistant: it is"]
 

@@ -12,8 +12,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from irl.errors import InputError
-from tasks.aliases import Aliases, Places
+from juicer.registry.aliases import Aliases, Places
+from juicer.runtime.errors import InputError
 
 # MLflow's own use of SQLAlchemy; nothing we could mend.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -33,7 +33,7 @@ def client(empty_store: Path, tmp_path: Path) -> MlflowClient:
 def test_of_two_movers_that_find_the_lock_of_a_dead_one_only_one_takes_it(
     client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.aliases.PATIENCE", 0.1)
+    monkeypatch.setattr("juicer.registry.aliases.PATIENCE", 0.1)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     client.create_registered_model("q.aliases-moving", {"holder": f"{socket.gethostname()}:{dead.pid}:x"})
@@ -114,7 +114,7 @@ def test_a_store_that_goes_away_once_champion_has_moved_gets_list_and_record_fro
         works(self, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.aliases.PAUSE", 0.0)
+        patch.setattr("juicer.registry.aliases.PAUSE", 0.0)
         patch.setattr(MlflowClient, away, gone)
         with pytest.raises(InputError, match="completes it if champion had moved"), aliases.locked():
             aliases.move({"champion": "3", "previous": "2"}, ["1", "2"], run)

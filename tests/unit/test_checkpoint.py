@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from irl.processes import Processes
-from tasks.cancellation import Cancellation, Cancelled
-from tasks.checkpoint import Checkpoint, checkpoints_of, discard_checkpoints, kept, key_of, remove_checkpoints
+from juicer.runtime.processes import Processes
+from juicer.stages.cancellation import Cancellation, Cancelled
+from juicer.stages.checkpoint import Checkpoint, checkpoints_of, discard_checkpoints, kept, key_of, remove_checkpoints
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_the_key_changes_with_the_code(inputs, monkeypatch, tmp_path):
     before = key_of(arguments, values)
     other = tmp_path / "checkpoint.py"
     other.write_text("changed = True\n")
-    monkeypatch.setattr("tasks.checkpoint.__file__", str(other))
+    monkeypatch.setattr("juicer.stages.checkpoint.__file__", str(other))
     assert key_of(arguments, values) != before
 
 
@@ -233,7 +233,7 @@ def test_a_state_that_one_machine_has_lost_counts_on_none(together, folder, dama
 @pytest.fixture
 def cancellation(monkeypatch):
     """A cancellation that has this process's signals for the time of a test, without the end after LIMIT."""
-    monkeypatch.setattr("tasks.cancellation._end_later", lambda asked: None)
+    monkeypatch.setattr("juicer.stages.cancellation._end_later", lambda asked: None)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     made = Cancellation()
     made.install()

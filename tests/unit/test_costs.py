@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks.costs import RESTORED, WAITING, gather, refresh, render, stage_names
+from juicer.reporting.costs import RESTORED, WAITING, gather, refresh, render, stage_names
 
 PIPELINE = """
 stages:

@@ -2,8 +2,8 @@
 
 from itertools import pairwise
 
-from tasks.describe import describe
-from tasks.recipe import Recipe
+from juicer.recipe.activation import Recipe
+from juicer.recipe.describe import describe
 
 
 def test_every_parameter_has_a_meaning() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import plan, recipe
+from juicer.planning import plan
+from juicer.recipe import activation
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -18,7 +19,7 @@ QUICKSTART = "recipes/quickstart.yaml"
 PLACEHOLDERS = {
     "<40 hexadecimal digits>": "a" * 40,
     "RECIPE=...": f"RECIPE={QUICKSTART}",
-    "tasks.recipe RECIPE": f"tasks.recipe {QUICKSTART}",
+    "juicer.recipe.activation RECIPE": f"juicer.recipe.activation {QUICKSTART}",
 }
 """What stands for something that only the reader knows."""
 OF_A_RUN = "--measured"
@@ -51,10 +52,10 @@ def arguments(command: str) -> list[str]:
     chosen = variables.pop("RECIPE", QUICKSTART)
     if words[0] == "repro":
         assert not variables
-        return ["tasks.recipe", chosen]
+        return ["juicer.recipe.activation", chosen]
     given = shlex.split(variables.pop("PLAN", ""))
     assert not variables
-    return ["tasks.plan", chosen, *given]
+    return ["juicer.planning.plan", chosen, *given]
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def folder(tmp_path, monkeypatch):
         shutil.copy(ROOT / QUICKSTART, tmp_path / "recipes" / name)
     (tmp_path / MIRROR).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    recipe.activate(Path(QUICKSTART), [], Path("params.yaml"))
+    activation.activate(Path(QUICKSTART), [], Path("params.yaml"))
     return tmp_path
 
 
@@ -74,18 +75,20 @@ def test_a_documented_command_is_valid(command, folder, monkeypatch, capsys):
     module, *given = (word for word in arguments(command) if word != OF_A_RUN)
     monkeypatch.setattr(sys, "argv", [module, *given])
     with pytest.raises(SystemExit) as left:
-        {"tasks.recipe": recipe, "tasks.plan": plan}[module].main()
+        {"juicer.recipe.activation": activation, "juicer.planning.plan": plan}[module].main()
     assert left.value.code == 0, capsys.readouterr().err
 
 
 def test_commands_are_found_in_blocks_and_in_sentences_that_go_over_two_lines():
-    page = "Do `make plan\nRECIPE=a.yaml` or\n\n    python -m tasks.recipe b.yaml seed=1 && make repro  # now\n"
-    assert list(commands(page)) == ["make plan RECIPE=a.yaml", "python -m tasks.recipe b.yaml seed=1"]
+    page = (
+        "Do `make plan\nRECIPE=a.yaml` or\n\n    python -m juicer.recipe.activation b.yaml seed=1 && make repro # x\n"
+    )
+    assert list(commands(page)) == ["make plan RECIPE=a.yaml", "python -m juicer.recipe.activation b.yaml seed=1"]
 
 
 def test_make_and_a_shell_hand_on_what_the_page_says():
     assert arguments("make plan RECIPE=a.yaml PLAN='--gpu H100 seed=1'  # so") == [
-        "tasks.plan", "a.yaml", "--gpu", "H100", "seed=1",
+        "juicer.planning.plan", "a.yaml", "--gpu", "H100", "seed=1",
     ]  # fmt: skip
-    assert arguments("make repro RECIPE=a.yaml") == ["tasks.recipe", "a.yaml"]
-    assert arguments("python -m tasks.recipe") == ["tasks.recipe", "--help"]
+    assert arguments("make repro RECIPE=a.yaml") == ["juicer.recipe.activation", "a.yaml"]
+    assert arguments("python -m juicer.recipe.activation") == ["juicer.recipe.activation", "--help"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from irl.errors import InputError
+from juicer.runtime.errors import InputError
 from tasks.download import wanted
 
 

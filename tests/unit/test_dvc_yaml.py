@@ -33,21 +33,23 @@ def test_a_stage_lists_its_data_before_its_code(name: str) -> None:
 def small(tmp_path: Path) -> Path:
     """A project of a few modules."""
     files = {
-        "irl/__init__.py": '"""Only words."""',
-        "irl/light.py": "",
-        "irl/heavy.py": "from irl import light",
-        "irl/typed.py": "",
-        "irl/kinds/__init__.py": "from irl.kinds import one",
-        "irl/kinds/one.py": "",
-        "irl/kinds/two.py": "",
-        "irl/spare.py": "",
+        "juicer/__init__.py": '"""Only words."""',
+        "juicer/light.py": "",
+        "juicer/heavy.py": "from juicer import light",
+        "juicer/typed.py": "",
+        "juicer/kinds/__init__.py": "from juicer.kinds import one",
+        "juicer/kinds/one.py": "",
+        "juicer/kinds/two.py": "",
+        "juicer/spare.py": "",
         "tasks/__init__.py": "",
-        "tasks/recipe.py": "import irl.spare",
-        "tasks/stage.py": "import tasks.recipe\nclass Stage: ...\ndef _run(stage): stage.read('compute', int)",
+        "juicer/recipe/activation.py": "import juicer.spare",
+        "juicer/stages/stage.py": (
+            "import juicer.recipe.activation\nclass Stage: ...\ndef _run(stage): stage.read('compute', int)"
+        ),
         "tasks/work.py": (
-            "from typing import TYPE_CHECKING\nfrom tasks.stage import Stage\n"
-            "if TYPE_CHECKING:\n    import irl.typed\n"
-            "def run(stage: Stage):\n    import irl.heavy, torch\n    from irl.kinds import two\n"
+            "from typing import TYPE_CHECKING\nfrom juicer.stages.stage import Stage\n"
+            "if TYPE_CHECKING:\n    import juicer.typed\n"
+            "def run(stage: Stage):\n    import juicer.heavy, torch\n    from juicer.kinds import two\n"
             "    return stage.value('seed'), stage.read('work.part', int)"
         ),
     }
@@ -59,12 +61,12 @@ def small(tmp_path: Path) -> Path:
 
 def test_modules_are_found_inside_functions_and_at_any_depth(small: Path) -> None:
     assert closure("tasks/work.py", small) == (
-        "irl/heavy.py",
-        "irl/kinds/__init__.py",
-        "irl/kinds/one.py",
-        "irl/kinds/two.py",
-        "irl/light.py",
-        "tasks/stage.py",
+        "juicer/heavy.py",
+        "juicer/kinds/__init__.py",
+        "juicer/kinds/one.py",
+        "juicer/kinds/two.py",
+        "juicer/light.py",
+        "juicer/stages/stage.py",
         "tasks/work.py",
     )
 
@@ -91,7 +93,7 @@ stages:
       params: [seed]
       outs: [out]
   bare:
-    cmd: python -m tasks.stage
+    cmd: python -m juicer.stages.stage
     outs: [other]
 """
     assert (
@@ -104,15 +106,15 @@ stages:
       cmd: python -m tasks.work --in ${item.a}
       deps:
         ["${item.a}", data/x,
-         irl/heavy.py, irl/kinds/__init__.py, irl/kinds/one.py, irl/kinds/two.py, irl/light.py, tasks/stage.py,
-         tasks/work.py]
+         juicer/heavy.py, juicer/kinds/__init__.py, juicer/kinds/one.py, juicer/kinds/two.py, juicer/light.py,
+         juicer/stages/stage.py, tasks/work.py]
       # why
       params: [seed]
       outs: [out]
   bare:
-    cmd: python -m tasks.stage
+    cmd: python -m juicer.stages.stage
     deps:
-      [tasks/stage.py]
+      [juicer/stages/stage.py]
     outs: [other]
 """
     )

@@ -5,14 +5,14 @@ import copy
 import pytest
 import torch
 
-from irl.demonstrations import Demonstration
-from irl.evaluation import Evaluation, distinct_pairs, evaluate_policy, mean_and_error
-from irl.log_probability import Dialogue, score_dialogues
-from irl.random_models import CHAT
-from irl.samples import Sample
-from irl.settings.data import TemplateSettings
-from irl.settings.training import SamplingSettings
-from irl.template import Template
+from juicer.data.demonstrations import Demonstration
+from juicer.data.samples import Sample
+from juicer.data.template import Template
+from juicer.evaluation.metrics import Evaluation, distinct_pairs, evaluate_policy, mean_and_error
+from juicer.models.log_probability import Dialogue, score_dialogues
+from juicer.quickstart.random_models import CHAT
+from juicer.settings.data import TemplateSettings
+from juicer.settings.training import SamplingSettings
 from tasks.evaluate import samples_of
 
 ROWS = [

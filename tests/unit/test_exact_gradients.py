@@ -5,20 +5,20 @@ from itertools import combinations_with_replacement
 import pytest
 import torch
 
-from irl import policy_alignment
-from irl.irft import train_round
-from irl.log_probability import Dialogue
-from irl.models import save_policy
-from irl.optimisation import shuffled_batches
-from irl.pairs import Pair
-from irl.policy_alignment import align_policy
-from irl.reward import train_reward
-from irl.samples import Sample
-from irl.sampling import sample_responses
-from irl.settings.compute import ComputeSettings
-from irl.settings.irft import IrftTrainingSettings
-from irl.settings.rft import PolicyAlignmentSettings, RewardSettings
-from irl.settings.training import OptimiserSettings, SamplingSettings
+from juicer.data.pairs import Pair
+from juicer.data.samples import Sample
+from juicer.methods import policy_alignment
+from juicer.methods.irft import train_round
+from juicer.methods.policy_alignment import align_policy
+from juicer.methods.reward import train_reward
+from juicer.models.loading import save_policy
+from juicer.models.log_probability import Dialogue
+from juicer.sampling.decoding import sample_responses
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.irft import IrftTrainingSettings
+from juicer.settings.rft import PolicyAlignmentSettings, RewardSettings
+from juicer.settings.training import OptimiserSettings, SamplingSettings
+from juicer.training.loop import shuffled_batches
 from tests.enumerable import (
     END_OF_TEXT,
     World,

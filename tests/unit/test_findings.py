@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tasks.findings import best_round, findings, verdict
-from tasks.numbers import summarise
+from juicer.reporting.findings import best_round, findings, verdict
+from juicer.reporting.numbers import summarise
 from tests.example_evaluations import evaluation, table
 
 

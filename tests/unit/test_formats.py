@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from irl.demonstrations import Demonstration
-from irl.errors import InputError
-from irl.formats import Format, Malformed, convert, parse_hh, recognise
-from irl.sources import Row
+from juicer.data.demonstrations import Demonstration
+from juicer.data.formats import Format, Malformed, convert, parse_hh, recognise
+from juicer.data.sources import Row
+from juicer.runtime.errors import InputError
 
 HELLO: list[dict[str, str]] = [{"role": "user", "content": "Hello"}]
 

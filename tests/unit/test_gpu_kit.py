@@ -13,14 +13,21 @@ from packaging.utils import canonicalize_name
 from bench import gpu_kit, hh_lengths
 from bench.gpu_kit import BARE, Wheel, collect, download, pinned, unmet
 from bench.gpu_source import assemble, fingerprint, source, split
-from irl.errors import InputError
+from juicer.runtime.errors import InputError
 from tests.conftest import ROOT
 
 
 @pytest.fixture
 def code(tmp_path: Path) -> Path:
     """A tree with a file of each kind that counts, and one that does not."""
-    for name in ("irl/a.py", "irl/deep/b.py", "tasks/c.py", "bench/d.py", "recipes/models/e/config.json", "docs/f.md"):
+    for name in (
+        "juicer/a.py",
+        "juicer/deep/b.py",
+        "tasks/c.py",
+        "bench/d.py",
+        "recipes/models/e/config.json",
+        "docs/f.md",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"# {name}\n")
     return tmp_path
@@ -29,7 +36,7 @@ def code(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda root: (root / "irl/deep/b.py").write_text("# another\n"),
+        lambda root: (root / "juicer/deep/b.py").write_text("# another\n"),
         lambda root: (root / "recipes/models/e/config.json").write_text("{}\n"),
         lambda root: (root / "tasks/c.py").unlink(),
         lambda root: (root / "tasks/new.py").touch(),
@@ -46,16 +53,16 @@ def test_the_fingerprint_changes_with_the_code(code: Path, change: Callable[[Pat
 def test_the_fingerprint_does_not_change_with_anything_else(code: Path):
     before = fingerprint(code)
     (code / "docs/f.md").write_text("another\n")
-    (code / "irl/a.py").touch()
-    (code / "irl/__pycache__").mkdir()
-    (code / "irl/__pycache__/a.pyc").write_bytes(b"compiled")
+    (code / "juicer/a.py").touch()
+    (code / "juicer/__pycache__").mkdir()
+    (code / "juicer/__pycache__/a.pyc").write_bytes(b"compiled")
     assert fingerprint(code) == before
 
 
 def test_text_that_moves_from_one_file_to_the_next_changes_the_fingerprint(code: Path):
     before = fingerprint(code)
-    (code / "irl/a.py").write_text("# irl/a.py\n12 irl/deep/b.py 15\n")
-    (code / "irl/deep/b.py").unlink()
+    (code / "juicer/a.py").write_text("# juicer/a.py\n12 juicer/deep/b.py 15\n")
+    (code / "juicer/deep/b.py").unlink()
     assert fingerprint(code) != before
 
 
@@ -291,7 +298,7 @@ def test_the_source_says_whether_the_code_is_that_of_the_commit(code: Path):
 
 def test_a_copy_without_git_in_somebody_else_s_repository_has_no_commit(code: Path):
     subprocess.run(["git", "init", "-q", str(code)], check=True)
-    (code / "copy/irl").mkdir(parents=True)
+    (code / "copy/juicer").mkdir(parents=True)
     assert source(code / "copy")["commit"] is None
 
 

@@ -8,8 +8,8 @@ import torch
 from bench.gpu_parts import PARTS, common, profile, stages
 from bench.gpu_parts.common import Context, StepClock, lengths_forced, pairs_of
 from bench.gpu_parts.workspace import Step, placed
-from irl.sampling import sample_responses
-from irl.settings.training import SamplingSettings
+from juicer.sampling.decoding import sample_responses
+from juicer.settings.training import SamplingSettings
 
 TINY = Context(tiny=True, kit=None, work=Path("unused"))
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from irl.devices import visible_gpus
-from irl.settings.compute import ComputeSettings
-from tasks.gpus import VISIBLE, take_one_gpu
-from tasks.stage import wants_one_gpu
+from juicer.runtime.devices import visible_gpus
+from juicer.settings.compute import ComputeSettings
+from juicer.stages.gpus import VISIBLE, take_one_gpu
+from juicer.stages.stage import wants_one_gpu
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def machine(tmp_path, monkeypatch):
     """Makes this a machine with so many GPUs, on which nobody has taken any."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("tasks.gpus.DEVICES", tmp_path)
+    monkeypatch.setattr("juicer.stages.gpus.DEVICES", tmp_path)
     monkeypatch.delenv(VISIBLE, raising=False)
 
     def with_gpus(count: int) -> Path:
@@ -83,7 +83,7 @@ def test_where_one_gpu_or_none_is_visible_nothing_is_set(machine, monkeypatch, c
 
 def test_the_gpu_of_a_killed_stage_is_free_again(machine, monkeypatch):
     folder = machine(2)
-    code = "import tasks.gpus as gpus; from pathlib import Path; gpus.DEVICES = Path('.'); gpus.take_one_gpu()"
+    code = "import juicer.stages.gpus as gpus; from pathlib import Path; gpus.DEVICES = Path('.'); gpus.take_one_gpu()"
     code += f"; import os; print(os.environ['{VISIBLE}'], flush=True); input()"
     environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
@@ -125,13 +125,13 @@ def test_one_gpu_is_for_the_process_that_is_all_of_its_stage(monkeypatch, comput
 
 STAGE = f"""
 import os, pathlib, sys
-import tasks.gpus, tasks.launch
+import juicer.stages.gpus, juicer.stages.launch
 
 def run(stage):
     print(os.environ.get("{VISIBLE}"), "torch" in sys.modules)
     return "done"
 
-tasks.gpus.DEVICES = pathlib.Path()
+juicer.stages.gpus.DEVICES = pathlib.Path()
 tasks.{{module}}.main(run, lambda parser: None, None)
 """
 

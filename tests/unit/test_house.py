@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tasks.recipe import load
+from juicer.recipe.activation import load
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {
     package: sorted((ROOT / package).rglob("*.py"), key=str)
-    for package in ("irl", "tasks", "flows")
+    for package in ("juicer", "tasks", "flows")
     if (ROOT / package).is_dir()
 }
-BELOW = {"irl": (), "tasks": ("irl",), "flows": ("irl", "tasks")}
+BELOW = {"juicer": (), "tasks": ("juicer",), "flows": ("juicer", "tasks")}
 ORCHESTRATION = {"prefect", "mlflow", "dvc"}
 
 
@@ -43,7 +43,7 @@ def test_imports_run_one_way(package: str) -> None:
 
 
 def test_the_library_knows_no_orchestrator_no_tracker_and_no_dvc() -> None:
-    roots = {(path.name, name.split(".")[0]) for path in SOURCES["irl"] for name in imported(path)}
+    roots = {(path.name, name.split(".")[0]) for path in SOURCES["juicer"] for name in imported(path)}
     assert [each for each in roots if each[1] in ORCHESTRATION] == []
 
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from irl.adapters import add_adapters, merge_adapters
-from irl.irft import log_probabilities_of, train_round
-from irl.log_probability import Dialogue, score_dialogues
-from irl.models import TRAINED, mixed_precision
-from irl.pairs import Pair
-from irl.settings.compute import ComputeSettings
-from irl.settings.irft import IrftTrainingSettings
-from irl.settings.training import LoraSettings, OptimiserSettings
+from juicer.data.pairs import Pair
+from juicer.methods.irft import log_probabilities_of, train_round
+from juicer.models.adapters import add_adapters, merge_adapters
+from juicer.models.loading import TRAINED, mixed_precision
+from juicer.models.log_probability import Dialogue, score_dialogues
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.irft import IrftTrainingSettings
+from juicer.settings.training import LoraSettings, OptimiserSettings
 
 SETTINGS = IrftTrainingSettings(epochs=4, batch_size=4, beta=0.5, optimiser=OptimiserSettings(learning_rate=1e-3))
 PAIRS = [Pair(Dialogue([5, 6 + i], [8, 9, 0]), Dialogue([5, 6 + i], [20, 21 + i, 22, 23])) for i in range(8)]

@@ -6,16 +6,16 @@ from typing import Any
 import datasets
 import pytest
 
-from irl.benchmarks import Source, missing_files, sources, write_cards, write_split
-from irl.errors import InputError
-from irl.leaderboard import Leaderboard, column_of, data_from, evaluate
-from irl.settings.compute import ComputeSettings
-from irl.settings.leaderboard import BenchmarkSettings, HarnessSettings, LeaderboardSettings
-from tasks.leaderboard_table import HEADINGS, PAPER, as_markdown, leaderboard_of
+from juicer.evaluation.benchmarks import Source, missing_files, sources, write_cards, write_split
+from juicer.evaluation.leaderboard import Leaderboard, column_of, data_from, evaluate
+from juicer.recipe.activation import load
+from juicer.reporting.leaderboard_table import HEADINGS, PAPER, as_markdown, leaderboard_of
+from juicer.reporting.numbers import summarise
+from juicer.reporting.page import leaderboard_section
+from juicer.runtime.errors import InputError
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.leaderboard import BenchmarkSettings, HarnessSettings, LeaderboardSettings
 from tasks.mirror import REVISIONS
-from tasks.numbers import summarise
-from tasks.recipe import load
-from tasks.report_page import leaderboard_section
 from tests.example_evaluations import table
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"

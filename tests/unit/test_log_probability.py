@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from irl import log_probability
-from irl.log_probability import (
+from juicer.models import log_probability
+from juicer.models.log_probability import (
     Batch,
     Dialogue,
     by_length,

@@ -11,7 +11,7 @@ NAMED = sorted(set(re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs/mathematic
 
 
 def test_the_page_names_functions_and_tests() -> None:
-    assert {path.split("/")[0] for path, _ in NAMED} == {"irl", "tests"}
+    assert {path.split("/")[0] for path, _ in NAMED} == {"juicer", "tests"}
 
 
 @pytest.mark.parametrize(("path", "name"), NAMED)

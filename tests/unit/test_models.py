@@ -5,10 +5,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from irl.errors import InputError
-from irl.models import device_of, load_policy, load_tokenizer, read_training, save_policy
-from irl.reward import load_reward
-from irl.settings.compute import ComputeSettings
+from juicer.methods.reward import load_reward
+from juicer.models.loading import device_of, load_policy, load_tokenizer, read_training, save_policy
+from juicer.runtime.errors import InputError
+from juicer.settings.compute import ComputeSettings
 
 COMPUTE = ComputeSettings(threads=1)
 

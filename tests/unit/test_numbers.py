@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from irl.errors import InputError
-from tasks.numbers import (
+from juicer.reporting.numbers import (
     COLUMNS,
     CONTRACT,
     best_names,
@@ -18,6 +17,7 @@ from tasks.numbers import (
     summarise,
     win_rate,
 )
+from juicer.runtime.errors import InputError
 from tests.example_evaluations import evaluation, table
 
 

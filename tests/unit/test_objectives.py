@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from irl.objectives import contrastive_loss, implicit_reward, irft_loss, mean_and_deviation, normalise
+from juicer.methods.objectives import contrastive_loss, implicit_reward, irft_loss, mean_and_deviation, normalise
 
 
 def test_implicit_reward_is_beta_times_the_log_ratio():

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import get_linear_schedule_with_warmup
 
-from irl.errors import InputError
-from irl.optimisation import TrainingRecord, descend, make_optimiser, passes_of, shuffled_batches, steps_for
-from irl.processes import Processes
-from irl.settings.training import OptimiserSettings
+from juicer.runtime.errors import InputError
+from juicer.runtime.processes import Processes
+from juicer.settings.training import OptimiserSettings
+from juicer.training.loop import TrainingRecord, descend, make_optimiser, passes_of, shuffled_batches, steps_for
 
 SETTINGS = OptimiserSettings(learning_rate=0.1, warmup_ratio=0.2)
 

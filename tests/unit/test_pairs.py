@@ -2,10 +2,10 @@
 
 import pytest
 
-from irl.demonstrations import Demonstration
-from irl.errors import InputError
-from irl.pairs import make_pairs, part_of
-from irl.samples import Sample
+from juicer.data.demonstrations import Demonstration
+from juicer.data.pairs import make_pairs, part_of
+from juicer.data.samples import Sample
+from juicer.runtime.errors import InputError
 
 ROWS = [Demonstration.make([{"role": "user", "content": f"hello {i}"}], "well") for i in range(10)]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from irl.errors import InputError
-from tasks.recipe import CONFIGS, Recipe, load
+from juicer.recipe.activation import CONFIGS, Recipe, load
+from juicer.runtime.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))

@@ -8,15 +8,15 @@ import torch
 from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from irl.irft import train_round
-from irl.log_probability import Dialogue
-from irl.optimisation import shuffled_batches
-from irl.pairs import Pair
-from irl.settings.compute import ComputeSettings
-from irl.settings.irft import IrftTrainingSettings
-from irl.settings.sft import SftSettings
-from irl.settings.training import OptimiserSettings
-from irl.sft import train_sft
+from juicer.data.pairs import Pair
+from juicer.methods.irft import train_round
+from juicer.methods.sft import train_sft
+from juicer.models.log_probability import Dialogue
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.irft import IrftTrainingSettings
+from juicer.settings.sft import SftSettings
+from juicer.settings.training import OptimiserSettings
+from juicer.training.loop import shuffled_batches
 
 COMPUTE = ComputeSettings(device="cpu", threads=1)
 QUIET = {"use_cpu": True, "bf16": False, "logging_steps": 1, "save_strategy": "no", "report_to": "none"}

@@ -9,10 +9,10 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from irl.devices import DEVICES, GIB
-from irl.errors import InputError
-from tasks.plan import Lengths, Planner, arguments, check_memory, device_named, format_plan, show
-from tasks.recipe import load
+from juicer.planning.plan import Lengths, Planner, arguments, check_memory, device_named, format_plan, show
+from juicer.recipe.activation import load
+from juicer.runtime.devices import DEVICES, GIB
+from juicer.runtime.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 # The rows of hh-tiny are not beside every checkout.

@@ -3,12 +3,12 @@
 import pytest
 from transformers import GPT2Config
 
-from irl.devices import DEVICES
-from irl.errors import InputError
-from irl.planning import cache_bytes, decoding_seconds, shape_of, training_of
-from irl.random_models import read_config
-from irl.settings.training import LoraSettings
-from tasks.recipe import CONFIGS
+from juicer.planning.costs import cache_bytes, decoding_seconds, shape_of, training_of
+from juicer.quickstart.random_models import read_config
+from juicer.recipe.activation import CONFIGS
+from juicer.runtime.devices import DEVICES
+from juicer.runtime.errors import InputError
+from juicer.settings.training import LoraSettings
 
 
 def shape(name, role="policy"):

@@ -2,7 +2,7 @@
 
 import json
 
-from tasks.plot_difference import compare, curves
+from juicer.reporting.plot_difference import compare, curves
 
 STEPS = {"x": "step", "y": "value"}
 TRAINING = """stage,model,round,quantity,step,value

@@ -5,16 +5,16 @@ import copy
 import pytest
 import torch
 
-from irl import log_probability
-from irl.errors import InputError
-from irl.log_probability import Dialogue, score_dialogues
-from irl.models import save_policy
-from irl.policy_alignment import align_policy, per_token
-from irl.reward import load_reward, score_rewards
-from irl.sampling import sample_responses
-from irl.settings.compute import ComputeSettings
-from irl.settings.rft import PolicyAlignmentSettings
-from irl.settings.training import OptimiserSettings, SamplingSettings
+from juicer.methods.policy_alignment import align_policy, per_token
+from juicer.methods.reward import load_reward, score_rewards
+from juicer.models import log_probability
+from juicer.models.loading import save_policy
+from juicer.models.log_probability import Dialogue, score_dialogues
+from juicer.runtime.errors import InputError
+from juicer.sampling.decoding import sample_responses
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.rft import PolicyAlignmentSettings
+from juicer.settings.training import OptimiserSettings, SamplingSettings
 
 COMPUTE = ComputeSettings(threads=1, device="cpu")
 SETTINGS = PolicyAlignmentSettings(
@@ -108,7 +108,7 @@ def test_the_steps_are_trl_s_own(policy, template, initial, reward, monkeypatch)
     with torch.no_grad():
         reward.score.weight.mul_(20)
     records = [align(ours, template, initial, reward, settings)]
-    monkeypatch.setattr("irl.policy_alignment.plain_on_cpu", lambda policy, processes: False)
+    monkeypatch.setattr("juicer.methods.policy_alignment.plain_on_cpu", lambda policy, processes: False)
     records.append(align(trl, template, initial, reward, settings))
     for name in ("reward", "kl_per_token", "entropy", "length"):
         one, other = (record.curves[name]["value"] for record in records)

@@ -8,16 +8,16 @@ import pytest
 import torch
 from packaging.version import Version
 
-from irl.errors import InputError
-from irl.log_probability import Dialogue
-from irl.models import save_policy
-from irl.ppo import NormalisedReward, align_policy_by_ppo, with_own_padding
-from irl.reward import load_reward, score_rewards
-from irl.sampling import sample_responses
-from irl.settings.compute import ComputeSettings
-from irl.settings.rft import PolicyAlignmentSettings, PpoSettings
-from irl.settings.training import OptimiserSettings, SamplingSettings
-from irl.watching import watched_by
+from juicer.methods.ppo import NormalisedReward, align_policy_by_ppo, with_own_padding
+from juicer.methods.reward import load_reward, score_rewards
+from juicer.models.loading import save_policy
+from juicer.models.log_probability import Dialogue
+from juicer.runtime.errors import InputError
+from juicer.runtime.events import watched_by
+from juicer.sampling.decoding import sample_responses
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.rft import PolicyAlignmentSettings, PpoSettings
+from juicer.settings.training import OptimiserSettings, SamplingSettings
 
 INSTALLED = importlib.metadata.version("trl")
 pytestmark = pytest.mark.skipif(

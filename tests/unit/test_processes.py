@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from irl.errors import InputError
-from irl.processes import ALONE, join
-from irl.settings.compute import ComputeSettings
-from tasks.launch import configuration, launch
+from juicer.runtime.errors import InputError
+from juicer.runtime.processes import ALONE, join
+from juicer.settings.compute import ComputeSettings
+from juicer.stages.launch import configuration, launch
 
 TWO = ComputeSettings(processes=2)
 

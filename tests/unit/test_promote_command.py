@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from flows import promote
-from tasks.promote import Decision
-from tasks.promotion import Verdict
+from juicer.registry.gates import Verdict
+from juicer.registry.promote import Decision
 
 
 @pytest.mark.parametrize("server", ["http://127.0.0.1:1/api", None])

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from irl.errors import InputError
-from tasks.recipe import activate, dump, load, validate
+from juicer.recipe.activation import activate, dump, load, validate
+from juicer.runtime.errors import InputError
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 
@@ -132,9 +132,12 @@ def test_a_change_that_stayed_behind_is_told_with_the_recipe_that_takes_it_back(
     monkeypatch.chdir(QUICKSTART.parents[1])
     told = refused(params)
     assert "params.yaml holds a change" in told
-    assert "derive it again: python -m tasks.recipe recipes/quickstart.yaml [key=value ...], then dvc checkout" in told
+    assert (
+        "derive it again: python -m juicer.recipe.activation recipes/quickstart.yaml [key=value ...], then dvc checkout"
+        in told
+    )
     params["name"] = "in-no-file"
-    assert "python -m tasks.recipe RECIPE [key=value ...]" in refused(params)
+    assert "python -m juicer.recipe.activation RECIPE [key=value ...]" in refused(params)
 
 
 def test_params_without_a_graph_are_refused():
@@ -165,7 +168,9 @@ def test_a_model_that_is_not_used_needs_no_folder():
 
 def test_a_dataset_of_the_hub_is_accepted_at_its_revision():
     for source in ("org/dataset", "imdb"):
-        assert params_of(f"fetch.source={source}", "fetch.revision=abc")["graph"]["source"] == "irl/world.py"
+        assert (
+            params_of(f"fetch.source={source}", "fetch.revision=abc")["graph"]["source"] == "juicer/quickstart/world.py"
+        )
 
 
 def test_an_active_recipe_is_not_written_again(tmp_path):
@@ -179,7 +184,7 @@ def test_an_active_recipe_is_not_written_again(tmp_path):
 def test_the_committed_parameters_are_the_quickstarts():
     root = QUICKSTART.parents[1]
     assert (root / "params.yaml").read_text() == dump(*load(QUICKSTART, [])), (
-        "python -m tasks.recipe recipes/quickstart.yaml"
+        "python -m juicer.recipe.activation recipes/quickstart.yaml"
     )
 
 

@@ -10,11 +10,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tasks.figures import figure_over_rounds, running_mean, ticks
-from tasks.numbers import summarise
-from tasks.plots import RoundPoint, histogram_of, over_rounds, training_curves, write_plots
-from tasks.report_page import Content, render
-from tasks.summary import WIDTH, format_table
+from juicer.reporting.charts import figure_over_rounds, running_mean, ticks
+from juicer.reporting.numbers import summarise
+from juicer.reporting.page import Content, render
+from juicer.reporting.plots import RoundPoint, histogram_of, over_rounds, training_curves, write_plots
+from juicer.reporting.summary import WIDTH, format_table
 from tests.example_evaluations import PROVENANCE, curation, table
 
 

@@ -9,23 +9,23 @@ import torch
 from transformers import Trainer
 from transformers.training_args import ParallelMode
 
-from irl import sampling
-from irl.checkpoint import OwnRandomState, load_progress, save_progress
-from irl.irft import train_round
-from irl.log_probability import Dialogue
-from irl.models import save_policy
-from irl.optimisation import TrainingRecord, descend, shuffled_batches
-from irl.pairs import Pair
-from irl.policy_alignment import align_policy
-from irl.replay import Replay
-from irl.reward import load_reward, train_reward
-from irl.sampling import decode
-from irl.settings.compute import ComputeSettings
-from irl.settings.irft import IrftTrainingSettings
-from irl.settings.rft import PolicyAlignmentSettings, RewardSettings
-from irl.settings.sft import SftSettings
-from irl.settings.training import LoraSettings, OptimiserSettings, SamplingSettings
-from irl.sft import train_sft
+from juicer.data.pairs import Pair
+from juicer.methods.irft import train_round
+from juicer.methods.policy_alignment import align_policy
+from juicer.methods.reward import load_reward, train_reward
+from juicer.methods.sft import train_sft
+from juicer.models.loading import save_policy
+from juicer.models.log_probability import Dialogue
+from juicer.runtime.memo import Replay
+from juicer.sampling import decoding
+from juicer.sampling.decoding import decode
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.irft import IrftTrainingSettings
+from juicer.settings.rft import PolicyAlignmentSettings, RewardSettings
+from juicer.settings.sft import SftSettings
+from juicer.settings.training import LoraSettings, OptimiserSettings, SamplingSettings
+from juicer.training.loop import TrainingRecord, descend, shuffled_batches
+from juicer.training.state import OwnRandomState, load_progress, save_progress
 
 COMPUTE = ComputeSettings(threads=1, device="cpu")
 ADAM = OptimiserSettings(learning_rate=1e-3, warmup_ratio=0.3)
@@ -199,13 +199,13 @@ def test_batches_that_were_sampled_are_not_sampled_again(policy, template, tmp_p
     prompts = [(str(number), [5, 6, 7 + number]) for number in range(6)]
     settings = SamplingSettings(batch_size=2)
     sampled: list[int] = []
-    monkeypatch.setattr(sampling, "decode", lambda *given: sampled.append(1) or decode(*given))
+    monkeypatch.setattr(decoding, "decode", lambda *given: sampled.append(1) or decode(*given))
 
     def sample(ends_after):
         replay = Replay(EndsAfter(tmp_path / "kept", ends_after))
-        return sampling.sample_responses(policy, template, prompts, settings, 0, resumed=replay)
+        return decoding.sample_responses(policy, template, prompts, settings, 0, resumed=replay)
 
-    whole = sampling.sample_responses(policy, template, prompts, settings, 0)
+    whole = decoding.sample_responses(policy, template, prompts, settings, 0)
     with pytest.raises(Ended):
         sample(ends_after=2)
     sampled.clear()

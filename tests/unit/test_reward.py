@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from irl.errors import InputError
-from irl.log_probability import Batch, Dialogue
-from irl.models import save_model, save_policy
-from irl.pairs import Pair
-from irl.reward import freeze_blocks, load_reward, rewards, score_rewards, train_reward
-from irl.settings.compute import ComputeSettings
-from irl.settings.rft import RewardSettings
-from irl.settings.training import OptimiserSettings
+from juicer.data.pairs import Pair
+from juicer.methods.reward import freeze_blocks, load_reward, rewards, score_rewards, train_reward
+from juicer.models.loading import save_model, save_policy
+from juicer.models.log_probability import Batch, Dialogue
+from juicer.runtime.errors import InputError
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.rft import RewardSettings
+from juicer.settings.training import OptimiserSettings
 
 COMPUTE = ComputeSettings(threads=1)
 PAIRS = [Pair(Dialogue([5, 6 + i], [8, 9, 0]), Dialogue([5, 6 + i], [20, 21 + i, 22, 23])) for i in range(8)]

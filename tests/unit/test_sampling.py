@@ -4,12 +4,12 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from irl import sampling
-from irl.errors import InputError
-from irl.log_probability import Dialogue, score_dialogues
-from irl.samples import read_samples, write_samples
-from irl.sampling import draw, sample_responses
-from irl.settings.training import SamplingSettings
+from juicer.data.samples import read_samples, write_samples
+from juicer.models.log_probability import Dialogue, score_dialogues
+from juicer.runtime.errors import InputError
+from juicer.sampling import decoding
+from juicer.sampling.decoding import draw, sample_responses
+from juicer.settings.training import SamplingSettings
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def test_samples_do_not_depend_on_how_prompts_are_read_and_ended_rows_evicted(
     policy, template, prompts, monkeypatch, read_at_once, evict_below
 ):
     expected = sample_responses(policy, template, prompts, SamplingSettings(), seed=0)
-    monkeypatch.setattr(sampling, "READ_AT_ONCE", read_at_once)
-    monkeypatch.setattr(sampling, "EVICT_BELOW", evict_below)
+    monkeypatch.setattr(decoding, "READ_AT_ONCE", read_at_once)
+    monkeypatch.setattr(decoding, "EVICT_BELOW", evict_below)
     samples = sample_responses(policy, template, prompts, SamplingSettings(), seed=0)
     assert [(s.response, s.ended) for s in samples] == [(s.response, s.ended) for s in expected]
     assert [s.log_probability for s in samples] == pytest.approx([s.log_probability for s in expected], abs=1e-4)

@@ -24,13 +24,13 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
-from irl import scorers
-from irl.demonstrations import Message
-from irl.errors import InputError
-from irl.scorers.beaver import BeaverModel, BeaverScorer, dialogue
-from irl.scorers.sequence_classification import SequenceClassificationScorer
-from irl.settings.compute import ComputeSettings
-from irl.settings.data import ScorerSettings
+from juicer import scorers
+from juicer.data.demonstrations import Message
+from juicer.runtime.errors import InputError
+from juicer.scorers.beaver import BeaverModel, BeaverScorer, dialogue
+from juicer.scorers.sequence_classification import SequenceClassificationScorer
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import ScorerSettings
 
 CPU = ComputeSettings(device="cpu", precision="fp32", threads=1)
 Change = Callable[[dict[str, torch.Tensor]], None]

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-import irl.sft
-from irl.errors import InputError
-from irl.log_probability import Dialogue, score_dialogues
-from irl.settings.compute import ComputeSettings
-from irl.settings.sft import SftSettings
-from irl.settings.training import LoraSettings, OptimiserSettings
-from irl.sft import train_sft
+import juicer.methods.sft
+from juicer.methods.sft import train_sft
+from juicer.models.log_probability import Dialogue, score_dialogues
+from juicer.runtime.errors import InputError
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.sft import SftSettings
+from juicer.settings.training import LoraSettings, OptimiserSettings
 
 COMPUTE = ComputeSettings(threads=1, device="cpu")
 SETTINGS = SftSettings(epochs=3, batch_size=4, optimiser=OptimiserSettings(learning_rate=3e-3))
@@ -32,19 +32,19 @@ def test_demonstrations_become_likelier_and_every_step_is_recorded(policy, templ
 def test_what_is_recorded_is_what_was_trained_on_though_an_epoch_s_last_step_is_short(
     policy, template, tmp_path, monkeypatch
 ):
-    seen, dialogues_of = [], irl.sft.dialogues_of
+    seen, dialogues_of = [], juicer.methods.sft.dialogues_of
 
     def watched(*given):
         seen.extend(found := dialogues_of(*given))
         return found
 
-    monkeypatch.setattr(irl.sft, "dialogues_of", watched)
+    monkeypatch.setattr(juicer.methods.sft, "dialogues_of", watched)
     settings = SETTINGS.model_copy(update={"batch_size": 5, "micro_batch_size": 1})
     record = train(policy, template, tmp_path, settings, steps=5)
     assert len(seen) == 5 + 3 + 5 + 3 + 5
     assert record.facts["epochs"] == pytest.approx(len(seen) / 8, abs=1e-3)
     assert record.response_tokens == sum(len(each.response) for each in seen)
-    assert irl.sft.mean_tokens_per_step(DIALOGUES, 5) == 12
+    assert juicer.methods.sft.mean_tokens_per_step(DIALOGUES, 5) == 12
 
 
 def test_the_first_loss_is_the_mean_over_response_tokens_only(policy, template, tmp_path):

@@ -8,8 +8,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from irl.errors import InputError
-from irl.sources import files_of, is_path, rows_of
+from juicer.data.sources import files_of, is_path, rows_of
+from juicer.runtime.errors import InputError
 
 ROWS = [{"prompt": f"question {number}", "response": "ä"} for number in range(3)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)

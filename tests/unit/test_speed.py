@@ -2,12 +2,12 @@
 
 import pytest
 
-from irl.adapters import add_adapters
-from irl.devices import DEVICES, device_called, operations_per_response_token
-from irl.log_probability import Dialogue
-from irl.settings.training import LoraSettings
-from irl.watching import tell_tokens, watched_by
-from tasks.speed import Speed
+from juicer.models.adapters import add_adapters
+from juicer.models.log_probability import Dialogue
+from juicer.runtime.devices import DEVICES, device_called, operations_per_response_token
+from juicer.runtime.events import tell_tokens, watched_by
+from juicer.settings.training import LoraSettings
+from juicer.stages.speed import Speed
 
 
 def timed(reports, peak_share=None):

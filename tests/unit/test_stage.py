@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from irl.devices import peak_memory
-from irl.errors import InputError
-from irl.settings.compute import ComputeSettings
-from irl.settings.sft import SftSettings
-from tasks.lock import md5_of
-from tasks.recipe import dump, load
-from tasks.stage import Stage, guarded, read_json, read_yaml, set_environment, write_json
+from juicer.recipe.activation import dump, load
+from juicer.runtime.devices import peak_memory
+from juicer.runtime.errors import InputError
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.sft import SftSettings
+from juicer.stages.dvc_files import md5_of
+from juicer.stages.stage import Stage, guarded, read_json, read_yaml, set_environment, write_json
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 
@@ -121,7 +121,7 @@ def test_gpu_memory_grows_in_one_piece_unless_the_user_says_how(monkeypatch, giv
 
 def test_torch_takes_the_allocator_s_option_by_that_name_and_does_not_warn():
     code = (
-        "import tasks.stage as stage; stage.set_environment(stage.ComputeSettings())\n"
+        "import juicer.stages.stage as stage; stage.set_environment(stage.ComputeSettings())\n"
         "import torch; print(torch._C._accelerator_getAllocatorSettings())"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ALLOCATOR}

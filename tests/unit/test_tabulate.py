@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from irl.errors import InputError
+from juicer.runtime.errors import InputError
 from tasks.tabulate import add_row, read_table
 
 

@@ -4,10 +4,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from irl.errors import InputError
-from irl.random_models import CHAT
-from irl.settings.data import TemplateSettings
-from irl.template import Template
+from juicer.data.template import Template
+from juicer.quickstart.random_models import CHAT
+from juicer.runtime.errors import InputError
+from juicer.settings.data import TemplateSettings
 
 DIALOGUE = [
     {"role": "user", "content": "hello"},

@@ -10,16 +10,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from irl.errors import InputError
-from irl.log_probability import Dialogue, score_dialogues
-from irl.models import load_policy, load_template
-from irl.processes import ALONE, Processes
-from irl.random_models import write_random_model
-from irl.settings.compute import ComputeSettings
-from irl.settings.data import TemplateSettings
-from irl.settings.tiny import TinySettings
-from irl.settings.training import GenerationSettings
-from irl.vllm_engine import OURS, _by_itself, decoded, engine, sample_by_vllm
+from juicer.models.loading import load_policy, load_template
+from juicer.models.log_probability import Dialogue, score_dialogues
+from juicer.quickstart.random_models import write_random_model
+from juicer.runtime.errors import InputError
+from juicer.runtime.processes import ALONE, Processes
+from juicer.sampling.vllm_engine import OURS, _by_itself, decoded, engine, sample_by_vllm
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import TemplateSettings
+from juicer.settings.tiny import TinySettings
+from juicer.settings.training import GenerationSettings
 
 INSTALLED = importlib.util.find_spec("vllm") is not None
 
@@ -143,8 +143,8 @@ def test_what_vllm_starts_sees_one_gpu_and_no_other_process(monkeypatch, seen, o
 LAUNCH = """
 import json, os, sys
 from accelerate.commands.launch import launch_command, launch_command_parser
-from irl.settings.compute import ComputeSettings
-from tasks.launch import configuration
+from juicer.settings.compute import ComputeSettings
+from juicer.stages.launch import configuration
 
 json.dump(configuration(ComputeSettings(), gpus=None), open("accelerate.yaml", "w"))
 json.dump(dict(os.environ), open("before.json", "w"))

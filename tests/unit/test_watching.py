@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from irl.log_probability import Dialogue
-from irl.optimisation import TrainingRecord, descend
-from irl.sampling import sample_responses
-from irl.settings.compute import ComputeSettings
-from irl.settings.sft import SftSettings
-from irl.settings.training import OptimiserSettings, SamplingSettings
-from irl.sft import train_sft
-from irl.watching import tell_tokens, watched_by
+from juicer.methods.sft import train_sft
+from juicer.models.log_probability import Dialogue
+from juicer.runtime.events import tell_tokens, watched_by
+from juicer.sampling.decoding import sample_responses
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.sft import SftSettings
+from juicer.settings.training import OptimiserSettings, SamplingSettings
+from juicer.training.loop import TrainingRecord, descend
 
 
 class Seen:

@@ -6,10 +6,8 @@ from collections import Counter
 
 import pytest
 
-from irl.demonstrations import Message
-from irl.errors import InputError
-from irl.settings.world import WorldSettings
-from irl.world import (
+from juicer.data.demonstrations import Message
+from juicer.quickstart.world import (
     CLOSINGS,
     EVASIVE,
     HARMFUL,
@@ -31,6 +29,8 @@ from irl.world import (
     rows,
     topic_of,
 )
+from juicer.runtime.errors import InputError
+from juicer.settings.world import WorldSettings
 
 
 @pytest.fixture

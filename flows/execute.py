@@ -1,0 +1,201 @@
+"""One stage as one Prefect task: `dvc repro --single-item` in a process group of its own, its output in the log."""
+
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+from prefect import State, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Completed
+from prefect.tasks import exponential_backoff
+
+from flows.forecast import free_locks
+from juicer.runtime.errors import InputError
+from juicer.runtime.process_groups import run_in_group
+
+Result = Literal["unchanged", "restored", "ran"]
+LAST_LINES = 15
+GPU = "gpu"
+"""Global concurrency limit that a stage holds while it has a GPU; `prefect gcl` sets how many there are."""
+DRIVER = Path("/dev/nvidiactl")
+"""There where the machine, or the container, has a GPU; to ask torch takes seconds."""
+GPU_ASKED_EVERY = 3.0
+"""Seconds between two looks whether the limit has room; what is cancelled meanwhile ends at once."""
+MARKS: dict[str, Result] = {"didn't change, skipping": "unchanged", "is cached - skipping run": "restored"}
+INFRASTRUCTURE = (
+    "Unable to acquire lock",
+    "it is being blocked by",
+    "exited with -9",
+    "exited with 137",
+    "Connection refused",
+    "Connection reset",
+    "Temporary failure in name resolution",
+    "No space left on device",
+)
+"""What DVC prints when not the stage but the machine around it failed: the same may go well a minute later."""
+
+
+class StageFailed(Exception):
+    """A stage ended with an error of its own; running it again would fail again."""
+
+    def __init__(self, stage: str, code: int, last: Sequence[str]) -> None:
+        self.stage = stage
+        super().__init__(f"{stage} failed (exit code {code}); its last lines:\n" + "\n".join(last))
+
+
+class InfrastructureFailed(StageFailed):
+    """A stage could not run or was killed from outside."""
+
+
+class Stopped(Exception):
+    """The run was cancelled while the stage was at work."""
+
+
+def environment() -> dict[str, str]:
+    """What a stage sees beside this process's environment: this Python first on the PATH, and unbuffered output."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {"PATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def dvc(arguments: Sequence[str], line: Callable[[str], None], cancel: threading.Event) -> None:
+    """Run a DVC command; hands on what it prints, line by line.
+
+    Raises:
+        StageFailed: it ended with an error.
+        InfrastructureFailed: what failed lies outside; trying again may help.
+        Stopped: `cancel` was set. Nothing of it runs any more.
+    """
+    last: deque[str] = deque(maxlen=LAST_LINES)
+
+    def read(text: str) -> None:
+        if text.strip():
+            last.append(text)
+            line(text)
+
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+    code = run_in_group(command, read, cancel=cancel, environment=environment())
+    if code != 0:
+        with suppress(InputError):  # what has failed before that is told below
+            free_locks()
+    if cancel.is_set():
+        raise Stopped(arguments[-1])
+    if code != 0:
+        outside = code < 0 or any(sign in text for text in last for sign in INFRASTRUCTURE)
+        raise (InfrastructureFailed if outside else StageFailed)(arguments[-1], code, last)
+
+
+def repro(
+    stage: str, *options: str, line: Callable[[str], None], cancel: threading.Event, only_restore: bool = False
+) -> Result:
+    """Bring one stage up to date, and no other. Raises as `dvc` does.
+
+    Args:
+        only_restore: the result is expected in DVC's cache or remote; fail rather than run the stage here.
+    """
+    result: Result = "ran"
+    runs_here = threading.Event() if only_restore else cancel
+
+    def read(text: str) -> None:
+        nonlocal result
+        line(text)
+        if text.startswith(f"Stage '{stage}'"):
+            result = next((found for mark, found in MARKS.items() if mark in text), result)
+        if only_restore and (cancel.is_set() or text.startswith("Running stage")):
+            runs_here.set()
+
+    try:
+        dvc(["repro", "--single-item", *options, stage], read, runs_here)
+    except Stopped:
+        if cancel.is_set():
+            raise
+        raise InfrastructureFailed(stage, 1, ["its result is not in DVC's remote"]) from None
+    return result
+
+
+@contextmanager
+def gpus_held(wanted: int, line: Callable[[str], None], cancel: threading.Event) -> Iterator[None]:
+    """Hold units of the limit on GPUs, where this machine has any; waits until there are as many as are wanted.
+
+    Where more are wanted than the limit allows, all that it allows will do: it may count machines.
+
+    Raises:
+        Stopped: `cancel` was set while it waited.
+    """
+    with ExitStack() as held:
+        told = False
+        while wanted and DRIVER.exists() and not _entered(held, wanted):
+            if not told:
+                line(f"waits for a GPU: no room in the limit {GPU!r} (see: prefect gcl inspect {GPU})")
+            told = True
+            if cancel.wait(GPU_ASKED_EVERY):
+                raise Stopped(GPU)
+        yield
+
+
+def _entered(held: ExitStack, wanted: int) -> bool:
+    """Whether the limit had room, which is then taken until the stack is left; a server without a limit has."""
+    with get_client(sync_client=True) as client:
+        try:
+            limit = client.read_global_concurrency_limit_by_name(GPU)
+        except ObjectNotFound:
+            return True
+    units = min(wanted, limit.limit)
+    if units == 0:
+        return not limit.active
+    try:
+        # Without retries of its own: between those nothing could end the wait.
+        held.enter_context(concurrency(GPU, occupy=units, max_retries=0))
+    except ConcurrencySlotAcquisitionError as error:
+        cause = error.__cause__
+        if isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code == httpx.codes.LOCKED:
+            return False
+        raise cause or error from None  # a lost connection is worth another try
+    return True
+
+
+def is_infrastructure(task: Any, run: Any, state: State[Any]) -> bool:
+    """Whether a failed task is worth another try."""
+    return isinstance(state.result(raise_on_failure=False), InfrastructureFailed | httpx.HTTPError)
+
+
+TASK: dict[str, Any] = {
+    "task_run_name": "{name}",
+    "cache_policy": NO_CACHE,  # DVC is the only cache
+    "persist_result": False,
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=5),
+    "retry_condition_fn": is_infrastructure,
+}
+"""How every stage's task behaves."""
+
+
+def settled(result: Result) -> State[Result]:
+    """What became of a stage, as a Prefect state of that name."""
+    return Completed(name=result.capitalize(), message=result, data=result)
+
+
+@task(**TASK)
+def run_stage(name: str, options: Sequence[str], gpus: int, cancel: threading.Event) -> State[Any]:
+    """Bring a stage up to date on this machine."""
+    try:
+        line = get_run_logger().info
+        with gpus_held(gpus, line, cancel):
+            return settled(repro(name, *options, line=line, cancel=cancel))
+    except Stopped:
+        return Cancelled(message="nothing of it runs any more")
+
+
+@task(**TASK)
+def pass_stage(name: str) -> State[Any]:
+    """Show a stage that need not be looked at again: neither it nor anything before it has changed."""
+    return settled("unchanged")

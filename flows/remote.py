@@ -1,0 +1,167 @@
+"""Stages on other machines: DVC's remote carries the bytes, a Prefect work pool carries the work.
+
+The flow `stage` runs in a checkout of a worker's own: it takes the commit, pulls the inputs, runs the stage and pushes
+what came out and DVC's record of it (the run cache). `send` is the other end.
+"""
+
+import io
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import State, flow, get_run_logger, task
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import WorkerFilter, WorkerFilterStatus
+from prefect.client.schemas.objects import WorkerStatus
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Cancelling, Completed, Failed
+from ruamel.yaml import YAML
+
+from flows.execute import TASK, InfrastructureFailed, Result, StageFailed, Stopped, dvc, gpus_held, repro, settled
+from flows.forecast import PlannedStage, plan, reading
+from flows.workspace import LOCK, PARAMS, check_clean, last_user, sole_user
+from juicer.runtime.errors import InputError
+from juicer.stages.stage import read_yaml
+
+POOL = "machines"
+DEPLOYMENT = "stage/stage"
+AWAITING_WORKER = "AwaitingWorker"
+"""Name of the state that flows/automations.yaml gives a run that no worker takes."""
+LOOKING = threading.Lock()
+"""Stages are sent from several threads; one at a time looks at what is there."""
+CARRIED = (str(PARAMS), str(LOCK))
+"""Files that travel with the work; all else comes from the commit."""
+
+
+@flow(name="stage", flow_run_name="{stage}", persist_result=False)
+def stage(stage: str, commit: str, params: str, lock: str, sender: str, gpus: int = 0) -> State[Any]:
+    """Run one stage for an `align` on another machine. Not meant to be started by hand.
+
+    Args:
+        stage: name as in dvc.yaml.
+        commit: what to check out.
+        params: text of params.yaml.
+        lock: text of a dvc.lock with the stages that make the inputs.
+        sender: what flows.workspace.last_user says in the checkout of the `align` that waits for the stage.
+        gpus: how many the stage wants where there are any.
+    """
+    log, never = get_run_logger(), threading.Event()
+    try:
+        if last_user() == sender:  # which has the folder to itself until the stage is done
+            do = "start it in a clone of its own, with JUICER_CHECKOUT set to that"
+            raise InputError("this worker would work in the checkout that sent the stage", where=str(Path.cwd()), do=do)
+        with sole_user(wait=True):
+            check_clean(except_for=CARRIED)
+            check_out(commit)
+            PARAMS.write_text(params, encoding="utf-8")
+            LOCK.write_text(lock, encoding="utf-8")
+            inputs = list(read_yaml(LOCK)["stages"])
+            if inputs:
+                dvc(["pull", *inputs], log.info, never)
+            with gpus_held(gpus, log.info, never):
+                result = repro(stage, line=log.info, cancel=never)
+            dvc(["push", "--run-cache", stage], log.info, never)
+            return Completed(name=result.capitalize(), message=result)
+    except (InputError, StageFailed) as error:
+        log.error("%s", error)
+        return Failed(message=str(error))
+
+
+def check_out(commit: str) -> None:
+    """Bring the checkout to a commit; fetches it if it is not there yet."""
+    if _git("rev-parse", "HEAD") == commit:
+        return
+    for path in CARRIED:
+        Path(path).unlink(missing_ok=True)
+    if subprocess.run(["git", "cat-file", "-e", commit], capture_output=True, check=False).returncode != 0:
+        _git("fetch", "-q", "--all")
+    _git("checkout", "-q", "--detach", "--force", commit)
+
+
+def check_machines(force: bool) -> str:
+    """The commit that machines are to take; InputError where no work can be sent, in one line that says why."""
+    if force:
+        raise InputError("stages that are forced have to run here", do="leave out either force or on_machines")
+    check_clean(except_for=CARRIED)
+    with reading() as repo:
+        if not repo.config["core"].get("remote"):
+            raise InputError("no DVC remote to carry the bytes", where=".dvc/config", do="dvc remote add -d NAME URL")
+    with get_client(sync_client=True) as client:
+        online = WorkerFilter(status=WorkerFilterStatus(any_=[WorkerStatus.ONLINE]))
+        try:
+            workers = client.read_workers_for_work_pool(POOL, worker_filter=online)
+        except ObjectNotFound as error:
+            raise InputError(f"no work pool {POOL!r} on the server", do="python -m flows.setup") from error
+    if not workers:
+        do = f"on each machine, in its checkout: JUICER_CHECKOUT=$PWD prefect worker start --pool {POOL} --limit 1"
+        raise InputError(f"no worker polls the work pool {POOL!r}", do=do)
+    return _git("rev-parse", "HEAD")
+
+
+@task(**TASK)
+def send_stage(name: str, commit: str, cancel: threading.Event) -> State[Any]:
+    """Have another machine make a stage, unless its result is here already."""
+    line = get_run_logger().info
+    try:
+        with LOOKING:
+            planned = next(each for each in plan() if each.name == name)
+        if planned.forecast == "will run":
+            return settled(send(planned, commit, line, cancel))
+        return settled(repro(name, line=line, cancel=cancel))
+    except Stopped:
+        return Cancelled(message="nothing of it runs any more")
+
+
+def send(stage: PlannedStage, commit: str, line: Callable[[str], None], cancel: threading.Event) -> Result:
+    """Have a machine make a stage, then restore it here from DVC's remote. Raises as flows.execute.dvc does."""
+    if stage.inputs_from:
+        dvc(["push", *stage.inputs_from], line, cancel)
+    entries = read_yaml(LOCK)["stages"] if LOCK.is_file() else {}
+    text = io.StringIO()
+    YAML(typ="safe").dump({"schema": "2.0", "stages": {name: entries[name] for name in stage.inputs_from}}, text)
+    parameters = {
+        "stage": stage.name,
+        "commit": commit,
+        "params": PARAMS.read_text(encoding="utf-8"),
+        "lock": text.getvalue(),
+        "sender": last_user(),
+        "gpus": stage.gpus,
+    }
+    # As a subflow it would show as a task run beside the stage's own.
+    run: Any = run_deployment(DEPLOYMENT, parameters=parameters, timeout=0, as_subflow=False)
+    line(f"sent to the work pool {POOL!r} as flow run {run.name}")
+    state = _end_of(run.id, line, cancel)
+    if not state.is_completed():
+        failure = InfrastructureFailed if state.is_crashed() else StageFailed
+        raise failure(stage.name, 1, [state.message or state.type.value])
+    repro(stage.name, "--pull", line=line, cancel=cancel, only_restore=True)
+    return "ran"
+
+
+def _end_of(run: UUID, line: Callable[[str], None], cancel: threading.Event) -> State[Any]:
+    """The last state of a flow run; says if no worker takes it. Cancelled there when it is cancelled here."""
+    before = None
+    with get_client(sync_client=True) as client:
+        while True:
+            state = client.read_flow_run(run).state
+            if state is not None and state.is_final():
+                return state
+            if state is not None and state.name == AWAITING_WORKER != before:
+                line(f"work pool {POOL!r}: {state.message}")
+            before = state.name if state is not None else None
+            if cancel.is_set():
+                client.set_flow_run_state(run, Cancelling(message="the run that sent it was cancelled"))
+                raise Stopped(str(run))
+            time.sleep(1)
+
+
+def _git(*command: str) -> str:
+    done = subprocess.run(["git", *command], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise InputError(" ".join(done.stderr.split()), where=f"git {command[0]}")
+    return done.stdout.strip()

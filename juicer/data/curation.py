@@ -1,0 +1,176 @@
+"""Which demonstrations are kept: length limits, the split by prompt, the k best, and statistics of their scores.
+
+Pure functions and small accumulators; the stage `curate` streams rows through them.
+"""
+
+import heapq
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from juicer.data.demonstrations import Message
+from juicer.data.template import Template
+from juicer.runtime.errors import InputError
+from juicer.settings.data import CurateSettings
+
+Split = Literal["train", "validation", "held_out"]
+BINS = 40
+
+
+def split_of(prompt_hash: str, settings: CurateSettings, source_holds_out: bool) -> Split:
+    """The side a prompt falls on, by its hash alone: adding or removing other rows never moves it.
+
+    Args:
+        prompt_hash: SHA-256 of the prompt, hexadecimal.
+        settings: the shares.
+        source_holds_out: the source has held-out rows of its own, so none are cut off from the rest.
+    """
+    place = int(prompt_hash[:8], 16) / 2**32
+    if place < settings.held_out_share:
+        return "train" if source_holds_out else "held_out"
+    return "validation" if place < settings.held_out_share + settings.validation_share else "train"
+
+
+class Lengths:
+    """Counts tokens under the shared template, without tokenising what is short enough anyway.
+
+    A byte-level tokenizer makes at most one token per UTF-8 byte. So a text of few bytes fits without being tokenised.
+    """
+
+    def __init__(self, template: Template) -> None:
+        self._template = template
+        self.limits = template.settings
+        self._byte_level = is_byte_level(template)
+
+    def prompts(self, prompts: Sequence[Sequence[Message]]) -> list[int]:
+        """Tokens of each prompt; exact above the limit, else perhaps an upper bound that is within it."""
+        texts = [self._template.render_prompt(prompt) for prompt in prompts]
+        return self._count(texts, self.limits.max_prompt_tokens, ends=False)
+
+    def responses(self, rows: Sequence[tuple[Sequence[Message], str]]) -> list[int]:
+        """Tokens of each (prompt, response)'s response, end-of-text included; exact above the limit as for prompts."""
+        texts = [self._template.render_response(prompt, response) for prompt, response in rows]
+        return self._count(texts, self.limits.max_response_tokens, ends=True)
+
+    def _count(self, texts: list[str], limit: int, *, ends: bool) -> list[int]:
+        bounds = [self._bound(text) for text in texts]
+        long = [row for row, bound in enumerate(bounds) if bound is None or bound > limit]
+        counts = [limit if bound is None else bound for bound in bounds]
+        if long:
+            tokens: list[list[int]] = self._template.tokenizer(
+                [texts[row] for row in long], add_special_tokens=False, return_attention_mask=False, verbose=False
+            )["input_ids"]
+            for row, ids in zip(long, tokens, strict=True):
+                counts[row] = self._until_end(ids) if ends else len(ids)
+        return counts
+
+    def _bound(self, text: str) -> int | None:
+        # Unicode normalisation may lengthen other scripts, but never touches ASCII. Two: a prefix blank, end-of-text.
+        return len(text) + 2 if self._byte_level and text.isascii() else None
+
+    def _until_end(self, ids: list[int]) -> int:
+        """As Template.response counts: up to the first end-of-text, which is added where there is none."""
+        return ids.index(self._template.end_of_text) + 1 if self._template.end_of_text in ids else len(ids) + 1
+
+
+def is_byte_level(template: Template) -> bool:
+    """Whether the tokenizer is known to make at most one token per byte of an ASCII text.
+
+    True of byte-level BPE whose normaliser, if any, is a Unicode normal form; of others nothing is assumed.
+    """
+    backend = getattr(template.tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return False
+    pipeline: dict[str, Any] = json.loads(backend.to_str())
+    normaliser = (pipeline.get("normalizer") or {"type": "NFC"})["type"]
+    before = pipeline.get("pre_tokenizer") or {"type": None}
+    steps = before.get("pretokenizers", [before])
+    byte_level = any(step["type"] == "ByteLevel" for step in steps)
+    return byte_level and normaliser in ("NFC", "NFD", "NFKC", "NFKD") and pipeline["model"]["type"] == "BPE"
+
+
+class Best:
+    """The k highest-scored rows of a stream, in O(k) memory; of equal scores the smaller id wins."""
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+        self._heap: list[tuple[float, int, int, bytes]] = []
+
+    def offer(self, score: float, identity: str, place: int, line: bytes) -> None:
+        """Take part with a row.
+
+        Args:
+            score: higher is better.
+            identity: the demonstration's id, hexadecimal.
+            place: its place in the stream; kept rows come out in this order.
+            line: what is kept of it.
+        """
+        entry = (score, -int(identity, 16), place, line)
+        if len(self._heap) < self.keep:
+            heapq.heappush(self._heap, entry)
+        else:
+            heapq.heappushpop(self._heap, entry)
+
+    def rows(self) -> list[tuple[float, bytes]]:
+        """Score and line of the kept rows, in the order of the stream."""
+        return [(score, line) for score, _, _, line in sorted(self._heap, key=lambda entry: entry[2])]
+
+
+def score_statistics(scores: Sequence[float], kept: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard deviation and a common histogram of all and of the kept scores.
+
+    Returns:
+        {"threshold": the lowest kept score, "all": {...}, "kept": {...}, "histogram": {"edges": 41 numbers,
+        "all": 40 counts, "kept": 40 counts}}.
+    """
+    import numpy
+
+    edges = numpy.histogram_bin_edges(numpy.asarray(scores), bins=BINS)
+    return {
+        "threshold": float(min(kept)),
+        "all": _moments(scores),
+        "kept": _moments(kept),
+        "histogram": {
+            "edges": edges.tolist(),
+            "all": numpy.histogram(scores, edges)[0].tolist(),
+            "kept": numpy.histogram(kept, edges)[0].tolist(),
+        },
+    }
+
+
+def _moments(scores: Sequence[float]) -> dict[str, float | int]:
+    import numpy
+
+    values = numpy.asarray(scores, dtype=numpy.float64)
+    sd = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    return {
+        "count": len(values),
+        "mean": float(values.mean()),
+        "sd": sd,
+        "min": float(values.min()),
+        "max": float(values.max()),
+    }
+
+
+def check_context(config: dict[str, Any], template: Template, where: str) -> None:
+    """Refuse limits that do not fit the policy's context.
+
+    Args:
+        config: the policy's config.json.
+        template: with the limits.
+        where: what to call the policy's folder.
+
+    Raises:
+        InputError: max_prompt_tokens + max_response_tokens exceed the context; names the numbers.
+    """
+    inner = config.get("text_config", config)
+    names = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len", "max_sequence_length")
+    contexts = [inner[name] for name in names if isinstance(inner.get(name), int)]
+    limits = template.settings
+    longest = limits.max_prompt_tokens + limits.max_response_tokens
+    if contexts and longest > contexts[0]:
+        what = (
+            f"template.max_prompt_tokens + max_response_tokens = {limits.max_prompt_tokens} + "
+            f"{limits.max_response_tokens} = {longest} exceeds the policy's context of {contexts[0]} tokens"
+        )
+        raise InputError(what, where=where, do="lower one of the two")

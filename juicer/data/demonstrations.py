@@ -1,0 +1,83 @@
+"""The one internal schema of a demonstration, and how it is read and written (JSON lines).
+
+Every stage after `fetch` reads this schema only; `juicer.data.formats` turns other people's rows into it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
+
+from juicer.runtime.errors import InputError
+
+
+class Message(TypedDict):
+    """One turn of a dialogue."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Demonstration(BaseModel):
+    """A prompt x and the human ("expert") response y to it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    """First 16 hex digits of the SHA-256 of prompt and response."""
+    prompt: list[Message]
+    """The dialogue up to the response; its last turn is the user's."""
+    response: str
+    """The response, without template or end-of-text."""
+    rejected: str | None = None
+    """A worse response to the same prompt. Never trained on; held-out preference metrics read it."""
+    held_out: bool = False
+    """The source itself keeps this row out of training."""
+    score: float | None = None
+    """Scorer's value of the response, once curated."""
+
+    @staticmethod
+    def make(
+        prompt: list[Message], response: str, *, rejected: str | None = None, held_out: bool = False
+    ) -> "Demonstration":
+        """A demonstration with its id."""
+        text = json.dumps([prompt, response], ensure_ascii=False, sort_keys=True)
+        identity = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return Demonstration(id=identity, prompt=prompt, response=response, rejected=rejected, held_out=held_out)
+
+    def prompt_hash(self) -> str:
+        """SHA-256 (hex) of the prompt alone: what decides on which side of a split a row falls."""
+        text = json.dumps(self.prompt, ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read(path: Path) -> Iterator[Demonstration]:
+    """Stream the demonstrations of a JSON-lines file in our schema.
+
+    Raises:
+        InputError: the file is missing or a line is not of the schema, with its number.
+    """
+    if not path.is_file():
+        raise InputError("no such file", where=str(path), do="run the stage that makes it: dvc repro")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield Demonstration.model_validate_json(line)
+            except ValidationError as error:
+                problem = error.errors(include_url=False)[0]
+                key = ".".join(str(part) for part in problem["loc"])
+                raise InputError(f"{key}: {problem['msg']}", where=f"{path}:{number}") from error
+
+
+def write(path: Path, rows: Iterable[Demonstration]) -> int:
+    """Write rows as JSON lines, keys in the order of the schema; returns how many."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(row.model_dump_json() + "\n")
+            count += 1
+    return count

@@ -1,0 +1,51 @@
+"""Responses sampled from a policy, as token ids, so that training never retokenises what was sampled."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from juicer.runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One response y' ~ pi(.|x)."""
+
+    id: str
+    """Id of the demonstration whose prompt was continued."""
+    index: int
+    """Number of the sample for this prompt, from 0."""
+    prompt: list[int]
+    """Prompt tokens, as the policy saw them."""
+    response: list[int]
+    """Response tokens; the last is end-of-text if and only if `ended`."""
+    ended: bool
+    """The policy stopped by itself; otherwise the response was cut at the limit and carries no end-of-text."""
+    log_probability: float
+    """Sum over response tokens of log pi(token | before), in nats, at temperature 1."""
+
+
+def write_samples(path: Path, samples: Iterable[Sample]) -> None:
+    """Write samples as JSON lines."""
+    with path.open("w", encoding="utf-8") as file:
+        for sample in samples:
+            file.write(json.dumps(asdict(sample), allow_nan=False) + "\n")
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """Read samples.
+
+    Raises:
+        InputError: the file is missing, or a line is not a sample (with its number).
+    """
+    if not path.is_file():
+        raise InputError("no such file", where=str(path), do="run the stage that makes it: dvc repro")
+    samples = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                samples.append(Sample(**json.loads(line)))
+            except (json.JSONDecodeError, TypeError) as error:
+                raise InputError(f"not a sample: {error}", where=f"{path}:{number}") from error
+    return samples

@@ -1,0 +1,115 @@
+"""How a dialogue becomes tokens. Sampling, training and scoring of policies all go through `Template`.
+
+The paper's public code renders prompts in three different ways; a policy is then trained on text it never sees.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from juicer.data.demonstrations import Message
+from juicer.runtime.errors import InputError
+from juicer.settings.data import TemplateSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+HH = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ '\\n\\nHuman: ' + message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}{{ '\\n\\nAssistant: ' + message['content'] }}"
+    "{% if loop.last %}{{ eos_token }}{% endif %}"
+    "{% else %}{{ '\\n\\n' + message['content'] }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\\n\\nAssistant:' }}{% endif %}"
+)
+
+
+def chat_template_of(name: str) -> str | None:
+    """The Jinja chat template called `name`; None for `model`, which keeps the tokenizer's own."""
+    return HH if name == "hh" else None
+
+
+class Template:
+    """Dialogues to tokens and back, for one tokenizer.
+
+    Args:
+        tokenizer: of the policy; its chat template is set to the recipe's.
+        settings: which template, and the length limits.
+
+    Raises:
+        InputError: the tokenizer has no chat template of its own, or no end-of-text token.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", settings: TemplateSettings) -> None:
+        template = chat_template_of(settings.name)
+        self.replaced = template is not None and tokenizer.chat_template not in (None, template)
+        """The tokenizer had a chat template of its own, which the recipe's has taken the place of."""
+        if template is not None:
+            tokenizer.chat_template = template
+        elif not tokenizer.chat_template:
+            raise InputError(
+                "the tokenizer has no chat template of its own",
+                where=str(tokenizer.name_or_path),
+                do="set template.name to hh, or save a chat template with the model",
+            )
+        if tokenizer.eos_token_id is None:
+            raise InputError(
+                "the tokenizer has no end-of-text token",
+                where=str(tokenizer.name_or_path),
+                do="set eos_token in tokenizer_config.json",
+            )
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.end_of_text: int = tokenizer.eos_token_id
+        self.padding: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+    def turns(self, prompt: Sequence[Message]) -> list[Message]:
+        """The turns of a prompt as they are rendered: with the recipe's system turn, if they have none of their own."""
+        if self.settings.system is None or prompt[0]["role"] == "system":
+            return list(prompt)
+        return [{"role": "system", "content": self.settings.system}, *prompt]
+
+    def render_prompt(self, prompt: Sequence[Message]) -> str:
+        """The text a policy continues."""
+        messages: list[dict[str, str]] = _plain(self.turns(prompt))
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def render_response(self, prompt: Sequence[Message], response: str) -> str:
+        """The text of a response as the template writes it after the prompt, end-of-text included."""
+        answered: list[dict[str, str]] = _plain(self.turns(prompt))
+        answered.append({"role": "assistant", "content": response})
+        whole = str(self.tokenizer.apply_chat_template(answered, tokenize=False))
+        start = self.render_prompt(prompt)
+        if not whole.startswith(start):
+            raise InputError(
+                "the chat template renders an answered dialogue differently from its prompt",
+                where=str(self.tokenizer.name_or_path),
+                do="use a template whose generation prompt is a prefix of the answered dialogue",
+            )
+        return whole[len(start) :]
+
+    def prompt(self, prompt: Sequence[Message]) -> list[int]:
+        """Tokens of the prompt, ready to be continued."""
+        return self._tokens(self.render_prompt(prompt))
+
+    def response(self, prompt: Sequence[Message], response: str) -> list[int]:
+        """Tokens of a complete response as they follow the prompt's; the last one is end-of-text."""
+        start, rest = self.render_prompt(prompt), self.render_response(prompt, response)
+        before, whole = self._tokens(start), self._tokens(start + rest)
+        # Llama's tokenizers begin every text with a blank of their own: alone, a response would get tokens that no
+        # policy writes after a prompt. Where a token lies across the seam, there is no other way.
+        tokens = whole[len(before) :] if whole[: len(before)] == before else self._tokens(rest)
+        if self.end_of_text in tokens:
+            return tokens[: tokens.index(self.end_of_text) + 1]
+        return [*tokens, self.end_of_text]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of response tokens, without special tokens and surrounding blanks."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+    def _tokens(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message["role"], "content": message["content"]} for message in messages]

@@ -1,0 +1,1 @@
+"""How good a policy is: metrics on held-out prompts, and the public benchmarks."""

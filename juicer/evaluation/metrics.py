@@ -1,0 +1,181 @@
+"""What a policy is judged by: scorer's reward, preference gap, and the usual ways that self-play goes wrong."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from juicer.data.demonstrations import Demonstration, Message
+from juicer.data.samples import Sample
+from juicer.data.template import Template
+from juicer.models.log_probability import Dialogue, score_dialogues
+from juicer.runtime.memo import Once, once
+from juicer.runtime.processes import ALONE, Processes
+from juicer.sampling.decoding import sample_responses
+from juicer.scorers import Scorer
+from juicer.settings.training import SamplingSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Oracle = Callable[[list[Message], str], float]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Metrics of one policy on one set of prompts; None where one cannot be had."""
+
+    prompts: int
+    """Prompts evaluated."""
+    reward_mean: float | None
+    """Mean scorer's value of the policy's own sampled responses (the paper's Figure 2b)."""
+    reward_sem: float | None
+    """Its standard error."""
+    preference_accuracy: float | None
+    """Share of held-out pairs with log pi(chosen|x) > log pi(rejected|x)."""
+    preference_accuracy_per_token: float | None
+    """The same with both divided by their number of tokens: short responses are likely, good or bad."""
+    preference_gap: float | None
+    """Mean of log pi(chosen|x) - log pi(rejected|x), nats (Figure 2a)."""
+    preference_gap_sem: float | None
+    """Its standard error."""
+    implicit_preference_accuracy: float | None
+    """Share of pairs with a higher implicit reward log pi/pi_sft for the chosen response; None for SFT itself."""
+    demonstration_gap: float
+    """Mean of log pi(y|x) - log pi(y'|x), y the demonstration, y' the policy's own sample, nats."""
+    response_tokens: float
+    """Mean length of a sampled response, end-of-text included."""
+    ended: float
+    """Share of sampled responses that stopped by themselves."""
+    kl_to_sft: float
+    """KL(pi || pi_sft) per response, nats, estimated on the policy's own samples."""
+    distinct_2: float
+    """Distinct token pairs over all token pairs of the samples: low when the policy has collapsed."""
+    oracle_mean: float | None
+    """Mean of the world's exact judgement; only in the quickstart world."""
+    oracle_sem: float | None
+    """Its standard error."""
+
+    def rounded(self) -> dict[str, float | int | None]:
+        """As a dictionary, to 6 significant digits."""
+        return {
+            name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in asdict(self).items()
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics and what they were computed from."""
+
+    metrics: Metrics
+    samples: list[Sample]
+    texts: list[str]
+    scores: list[float | None]
+    oracles: list[float | None]
+
+
+def evaluate_policy(
+    policy: "PreTrainedModel",
+    sft: "PreTrainedModel | None",
+    scorer: Scorer | None,
+    oracle: Oracle | None,
+    template: Template,
+    rows: Sequence[Demonstration],
+    settings: SamplingSettings,
+    seed: int,
+    progress: Callable[[int], None] = lambda rows: None,
+    resumed: Once = once,
+    processes: Processes = ALONE,
+) -> Evaluation:
+    """Evaluate a policy on held-out rows. One sampled response per prompt.
+
+    Args:
+        sft: the SFT policy that KL and implicit reward refer to; None if `policy` is the SFT policy itself.
+        scorer: judge of responses; None leaves the reward out.
+        oracle: the world's exact judge; None outside the quickstart.
+        seed: the same for every policy, so that all answer with the same random numbers.
+        resumed: gives the samples and scores that an interrupted run has made.
+        processes: over which the work is dealt out; the result does not depend on their number.
+    """
+    prompts = [template.prompt(row.prompt) for row in rows]
+    single = settings.model_copy(update={"samples_per_prompt": 1})
+    named = [(row.id, prompt) for row, prompt in zip(rows, prompts, strict=True)]
+    samples = sample_responses(policy, template, named, single, seed, progress, resumed, processes)
+    texts = [template.decode(sample.response) for sample in samples]
+    demonstrations = [
+        Dialogue(prompt, template.response(row.prompt, row.response)) for row, prompt in zip(rows, prompts, strict=True)
+    ]
+    own = [Dialogue(sample.prompt, sample.response) for sample in samples]
+    judged = [row for row in range(len(rows)) if rows[row].rejected is not None]
+    rejected = [Dialogue(prompts[row], template.response(rows[row].prompt, rows[row].rejected or "")) for row in judged]
+
+    def log_probabilities(model: "PreTrainedModel", dialogues: Sequence[Dialogue]) -> Tensor:
+        return score_dialogues(model, dialogues, template.padding, processes=processes, resumed=resumed)
+
+    chosen_log, own_log, rejected_log = (log_probabilities(policy, each) for each in (demonstrations, own, rejected))
+
+    kl, implicit = 0.0, None
+    if sft is not None:
+        kl = float((own_log - log_probabilities(sft, own)).mean())
+    gap_mean = gap_sem = accuracy = accuracy_per_token = None
+    if judged:
+        gaps = (chosen_log[judged] - rejected_log).tolist()
+        gap_mean, gap_sem = mean_and_error(gaps)
+        accuracy = sum(gap > 0 for gap in gaps) / len(gaps)
+        chosen_lengths = [len(demonstrations[row].response) for row in judged]
+        per_token = [
+            float(chosen_log[row]) / length > float(rejected_log[number]) / len(rejected[number].response)
+            for number, (row, length) in enumerate(zip(judged, chosen_lengths, strict=True))
+        ]
+        accuracy_per_token = sum(per_token) / len(per_token)
+        if sft is not None:
+            chosen_dialogues = [demonstrations[row] for row in judged]
+            implicit_gaps = (
+                (chosen_log[judged] - log_probabilities(sft, chosen_dialogues))
+                - (rejected_log - log_probabilities(sft, rejected))
+            ).tolist()
+            implicit = sum(gap > 0 for gap in implicit_gaps) / len(implicit_gaps)
+
+    asked = [(row.prompt, text) for row, text in zip(rows, texts, strict=True)]
+    scores: list[float | None] = [None] * len(rows) if scorer is None else list(scorer.score(asked, resumed))
+    oracles: list[float | None] = [None if oracle is None else oracle(prompt, text) for prompt, text in asked]
+    reward_mean, reward_sem = mean_and_error([score for score in scores if score is not None])
+    oracle_mean, oracle_sem = mean_and_error([value for value in oracles if value is not None])
+    metrics = Metrics(
+        prompts=len(rows),
+        reward_mean=reward_mean,
+        reward_sem=reward_sem,
+        preference_accuracy=accuracy,
+        preference_accuracy_per_token=accuracy_per_token,
+        preference_gap=gap_mean,
+        preference_gap_sem=gap_sem,
+        implicit_preference_accuracy=implicit,
+        demonstration_gap=float((chosen_log - own_log).mean()),
+        response_tokens=sum(len(sample.response) for sample in samples) / len(samples),
+        ended=sum(sample.ended for sample in samples) / len(samples),
+        kl_to_sft=kl,
+        distinct_2=distinct_pairs([sample.response for sample in samples]),
+        oracle_mean=oracle_mean,
+        oracle_sem=oracle_sem,
+    )
+    return Evaluation(metrics, samples, texts, scores, oracles)
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean and standard error of the mean (None, None for no values; an error of 0 for one)."""
+    if not values:
+        return None, None
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return mean, 0.0
+    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
+
+
+def distinct_pairs(responses: Sequence[list[int]]) -> float:
+    """Distinct adjacent token pairs over all adjacent token pairs, in [0, 1]; 0 where there are none."""
+    pairs = [pair for response in responses for pair in pairwise(response)]
+    return len(set(pairs)) / len(pairs) if pairs else 0.0

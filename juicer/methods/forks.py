@@ -1,0 +1,107 @@
+"""Two responses to one prompt in one row: the prompt is computed once, and neither response sees the other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from juicer.models.log_probability import token_log_probabilities
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FORKABLE = ("gpt_neox", "llama")
+"""Types of models that take positions and a mask of ours as they are; others may add a window or keep a state."""
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A prompt and two responses to it, as tokens."""
+
+    prompt: list[int]
+    one: list[int]
+    other: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.one) + len(self.other)
+
+
+@dataclass(frozen=True)
+class ForkBatch:
+    """Forks padded on the right, each [prompt, one, other].
+
+    Attributes:
+        tokens: (batch, length) int64.
+        positions: (batch, length) int64; both responses count on from the prompt.
+        mask: (batch, 1, length, length) bool, true where the row's token may see the column's.
+        sources: (predictions,) int64, the place in the flattened batch whose hidden state predicts a response token.
+        targets: (predictions,) int64, that token.
+        responses: (predictions,) int64, the response it belongs to: 2 * row, or 2 * row + 1.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    mask: Tensor
+    sources: Tensor
+    targets: Tensor
+    responses: Tensor
+
+    @staticmethod
+    def of(forks: Sequence[Fork], padding: int, device: torch.device) -> "ForkBatch":
+        """Pad `forks` to the longest of them; `padding` is any token id, no response sees it."""
+        length = max(map(len, forks))
+        tokens = torch.full((len(forks), length), padding, dtype=torch.int64)
+        positions = torch.zeros((len(forks), length), dtype=torch.int64)
+        hidden = torch.zeros((len(forks), length, length), dtype=torch.bool)
+        sources: list[int] = []
+        targets: list[int] = []
+        responses: list[int] = []
+        for row, fork in enumerate(forks):
+            begin, middle, end = len(fork.prompt), len(fork.prompt) + len(fork.one), len(fork)
+            tokens[row, :end] = torch.tensor(fork.prompt + fork.one + fork.other)
+            positions[row, :middle] = torch.arange(middle)
+            positions[row, middle:end] = torch.arange(begin, begin + len(fork.other))
+            hidden[row, middle:, begin:middle] = True
+            first = row * length
+            for number, (response, start) in enumerate(((fork.one, begin), (fork.other, middle))):
+                if response:
+                    # The prompt's last token predicts the first token of both.
+                    sources += [first + begin - 1, *range(first + start, first + start + len(response) - 1)]
+                    targets += response
+                    responses += [2 * row + number] * len(response)
+        mask = torch.ones(length, length, dtype=torch.bool).tril() & ~hidden
+        whole = (tokens, positions, mask[:, None], *map(torch.tensor, (sources, targets, responses)))
+        return ForkBatch(*(each.to(device) for each in whole))
+
+
+def forks_pay(policy: "PreTrainedModel", forks: Sequence[Fork]) -> bool:
+    """Whether forks are faster than two rows for each: measured on CPUs, not measured on GPUs (docs/performance.md).
+
+    They save the work of a prompt's tokens in the blocks, and pay in attention, which computes all pairs of a row's
+    tokens under a mask of ours and only half of them for a row that needs none. Flash attention takes no such mask.
+    """
+    config = policy.config
+    if policy.device.type != "cpu" or config.model_type not in FORKABLE or config._attn_implementation != "sdpa":
+        return False
+    saved = sum(3 * config.hidden_size * len(fork.prompt) for fork in forks)
+    paid = sum(
+        len(fork) ** 2 - sum((len(fork.prompt) + len(each)) ** 2 for each in (fork.one, fork.other)) / 2
+        for fork in forks
+    )
+    return paid < saved
+
+
+def fork_log_probabilities(policy: "PreTrainedModel", batch: ForkBatch) -> Tensor:
+    """log pi(y|x) of both responses of each fork, as `response_log_probabilities` gives them.
+
+    Returns:
+        (batch, 2) float32, differentiable.
+    """
+    hidden = policy.base_model(
+        input_ids=batch.tokens, attention_mask=batch.mask, position_ids=batch.positions
+    ).last_hidden_state
+    tokens = token_log_probabilities(policy, hidden.flatten(0, 1)[batch.sources], batch.targets)
+    sums = torch.zeros(2 * len(batch.tokens), device=tokens.device).index_add(0, batch.responses, tokens)
+    return sums.view(-1, 2)

@@ -1,0 +1,211 @@
+"""Policy alignment of RFT: maximise E[r] - beta KL(pi || pi_0) by RLOO (TRL), started at the current policy.
+
+RLOO optimises exactly this objective: the reward of the whole response, with beta [log pi - log pi_0] inside it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from juicer.data.demonstrations import Message
+from juicer.data.template import Template
+from juicer.methods.objectives import normalise
+from juicer.methods.reward import score_rewards
+from juicer.methods.sft import follow, plain_on_cpu, sharding, trainer_arguments
+from juicer.models.loading import mixed_precision, spare_deepspeed
+from juicer.models.log_probability import Batch, Dialogue, by_length, dialogues_of, of_logits
+from juicer.runtime.errors import InputError
+from juicer.runtime.processes import ALONE, Processes
+from juicer.sampling.decoding import sample_responses
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.rft import PolicyAlignmentSettings
+from juicer.settings.training import SamplingSettings
+from juicer.training.backends import make_whole
+from juicer.training.loop import TrainingRecord
+from juicer.training.state import Checkpoint, OwnRandomState, keep_trainer, kept_values
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CURVES = {
+    "loss": "loss",
+    "reward": "reward",
+    "kl_per_token": "kl",
+    "entropy": "entropy",
+    "length": "completions/mean_length",
+}
+
+
+def align_policy(
+    policy: "PreTrainedModel",
+    initial: Path,
+    reward: "PreTrainedModel",
+    normaliser: tuple[float, float],
+    template: Template,
+    prompts: Sequence[list[Message]],
+    settings: PolicyAlignmentSettings,
+    compute: ComputeSettings,
+    seed: int,
+    scratch: Path,
+    checkpoint: Checkpoint | None = None,
+    processes: Processes = ALONE,
+) -> TrainingRecord:
+    """Take `settings.steps` policy-gradient steps. Changes `policy` in place.
+
+    Args:
+        policy: pi_t, where the round starts.
+        initial: folder of pi_0, the reference of the KL term in every round.
+        reward: r_theta; read on token ids at the last real token, end-of-text included, as it was trained.
+        normaliser: mean and deviation of r_theta on the round's pairs.
+        prompts: the round's prompts.
+        checkpoint: where an interrupted run is continued from, and what it is saved to between two steps.
+        processes: over which the responses of each step are divided; their number divides the responses.
+
+    Returns:
+        The record: reward, KL to pi_0, entropy and length per step.
+
+    Raises:
+        InputError: fewer prompts than a step takes.
+    """
+    import datasets
+    from transformers import PrinterCallback
+    from trl.models.utils import unwrap_model_for_generation
+    from trl.trainer.rloo_config import RLOOConfig
+    from trl.trainer.rloo_trainer import RLOOTrainer
+
+    if len(prompts) < settings.prompts_per_step:
+        do = "lower rft.policy.prompts_per_step"
+        raise InputError(
+            f"{len(prompts)} prompts, RLOO takes {settings.prompts_per_step} at a time", where="rft_policy", do=do
+        )
+    spare_deepspeed()
+    datasets.disable_progress_bars()
+    reward.eval()
+    mean, deviation = normaliser if settings.normalise_reward else (0.0, 1.0)
+    latest = checkpoint.latest() if checkpoint else None
+    kept = kept_values(latest, processes) if latest else {"step": 0, "response": 0}
+    tokens = {"response": kept["response"]}
+    passes = kept["step"] // max(1, len(prompts) // settings.prompts_per_step)
+
+    def learnt_reward(prompts: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float | None]:
+        dialogues = [
+            Dialogue(template.prompt(prompt), response)
+            for prompt, response in zip(prompts, completion_ids, strict=True)
+        ]
+        tokens["response"] += sum(map(len, completion_ids))
+        values = normalise(score_rewards(reward, dialogues, template.padding), mean, deviation)
+        return [float(value) for value in values]
+
+    class Trainer(OwnRandomState, RLOOTrainer):
+        """RLOO whose responses come from our sampler: finished rows leave the batch, and every draw is seeded."""
+
+        def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any) -> list[list[int]]:
+            # Prompts stand in groups of equal ones; the place in the batch tells the responses of a group apart.
+            first = processes.rank * len(prompt_ids)
+            named = [(f"{self.state.global_step}/{place}", prompt) for place, prompt in enumerate(prompt_ids, first)]
+            sampling = SamplingSettings(temperature=settings.temperature, batch_size=len(named))
+            # Sharded weights are gathered meanwhile: the processes need not take equally many decoding steps.
+            with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, mixed_precision(compute):
+                return [sample.response for sample in sample_responses(model, template, named, sampling, seed)]
+
+        def _get_per_token_logps_and_entropies(
+            self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *rest: Any, **more: Any
+        ) -> Any:
+            if not plain_on_cpu(policy, processes):
+                return super()._get_per_token_logps_and_entropies(
+                    model, input_ids, attention_mask, logits_to_keep, *rest, **more
+                )
+            response = torch.zeros_like(attention_mask)
+            response[:, -logits_to_keep:] = 1
+            dialogues = dialogues_of(input_ids, attention_mask, response)
+            with mixed_precision(compute):
+                log_probabilities, entropies = per_token(
+                    model, dialogues, logits_to_keep, template.padding, settings.temperature
+                )
+            return log_probabilities, entropies, None
+
+        def _get_train_sampler(self, dataset: Any = None) -> Any:
+            sampler = super()._get_train_sampler(dataset)
+            # A pass over the prompts draws its order from one stream; an interrupted run has drawn for these already.
+            for _ in range(passes):
+                next(iter(sampler))
+            return sampler
+
+    # TRL loads the reference of the KL term from the path that the policy names as its own; it is pi_0, not pi_t.
+    policy.config._name_or_path = str(initial)
+    batch = settings.prompts_per_step * settings.samples_per_prompt
+    micro = settings.micro_batch_size or batch // processes.size
+    trainer = Trainer(
+        model=policy,
+        processing_class=template.tokenizer,
+        reward_funcs=learnt_reward,
+        train_dataset=datasets.Dataset.from_list([{"prompt": template.turns(prompt)} for prompt in prompts]),
+        args=RLOOConfig(
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=batch // (micro * processes.size),
+            steps_per_generation=batch // (micro * processes.size),
+            num_generations=settings.samples_per_prompt,
+            max_completion_length=template.settings.max_response_tokens,
+            max_steps=settings.steps,
+            temperature=settings.temperature,
+            top_k=0,
+            beta=settings.kl_coefficient,
+            disable_dropout=True,
+            **trainer_arguments(settings.optimiser, compute, seed, scratch, settings.gradient_checkpointing),
+            **sharding(processes, policy, compute),
+        ),
+        callbacks=[
+            follow("rft_policy", CURVES),
+            *([keep_trainer(checkpoint, processes, lambda: dict(tokens))] if checkpoint else []),
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=str(latest) if latest else None)
+    if processes.zero_stage:
+        make_whole(trainer.model_wrapped)
+    sampled = round(processes.sum([tokens["response"]], policy.device)[0])
+    record = TrainingRecord("rft_policy", steps=settings.steps, response_tokens=sampled)
+    for entry in trainer.state.log_history:
+        if "reward" in entry:
+            record.log(int(entry["step"]), **{name: entry[key] for name, key in CURVES.items() if key in entry})
+    return record
+
+
+def per_token(
+    policy: "PreTrainedModel",
+    dialogues: Sequence[Dialogue],
+    length: int,
+    padding: int,
+    temperature: float,
+    chunk: int = 16,
+) -> tuple[Tensor, Tensor]:
+    """log pi(y_t|x, y_<t) and the entropy of pi(.|x, y_<t), in chunks of similar length.
+
+    Args:
+        length: columns of the results; no response is longer.
+        temperature: that the policy is sampled at.
+
+    Returns:
+        (dialogues, length) each, zero behind a response; the entropy carries no gradient.
+    """
+
+    def both(logits: Tensor, targets: Tensor) -> Tensor:
+        every = (logits / temperature).log_softmax(-1)
+        with torch.no_grad():
+            entropies = -(every.exp() * every).sum(-1)
+        return torch.stack([every.gather(1, targets[:, None])[:, 0], entropies], dim=-1)
+
+    values, places = [], []
+    for rows in by_length(dialogues, chunk):
+        batch = Batch.of([dialogues[row] for row in rows], padding, policy.device)
+        hidden = policy.base_model(input_ids=batch.tokens, attention_mask=batch.attention).last_hidden_state
+        predicted = batch.response[:, 1:]
+        values.append(of_logits(policy, both, hidden[:, :-1][predicted], batch.tokens[:, 1:][predicted]))
+        places += [(row, place) for row in rows for place in range(len(dialogues[row].response))]
+    where = tuple(torch.tensor(places, device=policy.device).T)
+    empty = torch.zeros(len(dialogues), length, device=policy.device)
+    log_probabilities, entropies = torch.cat(values).unbind(-1)
+    return empty.index_put(where, log_probabilities), empty.index_put(where, entropies.detach())

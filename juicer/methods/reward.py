@@ -1,0 +1,166 @@
+"""The explicit reward of RFT: a language-model trunk with a scalar head, and its training (reward alignment).
+
+The reward is always read at the last real token of the response, end-of-text included, in training and in use.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from juicer.data.pairs import Pair, response_tokens
+from juicer.methods.objectives import contrastive_loss, mean_and_deviation
+from juicer.models.loading import attention_of, check_weights, device_of, dtype_of, quiet, refuse_missing
+from juicer.models.log_probability import Batch, Dialogue, by_length_in_chunks, in_batches
+from juicer.runtime.errors import InputError
+from juicer.runtime.processes import ALONE, Processes
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.rft import RewardSettings
+from juicer.training.backends import Losses
+from juicer.training.loop import (
+    Progress,
+    TrainingRecord,
+    descend,
+    recompute_activations,
+    shuffled_batches,
+    steps_for,
+)
+from juicer.training.state import Checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load_reward(
+    folder: Path, compute: ComputeSettings, seed: int, dtype: torch.dtype | None = None
+) -> "PreTrainedModel":
+    """Load a reward model, or make one from a language model's trunk with a fresh bias-free head.
+
+    Args:
+        folder: a folder that `save_model` wrote, or any causal language model's.
+        seed: of a fresh head.
+        dtype: of the weights; None is the recipe's type.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    check_weights(folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    fresh = not any("SequenceClassification" in name for name in config.architectures or [])
+    device = device_of(compute)
+    torch.manual_seed(seed)
+    # A fresh head is expected to be missing and the language-model head to be left over.
+    with quiet():
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            num_labels=1,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=dtype or dtype_of(compute),
+            attn_implementation=attention_of(device),
+            output_loading_info=True,
+        )
+    refuse_missing(loaded, folder, allowed="score" if fresh else None)
+    if not hasattr(model, "score"):
+        raise InputError(f"{type(model).__name__} has no scalar head called score", where=str(folder))
+    if fresh:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            weight = torch.randn(model.score.weight.shape, generator=generator) / model.score.weight.shape[1]
+            model.score.weight.copy_(weight)
+    return model.to(device).eval()
+
+
+def freeze_blocks(model: "PreTrainedModel", count: int) -> None:
+    """Stop the embedding and the `count` lowest transformer blocks from training.
+
+    Raises:
+        InputError: the trunk has fewer blocks.
+    """
+    if not count:
+        return
+    blocks = getattr(model.base_model, "layers", None) or getattr(model.base_model, "h", None)
+    if blocks is None or len(blocks) < count:
+        raise InputError(f"rft.reward.frozen_blocks is {count}, the trunk has {0 if blocks is None else len(blocks)}")
+    for module in (model.get_input_embeddings(), *blocks[:count]):
+        module.requires_grad_(False)
+
+
+def rewards(model: "PreTrainedModel", batch: Batch) -> Tensor:
+    """r(x, y): the head at the last real token. Returns (batch,) float32, differentiable."""
+    hidden = model.base_model(input_ids=batch.tokens, attention_mask=batch.mask).last_hidden_state
+    last = batch.attention.sum(1) - 1
+    head: torch.nn.Module = model.get_submodule("score")
+    values: Tensor = head(hidden[torch.arange(len(last), device=last.device), last])
+    return values[:, 0].float()
+
+
+@torch.no_grad()
+def score_rewards(
+    model: "PreTrainedModel",
+    dialogues: Sequence[Dialogue],
+    padding: int,
+    batch_size: int = 64,
+    processes: Processes = ALONE,
+) -> Tensor:
+    """r(x, y) of many dialogues, batched by length, in the order given. Returns (dialogues,) float32 on the CPU."""
+    return in_batches(partial(rewards, model), dialogues, padding, model.device, batch_size, processes)
+
+
+def train_reward(
+    model: "PreTrainedModel",
+    pairs: Sequence[Pair],
+    settings: RewardSettings,
+    padding: int,
+    seed: int,
+    progress: Progress = lambda steps: None,
+    checkpoint: Checkpoint | None = None,
+    processes: Processes = ALONE,
+) -> TrainingRecord:
+    """Reward alignment: K steps of theta <- theta + eta grad h(r(x, y) - r(x, y')). Changes `model` in place.
+
+    Source: Algorithm 1. theta is carried from round to round; only the optimiser starts afresh.
+
+    Returns:
+        The record, with the normaliser (mean and deviation over the round's pairs) and the final training accuracy.
+    """
+    demonstrations, samples = [pair.demonstration for pair in pairs], [pair.sample for pair in pairs]
+
+    def loss_of(rows: list[int]) -> Losses:
+        both = [demonstrations[row] for row in rows] + [samples[row] for row in rows]
+        r_y, r_y_prime = by_length_in_chunks(partial(rewards, model), both, padding, model.device).chunk(2)
+        margin = (r_y - r_y_prime).detach()
+        return contrastive_loss(r_y, r_y_prime, settings.h), {"margin": margin, "accuracy": (margin > 0).float()}
+
+    freeze_blocks(model, settings.frozen_blocks)
+    steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
+    batches = list(shuffled_batches(len(pairs), settings.batch_size, settings.epochs, seed))
+    record = TrainingRecord("rft_reward", response_tokens=response_tokens(pairs, batches))
+    model.eval()
+    if settings.gradient_checkpointing:
+        recompute_activations(model)
+    descend(
+        model,
+        batches,
+        steps,
+        loss_of,
+        settings.optimiser,
+        settings.micro_batch_size,
+        record,
+        progress,
+        checkpoint,
+        processes,
+    )
+    both = (demonstrations, samples)
+    final = torch.stack([score_rewards(model, each, padding, processes=processes) for each in both])
+    mean, deviation = mean_and_deviation(final)
+    record.facts = {
+        "K": steps,
+        "pairs": len(pairs),
+        "normaliser_mean": mean,
+        "normaliser_deviation": deviation,
+        "training_accuracy": float((final[0] > final[1]).float().mean()),
+    }
+    return record

@@ -1,0 +1,34 @@
+"""LoRA adapters: added to a policy before a round, merged into its weights after it, so that folders stay ordinary."""
+
+from typing import TYPE_CHECKING, Any
+
+from juicer.settings.training import LoraSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def lora_config(lora: LoraSettings) -> Any:
+    """The peft configuration of a recipe: adapters on every linear layer but the output head."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def add_adapters(policy: "PreTrainedModel", lora: LoraSettings | None, seed: int) -> Any:
+    """Put fresh adapters inside `policy`; only they train. Returns the handle for `merge_adapters`, or None."""
+    if lora is None:
+        return None
+    import torch
+    from peft import get_peft_model
+
+    torch.manual_seed(seed)
+    return get_peft_model(policy, lora_config(lora))
+
+
+def merge_adapters(handle: Any) -> None:
+    """Fold the adapters into the weights and take them out again; does nothing without a handle."""
+    if handle is not None:
+        handle.merge_and_unload()

@@ -1,0 +1,221 @@
+"""log pi(y|x): the sum of log-probabilities over the response tokens, end-of-text included, prompt excluded."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+from juicer.runtime.memo import Once, once
+from juicer.runtime.processes import ALONE, Processes, most
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LOGITS_AT_ONCE = 2**24
+"""Logits in memory at a time, 64 MB in float32; beyond that they are computed again for the gradient."""
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A prompt and a response to it, as tokens."""
+
+    prompt: list[int]
+    response: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.response)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Dialogues padded to one length.
+
+    Attributes:
+        tokens: (batch, length) int64.
+        attention: (batch, length) int64, 1 on real tokens.
+        response: (batch, length) bool, true on response tokens.
+        padded_right: padding follows the real tokens, if there is any.
+    """
+
+    tokens: Tensor
+    attention: Tensor
+    response: Tensor
+    padded_right: bool = False
+
+    @property
+    def mask(self) -> Tensor | None:
+        """What a causal model needs to be told of the padding: nothing if it follows, as no real token looks ahead.
+
+        Without a mask attention computes half as much, and may take its fastest kernel.
+        """
+        return None if self.padded_right else self.attention
+
+    @staticmethod
+    def of(dialogues: Sequence[Dialogue], padding: int, device: torch.device) -> "Batch":
+        """Pad `dialogues` on the right to the longest; `padding` is any token id, no real token attends to it."""
+        length = max(len(dialogue) for dialogue in dialogues)
+        tokens = torch.full((len(dialogues), length), padding, dtype=torch.int64)
+        attention = torch.zeros((len(dialogues), length), dtype=torch.int64)
+        response = torch.zeros((len(dialogues), length), dtype=torch.bool)
+        for row, dialogue in enumerate(dialogues):
+            tokens[row, : len(dialogue)] = torch.tensor(dialogue.prompt + dialogue.response)
+            attention[row, : len(dialogue)] = 1
+            response[row, len(dialogue.prompt) : len(dialogue)] = True
+        return Batch(tokens.to(device), attention.to(device), response.to(device), padded_right=True)
+
+
+def dialogues_of(tokens: Tensor, attention: Tensor, response: Tensor) -> list[Dialogue]:
+    """The dialogues of a padded batch, whichever side its padding is on.
+
+    Args:
+        tokens: (batch, length) int64.
+        attention: (batch, length) true or 1 on real tokens.
+        response: (batch, length) true or 1 on response tokens, padding among them or not.
+    """
+    real, answered = attention.bool(), response.bool()
+    return [
+        Dialogue(row[here & ~answer].tolist(), row[here & answer].tolist())
+        for row, here, answer in zip(tokens, real, answered, strict=True)
+    ]
+
+
+def response_log_probabilities(policy: "PreTrainedModel", batch: Batch) -> Tensor:
+    """log pi(y|x) = sum_t log pi(y_t | x, y_<t).
+
+    Only positions that predict a response token reach the output head, so prompt tokens cost no vocabulary.
+
+    Returns:
+        (batch,) float32, differentiable.
+    """
+    hidden = policy.base_model(input_ids=batch.tokens, attention_mask=batch.mask).last_hidden_state
+    predicted = batch.response[:, 1:]
+    tokens = token_log_probabilities(policy, hidden[:, :-1][predicted], batch.tokens[:, 1:][predicted])
+    rows = predicted.nonzero()[:, 0]
+    return torch.zeros(len(batch.tokens), device=tokens.device).index_add(0, rows, tokens)
+
+
+def token_log_probabilities(policy: "PreTrainedModel", hidden: Tensor, targets: Tensor) -> Tensor:
+    """log pi of single tokens.
+
+    Args:
+        hidden: (positions, width) last hidden states.
+        targets: (positions,) the tokens that they predict.
+
+    Returns:
+        (positions,) float32, differentiable.
+    """
+    return of_logits(policy, lambda logits, targets: -cross_entropy(logits, targets, reduction="none"), hidden, targets)
+
+
+def of_logits(
+    policy: "PreTrainedModel", of: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, targets: Tensor
+) -> Tensor:
+    """Anything of the logits of single positions; memory for them does not grow with vocabulary times positions.
+
+    Many logits are computed in chunks, and again in the backward pass; few take the direct way.
+
+    Args:
+        of: logits (some, vocabulary) float32 and targets (some,), to (some, ...).
+        hidden: (positions, width) last hidden states.
+        targets: (positions,) tokens.
+
+    Returns:
+        (positions, ...), differentiable.
+    """
+    head = policy.get_output_embeddings()
+
+    def compute(hidden: Tensor, targets: Tensor) -> Tensor:
+        return of(head(hidden).float(), targets)
+
+    chunks = math.ceil(len(targets) * policy.config.get_text_config().vocab_size / LOGITS_AT_ONCE)
+    if hasattr(head.weight, "ds_id"):
+        # DeepSpeed has sharded the weights: it gathers them in each call, so every process must make as many.
+        chunks = most(chunks, hidden.device)
+    if chunks <= 1:
+        return compute(hidden, targets)
+    parts = zip(hidden.tensor_split(chunks), targets.tensor_split(chunks), strict=True)
+    return torch.cat([checkpoint(compute, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
+
+
+def by_length_in_chunks(
+    compute: Callable[[Any], Tensor],
+    dialogues: Sequence[Any],
+    padding: int,
+    device: torch.device,
+    chunk: int = 16,
+    batch_of: Callable[[list[Any], int, torch.device], Any] = Batch.of,
+) -> Tensor:
+    """`compute` over dialogues in chunks of similar length, in the order given: less padding, the same gradient.
+
+    Args:
+        compute: a batch to (batch, ...) values.
+        batch_of: makes a batch of dialogues, given padding and device.
+
+    Returns:
+        (dialogues, ...) differentiable.
+    """
+    chunks = list(by_length(dialogues, chunk))
+    values = torch.cat([compute(batch_of([dialogues[row] for row in rows], padding, device)) for rows in chunks])
+    order = torch.tensor([row for rows in chunks for row in rows], device=device)
+    return torch.empty_like(values).index_copy(0, order, values)
+
+
+def score_dialogues(
+    policy: "PreTrainedModel",
+    dialogues: Sequence[Dialogue],
+    padding: int,
+    batch_size: int = 64,
+    processes: Processes = ALONE,
+    resumed: Once = once,
+) -> Tensor:
+    """log pi(y|x) of many dialogues, batched by length, in the order given.
+
+    Returns:
+        (dialogues,) float32 on the CPU.
+    """
+    compute = partial(response_log_probabilities, policy)
+    return in_batches(compute, dialogues, padding, policy.device, batch_size, processes, resumed)
+
+
+@torch.no_grad()
+def in_batches(
+    compute: Callable[[Batch], Tensor],
+    dialogues: Sequence[Dialogue],
+    padding: int,
+    device: torch.device,
+    batch_size: int,
+    processes: Processes,
+    resumed: Once = once,
+) -> Tensor:
+    """`compute` over dialogues in batches of similar length that are dealt out, in the order given; no gradient.
+
+    Args:
+        compute: a batch to (batch,) values.
+        resumed: gives the batches that an interrupted run has computed.
+
+    Returns:
+        (dialogues,) float32 on the CPU, on every process.
+    """
+    batches = list(by_length(dialogues, batch_size))
+
+    def one(rows: list[int]) -> list[float]:
+        return compute(Batch.of([dialogues[row] for row in rows], padding, device)).tolist()
+
+    values = processes.deal(batches, lambda rows: resumed(partial(one, rows)))
+    result = torch.empty(len(dialogues))
+    for rows, each in zip(batches, values, strict=True):
+        result[rows] = torch.tensor(each)
+    return result
+
+
+def by_length(dialogues: Sequence[Sized], batch_size: int) -> Iterator[list[int]]:
+    """Row numbers in batches of similar length, longest first: a batch that does not fit fails at once."""
+    order = sorted(range(len(dialogues)), key=lambda row: (-len(dialogues[row]), row))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]

@@ -1,0 +1,214 @@
+"""What a stage costs before it is run: parameters, floating-point operations, memory and time, from configurations.
+
+Models are built on the meta device, so their parameters are counted, not estimated, and no weight is loaded. The rest
+are the usual estimates of dense transformers, with the formula beside each.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from juicer.models.log_probability import LOGITS_AT_ONCE
+from juicer.runtime.devices import GIB, Device
+from juicer.runtime.errors import InputError
+from juicer.settings.training import LoraSettings
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+Role = Literal["policy", "reward", "scorer"]
+WEIGHT = 4
+"""Bytes of a weight that trains or is saved."""
+OVERHEAD = 1 * GIB
+"""CUDA's context, libraries' workspaces and what is lost to fragmentation, per device."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's sizes, counted on the meta device."""
+
+    name: str
+    parameters: int
+    embedding: int
+    """Parameters of the input embedding: looked up, not multiplied."""
+    head: int
+    """Parameters of the output head, which only some positions reach."""
+    layers: int
+    width: int
+    """Of the hidden state."""
+    inner: int
+    """Of the feed-forward network: its width times its number of matrices less one."""
+    keys: int
+    """Width of a layer's keys, which is that of its values."""
+    vocabulary: int
+    positions: int
+    """Longest sequence."""
+    adapters: int
+    """Parameters of adapters of rank 1 on every linear layer but the output head."""
+    block: int
+    """Parameters of one transformer block."""
+
+    def forward(self, tokens: float, length: float, heads: float | None = None) -> float:
+        """Operations of a forward pass: 2 per parameter and token, and 2 * layers * width * length for attention.
+
+        Args:
+            tokens: positions.
+            length: of a sequence; a causal position attends to half of it on average, twice (keys, values).
+            heads: positions that reach the output head; None is all.
+        """
+        trunk = self.parameters - self.embedding - self.head
+        attention = 2.0 * self.layers * self.width * length
+        return tokens * (2.0 * trunk + attention) + 2.0 * self.head * (tokens if heads is None else heads)
+
+    def working(self, tokens: float, bytes_: int) -> float:
+        """Bytes of one layer's intermediate results: 8 hidden states and twice the feed-forward network's."""
+        return tokens * bytes_ * (8.0 * self.width + 2.0 * self.inner)
+
+    def activations(self, tokens: float, bytes_: int, *, recomputed: bool) -> float:
+        """Bytes kept for the backward pass; with recomputation a hidden state per layer, and one layer's results."""
+        layer = self.working(tokens, bytes_)
+        return self.layers * tokens * bytes_ * self.width + layer if recomputed else self.layers * layer
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained."""
+
+    shape: Shape
+    trained: int
+    """Parameters that train."""
+    depth: float
+    """Share of the blocks that the backward pass goes through."""
+    recomputed: bool
+    """Activations are recomputed in the backward pass."""
+    optimiser: Literal["adamw", "rmsprop"]
+
+    def operations(self, forward: float) -> float:
+        """Of forward and backward passes: 1 forward, 1 for the gradients of activations, 1 for those of weights."""
+        weights = min(1.0, self.trained / self.shape.parameters / max(self.depth, 1e-9)) * self.depth
+        return forward * (1 + self.depth + weights + (self.depth if self.recomputed else 0))
+
+    def memory(self, devices: int, zero_stage: int) -> float:
+        """Bytes per device of weights, gradients and optimiser state, all of them float32.
+
+        ZeRO shards the state over devices from stage 1 on, gradients from 2 and weights from 3 on (arXiv 1910.02054,
+        section 3).
+        """
+        moments = 2 if self.optimiser == "adamw" else 1
+        weights, gradients = WEIGHT * self.shape.parameters, WEIGHT * self.trained
+        return (
+            weights / (devices if zero_stage == 3 else 1)
+            + gradients / (devices if zero_stage >= 2 else 1)
+            + moments * gradients / (devices if zero_stage else 1)
+        )
+
+
+def shape_of(name: str, config: "PretrainedConfig", role: Role) -> Shape:
+    """Build a model on the meta device and count it.
+
+    Args:
+        name: what to call it.
+        config: of the trunk.
+        role: which head it has: a vocabulary's, a scalar without bias, or beaver's scalar with one.
+
+    Raises:
+        InputError: its blocks cannot be found.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
+    from transformers.pytorch_utils import Conv1D
+
+    from juicer.scorers.beaver import BeaverModel
+
+    model: Any
+    with torch.device("meta"):
+        if role == "scorer" and isinstance(config, LlamaConfig):
+            model = BeaverModel.create(config)
+            trunk, head = model.trunk, model.score_head
+        elif role == "policy":
+            model = AutoModelForCausalLM.from_config(config)
+            trunk, head = model.base_model, model.get_output_embeddings()
+        else:
+            config.num_labels = 1
+            model = AutoModelForSequenceClassification.from_config(config)
+            trunk, head = model.base_model, model.get_submodule("score")
+    blocks = getattr(trunk, "layers", None) or getattr(trunk, "h", None)
+    if blocks is None:
+        raise InputError(f"the blocks of a {type(model).__name__} are not known here", where=name)
+    # GPT-2's Conv1D is a linear layer whose weight is transposed; the two sizes are used alike.
+    linear = [module.weight.shape for module in trunk.modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
+    inner = max(max(sizes) for sizes in linear)
+    matrices = sum(inner in sizes for sizes in linear) // len(blocks)
+    shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    tied = head.weight is trunk.get_input_embeddings().weight
+    return Shape(
+        name=name,
+        parameters=_count(model),
+        embedding=0 if tied else trunk.get_input_embeddings().weight.numel(),
+        head=head.weight.numel(),
+        layers=len(blocks),
+        width=config.hidden_size,
+        inner=inner * (matrices - 1),
+        keys=config.hidden_size // config.num_attention_heads * shared,
+        vocabulary=config.vocab_size,
+        positions=config.max_position_embeddings,
+        adapters=sum(sum(sizes) for sizes in linear),
+        block=_count(blocks[0]),
+    )
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def training_of(
+    shape: Shape,
+    optimiser: Literal["adamw", "rmsprop"],
+    *,
+    lora: LoraSettings | None = None,
+    frozen_blocks: int = 0,
+    recomputed: bool = False,
+) -> Training:
+    """How many parameters train, and how deep the backward pass goes.
+
+    Raises:
+        InputError: more blocks are frozen than there are.
+    """
+    if frozen_blocks > shape.layers:
+        raise InputError(f"rft.reward.frozen_blocks = {frozen_blocks}, but {shape.name} has {shape.layers} blocks")
+    trained, depth = shape.parameters, 1.0
+    if lora is not None:
+        trained = lora.r * shape.adapters
+    elif frozen_blocks:
+        trained -= frozen_blocks * shape.block + shape.embedding
+        depth = 1 - frozen_blocks / shape.layers
+    return Training(shape, trained, depth, recomputed, optimiser)
+
+
+def logit_bytes(shape: Shape, positions: float, groups: int | None = None) -> float:
+    """Logits of so many positions: bf16, an fp32 copy, and its softmax or gradient.
+
+    Args:
+        groups: forward passes whose logits are held at a time, each in chunks of `LOGITS_AT_ONCE`; None: no chunks.
+    """
+    logits = positions * shape.vocabulary
+    return 10.0 * (logits if groups is None else min(logits, groups * LOGITS_AT_ONCE))
+
+
+def cache_bytes(shape: Shape, rows: float, length: float, bytes_: int) -> float:
+    """Keys and values that decoding keeps: two vectors per layer and position."""
+    return 2.0 * shape.layers * shape.keys * rows * length * bytes_
+
+
+def decoding_seconds(
+    shape: Shape, rows: int, batch: int, prompt: float, response: float, bytes_: int, device: Device, utilisation: float
+) -> float:
+    """Time that one device decodes: a step reads weights and cache once, or computes, whichever takes longer."""
+    batches = math.ceil(rows / batch)
+    live = rows / batches if batches else 0
+    length = prompt + response
+    compute = shape.forward(live, length) / device.operations
+    read = (shape.parameters * bytes_ + cache_bytes(shape, live, prompt + response / 2, bytes_)) / device.bandwidth
+    prefill = shape.forward(live * prompt, length, live) / device.operations
+    return batches * (prefill + response * max(compute, read)) / utilisation

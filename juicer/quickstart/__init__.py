@@ -1,0 +1,1 @@
+"""The synthetic world of the quickstart: its demonstrations, its oracle and its tiny models."""

@@ -1,0 +1,353 @@
+"""The tiny models of the quickstart: a GPT-NeoX for pythia and a LlamaForScore for beaver, trained from scratch.
+
+Folders in the real models' formats come out, so every later stage takes the same path through the code as with those.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, logsigmoid
+
+from juicer.data.demonstrations import Message
+from juicer.data.template import Template
+from juicer.models.loading import device_of
+from juicer.models.log_probability import Batch, Dialogue
+from juicer.runtime.errors import InputError
+from juicer.runtime.events import tell_point
+from juicer.runtime.seeding import derive
+from juicer.scorers.beaver import BeaverModel, dialogue
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import TemplateSettings
+from juicer.settings.world import TinyPolicySettings, TinyScorerSettings
+
+if TYPE_CHECKING:
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+
+END_OF_TEXT, PADDING = "<|endoftext|>", "<|padding|>"
+WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""How GPT-2 and GPT-NeoX cut text into words before byte-pair encoding."""
+HH_TURNS = ("\n\nHuman:", "\n\nAssistant:")
+BEAVER_TURNS = ("BEGINNING OF CONVERSATION:", " USER:", " ASSISTANT:")
+CHUNK = 32
+"""Batches are cut from chunks of this many, sorted by length: little padding, and still well mixed."""
+WARMUP = 0.05
+"""Share of the steps in which the learning rate grows to its peak."""
+
+MOMENTS = 512
+"""Scores that the checkpoint's normaliser is computed from."""
+
+Answered = tuple[list[Message], str]
+Progress = Callable[[int], None]
+
+
+class Preference(NamedTuple):
+    """Two responses to one prompt."""
+
+    prompt: list[Message]
+    better: str
+    worse: str
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int, turns: Sequence[str]) -> "PreTrainedTokenizerFast":
+    """Train a byte-level BPE tokenizer: any text has tokens, and `texts` have few.
+
+    Args:
+        texts: what to learn it from.
+        vocabulary: at most this many tokens.
+        turns: marks of a turn, which become one token each.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    pieces = "|".join([*map(re.escape, turns), WORDS])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pieces), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=[END_OF_TEXT, PADDING],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        unk_token=END_OF_TEXT,
+        pad_token=PADDING,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def policy_config(
+    settings: TinyPolicySettings, vocabulary: int, special: Mapping[str, Any] | None = None
+) -> "GPTNeoXConfig":
+    """The tiny policy's configuration.
+
+    Args:
+        vocabulary: tokens of its tokenizer, which finds at most as many as the settings ask for.
+        special: ids of special tokens, as configurations name them.
+    """
+    from transformers import GPTNeoXConfig
+
+    return GPTNeoXConfig(
+        vocab_size=vocabulary,
+        hidden_size=settings.hidden_size,
+        intermediate_size=4 * settings.hidden_size,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        max_position_embeddings=settings.context,
+        use_parallel_residual=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+        initializer_range=settings.hidden_size**-0.5 / 2,
+        classifier_dropout=0.0,
+        **(special or {}),
+    )
+
+
+def scorer_config(
+    settings: TinyScorerSettings, policy: TinyPolicySettings, vocabulary: int, special: Mapping[str, Any] | None = None
+) -> "LlamaConfig":
+    """The tiny scorer's configuration; arguments as for `policy_config`."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=settings.hidden_size,
+        intermediate_size=4 * settings.hidden_size,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        max_position_embeddings=2 * policy.context,
+        **(special or {}),
+    )
+
+
+def _special(tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
+    """The ids of a tokenizer's special tokens, as configurations name them."""
+    return {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def train_policy(
+    dialogues: Sequence[Answered],
+    settings: TinyPolicySettings,
+    template: TemplateSettings,
+    compute: ComputeSettings,
+    seed: int,
+    progress: Progress = lambda steps: None,
+) -> tuple["GPTNeoXForCausalLM", Template]:
+    """Train tokenizer and GPT-NeoX from scratch, as a plain language model on whole dialogues.
+
+    Args:
+        dialogues: (prompt, response); what does not fit the context loses its beginning.
+        template: how a dialogue is written; with `model`, the template is hh all the same: a new model has no other.
+        progress: called with the number of steps just taken.
+
+    Returns:
+        The model and its template.
+
+    Raises:
+        InputError: the loss is not finite; names the step.
+    """
+    from transformers import GPTNeoXForCausalLM
+
+    texts = [_hh(prompt, response) for prompt, response in dialogues]
+    tokenizer = train_tokenizer(texts, settings.vocabulary, HH_TURNS)
+    written = Template(tokenizer, template.model_copy(update={"name": "hh"}))
+    sequences = [
+        (written.prompt(prompt) + written.response(prompt, response))[-settings.context :]
+        for prompt, response in dialogues
+    ]
+
+    torch.manual_seed(derive(seed, "pretrain", "policy", "weights"))
+    model = GPTNeoXForCausalLM(policy_config(settings, len(tokenizer), _special(tokenizer))).train()
+    torch.nn.Module.to(model, device_of(compute))  # transformers types its own `to` wrongly
+
+    # Batches hold rows of similar length: a mean per batch would give the tokens of short dialogues more weight.
+    tokens_per_batch = settings.batch_size * sum(map(len, sequences)) / len(sequences)
+
+    def loss_of(rows: list[int]) -> Tensor:
+        batch = Batch.of([Dialogue([], sequences[row]) for row in rows], written.padding, model.device)
+        # Padding stands on the right of a causal model, so real tokens never see it and need no mask.
+        hidden = model.base_model(input_ids=batch.tokens[:, :-1], use_cache=False).last_hidden_state
+        real = batch.response[:, 1:]
+        logits = model.get_output_embeddings()(hidden[real])
+        return cross_entropy(logits, batch.tokens[:, 1:][real], reduction="sum") / tokens_per_batch
+
+    order = derive(seed, "pretrain", "policy", "order")
+    batches = batches_by_length(list(map(len, sequences)), settings.batch_size, settings.epochs, order)
+    descend(model, batches, loss_of, settings.learning_rate, "pretrain policy", progress)
+    return model.eval(), written
+
+
+def train_scorer(
+    preferences: Sequence[Preference],
+    settings: TinyScorerSettings,
+    policy: TinyPolicySettings,
+    compute: ComputeSettings,
+    seed: int,
+    progress: Progress = lambda steps: None,
+) -> tuple[BeaverModel, "PreTrainedTokenizerFast"]:
+    """Train tokenizer and LlamaForScore on preferences, by the Bradley-Terry loss -log sigmoid(r(better) - r(worse)).
+
+    Args:
+        preferences: of a share `label_noise` of them the label is flipped.
+        policy: the scorer has the vocabulary size of the tiny policy, and twice its context: it counts other tokens. It
+            is trained on no more than the last `policy.context` tokens of a dialogue.
+        progress: called with the number of steps just taken.
+
+    Returns:
+        The model and its tokenizer.
+
+    Raises:
+        InputError: the loss is not finite; names the step.
+    """
+
+    def written(prompt: list[Message], response: str) -> str:
+        return dialogue(prompt, response, end_of_text=END_OF_TEXT, append_end_of_text=False)
+
+    texts = [written(row.prompt, response) for row in preferences for response in (row.better, row.worse)]
+    tokenizer = train_tokenizer(texts, policy.vocabulary, BEAVER_TURNS)
+    sequences = [Dialogue([], tokens[-policy.context :]) for tokens in tokenizer(texts)["input_ids"]]
+    generator = torch.Generator().manual_seed(derive(seed, "pretrain", "scorer", "labels"))
+    sign = 1.0 - 2.0 * (torch.rand(len(preferences), generator=generator) < settings.label_noise).float()
+
+    torch.manual_seed(derive(seed, "pretrain", "scorer", "weights"))
+    config = scorer_config(settings, policy, len(tokenizer), _special(tokenizer))
+    model = BeaverModel.create(config).to(device_of(compute)).train()
+    device = model.score_head.weight.device
+
+    def loss_of(rows: list[int]) -> Tensor:
+        both = [sequences[2 * row] for row in rows] + [sequences[2 * row + 1] for row in rows]
+        batch = Batch.of(both, tokenizer.pad_token_id, device)
+        better, worse = model(batch.tokens, batch.attention).chunk(2)
+        return -logsigmoid((better - worse) * sign[rows].to(device)).mean()
+
+    lengths = [max(len(sequences[2 * row]), len(sequences[2 * row + 1])) for row in range(len(preferences))]
+    order = derive(seed, "pretrain", "scorer", "order")
+    batches = batches_by_length(lengths, settings.batch_size, settings.epochs, order)
+    descend(model, batches, loss_of, settings.learning_rate, "pretrain scorer", progress)
+    model.eval()
+    _note_moments(model, sequences[:MOMENTS], tokenizer.pad_token_id)
+    return model, tokenizer
+
+
+@torch.no_grad()
+def _note_moments(model: BeaverModel, sequences: Sequence[Dialogue], padding: int) -> None:
+    """Fill the normaliser as beaver's checkpoint has it: there for who wants it, switched off."""
+    batch = Batch.of(sequences, padding, model.score_head.weight.device)
+    scores = model(batch.tokens, batch.attention)
+    model.mean.fill_(scores.mean())
+    model.var.fill_(scores.var())
+    model.count.fill_(len(scores))
+
+
+def save_scorer(model: BeaverModel, tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
+    """Save the tiny scorer in beaver's format."""
+    model.save(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def descend(
+    model: torch.nn.Module,
+    batches: Sequence[list[int]],
+    loss_of: Callable[[list[int]], Tensor],
+    learning_rate: float,
+    name: str,
+    progress: Progress,
+) -> None:
+    """Train a fresh model: Muon on the matrices of its blocks, AdamW on everything else.
+
+    From scratch and within a few hundred steps, AdamW alone leaves a third of the responses garbled; Muon does not.
+
+    Args:
+        batches: row numbers of each step.
+        loss_of: the loss of such rows.
+        learning_rate: peak; it falls to zero linearly after the warm-up.
+        name: what to call the training in an error.
+
+    Raises:
+        InputError: the loss is not finite; names the step.
+    """
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
+    for key, parameter in model.named_parameters():
+        (matrices if parameter.ndim == 2 and ".layers." in key else others).append(parameter)
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.0),
+        torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    warmup = math.ceil(WARMUP * len(batches))
+
+    def factor(step: int) -> float:
+        return min((step + 1) / warmup, (len(batches) - step) / max(len(batches) - warmup, 1))
+
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimiser, factor) for optimiser in optimisers]
+    for step, rows in enumerate(batches, 1):
+        loss = loss_of(rows)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise InputError(
+                f"the loss is {value} at step {step} of {len(batches)}",
+                where=name,
+                do="lower its learning_rate; nothing was saved",
+            )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([*matrices, *others], 1.0)
+        for optimiser, schedule in zip(optimisers, schedules, strict=True):
+            optimiser.step()
+            schedule.step()
+            optimiser.zero_grad(set_to_none=True)
+        tell_point(step, loss=value)
+        progress(1)
+
+
+def steps_of(rows: int, batch_size: int, epochs: float) -> int:
+    """Number of batches that `batches_by_length` makes."""
+    return math.ceil(round(epochs * rows) / batch_size)
+
+
+def batches_by_length(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[list[int]]:
+    """Seeded batches of row numbers, rows of similar length together; `epochs` may be a fraction.
+
+    Raises:
+        InputError: there are no rows.
+    """
+    if not lengths:
+        raise InputError("there are no dialogues to train on")
+    return list(_batches_by_length(lengths, batch_size, round(epochs * len(lengths)), seed))
+
+
+def _batches_by_length(lengths: Sequence[int], batch_size: int, wanted: int, seed: int) -> Iterator[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    stream: list[int] = []
+    while len(stream) < wanted:
+        stream += torch.randperm(len(lengths), generator=generator).tolist()
+    for start in range(0, wanted, CHUNK * batch_size):
+        chunk = sorted(stream[start : min(start + CHUNK * batch_size, wanted)], key=lambda row: lengths[row])
+        batches = [chunk[first : first + batch_size] for first in range(0, len(chunk), batch_size)]
+        for number in torch.randperm(len(batches), generator=generator).tolist():
+            yield batches[number]
+
+
+def _hh(prompt: list[Message], response: str) -> str:
+    """A dialogue in Anthropic's format, for the tokenizer to learn from."""
+    names = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: ", "system": "\n\n"}
+    turns = "".join(names[message["role"]] + message["content"] for message in prompt)
+    return f"{turns}\n\nAssistant: {response}"

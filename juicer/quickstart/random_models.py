@@ -1,0 +1,122 @@
+"""Random tiny models of the architecture that a config.json names: the path of a large recipe without its weights."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from juicer.data.template import Template
+from juicer.quickstart.pretraining import BEAVER_TURNS, HH_TURNS, train_tokenizer
+from juicer.runtime.errors import InputError
+from juicer.runtime.seeding import derive
+from juicer.settings.data import TemplateSettings
+from juicer.settings.tiny import TinySettings
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+SCORER = "LlamaForScore"
+POLICIES = ("GPTNeoXForCausalLM", "MistralForCausalLM", "LlamaForCausalLM")
+CHAT_TURNS = ("<|system|>\n", "<|user|>\n", "<|assistant|>\n")
+CHAT = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + eos_token + '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+"""A chat template of zephyr's format: each turn under its role's mark, closed by end-of-text."""
+
+
+def read_config(path: Path) -> tuple[str, "PretrainedConfig"]:
+    """A model's configuration, from a config.json.
+
+    Returns:
+        the name of its architecture, for example "GPTNeoXForCausalLM", and the configuration.
+
+    Raises:
+        InputError: no such file, no JSON, or no architecture in it.
+    """
+    from transformers import AutoConfig
+
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError("no such file", where=str(path)) from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"invalid JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
+    if not values.get("architectures") or "model_type" not in values:
+        raise InputError("not a model's config.json: no architectures or no model_type", where=str(path))
+    kind = values.pop("model_type")
+    return values["architectures"][0], AutoConfig.for_model(kind, **values)
+
+
+def train_random_tokenizer(
+    texts: Sequence[str], architecture: str, template: TemplateSettings, settings: TinySettings
+) -> "PreTrainedTokenizerFast":
+    """A tokenizer that knows the marks of the turns, with a chat template where the recipe wants the model's own."""
+    turns = BEAVER_TURNS if architecture == SCORER else HH_TURNS if template.name == "hh" else CHAT_TURNS
+    # Marks are made one token each because they are frequent in what the tokenizer learns from.
+    tokenizer = train_tokenizer([*texts, *turns * len(texts)], settings.vocabulary, turns)
+    if turns is CHAT_TURNS:
+        tokenizer.chat_template = CHAT
+    return tokenizer
+
+
+def shrunk(config: "PretrainedConfig", settings: TinySettings, vocabulary: int, context: int) -> dict[str, Any]:
+    """What a tiny configuration has instead of the real one's sizes; everything else stays the real one's."""
+    heads = settings.heads
+    sizes: dict[str, Any] = {
+        "hidden_size": settings.hidden_size,
+        "intermediate_size": 4 * settings.hidden_size,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": heads,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": context,
+    }
+    if (shared := getattr(config, "num_key_value_heads", None)) is not None:
+        sizes["num_key_value_heads"] = max(1, heads * shared // config.num_attention_heads)
+    if getattr(config, "head_dim", None) is not None:
+        sizes["head_dim"] = settings.hidden_size // heads
+    return sizes
+
+
+def write_random_model(
+    path: Path, texts: Sequence[str], template: TemplateSettings, settings: TinySettings, seed: int, out: Path
+) -> int:
+    """Write a random tiny model of the architecture that `path`, a config.json, names.
+
+    Args:
+        texts: what its tokenizer is learnt from.
+        seed: of the weights.
+        out: folder to write, an ordinary model folder.
+
+    Returns:
+        Its number of parameters.
+
+    Raises:
+        InputError: an architecture that cannot be made here.
+    """
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from juicer.models.loading import save_policy
+    from juicer.quickstart.pretraining import save_scorer
+    from juicer.scorers.beaver import BeaverModel
+
+    architecture, config = read_config(path)
+    if architecture not in (*POLICIES, SCORER):
+        known = ", ".join((*POLICIES, SCORER))
+        raise InputError(f"no tiny {architecture} can be made", where=str(path), do=f"known: {known}")
+    tokenizer = train_random_tokenizer(texts, architecture, template, settings)
+    # A scorer counts other tokens than the policy, so it has room for twice as many.
+    context = (template.max_prompt_tokens + template.max_response_tokens) * (2 if architecture == SCORER else 1)
+    config.update(shrunk(config, settings, len(tokenizer), context))
+    config.update({"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id})
+    config.pad_token_id = tokenizer.pad_token_id
+    torch.manual_seed(derive(seed, "random model", path.stem))
+    if isinstance(config, LlamaConfig) and architecture == SCORER:
+        scorer = BeaverModel.create(config)
+        save_scorer(scorer, tokenizer, out)
+        return sum(parameter.numel() for parameter in scorer.parameters())
+    policy = AutoModelForCausalLM.from_config(config)
+    save_policy(policy, Template(tokenizer, template), out, None)
+    return sum(parameter.numel() for parameter in policy.parameters())

@@ -1,0 +1,1 @@
+"""A recipe: validated, turned into the graph of stages, and written to params.yaml."""

@@ -1,0 +1,70 @@
+"""Every parameter of a recipe in words: name, type, default, meaning.
+
+Printed by python -m juicer.recipe.activation --describe.
+The words are the docstrings of the settings, so that they are written once.
+"""
+
+import json
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+def describe(model: type[BaseModel], defaults: BaseModel | None = None, prefix: str = "") -> Iterator[str]:
+    """Lines about all parameters under `model`.
+
+    Args:
+        defaults: what the section above has as default; its values come before those of the class.
+        prefix: dotted name of the section, with the dot.
+    """
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        default = field.default if defaults is None else getattr(defaults, name)
+        if inner := _section(field.annotation):
+            needed = "may be left out" if default is None or isinstance(default, BaseModel) else "needed"
+            yield f"[{key}] {needed}. {(inner.__doc__ or '').strip().splitlines()[0]}"
+            yield from describe(inner, default if isinstance(default, BaseModel) else None, f"{key}.")
+        else:
+            shown = "needed" if default is PydanticUndefined else f"default {json.dumps(default)}"
+            yield f"{key}: {_kind(field)}, {shown}"
+            yield f"    {' '.join((field.description or '').split())}"
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    for each in (annotation, *get_args(annotation)):
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            return each
+    return None
+
+
+def _kind(field: FieldInfo) -> str:
+    return " ".join([_type(field.annotation), *_limits(field)])
+
+
+def _limits(field: FieldInfo) -> list[str]:
+    return [
+        f"{sign} {getattr(limit, name)}"
+        for limit in field.metadata
+        for name, sign in SIGNS.items()
+        if getattr(limit, name, None) is not None
+    ]
+
+
+def _type(annotation: Any) -> str:
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return " | ".join(str(each) for each in arguments)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " | ".join(_type(each) for each in arguments)
+    if get_origin(annotation) is Annotated:
+        return " ".join([_type(arguments[0]), *_limits(arguments[1])])
+    if get_origin(annotation) is list:
+        return f"list of {_type(arguments[0])}"
+    names = {str: "text", int: "integer", float: "number", bool: "true | false", type(None): "null"}
+    return names.get(annotation, str(annotation))

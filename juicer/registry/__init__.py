@@ -1,0 +1,1 @@
+"""MLflow: runs, registered versions, gates, promotion, rollback and restore."""

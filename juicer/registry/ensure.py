@@ -1,0 +1,332 @@
+"""Ensure that MLflow holds the records of a recipe.
+
+A registered version is an external logged model: it points at the DVC path and md5, and holds no weights.
+"""
+
+import contextlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from juicer.registry.aliases import Aliases
+from juicer.registry.records import ATTEMPT, Records, RunRecord, VersionRecord, evaluation_key, in_history
+from juicer.registry.store import (
+    connect,
+    every_page,
+    log_params,
+    log_points,
+    log_samples,
+    sqlite_file,
+    without_password,
+)
+from juicer.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
+
+KEY = "juicer.key"
+CHALLENGER = "challenger"
+"""Alias of the version that the evaluation found best. It becomes champion only by promotion."""
+
+
+@dataclass
+class Known:
+    """What the registry already holds."""
+
+    runs: dict[str, str] = field(default_factory=dict)
+    """Key to run id, finished runs only."""
+    unfinished: list[str] = field(default_factory=list)
+    """Ids of runs of ours that an earlier call was stopped in."""
+    grown: dict[str, str] = field(default_factory=dict)
+    """Attempt to run id, of runs that grew while their stages ran and that no record was added to yet."""
+    versions: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
+    """Key to version number and tags."""
+    challenger: str | None = None
+    """Version number that the alias points to."""
+
+    def lacks(self, wanted: Records) -> bool:
+        """Whether anything in `wanted` is missing or out of date here."""
+        return (
+            any(run.key not in self.runs for run in wanted.runs)
+            or any(
+                version.key not in self.versions or _stale(version, self.versions[version.key][1])
+                for version in wanted.versions
+            )
+            or self.challenger != (self.versions[wanted.champion][0] if wanted.champion else None)
+        )
+
+
+def ensure(wanted: Records, uri: str, experiment: str, model: str) -> str:
+    """Add what the registry at `uri` lacks of `wanted`; returns what was done, in words.
+
+    Args:
+        uri: MLflow tracking URI.
+        experiment: name of the experiment that the runs belong to.
+        model: name of the registered model that the versions belong to.
+
+    Raises:
+        InputError: MLflow cannot be reached or refuses.
+    """
+    shown = without_password(uri)
+    with locked(uri):
+        known = _peek(uri, experiment, model)
+        complete = known is not None and not known.lacks(wanted)
+        added = (0, 0) if complete else _ensure(wanted, uri, experiment, model)
+    there = f"{len(wanted.runs)} runs and {len(wanted.versions)} versions of {model!r} are in {shown}"
+    return f"{there} ({added[0]} runs and {added[1]} versions are new)"
+
+
+@contextlib.contextmanager
+def locked(uri: str) -> Iterator[None]:
+    """One writing process at a time: two that create or migrate one SQLite file at once break it."""
+    from filelock import FileLock, Timeout
+
+    database = sqlite_file(uri)
+    lock = database.with_name(f"{database.name}.lock") if database else Path(".juicer/register.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=120):
+            yield
+    except Timeout as error:
+        raise InputError("another process has been registering for two minutes", where=str(lock)) from error
+
+
+def _peek(uri: str, experiment: str, model: str) -> Known | None:
+    """What a SQLite store holds, without MLflow, whose import alone costs a second on every `dvc repro`.
+
+    None where there is no such store yet or its tables are not as expected: then MLflow itself is asked.
+    """
+    database = sqlite_file(uri)
+    if database is None or not database.is_file() or os.environ.get("MLFLOW_REGISTRY_URI"):
+        return None
+    known = Known()
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as store:
+            run_tags: dict[str, dict[str, str]] = {}
+            for run, key, value in store.execute(
+                "SELECT runs.run_uuid, tags.key, tags.value FROM runs JOIN tags USING (run_uuid) "
+                "JOIN experiments USING (experiment_id) WHERE experiments.name = ? AND tags.key IN (?, 'evaluated_on') "
+                "AND runs.status = 'FINISHED' AND runs.lifecycle_stage = 'active' "
+                "AND experiments.lifecycle_stage = 'active'",
+                (experiment, KEY),
+            ):
+                run_tags.setdefault(run, {})[key] = value
+            known.runs = {_key_of(tag): run for run, tag in run_tags.items() if KEY in tag}
+            tags: dict[str, dict[str, str]] = {}
+            for version, key, value in store.execute(
+                "SELECT version, key, value FROM model_version_tags JOIN model_versions USING (name, version) "
+                "WHERE name = ? AND current_stage != 'Deleted_Internal'",
+                (model,),
+            ):
+                tags.setdefault(str(version), {})[key] = value
+            known.versions = {tag[KEY]: (version, tag) for version, tag in tags.items() if KEY in tag}
+            query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
+            alias = store.execute(query, (model, CHALLENGER)).fetchone()
+            known.challenger = str(alias[0]) if alias else None
+    except sqlite3.Error:
+        return None
+    return known
+
+
+def _key_of(tags: dict[str, str]) -> str:
+    """Key of a run. Earlier ones of evaluations say what they judged by in their tags only."""
+    return evaluation_key(tags[KEY], tags["evaluated_on"]) if "evaluated_on" in tags else tags[KEY]
+
+
+def _ensure(wanted: Records, uri: str, experiment: str, model: str) -> tuple[int, int]:
+    with connect(uri) as client:
+        number = experiment_of(client, experiment)
+        _make_model(client, model)
+        known = _ask(client, number, model)
+        if sqlite_file(uri) and not os.environ.get("MLFLOW_REGISTRY_URI"):
+            return _add(client, wanted, known, uri, number, model)
+        if not known.lacks(wanted):
+            return 0, 0
+        # A server has others, whom a lock on this machine does not keep out; what they added first is asked for again.
+        with Aliases(client, model).locked():
+            return _add(client, wanted, _ask(client, number, model), uri, number, model)
+
+
+def _add(
+    client: "MlflowClient", wanted: Records, known: Known, uri: str, experiment: str, model: str
+) -> tuple[int, int]:
+    # In a local store the lock tells that nobody is at work on these; on a server somebody may be.
+    for unfinished in known.unfinished if sqlite_file(uri) else []:
+        client.set_terminated(unfinished, "KILLED")
+    new_runs = [run for run in wanted.runs if run.key not in known.runs]
+    for run in new_runs:
+        grown = known.grown.get(run.attempt)
+        known.runs[run.key] = _complete_run(client, grown, run) if grown else _add_run(client, experiment, run)
+    files = {run.key: run.files for run in wanted.runs}
+    new_versions = [version for version in wanted.versions if version.key not in known.versions]
+    for version in wanted.versions:
+        if version.key not in known.versions:
+            known.versions[version.key] = _add_version(client, experiment, model, version, known)
+        number_there, tags = known.versions[version.key]
+        stale = _stale(version, tags)
+        if "git_commit" in stale:
+            # Of that commit are also the md5 of code and the parameters that a restoration is held against.
+            _log_files(client, known.runs[version.run], files[version.run])
+        for key, value in stale.items():
+            client.set_model_version_tag(model, number_there, key, value)
+    _point(client, model, known, wanted.champion)
+    return len(new_runs), len(new_versions)
+
+
+def experiment_of(client: "MlflowClient", name: str) -> str:
+    """Id of the experiment; it is made if it is not there."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        with _unless_there():
+            return str(client.create_experiment(name))
+        found = client.get_experiment_by_name(name)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _ask(client: "MlflowClient", experiment: str, model: str) -> Known:
+    known = Known()
+    for run in every_page(client.search_runs, experiment_ids=[experiment], filter_string=f"tags.`{KEY}` LIKE '%'"):
+        if run.info.status == "FINISHED":
+            known.runs[_key_of(run.data.tags)] = run.info.run_id
+        elif run.info.status == "RUNNING":
+            known.unfinished.append(run.info.run_id)
+    query = {"filter_string": f"tags.`{ATTEMPT}` LIKE '%'", "order_by": ["attributes.start_time ASC"]}
+    for run in every_page(client.search_runs, experiment_ids=[experiment], **query):
+        if KEY not in run.data.tags:
+            known.grown[run.data.tags[ATTEMPT]] = run.info.run_id
+    for version in every_page(client.search_model_versions, filter_string=f"name = '{model}'"):
+        if KEY in version.tags:
+            known.versions[version.tags[KEY]] = (str(version.version), version.tags)
+    known.challenger = client.get_registered_model(model).aliases.get(CHALLENGER)
+    return known
+
+
+def _make_model(client: "MlflowClient", name: str) -> None:
+    """Make the registered model if it is not there."""
+    if not client.search_registered_models(filter_string=f"name = '{name}'"):
+        with _unless_there():
+            client.create_registered_model(name, description=f"The rounds of the recipe {name!r}. Weights are in DVC.")
+
+
+@contextlib.contextmanager
+def _unless_there() -> Iterator[None]:
+    """Make something, or leave it at that if somebody else has made it in between."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _add_run(client: "MlflowClient", experiment: str, record: RunRecord) -> str:
+    now = time.time()
+    started, ended = record.started or now, record.ended or now
+    tags = {**record.tags, KEY: record.key}
+    run = str(
+        client.create_run(experiment, start_time=int(1000 * started), tags=tags, run_name=record.name).info.run_id
+    )
+    _log_figures(client, run, record.metrics, record.curves, ended)
+    _log_rest(client, run, record)
+    # Only now: a run that is FINISHED is complete, so one that was interrupted above is made anew.
+    client.set_terminated(run, "FINISHED", int(1000 * ended))
+    return run
+
+
+def _complete_run(client: "MlflowClient", run: str, record: RunRecord) -> str:
+    """Add to a run that grew while its stage ran what it lacks of the stage's record."""
+    found = client.get_run(run)
+    metrics = {name: value for name, value in record.metrics.items() if name not in found.data.metrics}
+    curves = {}
+    for name, points in record.curves.items():
+        there = {point.step for point in client.get_metric_history(run, name)} if name in found.data.metrics else set()
+        curves[name] = [point for point in points if point[0] not in there]
+    _log_figures(client, run, metrics, curves, record.ended or time.time())
+    _log_rest(client, run, record)
+    if found.info.status != "FINISHED":
+        client.set_terminated(run, "FINISHED")  # it is behind, or its stage was run again where nobody looked on
+    # The key comes last: a run that has it, and is FINISHED, is complete.
+    for key, value in {**record.tags, KEY: record.key}.items():
+        client.set_tag(run, key, value)
+    return run
+
+
+def _log_figures(
+    client: "MlflowClient", run: str, values: dict[str, float], curves: dict[str, list[tuple[int, float]]], at: float
+) -> None:
+    points = [(name, value, at, 0) for name, value in values.items()]
+    points += [(name, value, at, step) for name, curve in curves.items() for step, value in curve]
+    log_points(client, run, points)
+
+
+def _log_rest(client: "MlflowClient", run: str, record: RunRecord) -> None:
+    """Log parameters, data, files and samples; again, they stay the same."""
+    log_params(client, run, record.params)
+    client.log_inputs(run, [_dataset(path, md5, record) for path, md5 in record.data.items()])
+    _log_files(client, run, record.files)
+    if record.samples:
+        log_samples(client, run, record.samples)
+
+
+def _log_files(client: "MlflowClient", run: str, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        client.log_text(run, text, name)
+
+
+def _dataset(path: str, md5: str, record: RunRecord) -> "DatasetInput":
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"path": path, "md5": md5, "git_commit": record.tags["git_commit"]})
+    context = "evaluation" if "evaluated_on" in record.tags else "training"
+    return DatasetInput(Dataset(path, md5, "dvc", source), [InputTag("mlflow.data.context", context)])
+
+
+def _add_version(
+    client: "MlflowClient", experiment: str, model: str, record: VersionRecord, known: Known
+) -> tuple[str, dict[str, str]]:
+    import mlflow
+
+    tags = {**record.tags, **record.metrics, KEY: record.key}
+    if record.parent:
+        tags["parent"] = known.versions[record.parent][0]
+    run = known.runs[record.run]
+    logged = mlflow.create_external_model(
+        name=record.name, source_run_id=run, tags=tags, model_type="policy", experiment_id=experiment
+    )
+    version = client.create_model_version(
+        model, source=f"models:/{logged.model_id}", run_id=run, tags=tags, model_id=logged.model_id
+    )
+    return str(version.version), tags
+
+
+def _stale(version: VersionRecord, tags: dict[str, str]) -> dict[str, str]:
+    """Tags that a newer evaluation has changed, and the commit, where this checkout knows a better one.
+
+    It does if the code was not committed, or if its commit has no way to here: a pull request was squashed, say.
+    """
+    wanted = dict(version.metrics)
+    commit = tags.get("git_commit", "unknown")
+    lost = commit != version.tags.get("git_commit") and not in_history(commit)
+    if version.tags.get("git_dirty") == "false" and (lost or tags.get("git_dirty") == "true"):
+        wanted |= {key: version.tags[key] for key in ("git_commit", "git_dirty")}
+    return {key: value for key, value in wanted.items() if tags.get(key) != value}
+
+
+def _point(client: "MlflowClient", model: str, known: Known, champion: str | None) -> None:
+    """Let the alias follow the evaluation; a best model that is not registered leaves no challenger."""
+    wanted = known.versions[champion][0] if champion else None
+    if wanted == known.challenger:
+        return
+    if wanted:
+        client.set_registered_model_alias(model, CHALLENGER, wanted)
+    else:
+        client.delete_registered_model_alias(model, CHALLENGER)

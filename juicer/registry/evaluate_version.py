@@ -1,0 +1,247 @@
+"""Evaluate a registered version, or any folder, on this project's prompts, and hold it against the gates.
+
+What comes out is what `dvc repro` would have measured: the same programs on the same prompts with the same seed, the
+leaderboard where the recipe has one.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from juicer.registry.aliases import CHAMPION
+from juicer.registry.gates import Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
+from juicer.registry.promote import GATES
+from juicer.registry.records import DATA, LOCK, PARAMS
+from juicer.registry.restore import weights_of
+from juicer.registry.versions import Registry, Version
+from juicer.reporting.numbers import significant, win_rate
+from juicer.runtime.errors import InputError
+from juicer.runtime.process_groups import run_in_group
+from juicer.stages.dvc_files import JUDGED_BY, Lock, md5_of
+from juicer.stages.stage import read_json, read_yaml
+
+RESULTS, MODELS, LEADERBOARD = Path(".juicer/evaluations"), Path("evaluation/models"), Path("evaluation/leaderboard")
+SFT_STAGE = "evaluate@sft"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What an evaluation found."""
+
+    name: str
+    figures: dict[str, float]
+    champion: Version | None
+    """None where there is none, or it is this model, or its figures are of other prompts."""
+    note: str
+    """Why there is nothing to compare with, else empty."""
+    verdicts: list[Verdict]
+
+    @property
+    def line(self) -> str:
+        """The verdict in one line."""
+        failed = [verdict.gate for verdict in self.verdicts if verdict.result == "failed"]
+        against = f" (champion: {self.champion.uri})" if self.champion else f" ({self.note})"
+        return f"{self.name}{against}: " + (f"fails {'; '.join(failed)}" if failed else "passes every gate")
+
+    def as_markdown(self) -> str:
+        """The verdict, every gate, and the figures beside the champion's."""
+        theirs = self.champion.metrics if self.champion else {}
+        rows = [
+            f"| {key} | {value:.6g} | {f'{theirs[key]:.6g}' if key in theirs else '–'} |"
+            for key, value in sorted(self.figures.items())
+        ]
+        table = "\n".join(["| metric | this | champion |", "|---|---|---|", *rows])
+        return f"{self.line}\n\n## Gates\n\n{as_markdown(self.verdicts)}\n\n## Figures, held-out prompts\n\n{table}\n"
+
+
+def evaluate(
+    registry: Registry,
+    reference: str,
+    project: str,
+    scratch: Path,
+    line: Callable[[str], None],
+    *,
+    gates: Path = GATES,
+    again: bool = True,
+) -> Judgement:
+    """Evaluate, note the figures on the version, compare with the champion.
+
+    Args:
+        reference: models:/NAME/VERSION, models:/NAME@ALIAS or a folder.
+        project: the registered model that a folder is compared within.
+        scratch: folder for weights that have to be fetched.
+        line: called with each line that the evaluation prints.
+        gates: the file that declares the gates.
+        again: evaluate even where the version has figures of these very prompts.
+
+    Raises:
+        InputError: no such version or folder, the pipeline is not up to date here, or the evaluation fails.
+    """
+    settings = PromotionSettings.parse(read_yaml(gates), str(gates))
+    version, folder = _located(registry, reference, project)
+    judged_on = check_up_to_date()
+    name = version.uri if version else reference
+    if version and not again and _is_measured(version, judged_on):
+        figures = version.metrics
+    else:
+        weights = folder or weights_of(registry, _registered(version), scratch / "weights")
+        tags = version.tags if version else _tags_of(weights)
+        result = _measure(tags, weights, line)
+        figures = _figures(result) | measure_leaderboard(tags, weights, line)
+        if version:
+            registry.note_evaluation(version, figures, judged_on, result.get("samples") or [])
+    champion, note = _champion(registry, version, project, judged_on)
+    model = version.tags["model"] if version else name
+    base, sft = (Judged(each, each, _figures_of(each)) for each in ("base", "sft"))
+    compared = Judged(champion.uri, champion.tags["model"], champion.metrics) if champion else None
+    verdicts = judge(settings, Judged(name, model, figures), base, sft, compared)
+    if version:
+        verdicts = [*judge_code(settings, version.uri, version.tags), *verdicts]
+    return Judgement(name, figures, champion, note, verdicts)
+
+
+def check_up_to_date() -> str:
+    """What this project judges by, as `evaluated_on`.
+
+    Raises:
+        InputError: parameters, data, scorer, SFT model or the figures to compare with are not those of dvc.lock.
+    """
+    lock = Lock.read(Path(LOCK))
+    if SFT_STAGE not in lock.stages:
+        raise InputError(f"has no stage {SFT_STAGE}", where=LOCK, do="dvc repro")
+    params = read_yaml(Path(PARAMS))
+    locked = lock.stages[SFT_STAGE].get("params", {}).get(PARAMS, {})
+    changed = [key for key in JUDGED_BY if key in locked and params.get(key) != locked[key]]
+    judged_by = [DATA, _sft(lock), lock.argument(SFT_STAGE, "--scorer")]
+    judged_by += [str(MODELS / f"{name}.json") for name in ("base", "sft")]
+    changed += [path for path in dict.fromkeys(judged_by) if path and _differs(lock, path)]
+    if changed:
+        raise InputError(f"not as in {LOCK}: {', '.join(changed)}", do="bring it up to date: dvc repro, or dvc pull")
+    return lock.evaluated_on(SFT_STAGE)
+
+
+def _differs(lock: Lock, path: str) -> bool:
+    """Whether what is at `path` is not what the evaluations read or made; False for what dvc.lock does not know."""
+    read = {dependency["path"]: dependency.get("md5") for dependency in lock.stages[SFT_STAGE].get("deps", [])}
+    wanted = read.get(path) or lock.md5(path)
+    return wanted is not None and (not Path(path).exists() or md5_of(Path(path)) != wanted)
+
+
+def _sft(lock: Lock) -> str:
+    """The SFT model's folder."""
+    return str(lock.argument(SFT_STAGE, "--policy"))
+
+
+def _located(registry: Registry, reference: str, project: str) -> tuple[Version | None, Path | None]:
+    """The version, and the folder if one was given; a folder with a version's weights is that version."""
+    folder = Path(reference)
+    if reference.startswith("models:"):
+        return registry.find(reference), None
+    if not folder.is_dir():
+        raise InputError("no such folder", where=reference, do="or write models:/NAME/VERSION, models:/NAME@ALIAS")
+    return registry.find_by_md5(project, md5_of(folder)), folder
+
+
+def _registered(version: Version | None) -> Version:
+    assert version is not None, "without a folder there is a version"
+    return version
+
+
+def _tags_of(folder: Path) -> dict[str, str]:
+    """What a version's tags would say of a folder that is none."""
+    return {"model": folder.name, "method": "folder", "round": "0", "dvc_md5": md5_of(folder)}
+
+
+def _is_measured(version: Version, judged_on: str) -> bool:
+    """Whether the version has the figures that an evaluation here would measure."""
+    benchmarks = "leaderboard_average" in version.metrics or not _has_leaderboard()
+    return benchmarks and version.tags.get("evaluated_on") == judged_on
+
+
+def _has_leaderboard() -> bool:
+    return bool(read_yaml(Path(PARAMS))["leaderboard"]["enabled"])
+
+
+def measure_leaderboard(tags: dict[str, str], weights: Path, line: Callable[[str], None]) -> dict[str, float]:
+    """Scores in per cent and their errors, by the names of the gates; none where the recipe has no leaderboard.
+
+    Args:
+        tags: `model`, `method`, `round` and `dvc_md5`, as of a version.
+        weights: the model's folder.
+        line: called with each line that is printed.
+
+    Raises:
+        InputError: it fails.
+    """
+    if not _has_leaderboard():
+        return {}
+    out = _result(tags, "-leaderboard")
+    mirror = read_yaml(Path(PARAMS))["graph"]["benchmarks"]
+    _run("tasks.leaderboard", tags, ["--policy", str(weights), "--mirror", mirror, "--out", str(out)], line)
+    return _scores(out / "results.json")
+
+
+def _scores(path: Path) -> dict[str, float]:
+    """The leaderboard's scores in a results.json, by the names of the gates."""
+    results = read_json(path)
+    found = {f"leaderboard_{name}": column["score"] for name, column in results["columns"].items()}
+    found |= {f"leaderboard_{name}_sem": column["error"] for name, column in results["columns"].items()}
+    found["leaderboard_average"] = results["average"]
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def _measure(tags: dict[str, str], weights: Path, line: Callable[[str], None]) -> dict[str, Any]:
+    lock, out = Lock.read(Path(LOCK)), _result(tags, ".json")
+    scorer = str(lock.argument(SFT_STAGE, "--scorer"))
+    arguments = ["--policy", str(weights), "--sft", _sft(lock), "--scorer", scorer, "--data", DATA]
+    _run("tasks.evaluate", tags, [*arguments, "--out", str(out)], line)
+    result: dict[str, Any] = read_json(out)
+    return result
+
+
+def _result(tags: dict[str, str], suffix: str) -> Path:
+    """Where a result goes that DVC does not watch."""
+    return RESULTS / f"{tags['dvc_md5'].removesuffix('.dir')}{suffix}"
+
+
+def _run(module: str, tags: dict[str, str], arguments: list[str], line: Callable[[str], None]) -> None:
+    """Run a stage's own program."""
+    # Several at once each keep what belongs to their weights.
+    model = ["--stage", f"evaluate-version-{tags['dvc_md5'][:8]}", "--name", tags["model"], "--method", tags["method"]]
+    model += ["--round", tags["round"]]
+    said: list[str] = []
+
+    def note(text: str) -> None:
+        said.append(text)
+        line(text)
+
+    if run_in_group([sys.executable, "-m", module, *model, *arguments], note):
+        raise InputError((said or ["the evaluation failed"])[-1].removeprefix("error: "), where=module)
+
+
+def _figures(result: dict[str, Any]) -> dict[str, float]:
+    """Held-out figures of an evaluation, with the rate of wins over sft."""
+    figures = {key: float(value) for key, value in result["held_out"].items() if value is not None}
+    wins = win_rate(result["held_out_scores"], read_json(MODELS / "sft.json")["held_out_scores"])
+    return figures if wins is None else {**figures, "win_rate_vs_sft": significant(wins) or 0.0}
+
+
+def _figures_of(model: str) -> dict[str, float]:
+    """Figures of a model that every recipe has, the leaderboard's among them where there is one."""
+    scores = LEADERBOARD / model / "results.json"
+    return _figures(read_json(MODELS / f"{model}.json")) | (_scores(scores) if scores.is_file() else {})
+
+
+def _champion(registry: Registry, version: Version | None, project: str, judged_on: str) -> tuple[Version | None, str]:
+    name = version.name if version else project
+    number = registry.aliases_of(name).now().get(CHAMPION)
+    if number is None:
+        return None, "there is no champion yet"
+    champion = registry.find(f"models:/{name}/{number}")
+    if version and version.number == number:
+        return None, "it is the champion"
+    if champion.tags.get("evaluated_on") != judged_on:
+        return None, f"the champion, {champion.uri}, has no figures of these prompts; evaluate it too"
+    return champion, ""

@@ -1,0 +1,268 @@
+"""The gates that a version has to pass before it is promoted. Pure functions over stored figures and standard errors.
+
+mlflow/promotion.yaml declares the gates; its comments and docs/registry.md say what each kind means.
+"""
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from juicer.runtime.errors import InputError
+from juicer.settings.base import Settings
+
+Figures = Mapping[str, float]
+"""Metric name to value, standard errors and number of prompts among them."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is known of a metric besides its value."""
+
+    error: str | None = None
+    """Name of its standard error; SHARE for a share of prompts, PAIRS for a share of pairs and AVERAGE for the
+    benchmarks' average, whose errors follow from other figures; None where it has none."""
+    stage: str = "evaluate"
+    """The kind of stage that measures it."""
+
+
+SHARE, PAIRS, AVERAGE = "share", "share of pairs", "average"
+BENCHMARKS = tuple(f"leaderboard_{name}" for name in ("arc", "truthfulqa", "winogrande", "gsm8k", "hellaswag", "mmlu"))
+METRICS = {
+    "reward_mean": Metric("reward_sem"),
+    "win_rate_vs_sft": Metric(SHARE),
+    "preference_accuracy": Metric(PAIRS),
+    "preference_accuracy_per_token": Metric(PAIRS),
+    "implicit_preference_accuracy": Metric(PAIRS),
+    "preference_gap": Metric("preference_gap_sem"),
+    "demonstration_gap": Metric(),
+    "ended": Metric(SHARE),
+    "response_tokens": Metric(),
+    "kl_to_sft": Metric(),
+    "distinct_2": Metric(),
+    **{name: Metric(f"{name}_sem", "leaderboard") for name in BENCHMARKS},
+    "leaderboard_average": Metric(AVERAGE, "leaderboard"),
+}
+"""What a gate may ask for. In all that have a standard error, more is better."""
+
+
+def _known(name: str) -> str:
+    if name not in METRICS:
+        near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(METRICS)}"
+        raise ValueError(f"unknown metric {name!r} ({hint})")
+    return name
+
+
+def _with_error(name: str) -> str:
+    if METRICS[_known(name)].error is None:
+        raise ValueError(f"{name!r} has no standard error to compare it by; give it a range under `within`")
+    return name
+
+
+Known = Annotated[str, AfterValidator(_known)]
+Compared = Annotated[str, AfterValidator(_with_error)]
+
+
+class Range(Settings):
+    """Where a figure has to lie."""
+
+    at_least: float | None = None
+    """Smallest value that passes."""
+    at_most: float | None = None
+    """Largest value that passes."""
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> "Range":
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("a range needs at_least or at_most")
+        return self
+
+    def holds(self, value: float) -> bool:
+        """Whether the value lies in the range."""
+        return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
+
+    def __str__(self) -> str:
+        bounds = [f"at least {self.at_least:g}"] if self.at_least is not None else []
+        bounds += [f"at most {self.at_most:g}"] if self.at_most is not None else []
+        return " and ".join(bounds)
+
+
+class PromotionSettings(Settings):
+    """mlflow/promotion.yaml."""
+
+    noise: float = Field(1.96, ge=0)
+    """Differences up to this many standard errors of the difference are noise; 1.96 is 95%."""
+    committed_code: bool = True
+    """The code that the version was registered with was committed."""
+    better_than_base: list[Compared]
+    """Higher than the base model's by more than noise."""
+    better_where_measured: list[Compared] = Field(default_factory=list)
+    """The same, for metrics that a recipe may leave out: asked only if the version or the base model has them. Together
+    with `better_than_base` one has to be asked."""
+    not_worse_than_champion: list[Compared]
+    """Not lower than the champion's by more than noise."""
+    not_worse_where_measured: list[Compared] = Field(default_factory=list)
+    """The same, for metrics that a recipe may leave out: asked only if the version or the champion has them."""
+    within: dict[Known, Range] = Field(default_factory=dict)
+    """Ranges of figures."""
+    relative_to_sft: dict[Known, Range] = Field(default_factory=dict)
+    """Ranges of figures divided by those of the SFT model of the same recipe."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model that figures were measured of."""
+
+    name: str
+    """As in messages: quickstart 3 (irft-r2)."""
+    model: str
+    """As in stages: irft-r2."""
+    figures: Figures
+
+    def value(self, metric: str) -> float:
+        """The metric's value.
+
+        Raises:
+            InputError: it was not measured; with the stage that does that.
+        """
+        if metric not in self.figures:
+            stage = f"{METRICS[metric].stage}@{self.model}"
+            do = f"the stage {stage} measures it: dvc repro {stage} && dvc repro register"
+            raise InputError(f"{self.name} has no metric {metric!r}", do=do)
+        return self.figures[metric]
+
+    def error(self, metric: str) -> float:
+        """The metric's standard error; of a share, by Agresti and Coull: two more prompts each way, so never 0.
+
+        Raises:
+            InputError: it was not measured.
+        """
+        value, error = self.value(metric), METRICS[metric].error
+        if error == AVERAGE:
+            return math.hypot(*(self.error(benchmark) for benchmark in BENCHMARKS)) / len(BENCHMARKS)
+        shares = {SHARE: "prompts", PAIRS: "pairs" if "pairs" in self.figures else "prompts"}  # older ones lack it
+        key = shares.get(error, error) if error else None
+        if key is None or key not in self.figures:
+            raise InputError(f"{self.name} has no {key!r}, so the error of {metric!r} is not known")
+        if error not in shares:
+            return self.figures[key]
+        count = self.figures[key] + 4
+        share = (value * self.figures[key] + 2) / count
+        return math.sqrt(share * (1 - share) / count)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one gate says."""
+
+    gate: str
+    """For example: reward_mean better than base."""
+    result: Literal["passed", "failed", "not asked"]
+    numbers: str
+
+
+def judge(
+    gates: PromotionSettings, candidate: Judged, base: Judged, sft: Judged, champion: Judged | None
+) -> list[Verdict]:
+    """Hold a candidate against every gate.
+
+    Args:
+        champion: None if there is none yet; then the gates that ask for it are not asked.
+
+    Raises:
+        InputError: a gated metric was not measured, or nothing that tells whether the candidate is better.
+    """
+    return [
+        *_against_base(gates, candidate, base),
+        *_against_champion(gates, candidate, champion),
+        *(
+            _in_range(f"{metric} {wanted}", candidate.value(metric), wanted, "")
+            for metric, wanted in gates.within.items()
+        ),
+        *(_relative(metric, wanted, candidate, sft) for metric, wanted in gates.relative_to_sft.items()),
+    ]
+
+
+def judge_code(gates: PromotionSettings, name: str, tags: Mapping[str, str]) -> list[Verdict]:
+    """Whether the commit that a version names holds its code; no verdict where the gate is off.
+
+    Args:
+        name: as in messages.
+        tags: the version's.
+    """
+    if not gates.committed_code:
+        return []
+    gate, dirty = "code is committed", tags.get("git_dirty")
+    if dirty == "true":
+        do = "commit it, then: dvc repro register"
+        return [Verdict(gate, "failed", f"{name} was registered with uncommitted changes ({do})")]
+    if dirty == "false":
+        return [Verdict(gate, "passed", tags.get("git_commit", "unknown"))]
+    return [Verdict(gate, "not asked", "the version does not say")]
+
+
+def _against_base(gates: PromotionSettings, candidate: Judged, base: Judged) -> Iterator[Verdict]:
+    optional = gates.better_where_measured
+    if optional and not gates.better_than_base and not any(_measured(metric, candidate, base) for metric in optional):
+        raise InputError(
+            f"neither {candidate.name} nor {base.name} has any of {', '.join(optional)}: nothing says what is better",
+            do="give the recipe a scorer or enable its leaderboard, or ask for a metric that it has",
+        )
+    for metric in gates.better_than_base:
+        yield _compared(gates, metric, candidate, base, better=True)
+    for metric in optional:
+        if _measured(metric, candidate, base):
+            yield _compared(gates, metric, candidate, base, better=True)
+        else:
+            yield Verdict(f"{metric} better than base", "not asked", "neither was measured")
+
+
+def _measured(metric: str, *models: Judged) -> bool:
+    return any(metric in model.figures for model in models)
+
+
+def _against_champion(gates: PromotionSettings, candidate: Judged, champion: Judged | None) -> Iterator[Verdict]:
+    for metric in [*gates.not_worse_than_champion, *gates.not_worse_where_measured]:
+        gate = f"{metric} not worse than the champion"
+        if champion is None:
+            yield Verdict(gate, "not asked", "there is no champion yet")
+        elif metric in gates.not_worse_where_measured and not _measured(metric, candidate, champion):
+            yield Verdict(gate, "not asked", "neither was measured")
+        else:
+            yield _compared(gates, metric, candidate, champion, better=False)
+
+
+def _compared(gates: PromotionSettings, metric: str, candidate: Judged, other: Judged, *, better: bool) -> Verdict:
+    """Both are taken as independent; on the same prompts the true error is smaller, so `noise` is on the wide side."""
+    difference = candidate.value(metric) - other.value(metric)
+    noise = gates.noise * math.hypot(candidate.error(metric), other.error(metric))
+    passed = difference > noise if better else difference >= -noise
+    gate = f"{metric} {'better' if better else 'not worse'} than {'base' if better else 'the champion'}"
+    numbers = (
+        f"{candidate.value(metric):.4g} ± {candidate.error(metric):.2g} against "
+        f"{other.value(metric):.4g} ± {other.error(metric):.2g}: difference {difference:+.4g}, noise {noise:.2g}"
+    )
+    return Verdict(gate, "passed" if passed else "failed", numbers)
+
+
+def _relative(metric: str, wanted: Range, candidate: Judged, sft: Judged) -> Verdict:
+    value, reference = candidate.value(metric), sft.value(metric)
+    gate = f"{metric} over sft's {wanted}"
+    if reference == 0:
+        return Verdict(gate, "failed", f"{value:.4g} / 0")
+    return _in_range(gate, value / reference, wanted, f" = {value:.4g} / {reference:.4g}")
+
+
+def _in_range(gate: str, value: float, wanted: Range, how: str) -> Verdict:
+    return Verdict(gate, "passed" if wanted.holds(value) else "failed", f"{value:.4g}{how}")
+
+
+def as_markdown(verdicts: list[Verdict]) -> str:
+    """A table of all gates, those that failed first."""
+    ordered = sorted(verdicts, key=lambda verdict: ("failed", "passed", "not asked").index(verdict.result))
+    rows = [f"| {verdict.result} | {verdict.gate} | {verdict.numbers} |" for verdict in ordered]
+    return "\n".join(["| result | gate | numbers |", "|---|---|---|", *rows])

@@ -1,0 +1,189 @@
+"""Promote a registered version to champion if it passes the gates, or give the place back to the one before.
+
+What may be promoted is decided in gates.py, how the aliases move in aliases.py. Here is the order of
+things: judge, upload the weights, then, as the only mover, judge again if the champion has changed, and move.
+"""
+
+import getpass
+import tempfile
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from juicer.registry.aliases import CHAMPION, NOT_MOVED, PREVIOUS, Places
+from juicer.registry.card import model_card
+from juicer.registry.gates import BENCHMARKS, Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
+from juicer.registry.packaging import package
+from juicer.registry.records import PARAMS
+from juicer.registry.restore import weights_of
+from juicer.registry.versions import Registry, Version
+from juicer.runtime.errors import InputError
+from juicer.stages.stage import read_yaml
+
+GATES = Path("mlflow/promotion.yaml")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became, or would become, of a promotion or a rollback."""
+
+    title: str
+    before: Places
+    after: Places
+    """Where the aliases point now; in a dry run, where they would."""
+    dry_run: bool
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    @property
+    def refused(self) -> list[Verdict]:
+        """The gates that failed."""
+        return [verdict for verdict in self.verdicts if verdict.result == "failed"]
+
+    @property
+    def line(self) -> str:
+        """The outcome in one line."""
+        if self.after == self.before:
+            return f"{self.title}: it is the champion already"
+        if self.refused:
+            return f"{self.title}: refused by {len(self.refused)} of {len(self.verdicts)} gates"
+        moved = ", ".join(f"{alias} {_place(self.before, alias)} -> {_place(self.after, alias)}" for alias in ALIASES)
+        return f"{self.title}: {'would move' if self.dry_run else 'moved'} {moved}"
+
+    def __str__(self) -> str:
+        shown = self.refused or [each for each in self.verdicts if each.result == "passed"]
+        return "\n".join([self.line, *(f"  {each.result}: {each.gate}: {each.numbers}" for each in shown)])
+
+    def as_markdown(self) -> str:
+        """For an artifact of a run."""
+        return f"{self.line}\n\n{as_markdown(self.verdicts)}\n" if self.verdicts else f"{self.line}\n"
+
+
+ALIASES = (CHAMPION, PREVIOUS)
+
+
+def promote(registry: Registry, version: Version, gates: Path = GATES, *, dry_run: bool = False) -> Decision:
+    """Make a version the champion if it passes every gate.
+
+    Raises:
+        InputError: a gated metric is missing or not comparable, or MLflow goes away.
+    """
+    settings = PromotionSettings.parse(read_yaml(gates), str(gates))
+    aliases = registry.aliases_of(version.name)
+    before = aliases.now()
+    decision = _decision(registry, version, settings, before, dry_run)
+    if dry_run or decision.after == before:
+        return decision
+    if not decision.refused:
+        _upload(registry, version, as_markdown(decision.verdicts))
+        with aliases.locked():
+            now = aliases.now()
+            if now != before:
+                decision = _decision(registry, version, settings, now, dry_run)
+            if decision.after == now:
+                return decision
+            if not decision.refused:
+                earlier = [*aliases.earlier(), now[CHAMPION]] if CHAMPION in now else []
+                aliases.move(decision.after, earlier, _audit(registry, version, decision))
+                return decision
+    _audit(registry, version, decision)
+    return decision
+
+
+def roll_back(registry: Registry, name: str, *, dry_run: bool = False) -> Decision:
+    """Make the version that `previous` points to the champion again.
+
+    Raises:
+        InputError: there is no champion or nothing before it, or MLflow goes away.
+    """
+    aliases = registry.aliases_of(name)
+    with aliases.locked():
+        before = aliases.now()
+        if not (earlier := aliases.earlier()):
+            what = "there is no champion" if CHAMPION not in before else "no champion was there before this one"
+            raise InputError(what, where=name)
+        *earlier, number = earlier
+        version = registry.find(f"models:/{name}/{number}")
+        after = {CHAMPION: number} | ({PREVIOUS: earlier[-1]} if earlier else {})
+        decision = Decision(f"rollback of {name} {before.get(CHAMPION)}", before, after, dry_run)
+        if not dry_run:
+            aliases.move(after, earlier, _audit(registry, version, decision))
+        return decision
+
+
+def judge_version(
+    registry: Registry, version: Version, settings: PromotionSettings, champion: str | None
+) -> list[Verdict]:
+    """Hold a version against the gates, on the tags and figures that MLflow has.
+
+    Args:
+        champion: number of the champion, None if there is none.
+
+    Raises:
+        InputError: figures are missing or of other prompts.
+    """
+    there = registry.find(f"models:/{version.name}/{champion}") if champion else None
+    if there and there.tags.get("evaluated_on") != version.tags.get("evaluated_on"):
+        raise InputError(
+            f"{there.uri}, the champion, was evaluated on other prompts, by another scorer or with other parameters",
+            where=version.uri,
+            do=f"evaluate it anew, here: python -m flows.evaluate {there.uri}",
+        )
+    # A run has a benchmark's score without its error, which on the same questions is nearly that of the version.
+    errors = {name: version.metrics[name] for each in BENCHMARKS if (name := f"{each}_sem") in version.metrics}
+    base, sft = (Judged(name, name, errors | registry.figures_of(version, name)) for name in ("base", "sft"))
+    judged = judge(settings, _judged(version), base, sft, _judged(there) if there else None)
+    return [*judge_code(settings, version.uri, version.tags), *judged]
+
+
+def _judged(version: Version) -> Judged:
+    model = version.tags.get("model", "?")
+    return Judged(f"{version.uri} ({model})", model, version.metrics)
+
+
+def _decision(
+    registry: Registry, version: Version, settings: PromotionSettings, now: Places, dry_run: bool
+) -> Decision:
+    """What becomes of a promotion while the aliases are where `now` says; nothing if the version is champion."""
+    title = f"promotion of {version.name} {version.number} ({version.tags.get('model')})"
+    if now.get(CHAMPION) == version.number:
+        return Decision(title, now, now, dry_run)
+    verdicts = judge_version(registry, version, settings, now.get(CHAMPION))
+    replaced = {PREVIOUS: now[CHAMPION]} if CHAMPION in now else {}
+    return Decision(title, now, {CHAMPION: version.number} | replaced, dry_run, verdicts)
+
+
+def _upload(registry: Registry, version: Version, gates: str) -> None:
+    """Put the weights and the card into MLflow, unless an earlier promotion did."""
+    if registry.has_weights(version):
+        return
+    recipe = YAML(typ="safe").load(registry.kept_text(version, PARAMS))
+    lineage, parent = [], version.tags.get("parent")
+    while parent:
+        ancestor = registry.find(f"models:/{version.name}/{parent}")
+        lineage.append((ancestor.number, ancestor.tags))
+        parent = ancestor.tags.get("parent")
+    card = model_card(version.name, version.number, version.tags, version.metrics, recipe, lineage, gates)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = weights_of(registry, version, Path(folder) / "weights")
+        package(weights, version.uri, card, Path(folder) / "model")
+        registry.upload(version, Path(folder) / "model", card)
+
+
+def _audit(registry: Registry, version: Version, decision: Decision) -> str:
+    """Write a decision down; returns the run's id. The run of a move is still going on, and the move ends it."""
+    tags = {
+        "stage": "promotion",
+        "outcome": "refused" if decision.refused else NOT_MOVED,
+        "version": version.number,
+        "by": getpass.getuser(),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    tags |= {f"{alias}_before": _place(decision.before, alias) for alias in ALIASES}
+    files = {"decision.md": decision.as_markdown()}
+    return registry.audit(version, decision.title, tags, files, ended=bool(decision.refused))
+
+
+def _place(places: Places, alias: str) -> str:
+    return places.get(alias, "none")

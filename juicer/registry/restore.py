@@ -1,0 +1,190 @@
+"""Bring back what made a registered version: its weights, its data and its code, each proven by md5.
+
+The code is the git commit of the version, the weights and the data come from DVC's cache or remote by the md5 that the
+version's own dvc.lock (kept in MLflow) gives them. In the folder that comes out, `dvc status` finds nothing changed.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from juicer.registry.records import LOCK, PARAMS
+from juicer.registry.versions import Registry, Version
+from juicer.runtime.errors import InputError
+from juicer.stages.dvc_files import Lock, md5_of
+from juicer.stages.stage import read_yaml
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What was brought back."""
+
+    folder: Path
+    version: Version
+    commit: str
+    md5s: dict[str, str]
+    """md5 of each restored output, compared with the version's dvc.lock."""
+    code: int
+    """Number of source files whose md5 is the one that the version was made with."""
+    outside: list[str]
+    """Inputs that neither git nor DVC holds, such as a file named in fetch.source."""
+
+    def __str__(self) -> str:
+        lines = [f"{self.version.uri} ({self.version.tags.get('model')}) restored into {self.folder}"]
+        lines += [f"  {md5}  {path}" for path, md5 in self.md5s.items()]
+        lines += [f"  code: commit {self.commit[:12]}, {self.code} files as when the version was made"]
+        lines += [f"  not kept anywhere, and not needed to use the version: {path}" for path in self.outside]
+        return "\n".join(lines)
+
+
+def restore(
+    registry: Registry, version: Version, into: Path, *, commit: str | None = None, everything: bool = False
+) -> Restored:
+    """Restore a version into a new folder. Nothing is left there if anything is not as it was.
+
+    Args:
+        into: the folder to make; must not exist or be empty.
+        commit: take the code from this commit rather than from the version's own.
+        everything: all models and data that led to the version, rather than the version's own and the data.
+
+    Raises:
+        InputError: the commit, an object of DVC or an artifact is gone, or an md5 is another.
+    """
+    if into.exists() and any(into.iterdir() if into.is_dir() else [into]):
+        raise InputError("is not an empty folder", where=str(into), do="name a new one: --into FOLDER")
+    commit = _commit(version, commit)
+    into.parent.mkdir(parents=True, exist_ok=True)
+    temporary = into.with_name(f".{into.name}.{os.getpid()}.tmp")
+    try:
+        _run("git", "clone", "--quiet", "--no-checkout", _root(), str(temporary))
+        _run("git", "checkout", "--quiet", "--detach", commit, cwd=temporary)
+        for name in (LOCK, PARAMS):
+            (temporary / name).write_text(registry.kept_text(version, name), encoding="utf-8")
+        lock = Lock.read(temporary / LOCK)
+        stages = lock.upstream(lock.producers[version.tags["dvc_path"]])
+        outs = [out["path"] for stage in stages for out in lock.stages[stage].get("outs", [])]
+        wanted = [out for out in outs if everything or out == version.tags["dvc_path"] or Path(out).parts[0] == "data"]
+        _check_out(temporary, wanted)
+        md5s = {path: md5_of(temporary / path) for path in wanted}
+        differ = [path for path, md5 in md5s.items() if md5 != lock.md5(path)]
+        code, other_code, outside = _compare_code(temporary, lock, stages)
+        differ += other_code + _other_params(temporary, lock, stages)
+        if differ:
+            do = f"they were not committed in {commit[:12]}; name the commit that has them: --commit"
+            raise InputError(f"not as when the version was made: {', '.join(differ)}", where=version.uri, do=do)
+        if into.exists():
+            into.rmdir()
+        temporary.replace(into)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Restored(into, version, commit, md5s, code, outside)
+
+
+def weights_of(registry: Registry, version: Version, folder: Path) -> Path:
+    """The version's weights as a folder: the one in this project if it still is the same, else one made in `folder`.
+
+    Raises:
+        InputError: the weights are neither here nor in DVC's cache or remote.
+    """
+    here = Path(version.tags["dvc_path"])
+    if here.is_dir() and md5_of(here) == version.tags["dvc_md5"]:
+        return here
+    # DVC checks out what a dvc.yaml declares and a dvc.lock knows; a stage with this one output is all it has to see.
+    (folder / ".dvc").mkdir(parents=True)
+    shutil.copy(Path(_root()) / ".dvc/config", folder / ".dvc/config")
+    out = {"path": str(here), "hash": "md5", "md5": version.tags["dvc_md5"]}
+    for name, content in (
+        ("dvc.yaml", {"stages": {"weights": {"cmd": "none", "outs": [str(here)]}}}),
+        (LOCK, {"schema": "2.0", "stages": {"weights": {"cmd": "none", "outs": [out]}}}),
+    ):
+        with (folder / name).open("w", encoding="utf-8") as file:
+            YAML().dump(content, file)
+    _dvc("config", "core.no_scm", "true", cwd=folder)
+    _check_out(folder, [str(here)])
+    if md5_of(folder / here) != version.tags["dvc_md5"]:
+        raise InputError("DVC brought back other weights", where=version.uri)
+    return folder / here
+
+
+def _commit(version: Version, commit: str | None) -> str:
+    wanted = commit or version.tags.get("git_commit", "unknown")
+    if wanted == "unknown":
+        raise InputError("was made outside git, so its code is not known", where=version.uri, do="name it: --commit")
+    found = subprocess.run(
+        ["git", "rev-parse", "--verify", "--quiet", f"{wanted}^{{commit}}"], capture_output=True, text=True, check=False
+    )
+    if found.returncode:
+        raise InputError(f"this repository has no commit {wanted}", where=version.uri, do="git fetch --all")
+    return found.stdout.strip()
+
+
+def _root() -> str:
+    return _run("git", "rev-parse", "--show-toplevel").strip()
+
+
+def _check_out(folder: Path, paths: list[str]) -> None:
+    """Put outputs in place, from this project's cache, and where they are not there from its remote."""
+    local = Path(_root()) / ".dvc/config.local"
+    if local.is_file():
+        shutil.copy(local, folder / ".dvc/config.local")
+    cache = Path(_dvc("cache", "dir", cwd=Path(_root())).strip())
+    _dvc("config", "--local", "cache.dir", str(cache.absolute()), cwd=folder)
+    try:
+        _dvc("checkout", "--quiet", *paths, cwd=folder)
+    except InputError as missing:
+        if not _dvc("remote", "list", cwd=folder).strip():
+            do = "dvc push to a remote where it was made, then dvc remote add here"
+            raise InputError(f"{', '.join(paths)} not in DVC's cache, and there is no remote", do=do) from missing
+        # DVC takes a remote's relative path from the project's folder, which is another one here.
+        for line in _dvc("config", "--list", cwd=Path(_root())).splitlines():
+            key, _, url = line.partition("=")
+            if key.startswith("remote.") and key.endswith(".url") and Path(url).is_absolute():
+                _dvc("config", "--local", key, url, cwd=folder)
+        _dvc("pull", "--quiet", *paths, cwd=folder)
+
+
+def _compare_code(folder: Path, lock: Lock, stages: list[str]) -> tuple[int, list[str], list[str]]:
+    """Source files as when the version was made, those that are others, and inputs that nobody keeps."""
+    same, other, outside = set[str](), set[str](), set[str]()
+    for stage in stages:
+        for dependency in lock.stages[stage].get("deps", []):
+            place = Path(dependency["path"])
+            if any(str(each) in lock.producers for each in (place, *place.parents)):
+                continue
+            if place.suffix != ".py" and (place.is_absolute() or not (folder / place).exists()):
+                outside.add(str(place))
+            elif (folder / place).exists() and md5_of(folder / place) == dependency.get("md5"):
+                same.add(str(place))
+            else:
+                other.add(str(place))
+    return len(same), sorted(other), sorted(outside)
+
+
+def _other_params(folder: Path, lock: Lock, stages: list[str]) -> list[str]:
+    params = read_yaml(folder / PARAMS)
+    other = set()
+    for stage in stages:
+        for key, value in lock.stages[stage].get("params", {}).get(PARAMS, {}).items():
+            found = params
+            for part in key.split("."):
+                found = found.get(part, {})
+            if found != value:
+                other.add(f"{PARAMS}: {key}")
+    return sorted(other)
+
+
+def _dvc(*arguments: str, cwd: Path) -> str:
+    return _run(sys.executable, "-m", "dvc", "--wait-for-lock", *arguments, cwd=cwd)
+
+
+def _run(*command: str, cwd: Path | None = None) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or done.stdout.strip().splitlines() or [""]
+        raise InputError(f"{' '.join(command[:4])} ...: {lines[0]}")
+    return done.stdout

@@ -1,0 +1,136 @@
+"""A connection to MLflow's store: quiet, impatient, and with errors of one line."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from juicer.runtime.errors import InputError
+from juicer.settings.models import RegisterSettings
+from juicer.stages.stage import read_yaml
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+SAMPLES = "samples.json"
+METRICS_PER_REQUEST, PARAMS_PER_REQUEST, LONGEST_PARAM = 1000, 100, 6000
+SECRET = re.compile(r"(password|passwd|pwd|passphrase|secret|token|api_?key)=[^&\s]*", re.IGNORECASE)
+"""What an address may say a password in besides its front; the name may have more before it."""
+
+
+@contextmanager
+def connect(uri: str) -> Iterator["MlflowClient"]:
+    """A client of the store at `uri`, made if it is SQLite and not there yet.
+
+    Raises:
+        InputError: MLflow cannot be reached or refuses, here or in the body.
+    """
+    # A registry is not worth minutes of retries, and no stage reports its use to anybody.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    database = sqlite_file(uri)
+    if database:
+        database.parent.mkdir(parents=True, exist_ok=True)
+    shown = without_password(uri)
+    try:
+        mlflow.set_tracking_uri(uri)
+        yield mlflow.MlflowClient()
+    except (MlflowException, RequestException) as error:
+        raise InputError(f"MLflow refuses: {_first_line(error)}", where=shown) from error
+    except ModuleNotFoundError as error:
+        do = "pip install -e '.[team]'; for Postgres write postgresql+psycopg2://USER:PASSWORD@HOST/NAME"
+        raise InputError(f"the store needs {error.name}, which is not installed", where=shown, do=do) from error
+    except SQLAlchemyError as error:
+        raise InputError(f"MLflow's store fails: {_first_line(error)}", where=shown) from error
+
+
+def project_uri(params: Path = Path("params.yaml")) -> str:
+    """The store of the active recipe: MLFLOW_TRACKING_URI, else the recipe's register.tracking_uri."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or _settings(params).tracking_uri
+
+
+def project_model(params: Path = Path("params.yaml")) -> str:
+    """The registered model of the active recipe."""
+    return _settings(params).model_name or str(read_yaml(params)["name"])
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database's file, None if `uri` is not SQLite."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def without_password(text: str) -> str:
+    """The text without what stands between // and the last @ after it, and with *** for passwords in a query."""
+    # A password may have / and @ in it, so one drops too much rather than too little.
+    return SECRET.sub(r"\1=***", re.sub(r"//\S*@", "//", text))
+
+
+def every_page(search: Any, **query: Any) -> Iterator[Any]:
+    """All results of one of MLflow's paged searches."""
+    token = None
+    while True:
+        page = search(**query, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def runs_of(uri: str, experiment: str) -> tuple[str, list[tuple[str, str, str]]]:
+    """The experiment's id and its runs, oldest first: name, id and status. No runs if there is no such experiment.
+
+    Raises:
+        InputError: MLflow cannot be reached or refuses.
+    """
+    with connect(uri) as client:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            return "", []
+        number, order = str(found.experiment_id), ["attributes.start_time ASC"]
+        runs = every_page(client.search_runs, experiment_ids=[number], order_by=order)
+        return number, [(str(run.info.run_name), str(run.info.run_id), str(run.info.status)) for run in runs]
+
+
+def log_points(client: "MlflowClient", run: str, points: Sequence[tuple[str, float, float, int]]) -> None:
+    """Log any number of points: name, value, seconds since the epoch, step."""
+    from mlflow.entities import Metric
+
+    metrics = [Metric(name, value, int(1000 * at), step) for name, value, at, step in points]
+    for start in range(0, len(metrics), METRICS_PER_REQUEST):
+        client.log_batch(run, metrics=metrics[start : start + METRICS_PER_REQUEST])
+
+
+def log_params(client: "MlflowClient", run: str, values: dict[str, str]) -> None:
+    """Log any number of parameters of any length."""
+    from mlflow.entities import Param
+
+    params = [Param(name, value[:LONGEST_PARAM]) for name, value in values.items()]
+    for start in range(0, len(params), PARAMS_PER_REQUEST):
+        client.log_batch(run, params=params[start : start + PARAMS_PER_REQUEST])
+
+
+def log_samples(client: "MlflowClient", run: str, rows: list[dict[str, Any]]) -> None:
+    """Log rows as one of MLflow's tables, in the form of `log_table`, which in MLflow 3.17 warns under pandas 3."""
+    columns = list(rows[0])
+    client.log_dict(run, {"columns": columns, "data": [[row[each] for each in columns] for row in rows]}, SAMPLES)
+    client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": SAMPLES, "type": "table"}]))
+
+
+def _settings(params: Path) -> RegisterSettings:
+    return RegisterSettings.parse(read_yaml(params).get("register") or {}, f"{params}: register")
+
+
+def _first_line(error: Exception) -> str:
+    return without_password(str(error).splitlines()[0])

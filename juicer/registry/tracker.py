@@ -1,0 +1,318 @@
+"""Writes one run in MLflow while its stage runs: the helper process that juicer/stages/live.py starts and talks to.
+
+It reads what the stage says, one JSON object a line, and measures the stage's processes. A process of its own, so that
+neither MLflow's import nor a slow server costs the stage anything, and so that a stage that is killed ends as KILLED.
+"""
+
+import argparse
+import csv
+import json
+import os
+import queue
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from juicer.registry.ensure import experiment_of, locked
+from juicer.registry.records import ATTEMPT, LOCK, PARAMS, attempt_of, git_tags, in_words
+from juicer.registry.store import connect, log_params, log_points, project_uri
+from juicer.runtime.errors import InputError
+from juicer.settings.models import RegisterSettings
+from juicer.stages.dvc_files import Lock, md5_of
+from juicer.stages.stage import read_yaml
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PROCESS = "juicer.process"
+"""Host and process id of the stage that a run is of."""
+INTERVAL = 5.0
+"""Seconds between two requests, and between two looks at the processes."""
+LIMIT = 6.0
+"""Seconds that the helper may outlive its stage."""
+MOST = 100_000
+"""Points kept for a server that is away."""
+GPU = {
+    "utilization.gpu": "utilization_percentage",
+    "memory.used": "memory_usage_megabytes",
+    "power.draw": "power_usage_watts",
+}
+"""Columns of nvidia-smi, and what MLflow calls them."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What is known of a run when its stage starts."""
+
+    attempt: str
+    """What the stage makes its output from; `register` knows the same of the stage that made an output."""
+    experiment: str
+    tags: dict[str, str]
+    params: dict[str, str]
+
+
+def opening(stage: str) -> Opening:
+    """What dvc.yaml, params.yaml and dvc.lock say of a stage that is about to run."""
+    params = read_yaml(Path(PARAMS))
+    paths, keys = declared(stage, params)
+    lock = Lock.read(Path(LOCK)) if Path(LOCK).is_file() else Lock(Path(LOCK), {}, {})
+    made_from = {path: lock.md5(path) or md5_of(Path(path)) for path in paths}
+    read = {key: _value(params, key) for key in keys}
+    settings = RegisterSettings.parse(params.get("register") or {}, f"{PARAMS}: register")
+    tags = {"recipe": params["name"], "stage": stage.partition("@")[0], **git_tags()}
+    return Opening(attempt_of(stage, made_from, read), settings.experiment or params["name"], tags, in_words(read))
+
+
+def declared(stage: str, params: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The dependencies and the parameters of a stage in dvc.yaml. DVC would say so too, a second later."""
+    name, _, key = stage.partition("@")
+    written = read_yaml(Path("dvc.yaml"))["stages"][name]
+    context: dict[str, Any] = {**params, "key": key}
+    if "foreach" in written:
+        context["item"] = _value(context, written["foreach"].removeprefix("${").removesuffix("}"))[key]
+        written = written["do"]
+    paths = [
+        re.sub(r"\$\{([^}]+)\}", lambda found: str(_value(context, found[1])), dep) for dep in written.get("deps", [])
+    ]
+    return paths, written.get("params", [])
+
+
+def _value(values: dict[str, Any], key: str) -> Any:
+    found: Any = values
+    for part in key.split("."):
+        found = found[part]
+    return found
+
+
+class Inbox:
+    """What the stage says, read by a thread of its own until the stage is gone."""
+
+    def __init__(self, lines: Any) -> None:
+        self._lines = lines
+        self._messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def take(self, seconds: float) -> list[dict[str, Any]]:
+        """What has come after so many seconds, or as soon as the stage has ended; its end comes last."""
+        deadline, taken = time.monotonic() + seconds, list[dict[str, Any]]()
+        while not (taken and "status" in taken[-1]):
+            try:
+                taken.append(self._messages.get(timeout=max(0.0, deadline - time.monotonic())))
+            except queue.Empty:
+                break
+        return taken
+
+    def _read(self) -> None:
+        for line in self._lines:
+            message = json.loads(line)
+            self._messages.put(message)
+            if "status" in message:
+                break
+        else:
+            # It did not live to say how it ended.
+            self._messages.put({"status": "KILLED", "why": "", "at": time.time()})
+        threading.Timer(LIMIT, os._exit, (1,)).start()
+
+
+class Meter:
+    """What a tree of processes, and the machine's GPUs, are at."""
+
+    def __init__(self, process: int) -> None:
+        self._root, self._cpu, self._at = process, dict[int, float](), time.monotonic()
+        self._nvidia = shutil.which("nvidia-smi")
+        self.sample()
+
+    def sample(self) -> dict[str, float]:
+        """Per cent of one core since the last look, memory in MB, and of each GPU what nvidia-smi says."""
+        now, used, memory, cpu = time.monotonic(), 0.0, 0, dict[int, float]()
+        for process in self._tree():
+            try:
+                times = process.cpu_times()
+                cpu[process.pid] = times.user + times.system
+                memory += process.memory_info().rss
+            except psutil.Error:
+                continue
+            used += cpu[process.pid] - self._cpu.get(process.pid, 0.0 if self._cpu else cpu[process.pid])
+        share = 100 * used / max(now - self._at, 1e-3)
+        self._cpu, self._at = cpu, now
+        found = {"cpu_utilization_percentage": share, "system_memory_usage_megabytes": memory / 2**20}
+        return {f"system/{name}": value for name, value in (found | self._gpus()).items()} if cpu else {}
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            root = psutil.Process(self._root)
+            return [root, *(each for each in root.children(recursive=True) if each.pid != os.getpid())]
+        except psutil.Error:
+            return []
+
+    def _gpus(self) -> dict[str, float]:
+        if self._nvidia is None:
+            return {}
+        command = [self._nvidia, f"--query-gpu=index,{','.join(GPU)}", "--format=csv,noheader,nounits"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=INTERVAL, check=True)
+        except (OSError, subprocess.SubprocessError):
+            self._nvidia = None
+            return {}
+        found = {}
+        for index, *values in csv.reader(done.stdout.splitlines(), skipinitialspace=True):
+            for name, value in zip(GPU.values(), values, strict=True):
+                if re.fullmatch(r"[\d.]+", value):  # else "[N/A]"
+                    found[f"gpu_{index}_{name}"] = float(value)
+        return found
+
+
+class Writer:
+    """The run, and the points that it does not have yet."""
+
+    def __init__(self, opening: Opening, stage: str, process: int) -> None:
+        self._opening, self._stage = opening, stage
+        self._process = f"{socket.gethostname()}:{process}"
+        self._meter = Meter(process)
+        self._points: list[tuple[str, float, float, int]] = []
+        """Name, value, seconds since the epoch, step."""
+        self._written: dict[str, set[int]] | None = None
+        """Of a run that goes on, the steps that its curves have."""
+        self._run = ""
+        """Its id, once there is one."""
+        self._tokens, self._since = 0.0, time.time()
+        self._started = time.time()
+
+    def open(self, client: "MlflowClient") -> bool:
+        """Find the run that goes on, or make one; False if there is nothing to write."""
+        experiment = experiment_of(client, self._opening.experiment)
+        found = client.search_runs(
+            [experiment], f"tags.`{ATTEMPT}` = '{self._opening.attempt}'", order_by=["attributes.start_time DESC"]
+        )
+        tags = {**self._opening.tags, PROCESS: self._process}
+        if any(run.info.status == "FINISHED" for run in found):
+            return False  # the same from the same was made before; the run is of that
+        teller = found[0].data.tags.get(PROCESS, "") if found else ""
+        # Its own process: an earlier try made the run, and the answer to that or to the next request was lost.
+        if found and found[0].info.status == "RUNNING" and teller != self._process and _lives(teller):
+            return False
+        if found:
+            self._run, self._written = found[0].info.run_id, {}
+            self._started = found[0].info.start_time / 1000
+            client.update_run(self._run, "RUNNING")
+            for key, value in tags.items():
+                client.set_tag(self._run, key, value)
+        else:
+            tags[ATTEMPT] = self._opening.attempt
+            self._run = client.create_run(experiment, tags=tags, run_name=self._stage).info.run_id
+        log_params(client, self._run, self._opening.params)
+        return True
+
+    def note(self, message: dict[str, Any]) -> None:
+        """Take in what the stage says."""
+        part, at = message.get("part", ""), message["at"]
+        if "curves" in message:
+            prefix = f"{part}/train/" if part else "train/"
+            self._points += [(prefix + name, value, at, message["step"]) for name, value in message["curves"].items()]
+        if "tokens" in message:
+            self._tokens += message["tokens"]
+        if "total" in message:
+            share = 100 * message["done"] / max(message["total"], 1)
+            self._points.append((f"progress/{part or 'work'}", share, at, message["done"]))
+
+    def measure(self) -> None:
+        """Look at the processes, and at how fast tokens came since the last look."""
+        now = time.time()
+        figures = self._meter.sample()
+        if self._tokens and now - self._since > 1:  # a pause counts in the speed after it
+            figures["speed/response_tokens_per_second"] = self._tokens / (now - self._since)
+            self._tokens, self._since = 0.0, now
+        self._points += [(name, value, now, int(now - self._started)) for name, value in figures.items()]
+        del self._points[:-MOST]
+
+    def send(self, client: "MlflowClient") -> None:
+        """Write the points; those that could not be written are kept."""
+        log_points(client, self._run, [each for each in self._points if self._lacks(client, *each)])
+        self._points.clear()
+
+    def end(self, client: "MlflowClient", status: str, why: str) -> None:
+        """Say how the stage ended."""
+        if why:
+            client.set_tag(self._run, "error", why)
+        client.set_terminated(self._run, status)
+
+    def _lacks(self, client: "MlflowClient", name: str, value: float, at: float, step: int) -> bool:
+        """Whether a curve has no point at a step. A run that goes on takes steps again that were not saved."""
+        if self._written is None or "train/" not in name:
+            return True
+        if name not in self._written:
+            self._written[name] = {point.step for point in client.get_metric_history(self._run, name)}
+        return step not in self._written[name]
+
+
+def _lives(process: str) -> bool:
+    """Whether a run's stage is at work on this machine."""
+    host, _, number = process.rpartition(":")
+    return host == socket.gethostname() and number.isdigit() and psutil.pid_exists(int(number))
+
+
+def track(stage: str, process: int, inbox: Inbox) -> None:
+    """Write until the stage has ended. A server that is away is asked again; it is said once."""
+    uri, begun = project_uri(), opening(stage)
+    with locked(uri), connect(uri):
+        pass  # MLflow is imported, and a new SQLite file has its tables: that takes seconds
+    writer = Writer(begun, stage, process)
+    status, opened, warned = "", False, False
+    while not status:
+        said = inbox.take(INTERVAL if opened or warned else 0.0)
+        for message in said:
+            writer.note(message)
+        status = said[-1].get("status", "") if said else ""
+        if status == "FINISHED" and not opened:
+            return  # it is over before there is a run; `register` records it
+        writer.measure()
+        try:
+            with connect(uri) as client:
+                opened = opened or writer.open(client)
+                if not opened:
+                    return
+                writer.send(client)
+                if status:
+                    writer.end(client, status, said[-1]["why"])
+        except InputError as error:
+            if not warned:
+                warn(stage, str(error))
+            warned = True
+
+
+def warn(stage: str, what: str) -> None:
+    print(f"warning: {stage} is not seen in MLflow while it runs: {what}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m juicer.registry.tracker", description=__doc__)
+    parser.add_argument("--stage", required=True, help="the stage in dvc.yaml, for example irft_train@r1")
+    parser.add_argument("--process", type=int, required=True, help="it and those below it are measured")
+    given = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it ends with the stage, to say how that ended
+    os.nice(10)
+    # One request is not worth much patience: the next one brings the same points.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    inbox = Inbox(sys.stdin)
+    try:
+        track(given.stage, given.process, inbox)
+    except Exception as error:
+        # Nobody waits for this process: what it has to say is one line, whatever it is.
+        what = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        warn(given.stage, what)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""Registered versions as the promotion, the restoration and the evaluation on demand see them."""
+
+import difflib
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from juicer.registry.aliases import Aliases
+from juicer.registry.store import connect, every_page, log_samples
+from juicer.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
+
+
+WEIGHTS = "weights_in_mlflow"
+"""Tag of a version whose weights were uploaded: their md5 in DVC."""
+EXTERNAL = "mlflow.model.isExternal"
+HELD_OUT, LEADERBOARD = "held_out/", "leaderboard/"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model."""
+
+    name: str
+    number: str
+    tags: dict[str, str]
+    run: str
+    """Id of the run that made it."""
+    logged_model: str
+    """Id of the logged model that holds, or will hold, its weights."""
+    aliases: tuple[str, ...] = field(default=())
+
+    @property
+    def uri(self) -> str:
+        """models:/NAME/VERSION."""
+        return f"models:/{self.name}/{self.number}"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the newest evaluation measured, on held-out prompts."""
+        found = {key.removeprefix("metric."): value for key, value in self.tags.items() if key.startswith("metric.")}
+        return {key: float(value) for key, value in found.items()}
+
+
+@contextmanager
+def open_registry(uri: str) -> Iterator["Registry"]:
+    """The registry at a tracking URI.
+
+    Raises:
+        InputError: MLflow cannot be reached or refuses, here or in the body.
+    """
+    with connect(uri) as client:
+        yield Registry(client)
+
+
+class Registry:
+    """The registered models of one MLflow."""
+
+    def __init__(self, client: "MlflowClient") -> None:
+        self._client = client
+
+    def find(self, reference: str) -> Version:
+        """The version that `reference` (models:/NAME/VERSION or models:/NAME@ALIAS) points to.
+
+        Raises:
+            InputError: no such model, version or alias; with the ones that there are.
+        """
+        parts = REFERENCE.fullmatch(reference)
+        if parts is None:
+            do = "write models:/NAME/VERSION or models:/NAME@ALIAS"
+            raise InputError(f"{reference!r} is no reference to a registered model", do=do)
+        name = parts["name"]
+        aliases = self._all_aliases(name)
+        number = parts["version"]
+        if parts["alias"]:
+            if parts["alias"] not in aliases:
+                raise InputError(f"{name} has no alias {parts['alias']!r}", do=_nearest(parts["alias"], list(aliases)))
+            number = aliases[parts["alias"]]
+        versions = {
+            str(each.version): each for each in every_page(self._client.search_model_versions, filter_string=_of(name))
+        }
+        if number not in versions:
+            known = ", ".join(sorted(versions, key=int)) or "none; register some: dvc repro register"
+            raise InputError(f"{name} has no version {number}", do=f"versions: {known}")
+        version = versions[number]
+        carried = tuple(sorted(alias for alias, there in aliases.items() if there == number))
+        logged_model = version.source.removeprefix("models:/")
+        return Version(name, number, dict(version.tags), version.run_id, logged_model, carried)
+
+    def find_by_md5(self, name: str, md5: str) -> Version | None:
+        """The newest version whose weights have this md5, None if there is none."""
+        query = f"{_of(name)} AND tags.dvc_md5 = '{md5}'"
+        numbers = [int(each.version) for each in every_page(self._client.search_model_versions, filter_string=query)]
+        return self.find(f"models:/{name}/{max(numbers)}") if numbers else None
+
+    def kept_text(self, version: Version, name: str) -> str:
+        """A text that `register` kept with the run that made the version.
+
+        Raises:
+            InputError: it is not there.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                path = self._client.download_artifacts(version.run, name, folder)
+            except (MlflowException, OSError) as error:
+                do = "was the store of artifacts cleared? Delete that run, then register again: dvc repro"
+                raise InputError(f"{name} is not among the artifacts of its run", where=version.uri, do=do) from error
+            return Path(path).read_text(encoding="utf-8")
+
+    def figures_of(self, version: Version, model: str) -> dict[str, float]:
+        """Figures of another model, such as base: held-out ones from an evaluation on what `version` was evaluated on,
+        and the newest of the leaderboard where there are any.
+
+        Raises:
+            InputError: there is none.
+        """
+        judged = version.tags.get("evaluated_on")
+        if judged is None:
+            do = f"dvc repro register, or: python -m flows.evaluate {version.uri}"
+            raise InputError("was not evaluated", where=version.uri, do=do)
+        experiment = self._client.get_run(version.run).info.experiment_id
+        held_out = self._newest(experiment, f"tags.model = '{model}' AND tags.evaluated_on = '{judged}'")
+        if held_out is None:
+            do = f"dvc repro evaluate@{model} && dvc repro register"
+            raise InputError(f"{model} was not evaluated on the same prompts", where=version.uri, do=do)
+        measured = self._newest(experiment, f"tags.model = '{model}' AND tags.stage = 'leaderboard'") or {}
+        return {key.removeprefix(HELD_OUT): value for key, value in held_out.items() if key.startswith(HELD_OUT)} | {
+            key.replace(LEADERBOARD, "leaderboard_"): value
+            for key, value in measured.items()
+            if key.startswith(LEADERBOARD)
+        }
+
+    def aliases_of(self, name: str) -> Aliases:
+        """The aliases of a registered model, to be moved."""
+        self._all_aliases(name)
+        return Aliases(self._client, name)
+
+    def tag(self, version: Version, tags: dict[str, str]) -> None:
+        """Set tags of a version."""
+        for key, value in tags.items():
+            self._client.set_model_version_tag(version.name, version.number, key, value)
+
+    def has_weights(self, version: Version) -> bool:
+        """Whether the version's weights are in MLflow."""
+        return WEIGHTS in version.tags and version.tags[WEIGHTS] == version.tags["dvc_md5"]
+
+    def upload(self, version: Version, model: Path, card: str) -> None:
+        """Store an MLflow model as what the version holds."""
+        self._client.log_model_artifacts(version.logged_model, str(model))
+        if EXTERNAL in self._client.get_logged_model(version.logged_model).tags:
+            self._client.delete_logged_model_tag(version.logged_model, EXTERNAL)
+        self._client.update_model_version(version.name, version.number, card)
+        # Only now: an upload that was cut short is made anew.
+        self.tag(version, {WEIGHTS: version.tags["dvc_md5"]})
+
+    def note_evaluation(
+        self, version: Version, figures: dict[str, float], judged_on: str, samples: list[dict[str, Any]]
+    ) -> None:
+        """Write an evaluation down: a run of its own, and the version's figures."""
+        from mlflow.entities import Metric
+
+        experiment = self._client.get_run(version.run).info.experiment_id
+        tags = {key: value for key, value in version.tags.items() if key in ("recipe", "model", "method", "round")}
+        tags |= {"stage": "evaluate", "version": version.number, "evaluated_on": judged_on}
+        run = self._client.create_run(experiment, tags=tags, run_name=f"evaluate {version.uri}").info.run_id
+        now = int(time.time() * 1000)
+        metrics = [Metric(_metric_of(key), value, now, 0) for key, value in figures.items()]
+        self._client.log_batch(run, metrics=metrics)
+        if samples:
+            log_samples(self._client, run, samples)
+        self._client.set_terminated(run, "FINISHED")
+        measured = {f"metric.{key}": f"{value:.6g}" for key, value in figures.items()}
+        self.tag(version, {**measured, "evaluated_on": judged_on})
+
+    def subscribe(self, url: str, secret: str) -> None:
+        """Have MLflow call `url` when a version is created or an alias set, signed with `secret`; once per URL."""
+        for webhook in every_page(self._client.list_webhooks):
+            if webhook.url == url:
+                self._client.delete_webhook(webhook.webhook_id)
+        self._client.create_webhook(
+            "juicer", url, ["model_version.created", "model_version_alias.created"], secret=secret
+        )
+
+    def audit(self, version: Version, name: str, tags: dict[str, str], files: dict[str, str], *, ended: bool) -> str:
+        """Write down what was decided about a version, as a run beside the others, ended or not; returns its id."""
+        experiment = self._client.get_run(version.run).info.experiment_id
+        run = self._client.create_run(experiment, tags=tags, run_name=name).info.run_id
+        for file, text in files.items():
+            self._client.log_text(run, text, file)
+        if ended:
+            self._client.set_terminated(run, "FINISHED")
+        return str(run)
+
+    def _newest(self, experiment: str, wanted: str) -> dict[str, float] | None:
+        """Metrics of the newest finished run that is as wanted, None if there is none."""
+        query = f"{wanted} AND attributes.status = 'FINISHED'"
+        runs = self._client.search_runs([experiment], query, max_results=1, order_by=["attributes.start_time DESC"])
+        return runs[0].data.metrics if runs else None
+
+    def _all_aliases(self, name: str) -> dict[str, str]:
+        """Alias to version number.
+
+        Raises:
+            InputError: no such registered model; with the nearest one.
+        """
+        models = {model.name: model for model in every_page(self._client.search_registered_models)}
+        if name not in models:
+            raise InputError(f"no registered model {name!r}", do=_nearest(name, list(models)) or "dvc repro register")
+        return {alias: str(version) for alias, version in models[name].aliases.items()}
+
+
+def name_of(reference: str) -> str:
+    """The registered model that a reference, or its bare name, speaks of."""
+    parts = REFERENCE.fullmatch(reference)
+    return parts["name"] if parts else reference
+
+
+def _metric_of(figure: str) -> str:
+    """A figure's name among the metrics of a run."""
+    benchmark = figure.removeprefix("leaderboard_")
+    return f"{LEADERBOARD}{benchmark}" if benchmark != figure else f"{HELD_OUT}{figure}"
+
+
+def _of(name: str) -> str:
+    return f"name = '{name}'"
+
+
+def _nearest(given: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(given, known, n=1, cutoff=0.4)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"there are: {', '.join(sorted(known))}" if known else ""

@@ -1,0 +1,1 @@
+"""What a run found: numbers, charts, the report page and the summary."""

@@ -1,0 +1,123 @@
+"""Accelerators: by their data sheets, which of them a process sees, and what share of one's peak training uses (MFU).
+
+Nothing here imports torch by itself: which GPUs a process sees has to be settled before that.
+"""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from juicer.models.log_probability import Dialogue
+
+GIB, MIB = 2**30, 2**20
+
+
+@dataclass(frozen=True)
+class Device:
+    """One accelerator, by its data sheet."""
+
+    memory: float
+    """Bytes."""
+    operations: float
+    """Dense bf16 multiply-adds times two, per second, at the peak."""
+    bandwidth: float
+    """Bytes per second between memory and cores."""
+
+
+DEVICES = {
+    "A100-40GB": Device(40 * GIB, 312e12, 1.56e12),
+    "A100-80GB": Device(80 * GIB, 312e12, 2.04e12),
+    "H100-PCIe": Device(80 * GIB, 756e12, 2.0e12),
+    "H100-NVL": Device(94 * GIB, 835e12, 3.9e12),
+    "H100": Device(80 * GIB, 989e12, 3.35e12),
+    "H200": Device(141 * GIB, 989e12, 4.8e12),
+    "L40S": Device(48 * GIB, 362e12, 0.86e12),
+    "RTX4090": Device(24 * GIB, 165e12, 1.01e12),
+}
+
+
+def device_called(name: str) -> Device | None:
+    """The device of DEVICES that CUDA calls `name`, for example "NVIDIA A100-SXM4-80GB"; None if it is none."""
+    words = name.replace(" ", "")
+    if "MIG" in words:  # a part of a card
+        return None
+    for known, device in DEVICES.items():
+        if all(part in words for part in known.split("-")):
+            return device
+    return None
+
+
+def visible_gpus(setting: str | None, count: int) -> list[str]:
+    """What CUDA calls the GPUs that it shows a process, in its order; no CUDA is asked.
+
+    Args:
+        setting: the value of CUDA_VISIBLE_DEVICES (numbers, or names such as "GPU-8a56..."), None where it is not set.
+        count: GPUs of the machine.
+    """
+    if setting is None:
+        return [str(number) for number in range(count)]
+    # CUDA shows none from the first that is none on: "0,-1,2" is GPU 0.
+    return list(takewhile(lambda name: name and not name.startswith("-"), map(str.strip, setting.split(","))))
+
+
+def peak_memory() -> dict[str, float]:
+    """The most memory of its GPU, in MiB, that this process has had: in tensors, and reserved for them by torch.
+
+    A plan is an estimate of the first, and has `juicer.planning.costs.OVERHEAD` for the rest. What another process
+    uses, such as vLLM's engine, is not in it. {} where this process has not used CUDA: to ask would open a context on
+    the GPU.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    return {
+        "peak_device_memory_mb": round(torch.cuda.max_memory_allocated() / MIB, 1),
+        "peak_device_reserved_mb": round(torch.cuda.max_memory_reserved() / MIB, 1),
+    }
+
+
+def highest(peaks: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Of each name the highest value."""
+    found: dict[str, float] = {}
+    for peak in peaks:
+        found |= {name: max(value, found.get(name, value)) for name, value in peak.items()}
+    return found
+
+
+def operations_per_response_token(model: "PreTrainedModel", dialogues: Sequence["Dialogue"]) -> float:
+    """Operations of training per response token, by the usual estimate: without attention, recomputation and padding.
+
+    Per parameter and token 2 forward, 2 for the gradients of activations and 2 for those of the weights that train.
+    Parameters below the first one that trains, such as frozen lowest blocks, are passed forward only.
+    All tokens of a dialogue go through the trunk; only response tokens reach an output head.
+    """
+    head: torch.nn.Module | None = model.get_output_embeddings()
+    heads = set(head.parameters()) if head is not None else set()
+    tokens, responses = sum(map(len, dialogues)), sum(len(dialogue.response) for dialogue in dialogues)
+    looked_up = set(model.get_input_embeddings().parameters()) - heads
+    total, reached = 0.0, False
+    for parameter in model.parameters():
+        reached = reached or parameter.requires_grad
+        if parameter not in looked_up:
+            passes = 6.0 if parameter.requires_grad else 4.0 if reached else 2.0
+            total += passes * parameter.numel() * (1.0 if parameter in heads else tokens / responses)
+    return total
+
+
+def peak_share(model: "PreTrainedModel", dialogues: Sequence["Dialogue"]) -> float | None:
+    """The share of its GPU's bf16 peak that training `model` uses at one response token per second.
+
+    None where the peak is not known.
+    """
+    import torch
+
+    if model.device.type != "cuda":
+        return None
+    device = device_called(torch.cuda.get_device_name(model.device))
+    return None if device is None else operations_per_response_token(model, dialogues) / device.operations

@@ -1,0 +1,127 @@
+"""Several processes that share the work of one stage: which of them this is, and who does what.
+
+Every process runs the same program on the same inputs. What is dealt out comes back to all of them, in order.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from juicer.runtime.errors import InputError
+from juicer.settings.compute import ComputeSettings
+
+if TYPE_CHECKING:
+    import torch
+
+B = TypeVar("B")
+R = TypeVar("R")
+LONGEST_WAIT = timedelta(hours=6)
+"""For the slowest process to finish its share; one that fails ends the others at once."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a stage, seen from one of them."""
+
+    rank: int = 0
+    """Number of this process, from 0."""
+    size: int = 1
+    """Number of processes on all machines."""
+    zero_stage: int = 0
+    """What DeepSpeed shards over them in training: 0 nothing, 2 gradients and optimiser state, 3 also weights."""
+    local_rank: int = 0
+    """Number of this process on its machine, from 0."""
+    machine: int = 0
+    """Number of this process's machine, from 0."""
+
+    @property
+    def first_here(self) -> bool:
+        """Whether this process does what is done once per machine, such as writing what all of them hold."""
+        return self.local_rank == 0
+
+    def deal(self, batches: Iterable[B], compute: Callable[[B], R]) -> list[R]:
+        """`compute` of every batch, in order, on every process.
+
+        Whole batches are dealt out, so that a result does not depend on the number of processes: not even the
+        padding of its batch does.
+        """
+        mine = [compute(batch) for batch in islice(batches, self.rank, None, self.size)]
+        if self.size == 1:
+            return mine
+        shares = self.gather(mine)
+        return [shares[place % self.size][place // self.size] for place in range(sum(map(len, shares)))]
+
+    def gather(self, value: R) -> list[R]:
+        """`value` of every process in the order of their ranks, on every process. None goes on before all are here."""
+        if self.size == 1:
+            return [value]
+        import torch
+
+        values = [value] * self.size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def sum(self, values: list[float], device: "torch.device") -> list[float]:
+        """The sums of `values` over the processes, on every process."""
+        if self.size == 1:
+            return values
+        import torch
+
+        total = torch.tensor(values, dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(total)
+        return [float(value) for value in total]
+
+
+ALONE = Processes()
+
+
+def most(count: int, device: "torch.device") -> int:
+    """The largest `count` of all processes, on every process."""
+    import torch
+
+    largest = torch.tensor(count, device=device)
+    torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+    return int(largest)
+
+
+def join(compute: ComputeSettings) -> Processes:
+    """Join the processes that `accelerate launch` has started; a process that was not launched is alone.
+
+    Raises:
+        InputError: another number of processes was launched than the recipe says.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != compute.processes:
+        raise InputError(
+            f"compute.processes is {compute.processes}, {launched} were launched",
+            do="start the stage without accelerate launch, or launch as many",
+        )
+    if "LOCAL_RANK" not in os.environ:
+        return ALONE
+    import torch
+
+    cuda = compute.device != "cpu" and torch.cuda.is_available()
+    if cuda:
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise InputError(
+                f"process {local} of this machine has no GPU of its own, there are {torch.cuda.device_count()}",
+                do="lower compute.processes",
+            )
+        torch.cuda.set_device(local)
+    options: dict[str, Any] = {"device_id": torch.device("cuda", local)} if cuda else {}
+    torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=LONGEST_WAIT, **options)
+    rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    machine = int(os.environ.get("GROUP_RANK", "0"))
+    return Processes(rank, size, compute.zero_stage, int(os.environ["LOCAL_RANK"]), machine)
+
+
+def leave() -> None:
+    """Let go of the other processes."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

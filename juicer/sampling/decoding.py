@@ -1,0 +1,240 @@
+"""Sampling responses y' ~ pi(.|x): seeded per sample, batched by length, finished rows leave the batch.
+
+A sample's random numbers follow from its own name, so it does not depend on what else is in the batch.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy
+import torch
+from torch import Tensor
+
+from juicer.data.samples import Sample
+from juicer.data.template import Template
+from juicer.models.log_probability import by_length
+from juicer.runtime.events import tell_tokens
+from juicer.runtime.memo import Once, once
+from juicer.runtime.processes import ALONE, Processes
+from juicer.settings.training import SamplingSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from juicer.sampling.cache import BufferedCache
+
+READ_AT_ONCE = 32
+"""Prompts in one forward pass: of similar length, so little padding, and no more memory than training takes."""
+EVICT_BELOW = 0.8
+"""Share of the rows that must still be going; below it they are copied together."""
+
+
+def sample_responses(
+    policy: "PreTrainedModel",
+    template: Template,
+    prompts: Sequence[tuple[str, list[int]]],
+    settings: SamplingSettings,
+    seed: int,
+    progress: Callable[[int], None] = lambda rows: None,
+    resumed: Once = once,
+    processes: Processes = ALONE,
+) -> list[Sample]:
+    """Sample responses to every prompt.
+
+    Args:
+        policy: in evaluation mode.
+        template: gives end-of-text and the most tokens to sample.
+        prompts: (id, tokens) of each prompt.
+        settings: temperature, nucleus, samples per prompt, rows decoded at once.
+        seed: with a prompt's id and the sample's index it decides the sample.
+        progress: called with the number of responses that this process has just finished.
+        resumed: gives the batches that an interrupted run has decoded.
+        processes: over which the batches are dealt out; the samples do not depend on their number.
+
+    Returns:
+        `samples_per_prompt` samples per prompt, in the order of the prompts.
+    """
+    count = template.settings.max_response_tokens
+
+    def one(batch: Sequence[Wanted]) -> list[Decoded]:
+        uniforms = torch.stack([_uniforms(seed_of(seed, each), count) for each in batch])
+        return decode(policy, template, [each.prompt for each in batch], uniforms, settings)
+
+    return sample_in_batches(
+        one, prompts, settings.samples_per_prompt, settings.batch_size, progress, resumed, processes
+    )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A response that is to be sampled; see `Sample`."""
+
+    id: str
+    index: int
+    prompt: list[int]
+
+
+Decoded = tuple[list[int], bool, float]
+"""Response tokens, whether it ended by itself, log pi(y'|x) in nats."""
+
+
+def sample_in_batches(
+    one: Callable[[Sequence[Wanted]], list[Decoded]],
+    prompts: Sequence[tuple[str, list[int]]],
+    samples_per_prompt: int,
+    batch_size: int,
+    progress: Callable[[int], None],
+    resumed: Once,
+    processes: Processes,
+) -> list[Sample]:
+    """Sample by `one` in batches of similar length. Arguments and result as for `sample_responses`."""
+    wanted = [Wanted(name, index, prompt) for name, prompt in prompts for index in range(samples_per_prompt)]
+    batches = list(by_length([each.prompt for each in wanted], batch_size))
+
+    def piece(rows: list[int]) -> list[Decoded]:
+        decoded = resumed(partial(one, [wanted[row] for row in rows]))
+        tell_tokens(processes.size * sum(len(response) for response, *_ in decoded))
+        progress(len(rows))
+        return decoded
+
+    samples: dict[int, Sample] = {}
+    for rows, decoded in zip(batches, processes.deal(batches, piece), strict=True):
+        for row, (response, ended, log_probability) in zip(rows, decoded, strict=True):
+            samples[row] = Sample(**vars(wanted[row]), response=response, ended=ended, log_probability=log_probability)
+    return [samples[row] for row in range(len(wanted))]
+
+
+def seed_of(seed: int, wanted: Wanted) -> int:
+    """128 bits for a sample, from the seed and the sample's own name."""
+    key = hashlib.sha256(f"{seed}/{wanted.id}/{wanted.index}".encode()).digest()[:16]
+    return int.from_bytes(key, "big")
+
+
+def _uniforms(seed: int, count: int) -> Tensor:
+    """(count,) numbers in [0, 1)."""
+    stream = numpy.random.Generator(numpy.random.Philox(key=seed))
+    return torch.from_numpy(stream.random(count))
+
+
+@torch.inference_mode()
+def decode(
+    policy: "PreTrainedModel",
+    template: Template,
+    prompts: Sequence[list[int]],
+    uniforms: Tensor,
+    settings: SamplingSettings,
+) -> list[Decoded]:
+    """Decode one batch of prompts to the end.
+
+    Args:
+        prompts: (batch,) token lists of any lengths; padded on the left.
+        uniforms: (batch, steps) random numbers in [0, 1), one per row and step; `steps` bounds the response.
+
+    Returns:
+        per row: response tokens, whether it ended by itself, log pi(y'|x) in nats.
+    """
+    from juicer.sampling.cache import BufferedCache
+
+    device, length, steps = policy.device, max(map(len, prompts)), uniforms.shape[1]
+    uniforms = uniforms.to(device)
+    cache = BufferedCache(policy.config, len(prompts), length, length + steps)
+    attention = torch.zeros((len(prompts), length + steps), dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        attention[row, length - len(prompt) :] = 1
+    attention = attention.to(device)
+    hidden = torch.cat(
+        [
+            _read(policy, template.padding, prompts[start : start + READ_AT_ONCE], cache, start)
+            for start in range(0, len(prompts), READ_AT_ONCE)
+        ]
+    )
+    cache.fill(None)
+    positions = attention[:, :length].sum(1)
+    live = torch.arange(len(prompts), device=device)
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    responses = torch.full(uniforms.shape, template.end_of_text, dtype=torch.int64, device=device)
+    captured = torch.zeros(uniforms.shape, dtype=torch.float64, device=device)
+    for step in range(steps):
+        log_probabilities = policy.get_output_embeddings()(hidden).float().log_softmax(-1)
+        chosen = draw(log_probabilities, uniforms[live, step], settings)
+        responses[live, step] = chosen
+        captured[live, step] = log_probabilities.gather(1, chosen[:, None])[:, 0].double()
+        ended = ended | (chosen == template.end_of_text)
+        going = len(live) - int(ended.sum())
+        if not going or step + 1 == steps:
+            break
+        # Rows that have ended are carried along until it pays to copy the others together.
+        if going <= EVICT_BELOW * len(live):
+            keep = (~ended).nonzero()[:, 0]
+            cache.batch_select_indices(keep)
+            live, chosen, attention, positions, ended = (
+                each[keep] for each in (live, chosen, attention, positions, ended)
+            )
+        hidden = policy.base_model(
+            input_ids=chosen[:, None],
+            attention_mask=attention[:, : length + step + 1],
+            position_ids=positions[:, None] + step,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+    ends = responses == template.end_of_text
+    stopped = ends.any(1)
+    lengths = torch.where(stopped, ends.int().argmax(1) + 1, steps)
+    within = torch.arange(steps, device=device) < lengths[:, None]
+    totals = (captured * within).sum(1)
+    return [
+        (response[:end], ended_itself, log_probability)
+        for response, end, ended_itself, log_probability in zip(
+            responses.tolist(), lengths.tolist(), stopped.tolist(), totals.tolist(), strict=True
+        )
+    ]
+
+
+def _read(
+    policy: "PreTrainedModel", padding: int, prompts: Sequence[list[int]], cache: "BufferedCache", first: int
+) -> Tensor:
+    """Read some prompts, padded on the left, into the cache's rows from `first` on.
+
+    Returns:
+        (prompts, width) the hidden state that predicts the first response token.
+    """
+    length = max(map(len, prompts))
+    tokens = torch.full((len(prompts), length), padding, dtype=torch.int64)
+    attention = torch.zeros((len(prompts), length), dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        tokens[row, length - len(prompt) :] = torch.tensor(prompt)
+        attention[row, length - len(prompt) :] = 1
+    cache.fill(slice(first, first + len(prompts)))
+    hidden: Tensor = policy.base_model(
+        input_ids=tokens.to(policy.device),
+        attention_mask=attention.to(policy.device),
+        position_ids=(attention.cumsum(1) - 1).clamp(min=0).to(policy.device),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state[:, -1]
+    return hidden
+
+
+def draw(log_probabilities: Tensor, uniform: Tensor, settings: SamplingSettings) -> Tensor:
+    """Inverse-transform sampling: the first token whose cumulative probability exceeds `uniform`.
+
+    Args:
+        log_probabilities: (batch, vocabulary) at temperature 1.
+        uniform: (batch,) in [0, 1).
+
+    Returns:
+        (batch,) token ids.
+    """
+    # The likeliest token weighs 1: at low temperatures all weights would be too small for float32 otherwise.
+    weights = ((log_probabilities - log_probabilities.amax(-1, keepdim=True)) / settings.temperature).exp()
+    if settings.top_p < 1:
+        ordered, order = torch.sort(weights.double(), dim=-1, descending=True, stable=True)
+        cumulative = ordered.cumsum(-1)
+        outside = cumulative - ordered >= settings.top_p * cumulative[:, -1:]
+        weights = torch.zeros_like(ordered).scatter(1, order, ordered.masked_fill(outside, 0))
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
+    target = uniform[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=cumulative.shape[1] - 1)

@@ -1,0 +1,126 @@
+"""Any AutoModelForSequenceClassification with one label as a scorer: how most reward models are published."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import LARGE_INTEGER
+from transformers.utils import logging
+
+from juicer.data.demonstrations import Message
+from juicer.data.template import HH
+from juicer.models.loading import check_weights, device_of, dtype_of, load_tokenizer
+from juicer.runtime.errors import InputError
+from juicer.runtime.memo import Once, once
+from juicer.runtime.processes import ALONE, Processes
+from juicer.scorers.batches import score_sequences
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import ScorerSettings
+
+
+class SequenceClassificationScorer:
+    """Scores a dialogue by the one logit of a classifier.
+
+    The dialogue is written in the tokenizer's chat template. Without one it is written as Anthropic-HH writes it, with
+    the tokenizer's special tokens around it; `scorer.end_of_text` says whether it ends in end-of-text.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: ScorerSettings,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.processes = processes
+        self.positions = positions_of(model, tokenizer)
+
+    @classmethod
+    def load(
+        cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings, processes: Processes = ALONE
+    ) -> "SequenceClassificationScorer":
+        """Load model and tokenizer of a folder.
+
+        Raises:
+            InputError: no tokenizer, no safetensors, more labels than one, or tensors that are missing (they would be
+                drawn at random), unexpected or of another shape.
+        """
+        tokenizer = load_tokenizer(folder)
+        check_weights(folder)
+        labels = AutoConfig.from_pretrained(folder, local_files_only=True).num_labels
+        if labels != 1:
+            raise InputError(f"a scorer has one label, this model has {labels}", where=str(folder / "config.json"))
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # its report of missing tensors would stand beside ours
+        try:
+            model, loaded = AutoModelForSequenceClassification.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=dtype_of(compute), output_loading_info=True
+            )
+        finally:
+            logging.set_verbosity(verbosity)
+        for kind in ("unexpected_keys", "missing_keys", "mismatched_keys"):
+            if loaded.get(kind):
+                names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in loaded[kind])
+                what = f"{len(names)} {kind.removesuffix('_keys')} tensors in the checkpoint, first {names[0]}"
+                raise InputError(what, where=str(folder), do="is scorer.kind right?")
+        return cls(model.to(device_of(compute)).eval(), tokenizer, settings, processes)
+
+    def render(self, prompt: list[Message], response: str) -> str:
+        """The text that is scored."""
+        answered = [{"role": str(turn["role"]), "content": turn["content"]} for turn in prompt]
+        answered.append({"role": "assistant", "content": response})
+        own = bool(self.tokenizer.chat_template)
+        template = None if own else HH
+        text = str(self.tokenizer.apply_chat_template(answered, chat_template=template, tokenize=False))
+        end = self.tokenizer.eos_token or ""
+        # A model's own template has been trained with; only ours is made to follow the setting both ways.
+        bare = text if own else text.removesuffix(end)
+        return bare + end if self.settings.end_of_text and not bare.endswith(end) else bare
+
+    def score(self, rows: Sequence[tuple[list[Message], str]], resumed: Once = once) -> list[float]:
+        """One number per (prompt, response) row, in their order; see Scorer."""
+        if not rows:
+            return []
+        texts = [self.render(prompt, response) for prompt, response in rows]
+        special = not self.tokenizer.chat_template
+        sequences: list[list[int]] = self.tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
+        padding = self.tokenizer.pad_token_id
+        return score_sequences(
+            sequences,
+            self._end_scores,
+            batch_size=self.settings.batch_size,
+            padding=padding if padding is not None else 0,
+            positions=self.positions,
+            first=(self.tokenizer.bos_token_id, self.tokenizer.cls_token_id),
+            device=self.model.device,
+            processes=self.processes,
+            resumed=resumed,
+        )
+
+    def _end_scores(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        # Decoders take the last token that is not padding. Where padding is end-of-text too, and the dialogue ends in
+        # it, that would be one token too early; so such rows are padded with a token that none of them ends in.
+        ends = set(ids.gather(1, mask.sum(dim=1, keepdim=True) - 1).flatten().tolist())
+        padding = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        if padding in ends:
+            padding = next(token for token in range(len(ends) + 1) if token not in ends)
+            ids = torch.where(mask.bool(), ids, padding)
+        self.model.config.pad_token_id = padding
+        logits: torch.Tensor = self.model(input_ids=ids, attention_mask=mask).logits
+        return logits.squeeze(-1)
+
+
+def positions_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Longest sequence that a model takes, None for no limit."""
+    limits = [int(tokenizer.model_max_length)]  # a huge number where the tokenizer knows of no limit
+    limits.append(getattr(model.config, "max_position_embeddings", None) or limits[0])
+    for name, module in model.named_modules():
+        # RoBERTa and its kin number positions from behind the padding's, so they have fewer than rows in the table.
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            limits.append(int(module.num_embeddings) - int(module.padding_idx) - 1)
+    shortest = min(limits)
+    return None if shortest >= LARGE_INTEGER else shortest

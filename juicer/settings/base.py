@@ -1,0 +1,78 @@
+"""The base of all settings: frozen, strict, and an unknown key is an error that names the nearest right one."""
+
+import difflib
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from juicer.runtime.errors import InputError
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Settings of one part of a recipe."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @classmethod
+    def parse(cls: type[S], values: Any, where: str) -> S:
+        """Validate `values` (a mapping read from YAML).
+
+        Args:
+            values: the mapping.
+            where: what to call it in an error, for example "params.yaml: sft".
+
+        Raises:
+            InputError: the first thing wrong, with its key; for an unknown key, the nearest right one.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise _explain(cls, error, where) from error
+
+
+def _explain(model: type[BaseModel], error: ValidationError, where: str) -> InputError:
+    problems = error.errors(include_url=False)
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    problem = (unknown or problems)[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    others = f"; {len(problems) - 1} more" if len(problems) > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(model, problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.4)
+        do = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        return InputError(f"unknown parameter {key!r}{others}", where=where, do=do)
+    if problem["type"] == "missing":
+        return InputError(f"parameter {key!r} is missing{others}", where=where, do=f"add {key}: ...")
+    message = problem["msg"].removeprefix("Value error, ")
+    given = "" if problem["type"] == "value_error" else f", not {problem['input']!r}"
+    at = f"parameter {key!r}: " if key else ""
+    return InputError(f"{at}{message[0].lower()}{message[1:]}{given}{others}", where=where)
+
+
+def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    for part in path:
+        field = _fields(model).get(str(part))
+        inner = _model_in(field.annotation) if field else None
+        if inner is None:
+            return []
+        model = inner
+    return list(_fields(model))
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a model by what a recipe calls them."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if (found := _model_in(argument)) is not None:
+            return found
+    return None

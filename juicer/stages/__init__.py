@@ -1,0 +1,1 @@
+"""What every stage program does around its work: arguments, parameters, checkpoints, costs, publication."""

@@ -1,0 +1,99 @@
+"""What dvc.lock knows: which stage made a file, from what, and the md5 of each."""
+
+import hashlib
+import io
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from juicer.stages.stage import read_yaml
+
+JUDGED_BY = ("seed", "template", "scorer", "evaluation")
+"""Parameters that decide what an evaluation measures; the device may change its last digits only."""
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A dvc.lock, read once."""
+
+    path: Path
+    stages: dict[str, Any]
+    producers: dict[str, str]
+    """Output path to the stage that makes it."""
+
+    @classmethod
+    def read(cls, path: Path) -> "Lock":
+        """Read `path`.
+
+        Raises:
+            InputError: no such file, or it is not YAML.
+        """
+        stages: dict[str, Any] = read_yaml(path).get("stages", {})
+        return cls(path, stages, {out["path"]: name for name, stage in stages.items() for out in stage.get("outs", [])})
+
+    def upstream(self, stage: str) -> list[str]:
+        """The stage and all that it depends on, in the order of dvc.lock."""
+        found, todo = set[str](), [stage]
+        while todo:
+            name = todo.pop()
+            if name in found:
+                continue
+            found.add(name)
+            for dependency in self.stages[name].get("deps", []):
+                place = Path(dependency["path"])
+                # A stage may depend on one file of another stage's output folder.
+                todo += [self.producers[str(each)] for each in (place, *place.parents) if str(each) in self.producers]
+        return [name for name in self.stages if name in found]
+
+    def md5(self, path: str) -> str | None:
+        """The md5 of an output, None if no stage makes it."""
+        producer = self.producers.get(path)
+        if producer is None:
+            return None
+        return next(str(out["md5"]) for out in self.stages[producer]["outs"] if out["path"] == path)
+
+    def argument(self, stage: str, option: str) -> str | None:
+        """What the stage's command gives to `option`."""
+        words = shlex.split(self.stages[stage]["cmd"])
+        return words[words.index(option) + 1] if option in words[:-1] else None
+
+    def evaluated_on(self, stage: str) -> str:
+        """One md5 for all that an evaluation stage judges by: prompts, scorer and parameters, but not the policy.
+
+        Figures of two models can be compared if this is the same for both.
+        """
+        read = {dependency["path"]: dependency.get("md5") for dependency in self.stages[stage].get("deps", [])}
+        judged = {option: read.get(self.argument(stage, option) or "") for option in ("--data", "--scorer")}
+        for values in self.stages[stage].get("params", {}).values():
+            judged |= {key: values[key] for key in JUDGED_BY if key in values}
+        return hashlib.md5(json.dumps(judged, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+
+    def part(self, stages: list[str]) -> str:
+        """A dvc.lock of some of the stages, as text."""
+        text = io.StringIO()
+        yaml = YAML()
+        yaml.default_flow_style = False
+        yaml.dump({"schema": "2.0", "stages": {name: self.stages[name] for name in stages}}, text)
+        return text.getvalue()
+
+
+def md5_of(path: Path) -> str:
+    """The md5 that DVC gives to a file, or to a folder (of the sorted list of its files; it ends in ".dir").
+
+    Raises:
+        OSError: there is nothing at `path`.
+    """
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    files = [
+        {"md5": md5_of(file), "relpath": file.relative_to(path).as_posix()}
+        for file in path.rglob("*")
+        if file.is_file()
+    ]
+    listed = json.dumps(sorted(files, key=lambda file: file["relpath"]), sort_keys=True)
+    return hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest() + ".dir"

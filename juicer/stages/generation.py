@@ -1,0 +1,56 @@
+"""The generate step that IRFT and RFT share: sample the policy's own responses to a round's prompts."""
+
+import argparse
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import TemplateSettings
+from juicer.settings.training import GenerationSettings
+from juicer.stages.stage import Stage
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--round", required=True, help="round, for example r1; part of every seed")
+    parser.add_argument("--part", default="all", help='slice of the demonstrations, "2/5" or "all"')
+    parser.add_argument("--policy", type=Path, required=True, help="model folder of the policy")
+    parser.add_argument("--data", type=Path, required=True, help="curated data")
+    parser.add_argument("--out", type=Path, required=True, help="samples to write (.jsonl)")
+
+
+def generate(
+    stage: Stage, method: str, seed: int, sampling: GenerationSettings, template_settings: TemplateSettings
+) -> str:
+    """Sample with the policy in `--policy`; see `juicer.sampling.decoding`."""
+    from juicer.data import demonstrations
+    from juicer.data.pairs import part_of
+    from juicer.data.samples import write_samples
+    from juicer.models.loading import load_policy, load_template
+    from juicer.runtime.seeding import derive
+    from juicer.sampling.decoding import sample_responses
+    from juicer.sampling.vllm_engine import engine, sample_by_vllm
+
+    given = stage.arguments
+    rows = part_of(list(demonstrations.read(given.data / "train.jsonl")), given.part, derive(seed, "slices"))
+    template = load_template(given.policy, template_settings)
+    compute = stage.read("compute", ComputeSettings)
+    prompts = [(row.id, template.prompt(row.prompt)) for row in rows]
+    purpose = derive(seed, method, given.round, "sampling")
+    share = len(rows) * sampling.samples_per_prompt // stage.processes.size
+    with ExitStack() as opened:
+        if sampling.engine == "vllm":
+            longest = max(len(prompt) for _, prompt in prompts) + template.settings.max_response_tokens
+            llm = opened.enter_context(engine(given.policy, compute, longest, sampling.batch_size, stage.processes))
+            sample = partial(sample_by_vllm, llm)
+        else:
+            sample = partial(sample_responses, load_policy(given.policy, compute))
+        progress = opened.enter_context(stage.progress(share, "sample"))
+        resumed = opened.enter_context(stage.replay())
+        samples = sample(template, prompts, sampling, purpose, progress, resumed, stage.processes)
+    tokens = sum(len(sample.response) for sample in samples)
+    stage.record(samples=len(samples), response_tokens=tokens)
+    with stage.publish(given.out) as path:
+        write_samples(path, samples)
+    ended = sum(sample.ended for sample in samples) / len(samples)
+    return f"{len(samples)} responses, {tokens / len(samples):.1f} tokens each, {ended:.0%} ended by themselves"

@@ -1,0 +1,130 @@
+"""Stages that run on several processes: they start themselves again through accelerate, one process per GPU.
+
+On several machines each runs the same command with JUICER_MACHINES, JUICER_MACHINE_RANK (from 0) and
+JUICER_MAIN_ADDRESS (host:port of machine 0) set; only the process with rank 0 writes. See docs/scale.md.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from juicer.runtime.devices import peak_memory
+from juicer.runtime.errors import InputError
+from juicer.settings.compute import ComputeSettings
+from juicer.stages import stage as single
+from juicer.stages.cancellation import Cancelled
+from juicer.stages.checkpoint import kept
+from juicer.stages.stage import Stage
+
+LOOPBACK = "127.0.0.1"
+
+
+def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentParser], None], doc: str | None) -> None:
+    """As `juicer.stages.stage.main`, on as many processes as the recipe says."""
+
+    @wraps(run)
+    def on_several(stage: Stage) -> str:
+        compute = stage.read("compute", ComputeSettings)
+        if (compute.processes > 1 or compute.zero_stage) and "LOCAL_RANK" not in os.environ:
+            stage.leads = False
+            with stage.scratch() as scratch:
+                launch(compute, scratch, stage.name)
+            return ""
+
+        from juicer.runtime.processes import join, leave
+
+        stage.processes = join(compute)
+        stage.leads = stage.processes.rank == 0
+        if not stage.leads:
+            os.environ["TQDM_DISABLE"] = "1"  # one progress bar is enough
+        result = (single.followed(run) if stage.leads else run)(stage)
+        # All wait here: nobody forgets the checkpoint before the output is published.
+        stage.peaks = stage.processes.gather(peak_memory())
+        leave()
+        return result
+
+    single.start(on_several, arguments, doc, launches=True)
+
+
+def launch(compute: ComputeSettings, scratch: Path, stage: str) -> None:
+    """Run this very command on `compute.processes` processes and wait for them.
+
+    Raises:
+        InputError: a process failed (what it says of it), or the machines and GPUs do not suit the recipe.
+        Cancelled: this process was told to end, and the others have ended.
+    """
+    import torch
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    cuda = compute.device != "cpu" and torch.cuda.is_available()
+    config = scratch / "accelerate.yaml"
+    single.write_json(config, configuration(compute, torch.cuda.device_count() if cuda else None))
+    if not cuda:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    module = sys.modules["__main__"].__spec__
+    assert module is not None
+    words = ["--config_file", str(config), "--module", module.name, *sys.argv[1:]]
+    logging.disable(logging.ERROR)  # what happens to the processes is said in one line
+    try:
+        launch_command(launch_command_parser().parse_args(words))
+    except ChildFailedError as failed:
+        rank, failure = failed.get_first_failure()
+        told = failure.error_file_data.get("message")
+        line = told["message"] if isinstance(told, dict) else f"process {rank} ended with code {failure.exitcode}"
+        raise InputError(str(line)) from failed
+    except SignalException as signalled:
+        raise Cancelled(signalled.sigval, kept(stage)) from signalled
+
+
+def configuration(compute: ComputeSettings, gpus: int | None) -> dict[str, Any]:
+    """The configuration of `accelerate launch` on this machine.
+
+    Args:
+        gpus: GPUs of this machine; None computes on CPUs.
+
+    Raises:
+        InputError: the environment describes no group of machines that the processes can be divided over.
+    """
+    machines, rank = (_whole(name, default) for name, default in (("JUICER_MACHINES", 1), ("JUICER_MACHINE_RANK", 0)))
+    address = os.environ.get("JUICER_MAIN_ADDRESS", "")
+    host, _, port = address.rpartition(":")
+    if machines > 1 and not (host and port.isdigit()):
+        do = "set it to host:port of machine 0, the same on every machine"
+        raise InputError(f"JUICER_MACHINES is {machines} but JUICER_MAIN_ADDRESS is {address!r}", do=do)
+    if not 0 <= rank < machines:
+        raise InputError(f"JUICER_MACHINE_RANK is {rank}, JUICER_MACHINES {machines}", do="ranks count from 0")
+    if compute.processes % machines:
+        raise InputError(f"compute.processes = {compute.processes} cannot be divided over {machines} machines")
+    here = compute.processes // machines
+    if gpus is not None and gpus < here:
+        raise InputError(f"{here} processes on this machine, which has {gpus} GPUs", do="lower compute.processes")
+    return {
+        "compute_environment": "LOCAL_MACHINE",
+        # Starts one process per GPU, or per share of the CPUs; what they do with DeepSpeed is theirs.
+        "distributed_type": "MULTI_GPU",
+        "use_cpu": gpus is None,
+        "num_processes": compute.processes,
+        "num_machines": machines,
+        "machine_rank": rank,
+        "main_process_ip": host if machines > 1 else LOOPBACK,
+        # 0 is any free port: several stages may run at the same time.
+        "main_process_port": int(port) if machines > 1 else 0,
+        "same_network": True,
+        "rdzv_backend": "static",
+        "mixed_precision": "no",
+        "main_training_function": "main",
+    }
+
+
+def _whole(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdigit():
+        raise InputError(f"{name} is {text!r}, no whole number", where="environment")
+    return int(text)

@@ -1,0 +1,406 @@
+"""What every stage does around its work: arguments, validated parameters, one-line errors, atomic outputs, costs.
+
+A stage module has `arguments(parser)` and `run(stage) -> str`, and ends in `main(run, arguments, __doc__)`.
+"""
+
+import argparse
+import atexit
+import errno
+import gc
+import hashlib
+import importlib
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psutil
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from juicer.runtime.devices import highest, peak_memory
+from juicer.runtime.errors import InputError
+from juicer.runtime.events import watched_by
+from juicer.runtime.processes import ALONE
+from juicer.settings.base import Settings
+from juicer.settings.compute import ComputeSettings
+from juicer.stages.cancellation import Cancellation, Cancelled, end_with, starters
+from juicer.stages.checkpoint import Checkpoint, checkpoints_of, discard_checkpoints, key_of, remove_checkpoints
+from juicer.stages.gpus import take_one_gpu
+from juicer.stages.live import Live
+from juicer.stages.speed import Speed
+
+if TYPE_CHECKING:
+    from juicer.runtime.memo import Replay
+
+S = TypeVar("S", bound=Settings)
+COSTS = Path(".juicer/costs")
+WORK = "work"
+"""The piece of work of a stage that has but one."""
+
+
+class Stage:
+    """One run of one stage: its arguments and the parameters that it is allowed to read."""
+
+    def __init__(self, name: str, arguments: argparse.Namespace) -> None:
+        self.name = name
+        self.arguments = arguments
+        self._params = read_yaml(arguments.params)
+        # Validation is a gate: it can refuse but not change a result, so recipe.py is no dependency of a stage.
+        importlib.import_module("juicer.recipe.activation").validate(self._params, str(arguments.params))
+        self._costs: dict[str, float] = {}
+        self._md5: str | None = None
+        """Of the output, if it is one file: DVC may copy that afterwards, and its time says nothing then."""
+        self._read: dict[str, Any] = {}
+        self._key: str | None = None
+        self.cancellation = Cancellation()
+        self.processes = ALONE
+        """Those that share this stage's work."""
+        self.leads = True
+        """Whether this process publishes, records and reports; of several, one does."""
+        self.peaks: list[dict[str, float]] = []
+        """Of device memory, of each process that shares this stage's work."""
+        self.live = Live(name)
+        self.speed = Speed()
+
+    def read(self, key: str, settings: type[S]) -> S:
+        """The parameters under the dotted `key`, typed. dvc.yaml lists the same key for this stage."""
+        return settings.parse(self.value(key), f"{self.arguments.params}: {key}")
+
+    def value(self, key: str) -> Any:
+        """The plain value under the dotted `key`. dvc.yaml lists the same key for this stage."""
+        value: Any = self._params
+        for part in key.split("."):
+            value = value[part]
+        self._read[key] = value
+        return value
+
+    @contextmanager
+    def checkpoint(self, part: str = WORK) -> Iterator[Checkpoint]:
+        """Where the work in the block is continued from and saved to; a request to end waits for the next saving.
+
+        Read all parameters that the work follows from before the first of these blocks: they are part of the key.
+        Several processes save together, between the same two steps.
+        """
+        self.live.part = "" if part == WORK else part
+        with self.cancellation.held():
+            # Machines may share a disk or not.
+            own = part if not self.processes.machine else f"{part}-machine-{self.processes.machine}"
+            yield Checkpoint(self._checkpoints() / own, self.cancellation, self.processes)
+
+    @contextmanager
+    def replay(self, part: str = WORK) -> Iterator["Replay"]:
+        """As `checkpoint`, for work in pieces whose results are kept; each process keeps those that it has done."""
+        from juicer.runtime.memo import Replay
+
+        self.live.part = "" if part == WORK else part
+        own = part if self.processes.size == 1 else f"{part}-{self.processes.rank}"
+        with self.cancellation.held():
+            yield Replay(Checkpoint(self._checkpoints() / own, self.cancellation))
+
+    def _checkpoints(self) -> Path:
+        if self._key is None:
+            self._key = key_of(self.arguments, self._read)
+            if self.processes.first_here:
+                discard_checkpoints(self.name, self._key)
+        return checkpoints_of(self.name, self._key)
+
+    @contextmanager
+    def progress(self, total: int, unit: str, part: str = WORK) -> Iterator[Callable[[int], None]]:
+        """Show how far a piece of work has come: a function to call with the number of units just done."""
+        from tqdm import tqdm
+
+        self.live.part = "" if part == WORK else part
+        name, done = self.name if part == WORK else f"{self.name} {part}", 0
+        with tqdm(total=total, desc=name, unit=unit, disable=None) as bar:
+
+            def update(units: int) -> None:
+                nonlocal done
+                done += units
+                self.live.progress(done, total)
+                bar.update(units)
+
+            yield update
+
+    @contextmanager
+    def training(self, peak_share: float | None) -> Iterator[None]:
+        """Note how fast the work in the block trains.
+
+        Args:
+            peak_share: of one device, as `juicer.runtime.devices.peak_share` gives it.
+        """
+        self.speed.begin(None if peak_share is None else peak_share / self.processes.size)
+        with watched_by(self.speed):
+            yield
+
+    @contextmanager
+    def publish(self, path: Path) -> Iterator[Path]:
+        """A temporary sibling of `path` to write to; it takes the place of `path` only if all went well.
+
+        Of several processes, what only the leading one has written does.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.processes.first_here:
+            _remove_of_the_dead(path.parent, f".{path.name}.", ".tmp")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        _remove(temporary)
+        try:
+            yield temporary
+            if not self.leads:
+                return
+            with self.cancellation.held():
+                _remove(path)
+                temporary.replace(path)
+            if path.is_file():
+                with path.open("rb") as file:
+                    self._md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        finally:
+            _remove(temporary)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for files that nobody needs afterwards."""
+        folder = Path(".juicer/scratch") / f"{self.name}-{os.getpid()}"
+        if self.processes.first_here:
+            _remove_of_the_dead(folder.parent, f"{self.name}-")
+        _remove(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield folder
+        finally:
+            _remove(folder)
+
+    def record(self, **costs: float) -> None:
+        """Add to what this stage cost (tokens, steps, rows); seconds and memory are added by themselves."""
+        for name, value in costs.items():
+            self._costs[name] = self._costs.get(name, 0) + value
+
+    def write_costs(self, seconds: float) -> None:
+        """Write the costs to an undeclared file: timings have no place in versioned outputs."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        costs = {
+            "stage": self.name,
+            "seconds": round(seconds, 3),
+            "cpu_seconds": round(used.ru_utime + used.ru_stime, 3),
+            "peak_memory_mb": round(used.ru_maxrss / 1024, 1),
+            **highest([*self.peaks, peak_memory()]),
+            **self._costs,
+            **({"output_md5": self._md5} if self._md5 else {}),
+            **self.speed.costs(),
+        }
+        COSTS.mkdir(parents=True, exist_ok=True)
+        (COSTS / f"{self.name}.json").write_text(json.dumps(costs) + "\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON in the one layout that tracked outputs use; a NaN or infinity is refused."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; InputError says which file is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError("no such file", where=str(path), do="run the stage that makes it: dvc repro") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"invalid JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping (YAML 1.2, as DVC does, so 1e-4 is a number)."""
+    try:
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        do = (
+            "write it: python -m juicer.recipe.activation recipes/quickstart.yaml" if path.name == "params.yaml" else ""
+        )
+        raise InputError("no such file", where=str(path), do=do) from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise InputError(f"invalid YAML: {error.problem}", where=f"{path}:{line}") from error
+    if not isinstance(values, dict):
+        raise InputError("not a mapping of parameters", where=str(path))
+    return values
+
+
+def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentParser], None], doc: str | None) -> None:
+    """Run a stage from the command line and leave with its exit code."""
+    start(followed(run), arguments, doc)
+
+
+def start(
+    run: Callable[[Stage], str],
+    arguments: Callable[[argparse.ArgumentParser], None],
+    doc: str | None,
+    *,
+    launches: bool = False,
+) -> None:
+    """As `main`; what is seen of the stage in MLflow is left to `run`.
+
+    Args:
+        launches: whether `run` starts as many processes as the recipe says; all other stages have one.
+    """
+    module = sys.modules["__main__"].__spec__
+    name = module.name.removeprefix("tasks.") if module else "stage"
+    parser = argparse.ArgumentParser(
+        prog=f"python -m tasks.{name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="recipe, default params.yaml")
+    parser.add_argument("--stage", default=name, help="name that costs are recorded under")
+    parser.add_argument("--dry-run", action="store_true", help="validate parameters and inputs, then stop")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    arguments(parser)
+    given = parser.parse_args()
+    # Importing the libraries makes millions of objects and no garbage; looking for it takes a quarter of the time.
+    gc.set_threshold(100_000, 20, 50)
+    code = guarded(lambda: _run(run, given, launches), debug=given.debug, name=given.stage)
+    if module and module.name in sys.orig_argv:
+        # All is written. Taking the libraries down after that takes a second, many on busy cores, and saves nothing.
+        # (A process that was started for something else is not ours to end.)
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def followed(run: Callable[[Stage], str]) -> Callable[[Stage], str]:
+    """`run`, seen in MLflow while it lasts."""
+
+    @wraps(run)
+    def run_and_tell(stage: Stage) -> str:
+        with stage.live.following():
+            return run(stage)
+
+    return run_and_tell
+
+
+def _run(run: Callable[[Stage], str], given: argparse.Namespace, launches: bool) -> None:
+    begun = time.perf_counter()
+    stage = Stage(given.stage, given)
+    if given.dry_run:
+        missing = [
+            str(path)
+            for name, path in vars(given).items()
+            if isinstance(path, Path) and name not in ("out", "params") and not path.exists()
+        ]
+        if missing:
+            raise InputError(f"missing: {', '.join(missing)}", where=given.stage, do="run dvc repro")
+        print(f"{given.stage}: parameters and inputs are fine")
+        return
+    stage.cancellation.install()
+    end_with(starters())
+    compute = stage.read("compute", ComputeSettings)
+    set_environment(compute)
+    if wants_one_gpu(compute, launches):
+        take_one_gpu()
+    result = run(stage)
+    if stage.processes.first_here:
+        remove_checkpoints(stage.name)
+    if not stage.leads:
+        return
+    seconds = time.perf_counter() - begun
+    stage.write_costs(seconds)
+    print(f"{given.stage}: {result} [{seconds:.1f} s]", flush=True)
+
+
+def set_environment(compute: ComputeSettings) -> None:
+    """Fix the thread policy and keep libraries quiet; must come before torch and transformers are imported.
+
+    With other work on the cores, OpenMP threads that spin while they wait cost five times the work that they do.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(compute.threads)
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the name before torch 2.9, which is still read
+        # Batches of ever other lengths leave gaps between blocks of fixed size, until a large one fits nowhere.
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    if compute.device == "cpu" or not Path("/dev/nvidiactl").exists():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns in every stage that it sees no GPU
+    # What libraries deprecate is the developers' business; the tests see it.
+    warnings.simplefilter("ignore", FutureWarning)
+
+
+def wants_one_gpu(compute: ComputeSettings, launches: bool) -> bool:
+    """Whether this process is all that its stage has; one that was launched among others takes the GPU of its rank."""
+    several = launches and compute.processes > 1
+    return compute.device != "cpu" and not several and "LOCAL_RANK" not in os.environ
+
+
+def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:
+    """Run `work`; a foreseeable failure becomes one readable line on standard error and exit code 1."""
+    try:
+        work()
+        sys.stdout.flush()
+    except InputError as error:
+        return _fail(str(error), debug)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 128 + signal.SIGPIPE
+        where = f"{error.filename}: " if error.filename else ""
+        do = " (free some space, then run again; nothing was published)" if error.errno == errno.ENOSPC else ""
+        return _fail(f"{where}{error.strerror or error}{do}", debug)
+    except Cancelled as cancelled:
+        if "TORCHELASTIC_ERROR_FILE" not in os.environ:  # of several processes, the one that started them says it
+            line = f"{name}: ended by {cancelled}; nothing was published{cancelled.saved}"
+            print(line, file=sys.stderr, flush=True)
+        return 128 + cancelled.number
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; nothing was published", file=sys.stderr)
+        return 130
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        return _fail(f"{name}: {type(error).__name__}: {lines[0]} (--debug shows the traceback)", debug)
+    return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of standard output has left, as `head` does; a pipe to another program may break too."""
+    output, asked = sys.__stdout__, select.poll()
+    if output is None:
+        return False
+    asked.register(output.fileno(), 0)
+    left = any(event & select.POLLERR for _, event in asked.poll(0))
+    if left:  # what is still buffered has nowhere to go, and Python would complain of that when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+    return left
+
+
+def _fail(line: str, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    if (told := os.environ.get("TORCHELASTIC_ERROR_FILE")) is not None:
+        # One of several processes: all may fail alike, and the one that started them says it once.
+        write_json(Path(told), {"message": {"message": line, "extraInfo": {"timestamp": int(time.time())}}})
+        return 1
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    return 1
+
+
+def _remove_of_the_dead(folder: Path, before: str, after: str = "") -> None:
+    """Remove what runs that were killed left in `folder`: names with the id of a process that is gone."""
+    for path in folder.iterdir() if folder.is_dir() else []:
+        number = path.name.removeprefix(before).removesuffix(after)
+        if path.name == f"{before}{number}{after}" and number.isdigit() and not psutil.pid_exists(int(number)):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

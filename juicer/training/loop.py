@@ -1,0 +1,187 @@
+"""The loop that every contrastive stage shares: K optimiser steps over seeded batches, recorded step by step."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from juicer.runtime.errors import InputError
+from juicer.runtime.events import tell_point, tell_tokens
+from juicer.runtime.processes import ALONE, Processes
+from juicer.settings.training import OptimiserSettings
+from juicer.training.backends import Descent, Losses, Sharded, Whole
+from juicer.training.state import Checkpoint, load_progress, save_progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Progress = Callable[[int], None]
+
+
+@dataclass
+class TrainingRecord:
+    """What a training stage did, free of timings: it is saved beside the weights and versioned with them."""
+
+    stage: str
+    steps: int = 0
+    """Optimiser steps of this stage."""
+    response_tokens: int = 0
+    """Response tokens that a gradient was taken through, in this stage."""
+    total_steps: int = 0
+    """Steps since the SFT policy, earlier rounds included."""
+    total_response_tokens: int = 0
+    """Response tokens since the SFT policy, earlier rounds included."""
+    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """Per quantity: `step` and `value`."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Single numbers worth keeping: K, accuracy, the normaliser."""
+
+    def log(self, step: int, **values: float) -> None:
+        """Add one point to each named curve."""
+        for name, value in values.items():
+            curve = self.curves.setdefault(name, {"step": [], "value": []})
+            curve["step"].append(step)
+            curve["value"].append(float(f"{value:.6g}"))
+
+    def continue_from(self, previous: dict[str, Any] | None) -> None:
+        """Set the totals: those of the previous round's record plus this stage."""
+        before = previous or {}
+        self.total_steps = before.get("total_steps", 0) + self.steps
+        self.total_response_tokens = before.get("total_response_tokens", 0) + self.response_tokens
+
+
+def steps_for(epochs: float, rows: int, batch_size: int) -> int:
+    """K = ceil(epochs * rows / batch size)."""
+    return math.ceil(epochs * rows / batch_size)
+
+
+def shuffled_batches(rows: int, batch_size: int, epochs: float, seed: int) -> Iterator[list[int]]:
+    """K batches of row numbers from `epochs` seeded permutations laid end to end; only the last may be short."""
+    generator = torch.Generator().manual_seed(seed)
+    wanted = math.ceil(epochs * rows)
+    stream: list[int] = []
+    while len(stream) < wanted:
+        stream += torch.randperm(rows, generator=generator).tolist()
+    for start in range(0, wanted, batch_size):
+        yield stream[start : min(start + batch_size, wanted)]
+
+
+def make_optimiser(
+    parameters: Sequence[torch.nn.Parameter], settings: OptimiserSettings, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """The optimiser of a recipe and its schedule: linear warm-up, then linear decay to zero after `steps`."""
+    optimiser: torch.optim.Optimizer
+    if settings.name == "rmsprop":
+        optimiser = torch.optim.RMSprop(parameters, lr=settings.learning_rate)
+    else:
+        optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)
+    warmup = math.ceil(settings.warmup_ratio * steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return step / max(warmup, 1)
+        return max(0.0, (steps - step) / max(steps - warmup, 1))
+
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+
+
+def recompute_activations(model: "PreTrainedModel") -> None:
+    """Switch gradient checkpointing on in a model that stays in evaluation mode, where transformers would ignore it."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    model.gradient_checkpointing_enable()
+    for module in model.modules():
+        # The mark is the layer's own; its children, and so dropout, stay in evaluation mode.
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
+
+
+def passes_of(
+    rows: Sequence[int], micro_batch_size: int | None, processes: Processes = ALONE
+) -> Iterator[tuple[list[int], int]]:
+    """The forward passes of this process over its share of a batch: row numbers, and how many of them count.
+
+    Every process makes as many passes over as many rows, as sharded weights demand; what it lacks is filled up with a
+    row that does not count.
+    """
+    mine = list(rows[processes.rank :: processes.size])
+    filled = mine + [rows[-1]] * (math.ceil(len(rows) / processes.size) - len(mine))
+    size = micro_batch_size or len(filled)
+    for start in range(0, len(filled), size):
+        yield filled[start : start + size], max(0, min(size, len(mine) - start))
+
+
+def descend(
+    model: torch.nn.Module,
+    batches: Iterable[list[int]],
+    steps: int,
+    loss_of: Callable[[list[int]], Losses],
+    settings: OptimiserSettings,
+    micro_batch_size: int | None,
+    record: TrainingRecord,
+    progress: Progress = lambda steps: None,
+    checkpoint: Checkpoint | None = None,
+    processes: Processes = ALONE,
+) -> None:
+    """Take `steps` optimiser steps, one per batch of row numbers.
+
+    Args:
+        loss_of: for row numbers, the loss and what else to plot, per row: (rows,) each.
+        micro_batch_size: rows per forward pass of a process; the gradient is that of the whole batch's mean all the
+            same.
+        checkpoint: where an interrupted run is continued from, and what it is saved to between two steps.
+        processes: over which the rows of each batch are divided; each holds the whole model before and after.
+
+    Raises:
+        InputError: the loss or the gradient is not finite; names the step.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    device = parameters[0].device
+    optimiser, schedule = make_optimiser(parameters, settings, steps)
+    kind = Sharded if processes.zero_stage else Whole
+    descent: Descent = kind(model, loss_of, optimiser, settings.max_gradient_norm, processes)
+
+    def write(folder: Path) -> None:
+        descent.save(folder)
+        if processes.first_here:
+            save_progress(folder, schedule, record)
+
+    done = 0
+    if latest := checkpoint.latest() if checkpoint else None:
+        descent.load(latest)
+        done = load_progress(latest, schedule, record)
+    progress(done)
+    for step, rows in enumerate(batches, 1):
+        if step <= done:
+            continue
+        sums = {"loss": 0.0}
+        passes = list(passes_of(rows, micro_batch_size, processes))
+        for number, (micro, counted) in enumerate(passes, 1):
+            losses, values = descent.losses(micro)
+            share = counted / len(rows)
+            mean = losses[:counted].mean() if counted else losses.sum()
+            descent.backward(mean * share, last=number == len(passes))
+            for name, value in ({"loss": losses.detach()} | values).items():
+                sums[name] = sums.get(name, 0.0) + (float(value[:counted].mean()) * share if counted else 0.0)
+        plotted = dict(zip(sums, processes.sum(list(sums.values()), device), strict=True))
+        rate, norm = float(schedule.get_last_lr()[0]), descent.gradient_norm()
+        if not math.isfinite(plotted["loss"]) or not math.isfinite(norm):
+            raise InputError(
+                f"the loss is {plotted['loss']} and the gradient norm {norm} at step {step} of {steps}",
+                where=record.stage,
+                do="lower the learning rate, or check the data; nothing was saved",
+            )
+        point = {"loss": plotted.pop("loss"), "gradient_norm": norm, "learning_rate": rate, **plotted}
+        record.log(step, **point)
+        tell_point(step, **point)
+        tell_tokens(record.response_tokens / steps)
+        descent.step()
+        schedule.step()
+        progress(1)
+        if checkpoint and checkpoint.due():
+            checkpoint.save(write)
+    descent.close()
+    record.steps += steps
