@@ -20,11 +20,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair
 from juicer.methods.irft import train_round
 from juicer.methods.objectives import contrastive_loss, irft_loss
 from juicer.methods.reward import rewards
-from juicer.models.log_probability import Dialogue, by_length_in_chunks, response_log_probabilities
+from juicer.models.log_probability import by_length_in_chunks, response_log_probabilities
 from juicer.runtime.seeding import derive
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.irft import IrftTrainingSettings

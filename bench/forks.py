@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import GPTNeoXForCausalLM
 
 from bench.measure import Timings
+from juicer.data.dialogues import Dialogue
 from juicer.methods.forks import Fork, ForkBatch, fork_log_probabilities, forks_pay
-from juicer.models.log_probability import Dialogue, by_length_in_chunks, response_log_probabilities
+from juicer.models.log_probability import by_length_in_chunks, response_log_probabilities
 from juicer.quickstart.pretraining import policy_config
 from juicer.settings.world import TinyPolicySettings
 

@@ -24,8 +24,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bench.gpu_source import source, split
+from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError
-from juicer.stages.stage import guarded
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared/data/hh-harmless"

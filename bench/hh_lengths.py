@@ -96,7 +96,7 @@ def write(given: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    from juicer.stages.stage import guarded
+    from juicer.runtime.command import guarded
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of Anthropic-HH rows")

@@ -15,9 +15,9 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from bench import inputs, stock
 from bench.part import main, quiet
+from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair, make_pairs
 from juicer.methods.irft import train_round
-from juicer.models.log_probability import Dialogue
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.settings.training import OptimiserSettings, SamplingSettings

@@ -32,8 +32,8 @@ from flows.workspace import (
     recipes,
     sole_user,
 )
+from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError
-from juicer.stages.stage import guarded
 
 THREADS: TaskRunner[PrefectFuture[Any]] = ThreadPoolTaskRunner(max_workers=64)  # type: ignore[assignment]
 Recipe = Annotated[str, Field(json_schema_extra={"enum": [ACTIVE, *recipes()]})]

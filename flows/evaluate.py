@@ -24,8 +24,8 @@ from flows.server import check_server
 from juicer.registry.evaluate_version import Judgement
 from juicer.registry.promote import GATES
 from juicer.registry.store import project_model, project_uri
+from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError
-from juicer.stages.stage import guarded
 
 
 @flow(name="evaluate", flow_run_name="{model}", persist_result=False)

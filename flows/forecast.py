@@ -1,6 +1,5 @@
 """The stages of dvc.yaml and what will become of each: read from DVC's own index, never written twice."""
 
-import difflib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 
 from juicer.registry.records import PARAMS
-from juicer.runtime.errors import InputError
-from juicer.stages.stage import read_yaml
+from juicer.runtime.errors import InputError, nearest
+from juicer.runtime.files import read_yaml
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -249,6 +248,6 @@ def _chosen(stages: "Sequence[Stage]", graph: Any, from_stage: str, until_stage:
 
 
 def _unknown(name: str, known: Sequence[str]) -> InputError:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    do = f"did you mean {near[0]}?" if near else "see: dvc stage list"
+    near = nearest(name, known)
+    do = f"did you mean {near}?" if near else "see: dvc stage list"
     return InputError(f"no stage {name!r}", where="dvc.yaml", do=do)

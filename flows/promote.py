@@ -18,9 +18,10 @@ from prefect.states import Completed, Failed
 from flows.server import check_server
 from juicer.registry.promote import GATES, Decision
 from juicer.registry.store import project_model, project_uri
+from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError
 from juicer.settings.compute import ComputeSettings
-from juicer.stages.stage import guarded, set_environment
+from juicer.stages.stage import set_environment
 
 REFUSED, REFUSED_STATE = 3, "Refused"
 """Exit code where gates failed; 1 is an error."""

@@ -20,7 +20,7 @@ from prefect.artifacts import (
 from flows.forecast import PlannedStage
 from juicer.registry.store import runs_of, without_password
 from juicer.reporting.numbers import shown, shown_columns
-from juicer.stages.stage import read_json
+from juicer.runtime.files import read_json
 
 SUMMARY, REPORT = Path("metrics/summary.json"), Path("report/report.html")
 BY_ROUND = re.compile(r'<section id="figures".*?</section>', re.DOTALL)

@@ -26,7 +26,7 @@ from flows.execute import TASK, InfrastructureFailed, Result, StageFailed, Stopp
 from flows.forecast import PlannedStage, plan, reading
 from flows.workspace import LOCK, PARAMS, check_clean, last_user, sole_user
 from juicer.runtime.errors import InputError
-from juicer.stages.stage import read_yaml
+from juicer.runtime.files import read_yaml
 
 POOL = "machines"
 DEPLOYMENT = "stage/stage"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from juicer.registry.store import project_uri
-from juicer.stages.stage import guarded
+from juicer.runtime.command import guarded
 
 
 def main() -> None:

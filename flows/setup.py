@@ -18,7 +18,8 @@ from prefect.workers.process import ProcessWorker
 from flows.execute import GPU
 from flows.remote import POOL
 from flows.server import check_server
-from juicer.stages.stage import guarded, read_json, read_yaml
+from juicer.runtime.command import guarded
+from juicer.runtime.files import read_json, read_yaml
 
 AUTOMATIONS = Path(__file__).with_name("automations.yaml")
 DOCKER_POOL = Path(__file__).resolve().parents[1] / "docker" / "work-pool.json"

@@ -18,9 +18,9 @@ import httpx
 
 from flows.execute import environment
 from flows.setup import GPUS_HELP
+from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError
 from juicer.runtime.process_groups import run_in_group
-from juicer.stages.stage import guarded
 
 HOST = "127.0.0.1"
 LOGS, HOME = Path(".juicer/ui"), Path(".juicer/prefect")
@@ -107,8 +107,8 @@ def serve(port: int, mlflow_port: int, gpus: int | None) -> None:
         running.append(Service("prefect-server", [*python, *prefect_server], env))
         running.append(Service("mlflow-server", [*python, *mlflow_server, "--backend-store-uri", STORE], env))
         running[0].wait_for(f"{prefect}/api/health")
-        once([*python, "flows.setup", *([] if gpus is None else ["--gpus", str(gpus)])], env)
-        once([*python, "prefect", "--no-prompt", "deploy", "--all"], env)
+        run_once([*python, "flows.setup", *([] if gpus is None else ["--gpus", str(gpus)])], env)
+        run_once([*python, "prefect", "--no-prompt", "deploy", "--all"], env)
         running[1].wait_for(f"{mlflow}/health")
         running.append(Service("worker", [*python, *worker], env))
         print(f"Prefect  {prefect}\nMLflow   {mlflow}\nLogs     {LOGS}\nCtrl-C ends all of it.", flush=True)
@@ -124,7 +124,7 @@ def serve(port: int, mlflow_port: int, gpus: int | None) -> None:
             service.end()
 
 
-def once(command: list[str], env: dict[str, str]) -> None:
+def run_once(command: list[str], env: dict[str, str]) -> None:
     """Run a command that has to succeed."""
     last = deque[str](maxlen=10)
     if run_in_group(command, last.append, environment=env) != 0:

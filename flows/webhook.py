@@ -31,8 +31,8 @@ from starlette.routing import Route
 
 from flows.server import check_server
 from juicer.registry.store import project_uri
+from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError
-from juicer.stages.stage import guarded
 
 SECRET = "JUICER_WEBHOOK_SECRET"  # noqa: S105 - the name of the variable
 TOLERANCE = 300.0

@@ -1,6 +1,5 @@
 """The folder that a flow works in: one flow at a time, the recipe that is active there, the order of its dvc.lock."""
 
-import difflib
 import fcntl
 import json
 import os
@@ -11,9 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flows.forecast import reading
-from juicer.recipe.activation import activate, validate
-from juicer.runtime.errors import InputError
-from juicer.stages.stage import read_yaml
+from juicer.recipe.activation import activate
+from juicer.recipe.checks import validate
+from juicer.runtime.errors import InputError, nearest
+from juicer.runtime.files import read_yaml
 
 ACTIVE = "active"
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
@@ -68,8 +68,8 @@ def check_clean(except_for: Sequence[str] = ()) -> None:
 def activate_recipe(recipe: str, overrides: Sequence[str]) -> str:
     """Write params.yaml for a recipe, a name in recipes/ or `active`; returns the recipe's own name."""
     if recipe != ACTIVE and not Path("recipes", f"{recipe}.yaml").is_file():
-        near = difflib.get_close_matches(recipe, recipes(), n=1, cutoff=0.3)
-        raise InputError(f"no recipe {recipe!r} in recipes/", do=f"did you mean {near[0]}?" if near else "")
+        near = nearest(recipe, recipes(), cutoff=0.3)
+        raise InputError(f"no recipe {recipe!r} in recipes/", do=f"did you mean {near}?" if near else "")
     if recipe != ACTIVE or overrides:
         activate(PARAMS if recipe == ACTIVE else Path("recipes", f"{recipe}.yaml"), list(overrides), PARAMS)
     return validate(read_yaml(PARAMS), str(PARAMS)).name

@@ -19,14 +19,15 @@ from juicer import scorers
 from juicer.data import demonstrations
 from juicer.data.demonstrations import Demonstration
 from juicer.runtime.errors import InputError
+from juicer.runtime.files import read_json, write_json
+from juicer.runtime.memo import Memo, no_memo
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, ScorerSettings, TemplateSettings
 from juicer.stages.launch import main
-from juicer.stages.stage import Stage, read_json, write_json
+from juicer.stages.stage import Stage
 
 if TYPE_CHECKING:
     from juicer.data.curation import Lengths, Split
-    from juicer.runtime.memo import Once
 
 T = TypeVar("T")
 REPLACED = "template.name 'hh' replaces the model's own chat template (template.name: model keeps it)"
@@ -59,7 +60,6 @@ def run(stage: Stage) -> str:
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     from juicer.data.curation import Lengths, check_context
     from juicer.models.loading import load_template
-    from juicer.runtime.memo import once
 
     given = stage.arguments
     settings = stage.read("curate", CurateSettings)
@@ -67,7 +67,7 @@ def run(stage: Stage) -> str:
         raise InputError("curate.validation_share + held_out_share leave nothing to train on", do="lower one")
     template = load_template(given.policy, stage.read("template", TemplateSettings))
     check_context(read_json(given.policy / "config.json"), template, str(given.policy))
-    if template.replaced and stage.leads:
+    if template.replaced and stage.is_main:
         print(f"{stage.name}: {REPLACED}", file=sys.stderr)
     scoring = stage.read("scorer", ScorerSettings)
     scorer = scorers.load(scoring, given.scorer, stage.read("compute", ComputeSettings), stage.processes)
@@ -77,8 +77,8 @@ def run(stage: Stage) -> str:
         out.mkdir()
         names: tuple[Split, ...] = ("train", "validation", "held_out")
         opened = {name: files.enter_context((out / f"{name}.jsonl").open("wb")) for name in names}
-        resumed = files.enter_context(stage.replay()) if scorer else once
-        curation = Curation(settings, scoring, scorer, Lengths(template), opened, resumed)
+        memo = files.enter_context(stage.memo()) if scorer else no_memo
+        curation = Curation(settings, scoring, scorer, Lengths(template), opened, memo)
         curation.take(raw, stage.name)
         write_json(out / "curation.json", curation.finish())
     stage.record(rows=curation.read)
@@ -95,7 +95,7 @@ class Curation:
         scorer: None keeps training rows in the order they came.
         lengths: counts tokens.
         files: where the rows of each split go.
-        resumed: gives the scores that an interrupted run has computed.
+        memo: gives the scores that an interrupted run has computed.
     """
 
     def __init__(
@@ -105,12 +105,12 @@ class Curation:
         scorer: scorers.Scorer | None,
         lengths: "Lengths",
         files: "Mapping[Split, BinaryIO]",
-        resumed: "Once",
+        memo: Memo,
     ) -> None:
         from juicer.data.curation import Best
 
         self.settings, self.scoring, self.scorer = settings, scoring, scorer
-        self.lengths, self.files, self.resumed = lengths, files, resumed
+        self.lengths, self.files, self.memo = lengths, files, memo
         self.read = 0
         self.kept: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
@@ -248,7 +248,7 @@ class Curation:
         rows, self._waiting = self._waiting, []
         if self.scorer is None or not rows:
             return
-        scores = self.scorer.score([(row.prompt, row.response) for row in rows], self.resumed)
+        scores = self.scorer.score([(row.prompt, row.response) for row in rows], self.memo)
         for row, score in zip(rows, scores, strict=True):
             line = _line(row.model_copy(update={"score": score}))
             if self.best is None:

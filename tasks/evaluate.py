@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from juicer.runtime.files import write_json
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import ScorerSettings, TemplateSettings
 from juicer.settings.evaluation import EvaluationSettings
 from juicer.stages.launch import main
-from juicer.stages.stage import Stage, write_json
+from juicer.stages.stage import Stage
 
 if TYPE_CHECKING:
     from juicer.data.demonstrations import Demonstration
@@ -82,8 +83,8 @@ def run(stage: Stage) -> str:
             raise InputError("no rows to evaluate on", where=str(given.data / f"{split}.jsonl"), do="raise its share")
         purpose = derive(seed, "evaluation", split)
         with (
-            stage.progress(len(rows) // stage.processes.size, "prompt", split) as progress,
-            stage.replay(split) as resumed,
+            stage.progress(len(rows) // stage.processes.world_size, "prompt", split) as progress,
+            stage.memo(split) as memo,
         ):
             done = evaluate_policy(
                 policy,
@@ -95,7 +96,7 @@ def run(stage: Stage) -> str:
                 settings.sampling,
                 purpose,
                 progress,
-                resumed,
+                memo,
                 stage.processes,
             )
         # Preferences are shares of these, not of all prompts.

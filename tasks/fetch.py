@@ -16,9 +16,10 @@ from juicer.data import formats, sources
 from juicer.data.demonstrations import Demonstration
 from juicer.data.hub import split_of
 from juicer.runtime.errors import InputError
+from juicer.runtime.files import write_json
 from juicer.settings.data import FetchSettings
 from juicer.settings.world import WorldSettings
-from juicer.stages.stage import Stage, main, write_json
+from juicer.stages.stage import Stage, main
 
 MALFORMED_LIMIT = 0.05
 """Largest share of malformed rows. Anthropic-HH has about 0.3 per cent; with one in twenty, the file or the format is

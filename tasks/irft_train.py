@@ -34,9 +34,9 @@ def run(stage: Stage) -> str:
         read_training,
         save_policy,
     )
-    from juicer.runtime.devices import peak_share
     from juicer.runtime.seeding import derive
     from juicer.training.loop import steps_for
+    from juicer.training.utilisation import peak_share
 
     given, settings = stage.arguments, stage.read("irft.training", IrftTrainingSettings)
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from juicer.runtime.errors import InputError
+from juicer.runtime.files import read_json, write_json
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.leaderboard import HarnessSettings
-from juicer.stages.stage import Stage, main, read_json, write_json
+from juicer.stages.stage import Stage, main
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,8 +50,8 @@ def run(stage: Stage) -> str:
         stage.record(questions=column.questions)
 
     compute = stage.read("compute", ComputeSettings)
-    with stage.scratch() as scratch, stage.replay() as resumed:
-        board = evaluate(given.policy, settings, compute, given.mirror, scratch, seen, resumed, bars=bars)
+    with stage.scratch() as scratch, stage.memo() as memo:
+        board = evaluate(given.policy, settings, compute, given.mirror, scratch, seen, memo, bars=bars)
     columns = {
         name: {**dataclasses.asdict(column), **getattr(settings, name).model_dump()}
         for name, column in board.columns.items()

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from juicer.stages.stage import Stage, main, write_json
+from juicer.runtime.files import write_json
+from juicer.stages.stage import Stage, main
 
 if TYPE_CHECKING:
     from juicer.evaluation.benchmarks import Source

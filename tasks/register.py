@@ -7,8 +7,9 @@ a stage that was restored from DVC's cache is recorded like one that ran. No wei
 import argparse
 from pathlib import Path
 
+from juicer.runtime.files import read_json
 from juicer.settings.models import RegisterSettings
-from juicer.stages.stage import Stage, main, read_json
+from juicer.stages.stage import Stage, main
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

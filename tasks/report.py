@@ -14,7 +14,8 @@ from juicer.reporting.numbers import flat, summarise
 from juicer.reporting.page import Content, render
 from juicer.reporting.plots import histogram_of, training_curves, write_plots
 from juicer.runtime.errors import InputError
-from juicer.stages.stage import Stage, main, read_json, write_json
+from juicer.runtime.files import read_json, write_json
+from juicer.stages.stage import Stage, main
 from tasks.tabulate import read_table
 
 

@@ -21,14 +21,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(stage: Stage) -> str:
     from juicer.data import demonstrations
+    from juicer.data.dialogues import Dialogue
     from juicer.data.pairs import make_pairs
     from juicer.data.samples import read_samples
     from juicer.methods.reward import freeze_blocks, load_reward, score_rewards, train_reward
     from juicer.models.loading import TRAINED, load_template, mixed_precision, save_model
-    from juicer.models.log_probability import Dialogue
-    from juicer.runtime.devices import peak_share
     from juicer.runtime.seeding import derive
     from juicer.training.loop import steps_for
+    from juicer.training.utilisation import peak_share
 
     given, settings = stage.arguments, stage.read("rft.reward", RewardSettings)
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")

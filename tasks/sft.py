@@ -19,12 +19,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(stage: Stage) -> str:
     from juicer.data import demonstrations
+    from juicer.data.dialogues import Dialogue
     from juicer.methods.sft import train_sft
     from juicer.models.loading import TRAINED, load_policy, load_template, save_policy
-    from juicer.models.log_probability import Dialogue
-    from juicer.runtime.devices import peak_share
     from juicer.runtime.seeding import derive
-    from juicer.training.loop import TrainingRecord
+    from juicer.training.record import TrainingRecord
+    from juicer.training.utilisation import peak_share
 
     given, settings = stage.arguments, stage.read("sft", SftSettings)
     compute = stage.read("compute", ComputeSettings)

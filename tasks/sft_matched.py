@@ -29,13 +29,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(stage: Stage) -> str:
     from juicer import scorers
     from juicer.data import demonstrations
+    from juicer.data.dialogues import Dialogue
     from juicer.evaluation.choice import best_on_validation
     from juicer.evaluation.metrics import evaluate_policy
     from juicer.methods.sft import mean_tokens_per_step, train_sft
     from juicer.models.loading import TRAINED, load_policy, load_template, mixed_precision, read_training, save_policy
-    from juicer.models.log_probability import Dialogue
-    from juicer.runtime.devices import peak_share
     from juicer.runtime.seeding import derive
+    from juicer.training.utilisation import peak_share
 
     given, control = stage.arguments, stage.read("sft_matched", SftMatchedSettings)
     settings, evaluation = stage.read("sft", SftSettings), stage.read("evaluation", EvaluationSettings)

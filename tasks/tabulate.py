@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from juicer.runtime.errors import InputError
-from juicer.stages.stage import Stage, main, read_json, write_json
+from juicer.runtime.files import read_json, write_json
+from juicer.stages.stage import Stage, main
 
 
 def add_row(table: dict[str, Any], row: dict[str, Any], where: str = "") -> dict[str, Any]:

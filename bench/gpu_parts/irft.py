@@ -6,14 +6,17 @@ from typing import Any
 import torch
 
 from bench.gpu_parts.common import ROOT, Context, StepClock, model_of, pairs_of, peak, utilisation
+from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import response_tokens
 from juicer.methods.irft import train_round
 from juicer.models.loading import mixed_precision
-from juicer.models.log_probability import Dialogue
 from juicer.planning.plan import Planner
-from juicer.recipe.activation import Graph, Recipe, load
-from juicer.runtime.devices import DEVICES, GIB, operations_per_response_token
-from juicer.runtime.events import watched_by
+from juicer.recipe.activation import load
+from juicer.recipe.graph import Graph
+from juicer.recipe.schema import Recipe
+from juicer.runtime.devices import DEVICES, GIB
+from juicer.runtime.events import observed_by
+from juicer.training.utilisation import operations_per_response_token
 
 ONE_CARD = ("compute.processes=1", "compute.zero_stage=0")
 """The recipe has four cards; each takes a micro batch of 2 of a step's 8 pairs."""
@@ -81,7 +84,7 @@ def step(
         dialogues = [each for pair in pairs for each in (pair.demonstration, pair.sample)]
         operations = operations_per_response_token(model, dialogues)
         clock, once = StepClock(), settings.model_copy(update={"epochs": 1.0})
-        with watched_by(clock), mixed_precision(recipe.compute):
+        with observed_by(clock), mixed_precision(recipe.compute):
             record = train_round(model, model, pairs, once, 1, 0)
     milliseconds = clock.milliseconds(warmup)
     responses = response_tokens(pairs, [range(count)]) / record.steps

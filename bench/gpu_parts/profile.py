@@ -10,7 +10,7 @@ from bench.gpu_parts.common import Context, model_of, pairs_of
 from bench.gpu_parts.irft import FAST, recipe_of
 from juicer.methods.irft import train_round
 from juicer.models.loading import mixed_precision
-from juicer.runtime.events import watched_by
+from juicer.runtime.events import observed_by
 
 LISTED = 12
 
@@ -49,7 +49,7 @@ def profiled(context: Context, overrides: Sequence[str]) -> dict[str, Any]:
     pairs = pairs_of(count, limits.max_prompt_tokens, limits.max_response_tokens, model.config.vocab_size)
     device = context.device.type
     profiler = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])])
-    with watched_by(Recorded(after, steps, profiler)), mixed_precision(recipe.compute):
+    with observed_by(Recorded(after, steps, profiler)), mixed_precision(recipe.compute):
         train_round(model, model, pairs, settings, 1, 0)
     wanted = torch.autograd.DeviceType.CUDA if device == "cuda" else torch.autograd.DeviceType.CPU
     # Ranges that somebody has named, such as an optimiser's step, are no kernels: they would cover the gaps.

@@ -14,8 +14,9 @@ from bench import gpu_source
 from bench.gpu_parts.common import ROOT, Context
 from bench.gpu_parts.stages import STEPS
 from bench.gpu_parts.workspace import Workspace, placed
+from juicer.data.dialogues import Dialogue
 from juicer.models.loading import load_policy, load_template, mixed_precision
-from juicer.models.log_probability import Dialogue, score_dialogues
+from juicer.models.log_probability import score_dialogues
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import TemplateSettings

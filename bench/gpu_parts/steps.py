@@ -18,6 +18,7 @@ from bench.gpu_parts.common import (
     utilisation,
 )
 from bench.gpu_parts.irft import planned, recipe_of
+from juicer.data.dialogues import Dialogue
 from juicer.data.template import Template
 from juicer.methods.irft import train_round
 from juicer.methods.policy_alignment import align_policy
@@ -25,12 +26,11 @@ from juicer.methods.reward import freeze_blocks, train_reward
 from juicer.methods.sft import train_sft
 from juicer.models.adapters import add_adapters
 from juicer.models.loading import mixed_precision, save_policy
-from juicer.models.log_probability import Dialogue
 from juicer.quickstart.random_models import train_random_tokenizer
-from juicer.recipe.activation import Recipe
-from juicer.runtime.devices import operations_per_response_token
-from juicer.runtime.events import watched_by
+from juicer.recipe.schema import Recipe
+from juicer.runtime.events import observed_by
 from juicer.settings.tiny import TinySettings
+from juicer.training.utilisation import operations_per_response_token
 
 
 def measurements(context: Context) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -82,7 +82,7 @@ def sft(context: Context, overrides: tuple[str, ...]) -> dict[str, Any]:
         )
         rows = [pair.demonstration for pair in pairs]
         clock, rate = StepClock(), operations_per_response_token(model, rows)
-        with watched_by(clock):
+        with observed_by(clock):
             record = train_sft(model, _template(recipe), rows, settings, recipe.compute, 0, Path(scratch), steps=steps)
     tokens = sum(len(row.response) for row in rows) / record.steps
     figures = _figures(context, clock.milliseconds(warmup), rate, tokens)
@@ -100,7 +100,7 @@ def reward(context: Context) -> dict[str, Any]:
         pairs = pairs_of(count, limits.max_prompt_tokens, limits.max_response_tokens, model.config.vocab_size)
         freeze_blocks(model, settings.frozen_blocks)
         rate, clock = operations_per_response_token(model, _dialogues(pairs)), StepClock()
-        with watched_by(clock), mixed_precision(recipe.compute):
+        with observed_by(clock), mixed_precision(recipe.compute):
             record = train_reward(model, pairs, settings.model_copy(update={"epochs": 1.0}), 1, 0)
     tokens = sum(len(each.response) for each in _dialogues(pairs)) / record.steps
     figures = _figures(context, clock.milliseconds(warmup), rate, tokens)
@@ -122,7 +122,7 @@ def rloo(context: Context) -> dict[str, Any]:
         save_policy(policy, template, initial, None)
         judge = model_of(context, "pythia-1b", "reward", torch.float32 if context.tiny else torch.bfloat16)
         clock = StepClock()
-        with watched_by(clock), lengths_forced(lengths, template.end_of_text):
+        with observed_by(clock), lengths_forced(lengths, template.end_of_text):
             record = align_policy(
                 policy,
                 initial,
@@ -158,7 +158,7 @@ def lora(context: Context) -> dict[str, Any]:
         count = settings.batch_size * (warmup + timed + 1)
         pairs = pairs_of(count, limits.max_prompt_tokens, limits.max_response_tokens, model.config.vocab_size)
         rate, clock = operations_per_response_token(model, _dialogues(pairs)), StepClock()
-        with watched_by(clock), mixed_precision(recipe.compute):
+        with observed_by(clock), mixed_precision(recipe.compute):
             record = train_round(model, model, pairs, settings.model_copy(update={"epochs": 1.0}), 1, 0)
     tokens = sum(len(each.response) for each in _dialogues(pairs)) / record.steps
     figures = _figures(context, clock.milliseconds(warmup), rate, tokens)

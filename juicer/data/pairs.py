@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from juicer.data.demonstrations import Demonstration
+from juicer.data.dialogues import Dialogue
 from juicer.data.samples import Sample
 from juicer.data.template import Template
-from juicer.models.log_probability import Dialogue
 from juicer.runtime.errors import InputError
 
 

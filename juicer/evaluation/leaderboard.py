@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from juicer.evaluation.benchmarks import COLUMNS, task_manager, tasks_under
 from juicer.models.loading import attention_of, check_weights, device_of, dtype_of
 from juicer.runtime.errors import InputError
-from juicer.runtime.memo import Once, once
+from juicer.runtime.memo import Memo, no_memo
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.leaderboard import BenchmarkSettings, HarnessSettings
 
@@ -72,7 +72,7 @@ def evaluate(
     mirror: Path,
     scratch: Path,
     seen: Callable[[str, Column], None],
-    resumed: Once = once,
+    memo: Memo = no_memo,
     *,
     bars: bool,
 ) -> Leaderboard:
@@ -83,7 +83,7 @@ def evaluate(
         mirror: folder with the data of all tasks (see juicer.evaluation.benchmarks).
         scratch: empty folder for what `datasets` makes of the mirror's files.
         seen: called with the name of each column and its figures as soon as they are known.
-        resumed: gives the result of a column again after an interruption.
+        memo: gives the result of a column again after an interruption.
         bars: draw lm-eval's progress bars.
 
     Raises:
@@ -100,7 +100,7 @@ def evaluate(
         benchmark: BenchmarkSettings = getattr(settings, name)
         data = data_from(mirror, scratch)
         try:
-            found = resumed(partial(_measure, language_model, manager, tasks, benchmark, settings, data))
+            found = memo(partial(_measure, language_model, manager, tasks, benchmark, settings, data))
         except (AssertionError, ValueError) as error:
             # How lm-eval says that there are too few examples, or that a prompt does not fit.
             raise InputError(f"lm-eval stops: {error}", where=f"leaderboard.harness.{name}") from error

@@ -11,18 +11,12 @@ from juicer.data.pairs import Pair, response_tokens
 from juicer.methods.forks import Fork, ForkBatch, fork_log_probabilities, forks_pay
 from juicer.methods.objectives import implicit_reward, irft_loss
 from juicer.models.log_probability import by_length, by_length_in_chunks, response_log_probabilities, score_dialogues
-from juicer.runtime.processes import ALONE, Processes
+from juicer.runtime.checkpoints import Checkpoint
+from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.training.backends import Losses
-from juicer.training.loop import (
-    Progress,
-    TrainingRecord,
-    descend,
-    recompute_activations,
-    shuffled_batches,
-    steps_for,
-)
-from juicer.training.state import Checkpoint
+from juicer.training.loop import Progress, recompute_activations, shuffled_batches, steps_for, train_loop
+from juicer.training.record import TrainingRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +36,7 @@ def train_round(
     seed: int,
     progress: Progress = lambda steps: None,
     checkpoint: Checkpoint | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> TrainingRecord:
     """K steps on one round's pairs; changes `policy` in place.
 
@@ -53,7 +47,7 @@ def train_round(
             taken for the samples', if teacher forcing gives the same.
         padding: any token id.
         seed: of the order of the pairs.
-        checkpoint: see `descend`.
+        checkpoint: see `train_loop`.
         processes: over which the pairs of each step are divided.
 
     Returns:
@@ -94,7 +88,7 @@ def train_round(
     policy.eval()
     if settings.gradient_checkpointing:
         recompute_activations(policy)
-    descend(
+    train_loop(
         policy,
         batches,
         steps,
@@ -111,7 +105,7 @@ def train_round(
 
 
 def captured_log_probabilities(
-    policy: "PreTrainedModel", pairs: Sequence[Pair], padding: int, processes: Processes = ALONE
+    policy: "PreTrainedModel", pairs: Sequence[Pair], padding: int, processes: Processes = SINGLE_PROCESS
 ) -> Tensor | None:
     """log pi(y'|x) of the samples as captured while sampling, unless teacher forcing says otherwise of some of them.
 

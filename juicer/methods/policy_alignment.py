@@ -11,21 +11,30 @@ import torch
 from torch import Tensor
 
 from juicer.data.demonstrations import Message
+from juicer.data.dialogues import Dialogue
 from juicer.data.template import Template
 from juicer.methods.objectives import normalise
 from juicer.methods.reward import score_rewards
-from juicer.methods.sft import follow, plain_on_cpu, sharding, trainer_arguments
-from juicer.models.loading import mixed_precision, spare_deepspeed
-from juicer.models.log_probability import Batch, Dialogue, by_length, dialogues_of, of_logits
+from juicer.models.loading import mixed_precision, skip_deepspeed_import
+from juicer.models.log_probability import Batch, by_length, dialogues_of, of_logits
+from juicer.runtime.checkpoints import Checkpoint
 from juicer.runtime.errors import InputError
-from juicer.runtime.processes import ALONE, Processes
+from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import PolicyAlignmentSettings
 from juicer.settings.training import SamplingSettings
 from juicer.training.backends import make_whole
-from juicer.training.loop import TrainingRecord
-from juicer.training.state import Checkpoint, OwnRandomState, keep_trainer, kept_values
+from juicer.training.record import TrainingRecord
+from juicer.training.trainer import (
+    OwnRandomState,
+    follow,
+    keep_trainer,
+    kept_values,
+    plain_on_cpu,
+    sharding,
+    trainer_arguments,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,7 +60,7 @@ def align_policy(
     seed: int,
     scratch: Path,
     checkpoint: Checkpoint | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> TrainingRecord:
     """Take `settings.steps` policy-gradient steps. Changes `policy` in place.
 
@@ -81,7 +90,7 @@ def align_policy(
         raise InputError(
             f"{len(prompts)} prompts, RLOO takes {settings.prompts_per_step} at a time", where="rft_policy", do=do
         )
-    spare_deepspeed()
+    skip_deepspeed_import()
     datasets.disable_progress_bars()
     reward.eval()
     mean, deviation = normaliser if settings.normalise_reward else (0.0, 1.0)
@@ -107,7 +116,7 @@ def align_policy(
             first = processes.rank * len(prompt_ids)
             named = [(f"{self.state.global_step}/{place}", prompt) for place, prompt in enumerate(prompt_ids, first)]
             sampling = SamplingSettings(temperature=settings.temperature, batch_size=len(named))
-            # Sharded weights are gathered meanwhile: the processes need not take equally many decoding steps.
+            # ZeroBackend weights are gathered meanwhile: the processes need not take equally many decoding steps.
             with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, mixed_precision(compute):
                 return [sample.response for sample in sample_responses(model, template, named, sampling, seed)]
 
@@ -137,7 +146,7 @@ def align_policy(
     # TRL loads the reference of the KL term from the path that the policy names as its own; it is pi_0, not pi_t.
     policy.config._name_or_path = str(initial)
     batch = settings.prompts_per_step * settings.samples_per_prompt
-    micro = settings.micro_batch_size or batch // processes.size
+    micro = settings.micro_batch_size or batch // processes.world_size
     trainer = Trainer(
         model=policy,
         processing_class=template.tokenizer,
@@ -145,8 +154,8 @@ def align_policy(
         train_dataset=datasets.Dataset.from_list([{"prompt": template.turns(prompt)} for prompt in prompts]),
         args=RLOOConfig(
             per_device_train_batch_size=micro,
-            gradient_accumulation_steps=batch // (micro * processes.size),
-            steps_per_generation=batch // (micro * processes.size),
+            gradient_accumulation_steps=batch // (micro * processes.world_size),
+            steps_per_generation=batch // (micro * processes.world_size),
             num_generations=settings.samples_per_prompt,
             max_completion_length=template.settings.max_response_tokens,
             max_steps=settings.steps,

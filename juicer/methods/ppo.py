@@ -17,13 +17,13 @@ from torch import Tensor
 
 from juicer.data.demonstrations import Message
 from juicer.data.template import Template
-from juicer.methods.sft import follow, trainer_arguments
 from juicer.models.loading import load_policy
 from juicer.runtime.errors import InputError
-from juicer.runtime.events import tell_tokens
+from juicer.runtime.events import emit_tokens
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import PolicyAlignmentSettings, PpoSettings
-from juicer.training.loop import TrainingRecord
+from juicer.training.record import TrainingRecord
+from juicer.training.trainer import follow, trainer_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -92,7 +92,7 @@ def align_policy_by_ppo(
     def count(module: torch.nn.Module, arguments: Any, given: dict[str, Any]) -> None:
         # The reward reads each batch once, in the order in which the loader gave the prompts.
         response_tokens.append(int(given["attention_mask"].sum()) - prompt_tokens[len(response_tokens)])
-        tell_tokens(response_tokens[-1] * ppo.epochs)
+        emit_tokens(response_tokens[-1] * ppo.epochs)
 
     mean, deviation = normaliser if settings.normalise_reward else (0.0, 1.0)
     judge = NormalisedReward(reward, mean, deviation)

@@ -11,24 +11,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair, response_tokens
 from juicer.methods.objectives import contrastive_loss, mean_and_deviation
 from juicer.models.loading import attention_of, check_weights, device_of, dtype_of, quiet, refuse_missing
-from juicer.models.log_probability import Batch, Dialogue, by_length_in_chunks, in_batches
+from juicer.models.log_probability import Batch, by_length_in_chunks, in_batches
+from juicer.runtime.checkpoints import Checkpoint
 from juicer.runtime.errors import InputError
-from juicer.runtime.processes import ALONE, Processes
+from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import RewardSettings
 from juicer.training.backends import Losses
-from juicer.training.loop import (
-    Progress,
-    TrainingRecord,
-    descend,
-    recompute_activations,
-    shuffled_batches,
-    steps_for,
-)
-from juicer.training.state import Checkpoint
+from juicer.training.loop import Progress, recompute_activations, shuffled_batches, steps_for, train_loop
+from juicer.training.record import TrainingRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -103,7 +98,7 @@ def score_rewards(
     dialogues: Sequence[Dialogue],
     padding: int,
     batch_size: int = 64,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Tensor:
     """r(x, y) of many dialogues, batched by length, in the order given. Returns (dialogues,) float32 on the CPU."""
     return in_batches(partial(rewards, model), dialogues, padding, model.device, batch_size, processes)
@@ -117,7 +112,7 @@ def train_reward(
     seed: int,
     progress: Progress = lambda steps: None,
     checkpoint: Checkpoint | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> TrainingRecord:
     """Reward alignment: K steps of theta <- theta + eta grad h(r(x, y) - r(x, y')). Changes `model` in place.
 
@@ -141,7 +136,7 @@ def train_reward(
     model.eval()
     if settings.gradient_checkpointing:
         recompute_activations(model)
-    descend(
+    train_loop(
         model,
         batches,
         steps,

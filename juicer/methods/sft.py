@@ -1,23 +1,30 @@
 """Supervised fine-tuning on response tokens, by TRL's SFTTrainer on tokens that our template made."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from juicer.data.dialogues import Dialogue
 from juicer.models.adapters import lora_config, merge_adapters
-from juicer.models.loading import device_of, lower_precision, mixed_precision, spare_deepspeed
-from juicer.models.log_probability import Dialogue, by_length_in_chunks, dialogues_of, response_log_probabilities
-from juicer.runtime.errors import InputError
-from juicer.runtime.events import tell_point, tell_tokens
-from juicer.runtime.processes import ALONE, Processes
+from juicer.models.loading import mixed_precision, skip_deepspeed_import
+from juicer.models.log_probability import by_length_in_chunks, dialogues_of, response_log_probabilities
+from juicer.runtime.checkpoints import Checkpoint
+from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.sft import SftSettings
-from juicer.settings.training import OptimiserSettings
-from juicer.training.backends import make_whole, zero_configuration
-from juicer.training.loop import TrainingRecord
-from juicer.training.state import Checkpoint, OwnRandomState, keep_trainer, kept_values
+from juicer.training.backends import make_whole
+from juicer.training.record import TrainingRecord
+from juicer.training.trainer import (
+    OwnRandomState,
+    follow,
+    keep_trainer,
+    kept_values,
+    plain_on_cpu,
+    sharding,
+    trainer_arguments,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,7 +46,7 @@ def train_sft(
     stage: str = "sft",
     steps: int | None = None,
     checkpoint: Checkpoint | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> TrainingRecord:
     """Minimise the mean negative log-likelihood of the response tokens. Changes `policy` in place.
 
@@ -83,7 +90,7 @@ def train_sft(
                 )
             return -sums.sum() / num_items_in_batch
 
-    spare_deepspeed()
+    skip_deepspeed_import()
     datasets.disable_progress_bars()
     rows = datasets.Dataset.from_list(
         [
@@ -94,7 +101,7 @@ def train_sft(
             for dialogue in demonstrations
         ]
     )
-    micro = settings.micro_batch_size or settings.batch_size // processes.size
+    micro = settings.micro_batch_size or settings.batch_size // processes.world_size
     steps = steps or math.ceil(settings.epochs * len(rows) / settings.batch_size)
     passed = {"rows": 0, "response_tokens": 0}
     trainer = Trainer(
@@ -103,7 +110,7 @@ def train_sft(
         train_dataset=rows,
         args=SFTConfig(
             per_device_train_batch_size=micro,
-            gradient_accumulation_steps=settings.batch_size // (micro * processes.size),
+            gradient_accumulation_steps=settings.batch_size // (micro * processes.world_size),
             max_length=None,
             completion_only_loss=True,
             max_steps=steps,
@@ -137,96 +144,3 @@ def train_sft(
 def mean_tokens_per_step(demonstrations: Sequence[Dialogue], batch_size: int) -> float:
     """Response tokens of a step, on average over an epoch, whose last step has the rows that are left."""
     return sum(len(each.response) for each in demonstrations) / math.ceil(len(demonstrations) / batch_size)
-
-
-def plain_on_cpu(policy: "PreTrainedModel", processes: Processes) -> bool:
-    """Whether a trainer may call the policy's parts itself, and gains by it.
-
-    On a GPU TRL's kernel skips the prompts too; on a CPU it puts them through the head, and makes statistics of them.
-    """
-    return policy.device.type == "cpu" and processes.size == 1 and not processes.zero_stage
-
-
-def trainer_arguments(
-    optimiser: OptimiserSettings, compute: ComputeSettings, seed: int, scratch: Path, gradient_checkpointing: bool
-) -> dict[str, Any]:
-    """What every TRL trainer gets: precision and device of the recipe, linear schedule, no files, no reporting."""
-    cpu = device_of(compute).type == "cpu"
-    return {
-        "output_dir": str(scratch),
-        "optim": "rmsprop" if optimiser.name == "rmsprop" else "adamw_torch",
-        "learning_rate": optimiser.learning_rate,
-        "lr_scheduler_type": "linear",
-        # transformers reads a number of warm-up steps below 1 as a share of all steps.
-        "warmup_steps": optimiser.warmup_ratio,
-        "max_grad_norm": optimiser.max_gradient_norm or 0.0,
-        "weight_decay": 0.0,
-        "use_cpu": cpu,
-        "ddp_find_unused_parameters": False,
-        # Under ZeRO it is DeepSpeed that casts.
-        "bf16": lower_precision(compute) and not compute.zero_stage,
-        "gradient_checkpointing": gradient_checkpointing,
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "save_strategy": "no",
-        "save_on_each_node": True,  # a checkpoint is each machine's own
-        "report_to": "none",
-        "disable_tqdm": True,
-        "seed": seed,
-        "data_seed": seed,
-        "dataloader_pin_memory": not cpu,
-    }
-
-
-def sharding(processes: Processes, policy: "PreTrainedModel", compute: ComputeSettings) -> dict[str, Any]:
-    """What a TRL trainer gets besides if DeepSpeed shards its model; it knows the batch sizes itself."""
-    if not processes.zero_stage:
-        return {}
-    known = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
-    configuration = zero_configuration(processes.zero_stage, policy, lower_precision(compute))
-    return {"deepspeed": configuration | dict.fromkeys(known, "auto")}
-
-
-def follow(stage: str, curves: Mapping[str, str], tokens_per_step: float = 0.0) -> Any:
-    """A callback that shows progress, and ends training at the first loss that is not finite.
-
-    Args:
-        curves: what is shown to those who watch, and what the trainer calls it.
-        tokens_per_step: response tokens, where the sampler does not count them.
-    """
-    from tqdm import tqdm
-    from transformers import TrainerCallback
-    from transformers.trainer_utils import IntervalStrategy
-
-    class Follow(TrainerCallback):
-        def __init__(self) -> None:
-            self.bar: Any = None
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            assert args.logging_strategy == IntervalStrategy.STEPS
-            self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc=stage, unit="step", disable=None, leave=False
-            )
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.bar.update()
-            if tokens_per_step:
-                tell_tokens(tokens_per_step)
-
-        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.bar.close()
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            for name in ("loss", "grad_norm"):
-                value = float((logs or {}).get(name, 0.0))
-                if not math.isfinite(value):
-                    raise InputError(
-                        f"{name} is {value} at step {state.global_step} of {state.max_steps}",
-                        where=stage,
-                        do="lower the learning rate, or check the data; nothing was saved",
-                    )
-            point = {name: float(logs[key]) for name, key in curves.items() if key in (logs or {})}
-            if point:
-                tell_point(state.global_step, **point)
-
-    return Follow()

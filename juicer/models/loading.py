@@ -113,7 +113,7 @@ def load_template(folder: Path, settings: TemplateSettings) -> Template:
     return Template(load_tokenizer(folder), settings)
 
 
-def spare_deepspeed() -> None:
+def skip_deepspeed_import() -> None:
     """Let accelerate look for DeepSpeed's wrapper only where DeepSpeed has been imported.
 
     It would import it whenever a model is trained or saved, more than a second each time, to learn that nothing is
@@ -143,7 +143,7 @@ def save_model(model: "PreTrainedModel", template: Template, folder: Path, train
     The record's facts get the attention's implementation: it is chosen by what is installed.
     """
     folder.mkdir(parents=True)
-    spare_deepspeed()
+    skip_deepspeed_import()
     model.config._name_or_path = ""
     model.config.pad_token_id = template.padding
     model.save_pretrained(folder)

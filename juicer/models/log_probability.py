@@ -11,25 +11,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from juicer.runtime.memo import Once, once
-from juicer.runtime.processes import ALONE, Processes, most
+from juicer.data.dialogues import Dialogue
+from juicer.runtime.memo import Memo, no_memo
+from juicer.runtime.processes import SINGLE_PROCESS, Processes, most
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LOGITS_AT_ONCE = 2**24
 """Logits in memory at a time, 64 MB in float32; beyond that they are computed again for the gradient."""
-
-
-@dataclass(frozen=True)
-class Dialogue:
-    """A prompt and a response to it, as tokens."""
-
-    prompt: list[int]
-    response: list[int]
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.response)
 
 
 @dataclass(frozen=True)
@@ -171,8 +161,8 @@ def score_dialogues(
     dialogues: Sequence[Dialogue],
     padding: int,
     batch_size: int = 64,
-    processes: Processes = ALONE,
-    resumed: Once = once,
+    processes: Processes = SINGLE_PROCESS,
+    memo: Memo = no_memo,
 ) -> Tensor:
     """log pi(y|x) of many dialogues, batched by length, in the order given.
 
@@ -180,7 +170,7 @@ def score_dialogues(
         (dialogues,) float32 on the CPU.
     """
     compute = partial(response_log_probabilities, policy)
-    return in_batches(compute, dialogues, padding, policy.device, batch_size, processes, resumed)
+    return in_batches(compute, dialogues, padding, policy.device, batch_size, processes, memo)
 
 
 @torch.no_grad()
@@ -191,13 +181,13 @@ def in_batches(
     device: torch.device,
     batch_size: int,
     processes: Processes,
-    resumed: Once = once,
+    memo: Memo = no_memo,
 ) -> Tensor:
     """`compute` over dialogues in batches of similar length that are dealt out, in the order given; no gradient.
 
     Args:
         compute: a batch to (batch,) values.
-        resumed: gives the batches that an interrupted run has computed.
+        memo: gives the batches that an interrupted run has computed.
 
     Returns:
         (dialogues,) float32 on the CPU, on every process.
@@ -207,7 +197,7 @@ def in_batches(
     def one(rows: list[int]) -> list[float]:
         return compute(Batch.of([dialogues[row] for row in rows], padding, device)).tolist()
 
-    values = processes.deal(batches, lambda rows: resumed(partial(one, rows)))
+    values = processes.distribute(batches, lambda rows: memo(partial(one, rows)))
     result = torch.empty(len(dialogues))
     for rows, each in zip(batches, values, strict=True):
         result[rows] = torch.tensor(each)

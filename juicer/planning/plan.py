@@ -6,7 +6,6 @@ python -m juicer.planning.plan recipes/quickstart.yaml --measured     # beside w
 """
 
 import argparse
-import difflib
 import math
 import sys
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from juicer.data.sources import SourceFile, files_of, is_path, rows_of
+from juicer.models.configuration import read_config, shrunk
 from juicer.planning.costs import (
     OVERHEAD,
     WEIGHT,
@@ -27,12 +27,14 @@ from juicer.planning.costs import (
     training_of,
 )
 from juicer.quickstart.pretraining import policy_config, scorer_config
-from juicer.quickstart.random_models import read_config, shrunk
-from juicer.recipe.activation import SFT, WORLD_POLICY, WORLD_SCORER, Graph, Recipe, config_of, existing, load
+from juicer.recipe.activation import existing, load
+from juicer.recipe.graph import SFT, WORLD_POLICY, WORLD_SCORER, Graph, config_of
+from juicer.recipe.schema import Recipe
+from juicer.runtime.command import guarded
 from juicer.runtime.devices import DEVICES, GIB, Device
-from juicer.runtime.errors import InputError
+from juicer.runtime.errors import InputError, nearest
+from juicer.runtime.files import read_json
 from juicer.settings.training import SamplingSettings
-from juicer.stages.stage import guarded, read_json
 
 RECORD = 110
 """Bytes of a sample's line besides its tokens."""
@@ -607,10 +609,8 @@ def device_named(name: str) -> Device:
         InputError: there is none; names the nearest.
     """
     if name not in DEVICES:
-        near = difflib.get_close_matches(name, DEVICES, n=1, cutoff=0.3)
-        raise InputError(
-            f"no GPU called {name!r} is known", where="--gpu", do=f"did you mean {near[0]}?" if near else ""
-        )
+        near = nearest(name, DEVICES, cutoff=0.3)
+        raise InputError(f"no GPU called {name!r} is known", where="--gpu", do=f"did you mean {near}?" if near else "")
     return DEVICES[name]
 
 

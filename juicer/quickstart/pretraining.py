@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from juicer.data.demonstrations import Message
+from juicer.data.dialogues import Dialogue
 from juicer.data.template import Template
 from juicer.models.loading import device_of
-from juicer.models.log_probability import Batch, Dialogue
+from juicer.models.log_probability import Batch
 from juicer.runtime.errors import InputError
-from juicer.runtime.events import tell_point
+from juicer.runtime.events import emit_metrics
 from juicer.runtime.seeding import derive
 from juicer.scorers.beaver import BeaverModel, dialogue
 from juicer.settings.compute import ComputeSettings
@@ -192,7 +193,7 @@ def train_policy(
 
     order = derive(seed, "pretrain", "policy", "order")
     batches = batches_by_length(list(map(len, sequences)), settings.batch_size, settings.epochs, order)
-    descend(model, batches, loss_of, settings.learning_rate, "pretrain policy", progress)
+    train_loop(model, batches, loss_of, settings.learning_rate, "pretrain policy", progress)
     return model.eval(), written
 
 
@@ -242,7 +243,7 @@ def train_scorer(
     lengths = [max(len(sequences[2 * row]), len(sequences[2 * row + 1])) for row in range(len(preferences))]
     order = derive(seed, "pretrain", "scorer", "order")
     batches = batches_by_length(lengths, settings.batch_size, settings.epochs, order)
-    descend(model, batches, loss_of, settings.learning_rate, "pretrain scorer", progress)
+    train_loop(model, batches, loss_of, settings.learning_rate, "pretrain scorer", progress)
     model.eval()
     _note_moments(model, sequences[:MOMENTS], tokenizer.pad_token_id)
     return model, tokenizer
@@ -264,7 +265,7 @@ def save_scorer(model: BeaverModel, tokenizer: "PreTrainedTokenizerFast", folder
     tokenizer.save_pretrained(folder)
 
 
-def descend(
+def train_loop(
     model: torch.nn.Module,
     batches: Sequence[list[int]],
     loss_of: Callable[[list[int]], Tensor],
@@ -314,7 +315,7 @@ def descend(
             optimiser.step()
             schedule.step()
             optimiser.zero_grad(set_to_none=True)
-        tell_point(step, loss=value)
+        emit_metrics(step, loss=value)
         progress(1)
 
 

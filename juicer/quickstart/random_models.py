@@ -1,13 +1,13 @@
 """Random tiny models of the architecture that a config.json names: the path of a large recipe without its weights."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from juicer.data.template import Template
+from juicer.models.configuration import read_config, shrunk
 from juicer.quickstart.pretraining import BEAVER_TURNS, HH_TURNS, train_tokenizer
 from juicer.runtime.errors import InputError
 from juicer.runtime.seeding import derive
@@ -15,7 +15,7 @@ from juicer.settings.data import TemplateSettings
 from juicer.settings.tiny import TinySettings
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 SCORER = "LlamaForScore"
 POLICIES = ("GPTNeoXForCausalLM", "MistralForCausalLM", "LlamaForCausalLM")
@@ -25,29 +25,6 @@ CHAT = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
 )
 """A chat template of zephyr's format: each turn under its role's mark, closed by end-of-text."""
-
-
-def read_config(path: Path) -> tuple[str, "PretrainedConfig"]:
-    """A model's configuration, from a config.json.
-
-    Returns:
-        the name of its architecture, for example "GPTNeoXForCausalLM", and the configuration.
-
-    Raises:
-        InputError: no such file, no JSON, or no architecture in it.
-    """
-    from transformers import AutoConfig
-
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError("no such file", where=str(path)) from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"invalid JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
-    if not values.get("architectures") or "model_type" not in values:
-        raise InputError("not a model's config.json: no architectures or no model_type", where=str(path))
-    kind = values.pop("model_type")
-    return values["architectures"][0], AutoConfig.for_model(kind, **values)
 
 
 def train_random_tokenizer(
@@ -60,24 +37,6 @@ def train_random_tokenizer(
     if turns is CHAT_TURNS:
         tokenizer.chat_template = CHAT
     return tokenizer
-
-
-def shrunk(config: "PretrainedConfig", settings: TinySettings, vocabulary: int, context: int) -> dict[str, Any]:
-    """What a tiny configuration has instead of the real one's sizes; everything else stays the real one's."""
-    heads = settings.heads
-    sizes: dict[str, Any] = {
-        "hidden_size": settings.hidden_size,
-        "intermediate_size": 4 * settings.hidden_size,
-        "num_hidden_layers": settings.layers,
-        "num_attention_heads": heads,
-        "vocab_size": vocabulary,
-        "max_position_embeddings": context,
-    }
-    if (shared := getattr(config, "num_key_value_heads", None)) is not None:
-        sizes["num_key_value_heads"] = max(1, heads * shared // config.num_attention_heads)
-    if getattr(config, "head_dim", None) is not None:
-        sizes["head_dim"] = settings.hidden_size // heads
-    return sizes
 
 
 def write_random_model(

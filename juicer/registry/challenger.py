@@ -10,9 +10,10 @@ from pathlib import Path
 from juicer.registry.records import LOCK
 from juicer.registry.store import project_model, project_uri
 from juicer.registry.versions import open_registry
+from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError
-from juicer.stages.dvc_files import Lock
-from juicer.stages.stage import guarded, read_json
+from juicer.runtime.files import read_json
+from juicer.stages.dvc_files import DvcLock
 
 SUMMARY = Path("metrics/summary.json")
 
@@ -26,7 +27,7 @@ def challenger() -> str:
     summary = read_json(SUMMARY)
     name, chosen = project_model(), summary["champion"]["name"]
     path = next(model["path"] for model in summary["models"] if model["name"] == chosen)
-    md5 = Lock.read(Path(LOCK)).md5(path)
+    md5 = DvcLock.read(Path(LOCK)).md5(path)
     with open_registry(project_uri()) as registry:
         version = registry.find_by_md5(name, md5) if md5 else None
     if version is None:

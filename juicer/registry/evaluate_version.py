@@ -18,9 +18,9 @@ from juicer.registry.restore import weights_of
 from juicer.registry.versions import Registry, Version
 from juicer.reporting.numbers import significant, win_rate
 from juicer.runtime.errors import InputError
+from juicer.runtime.files import read_json, read_yaml
 from juicer.runtime.process_groups import run_in_group
-from juicer.stages.dvc_files import JUDGED_BY, Lock, md5_of
-from juicer.stages.stage import read_json, read_yaml
+from juicer.stages.dvc_files import JUDGED_BY, DvcLock, md5_of
 
 RESULTS, MODELS, LEADERBOARD = Path(".juicer/evaluations"), Path("evaluation/models"), Path("evaluation/leaderboard")
 SFT_STAGE = "evaluate@sft"
@@ -108,7 +108,7 @@ def check_up_to_date() -> str:
     Raises:
         InputError: parameters, data, scorer, SFT model or the figures to compare with are not those of dvc.lock.
     """
-    lock = Lock.read(Path(LOCK))
+    lock = DvcLock.read(Path(LOCK))
     if SFT_STAGE not in lock.stages:
         raise InputError(f"has no stage {SFT_STAGE}", where=LOCK, do="dvc repro")
     params = read_yaml(Path(PARAMS))
@@ -122,14 +122,14 @@ def check_up_to_date() -> str:
     return lock.evaluated_on(SFT_STAGE)
 
 
-def _differs(lock: Lock, path: str) -> bool:
+def _differs(lock: DvcLock, path: str) -> bool:
     """Whether what is at `path` is not what the evaluations read or made; False for what dvc.lock does not know."""
     read = {dependency["path"]: dependency.get("md5") for dependency in lock.stages[SFT_STAGE].get("deps", [])}
     wanted = read.get(path) or lock.md5(path)
     return wanted is not None and (not Path(path).exists() or md5_of(Path(path)) != wanted)
 
 
-def _sft(lock: Lock) -> str:
+def _sft(lock: DvcLock) -> str:
     """The SFT model's folder."""
     return str(lock.argument(SFT_STAGE, "--policy"))
 
@@ -193,7 +193,7 @@ def _scores(path: Path) -> dict[str, float]:
 
 
 def _measure(tags: dict[str, str], weights: Path, line: Callable[[str], None]) -> dict[str, Any]:
-    lock, out = Lock.read(Path(LOCK)), _result(tags, ".json")
+    lock, out = DvcLock.read(Path(LOCK)), _result(tags, ".json")
     scorer = str(lock.argument(SFT_STAGE, "--scorer"))
     arguments = ["--policy", str(weights), "--sft", _sft(lock), "--scorer", scorer, "--data", DATA]
     _run("tasks.evaluate", tags, [*arguments, "--out", str(out)], line)

@@ -3,7 +3,6 @@
 mlflow/promotion.yaml declares the gates; its comments and docs/registry.md say what each kind means.
 """
 
-import difflib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from juicer.runtime.errors import InputError
+from juicer.runtime.errors import InputError, nearest
 from juicer.settings.base import Settings
 
 Figures = Mapping[str, float]
@@ -51,8 +50,8 @@ METRICS = {
 
 def _known(name: str) -> str:
     if name not in METRICS:
-        near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(METRICS)}"
+        near = nearest(name, METRICS)
+        hint = f"did you mean {near!r}?" if near else f"known: {', '.join(METRICS)}"
         raise ValueError(f"unknown metric {name!r} ({hint})")
     return name
 

@@ -20,7 +20,7 @@ from juicer.registry.records import PARAMS
 from juicer.registry.restore import weights_of
 from juicer.registry.versions import Registry, Version
 from juicer.runtime.errors import InputError
-from juicer.stages.stage import read_yaml
+from juicer.runtime.files import read_yaml
 
 GATES = Path("mlflow/promotion.yaml")
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from juicer.reporting.leaderboard_table import HEADINGS, as_markdown
 from juicer.runtime.errors import InputError
-from juicer.stages.dvc_files import Lock
+from juicer.runtime.files import read_json
+from juicer.stages.dvc_files import DvcLock
 from juicer.stages.live import BENCHMARKING, EVALUATING, TRAINING
-from juicer.stages.stage import COSTS, read_json
+from juicer.stages.stage import COSTS
 
 REGISTERED = ("sft", "sft-matched", "irft", "rft")
 """Methods whose models become versions; the base model is somebody else's."""
@@ -88,7 +89,7 @@ def collect(
     Raises:
         InputError: dvc.lock does not know the summary or one of its models.
     """
-    known = Lock.read(lock)
+    known = DvcLock.read(lock)
     producers = known.producers
     if str(path) not in producers:
         raise InputError(f"{path} is made by no stage", where=str(lock), do="make it: dvc repro")
@@ -126,7 +127,7 @@ def collect(
     return Records(list(runs.values()), versions, champion)
 
 
-def _run(name: str, lock: Lock, common: dict[str, str]) -> RunRecord:
+def _run(name: str, lock: DvcLock, common: dict[str, str]) -> RunRecord:
     kind = name.split("@")[0]
     stage = lock.stages[name]
     out = stage["outs"][0]

@@ -16,8 +16,8 @@ from ruamel.yaml import YAML
 from juicer.registry.records import LOCK, PARAMS
 from juicer.registry.versions import Registry, Version
 from juicer.runtime.errors import InputError
-from juicer.stages.dvc_files import Lock, md5_of
-from juicer.stages.stage import read_yaml
+from juicer.runtime.files import read_yaml
+from juicer.stages.dvc_files import DvcLock, md5_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def restore(
         _run("git", "checkout", "--quiet", "--detach", commit, cwd=temporary)
         for name in (LOCK, PARAMS):
             (temporary / name).write_text(registry.kept_text(version, name), encoding="utf-8")
-        lock = Lock.read(temporary / LOCK)
+        lock = DvcLock.read(temporary / LOCK)
         stages = lock.upstream(lock.producers[version.tags["dvc_path"]])
         outs = [out["path"] for stage in stages for out in lock.stages[stage].get("outs", [])]
         wanted = [out for out in outs if everything or out == version.tags["dvc_path"] or Path(out).parts[0] == "data"]
@@ -148,7 +148,7 @@ def _check_out(folder: Path, paths: list[str]) -> None:
         _dvc("pull", "--quiet", *paths, cwd=folder)
 
 
-def _compare_code(folder: Path, lock: Lock, stages: list[str]) -> tuple[int, list[str], list[str]]:
+def _compare_code(folder: Path, lock: DvcLock, stages: list[str]) -> tuple[int, list[str], list[str]]:
     """Source files as when the version was made, those that are others, and inputs that nobody keeps."""
     same, other, outside = set[str](), set[str](), set[str]()
     for stage in stages:
@@ -165,7 +165,7 @@ def _compare_code(folder: Path, lock: Lock, stages: list[str]) -> tuple[int, lis
     return len(same), sorted(other), sorted(outside)
 
 
-def _other_params(folder: Path, lock: Lock, stages: list[str]) -> list[str]:
+def _other_params(folder: Path, lock: DvcLock, stages: list[str]) -> list[str]:
     params = read_yaml(folder / PARAMS)
     other = set()
     for stage in stages:

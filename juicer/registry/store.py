@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from juicer.runtime.errors import InputError
+from juicer.runtime.files import read_yaml
 from juicer.settings.models import RegisterSettings
-from juicer.stages.stage import read_yaml
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

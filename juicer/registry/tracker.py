@@ -27,9 +27,9 @@ from juicer.registry.ensure import experiment_of, locked
 from juicer.registry.records import ATTEMPT, LOCK, PARAMS, attempt_of, git_tags, in_words
 from juicer.registry.store import connect, log_params, log_points, project_uri
 from juicer.runtime.errors import InputError
+from juicer.runtime.files import read_yaml
 from juicer.settings.models import RegisterSettings
-from juicer.stages.dvc_files import Lock, md5_of
-from juicer.stages.stage import read_yaml
+from juicer.stages.dvc_files import DvcLock, md5_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,7 +65,7 @@ def opening(stage: str) -> Opening:
     """What dvc.yaml, params.yaml and dvc.lock say of a stage that is about to run."""
     params = read_yaml(Path(PARAMS))
     paths, keys = declared(stage, params)
-    lock = Lock.read(Path(LOCK)) if Path(LOCK).is_file() else Lock(Path(LOCK), {}, {})
+    lock = DvcLock.read(Path(LOCK)) if Path(LOCK).is_file() else DvcLock(Path(LOCK), {}, {})
     made_from = {path: lock.md5(path) or md5_of(Path(path)) for path in paths}
     read = {key: _value(params, key) for key in keys}
     settings = RegisterSettings.parse(params.get("register") or {}, f"{PARAMS}: register")

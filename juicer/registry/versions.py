@@ -1,6 +1,5 @@
 """Registered versions as the promotion, the restoration and the evaluation on demand see them."""
 
-import difflib
 import re
 import tempfile
 import time
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from juicer.registry.aliases import Aliases
 from juicer.registry.store import connect, every_page, log_samples
-from juicer.runtime.errors import InputError
+from juicer.runtime.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -237,7 +236,7 @@ def _of(name: str) -> str:
 
 
 def _nearest(given: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(given, known, n=1, cutoff=0.4)
+    near = nearest(given, known)
     if near:
-        return f"did you mean {near[0]!r}?"
+        return f"did you mean {near!r}?"
     return f"there are: {', '.join(sorted(known))}" if known else ""

@@ -17,7 +17,9 @@ from typing import Any
 
 from juicer.reporting.numbers import shown
 from juicer.reporting.style import document
-from juicer.stages.stage import COSTS, guarded, read_yaml
+from juicer.runtime.command import guarded
+from juicer.runtime.files import read_yaml
+from juicer.stages.stage import COSTS
 
 COLUMNS = {
     "seconds": ("Seconds", 1),

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from juicer.stages.stage import guarded, read_yaml
+from juicer.runtime.command import guarded
+from juicer.runtime.files import read_yaml
 
 BLOCKS, WIDTH = "▁▂▃▄▅▆▇█", 12
 Curves = dict[str, list[float]]

@@ -11,8 +11,9 @@ from typing import Any
 from juicer.reporting import costs
 from juicer.reporting.findings import findings
 from juicer.reporting.numbers import best_names, shown, shown_columns
+from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError
-from juicer.stages.stage import guarded, read_json
+from juicer.runtime.files import read_json
 
 WIDTH = 120
 SHORT = {

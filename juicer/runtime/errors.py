@@ -1,4 +1,8 @@
-"""The one error that a user is meant to read: what went wrong, where, and what to do."""
+"""The error that a user is meant to read (what went wrong, where, what to do), and the end of a cancelled run."""
+
+import difflib
+import signal
+from collections.abc import Iterable
 
 
 class InputError(Exception):
@@ -18,3 +22,16 @@ class InputError(Exception):
         where = f"{self.where}: " if self.where else ""
         do = f" ({self.do})" if self.do else ""
         return f"{where}{self.what}{do}"
+
+
+class Cancelled(KeyboardInterrupt):
+    """The run was told to end. Not an Exception, so that nothing takes it for a failure of its own."""
+
+    def __init__(self, number: signal.Signals, saved: str = "") -> None:
+        self.number, self.saved = number, saved
+        super().__init__(number.name)
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> str | None:
+    """The known name that is most like `name`, for "did you mean"; None if none is much like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)

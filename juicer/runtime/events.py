@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from typing import Protocol
 
 
-class Watcher(Protocol):
+class Observer(Protocol):
     """Somebody who wants to see work grow. What it does with that must neither fail nor take time."""
 
     def point(self, step: int, values: dict[str, float]) -> None:
@@ -18,26 +18,26 @@ class Watcher(Protocol):
         ...
 
 
-_WATCHERS: ContextVar[tuple[Watcher, ...]] = ContextVar("watchers", default=())
+_OBSERVERS: ContextVar[tuple[Observer, ...]] = ContextVar("watchers", default=())
 
 
 @contextmanager
-def watched_by(watcher: Watcher) -> Iterator[None]:
+def observed_by(watcher: Observer) -> Iterator[None]:
     """Let somebody watch the work in the block."""
-    before = _WATCHERS.set((*_WATCHERS.get(), watcher))
+    before = _OBSERVERS.set((*_OBSERVERS.get(), watcher))
     try:
         yield
     finally:
-        _WATCHERS.reset(before)
+        _OBSERVERS.reset(before)
 
 
-def tell_point(step: int, **values: float) -> None:
+def emit_metrics(step: int, **values: float) -> None:
     """Show one point of each named curve to those who watch."""
-    for watcher in _WATCHERS.get():
+    for watcher in _OBSERVERS.get():
         watcher.point(step, values)
 
 
-def tell_tokens(count: float) -> None:
+def emit_tokens(count: float) -> None:
     """Let those who watch count response tokens, of all processes together."""
-    for watcher in _WATCHERS.get():
+    for watcher in _OBSERVERS.get():
         watcher.tokens(count)

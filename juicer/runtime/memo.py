@@ -3,15 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from juicer.training.state import Checkpoint
+from juicer.runtime.checkpoints import Checkpoint
 
 T = TypeVar("T")
 
 
-class Once(Protocol):
+class Memo(Protocol):
     """Gives the result of a piece of work, plain JSON: what it was in the interrupted run, else by doing it."""
 
     def __call__(self, work: Callable[[], T]) -> T:
@@ -19,18 +18,18 @@ class Once(Protocol):
         ...
 
 
-def once(work: Callable[[], T]) -> T:
-    """The `Once` without a checkpoint."""
+def no_memo(work: Callable[[], T]) -> T:
+    """The `Memo` without a checkpoint."""
     return work()
 
 
-class Replay:
-    """An `Once` with a checkpoint: results of pieces of work, in the order they are always done in.
+class CheckpointedMemo:
+    """An `Memo` with a checkpoint: results of pieces of work, in the order they are always done in.
 
     Of several processes each has its own, so a piece of work is one that a process does without the others.
     """
 
-    def __init__(self, checkpoint: "Checkpoint") -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._place = 0
         latest = checkpoint.latest()

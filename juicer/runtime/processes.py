@@ -28,7 +28,7 @@ class Processes:
 
     rank: int = 0
     """Number of this process, from 0."""
-    size: int = 1
+    world_size: int = 1
     """Number of processes on all machines."""
     zero_stage: int = 0
     """What DeepSpeed shards over them in training: 0 nothing, 2 gradients and optimiser state, 3 also weights."""
@@ -38,35 +38,35 @@ class Processes:
     """Number of this process's machine, from 0."""
 
     @property
-    def first_here(self) -> bool:
+    def is_local_main(self) -> bool:
         """Whether this process does what is done once per machine, such as writing what all of them hold."""
         return self.local_rank == 0
 
-    def deal(self, batches: Iterable[B], compute: Callable[[B], R]) -> list[R]:
+    def distribute(self, batches: Iterable[B], compute: Callable[[B], R]) -> list[R]:
         """`compute` of every batch, in order, on every process.
 
         Whole batches are dealt out, so that a result does not depend on the number of processes: not even the
         padding of its batch does.
         """
-        mine = [compute(batch) for batch in islice(batches, self.rank, None, self.size)]
-        if self.size == 1:
+        mine = [compute(batch) for batch in islice(batches, self.rank, None, self.world_size)]
+        if self.world_size == 1:
             return mine
         shares = self.gather(mine)
-        return [shares[place % self.size][place // self.size] for place in range(sum(map(len, shares)))]
+        return [shares[place % self.world_size][place // self.world_size] for place in range(sum(map(len, shares)))]
 
     def gather(self, value: R) -> list[R]:
         """`value` of every process in the order of their ranks, on every process. None goes on before all are here."""
-        if self.size == 1:
+        if self.world_size == 1:
             return [value]
         import torch
 
-        values = [value] * self.size
+        values = [value] * self.world_size
         torch.distributed.all_gather_object(values, value)
         return values
 
     def sum(self, values: list[float], device: "torch.device") -> list[float]:
         """The sums of `values` over the processes, on every process."""
-        if self.size == 1:
+        if self.world_size == 1:
             return values
         import torch
 
@@ -75,7 +75,7 @@ class Processes:
         return [float(value) for value in total]
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
 
 
 def most(count: int, device: "torch.device") -> int:
@@ -100,7 +100,7 @@ def join(compute: ComputeSettings) -> Processes:
             do="start the stage without accelerate launch, or launch as many",
         )
     if "LOCAL_RANK" not in os.environ:
-        return ALONE
+        return SINGLE_PROCESS
     import torch
 
     cuda = compute.device != "cpu" and torch.cuda.is_available()

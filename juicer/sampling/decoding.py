@@ -16,9 +16,9 @@ from torch import Tensor
 from juicer.data.samples import Sample
 from juicer.data.template import Template
 from juicer.models.log_probability import by_length
-from juicer.runtime.events import tell_tokens
-from juicer.runtime.memo import Once, once
-from juicer.runtime.processes import ALONE, Processes
+from juicer.runtime.events import emit_tokens
+from juicer.runtime.memo import Memo, no_memo
+from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.settings.training import SamplingSettings
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def sample_responses(
     settings: SamplingSettings,
     seed: int,
     progress: Callable[[int], None] = lambda rows: None,
-    resumed: Once = once,
-    processes: Processes = ALONE,
+    memo: Memo = no_memo,
+    processes: Processes = SINGLE_PROCESS,
 ) -> list[Sample]:
     """Sample responses to every prompt.
 
@@ -51,7 +51,7 @@ def sample_responses(
         settings: temperature, nucleus, samples per prompt, rows decoded at once.
         seed: with a prompt's id and the sample's index it decides the sample.
         progress: called with the number of responses that this process has just finished.
-        resumed: gives the batches that an interrupted run has decoded.
+        memo: gives the batches that an interrupted run has decoded.
         processes: over which the batches are dealt out; the samples do not depend on their number.
 
     Returns:
@@ -63,9 +63,7 @@ def sample_responses(
         uniforms = torch.stack([_uniforms(seed_of(seed, each), count) for each in batch])
         return decode(policy, template, [each.prompt for each in batch], uniforms, settings)
 
-    return sample_in_batches(
-        one, prompts, settings.samples_per_prompt, settings.batch_size, progress, resumed, processes
-    )
+    return sample_in_batches(one, prompts, settings.samples_per_prompt, settings.batch_size, progress, memo, processes)
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ def sample_in_batches(
     samples_per_prompt: int,
     batch_size: int,
     progress: Callable[[int], None],
-    resumed: Once,
+    memo: Memo,
     processes: Processes,
 ) -> list[Sample]:
     """Sample by `one` in batches of similar length. Arguments and result as for `sample_responses`."""
@@ -95,13 +93,13 @@ def sample_in_batches(
     batches = list(by_length([each.prompt for each in wanted], batch_size))
 
     def piece(rows: list[int]) -> list[Decoded]:
-        decoded = resumed(partial(one, [wanted[row] for row in rows]))
-        tell_tokens(processes.size * sum(len(response) for response, *_ in decoded))
+        decoded = memo(partial(one, [wanted[row] for row in rows]))
+        emit_tokens(processes.world_size * sum(len(response) for response, *_ in decoded))
         progress(len(rows))
         return decoded
 
     samples: dict[int, Sample] = {}
-    for rows, decoded in zip(batches, processes.deal(batches, piece), strict=True):
+    for rows, decoded in zip(batches, processes.distribute(batches, piece), strict=True):
         for row, (response, ended, log_probability) in zip(rows, decoded, strict=True):
             samples[row] = Sample(**vars(wanted[row]), response=response, ended=ended, log_probability=log_probability)
     return [samples[row] for row in range(len(wanted))]

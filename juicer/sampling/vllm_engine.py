@@ -19,8 +19,8 @@ from juicer.data.samples import Sample
 from juicer.data.template import Template
 from juicer.models.loading import check_weights, device_of, dtype_of
 from juicer.runtime.errors import InputError
-from juicer.runtime.memo import Once, once
-from juicer.runtime.processes import ALONE, Processes
+from juicer.runtime.memo import Memo, no_memo
+from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.sampling.decoding import Decoded, Wanted, sample_in_batches, seed_of
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.training import GenerationSettings
@@ -46,8 +46,8 @@ def sample_by_vllm(
     settings: GenerationSettings,
     seed: int,
     progress: Callable[[int], None] = lambda rows: None,
-    resumed: Once = once,
-    processes: Processes = ALONE,
+    memo: Memo = no_memo,
+    processes: Processes = SINGLE_PROCESS,
 ) -> list[Sample]:
     """Sample responses to every prompt by the `engine` that is `llm`; otherwise as `decoding.sample_responses`."""
     from vllm import SamplingParams
@@ -72,9 +72,9 @@ def sample_by_vllm(
         asked = [{"prompt_token_ids": wanted.prompt} for wanted in batch]
         return [decoded(each.outputs[0], end) for each in llm.generate(asked, parameters, use_tqdm=False)]
 
-    share = math.ceil(len(prompts) * settings.samples_per_prompt / processes.size)
+    share = math.ceil(len(prompts) * settings.samples_per_prompt / processes.world_size)
     size = min(BATCHES_AT_ONCE * settings.batch_size, share)
-    return sample_in_batches(one, prompts, settings.samples_per_prompt, size, progress, resumed, processes)
+    return sample_in_batches(one, prompts, settings.samples_per_prompt, size, progress, memo, processes)
 
 
 def decoded(output: Any, end_of_text: int) -> Decoded:
@@ -137,7 +137,7 @@ def _by_itself(processes: Processes) -> Iterator[None]:
         del os.environ[name]
     os.environ[OURS] = "1"
     seen = before.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(processes.local_rank + 1)))).split(",")
-    if processes.size > 1 and len(seen) > processes.local_rank:
+    if processes.world_size > 1 and len(seen) > processes.local_rank:
         os.environ["CUDA_VISIBLE_DEVICES"] = seen[processes.local_rank]
     try:
         yield

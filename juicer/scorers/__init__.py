@@ -9,8 +9,8 @@ from typing import Protocol
 
 from juicer.data.demonstrations import Message
 from juicer.runtime.errors import InputError
-from juicer.runtime.memo import Once, once
-from juicer.runtime.processes import ALONE, Processes
+from juicer.runtime.memo import Memo, no_memo
+from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import ScorerSettings
 
@@ -18,11 +18,11 @@ from juicer.settings.data import ScorerSettings
 class Scorer(Protocol):
     """What every scorer can do."""
 
-    def score(self, rows: Sequence[tuple[list[Message], str]], resumed: Once = once) -> list[float]:
+    def score(self, rows: Sequence[tuple[list[Message], str]], memo: Memo = no_memo) -> list[float]:
         """Score (prompt, response) rows.
 
         Args:
-            resumed: gives the batches that an interrupted run has scored.
+            memo: gives the batches that an interrupted run has scored.
 
         Returns:
             One finite number per row, in the order of the rows; the same rows give the same numbers.
@@ -31,7 +31,7 @@ class Scorer(Protocol):
 
 
 def load(
-    settings: ScorerSettings, folder: Path, compute: ComputeSettings, processes: Processes = ALONE
+    settings: ScorerSettings, folder: Path, compute: ComputeSettings, processes: Processes = SINGLE_PROCESS
 ) -> Scorer | None:
     """Load the scorer in `folder`, or None for kind `none`. Rows that it scores are dealt out over `processes`.
 

@@ -7,8 +7,8 @@ from functools import partial
 import torch
 
 from juicer.runtime.errors import InputError
-from juicer.runtime.memo import Once, once
-from juicer.runtime.processes import ALONE, Processes
+from juicer.runtime.memo import Memo, no_memo
+from juicer.runtime.processes import SINGLE_PROCESS, Processes
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +22,8 @@ def score_sequences(
     positions: int | None,
     first: Collection[int | None] = (),
     device: torch.device,
-    processes: Processes = ALONE,
-    resumed: Once = once,
+    processes: Processes = SINGLE_PROCESS,
+    memo: Memo = no_memo,
 ) -> list[float]:
     """Score token sequences in batches of similar length, which wastes the least on padding.
 
@@ -38,7 +38,7 @@ def score_sequences(
             its score is read.
         device: where the model is.
         processes: over which the batches are dealt out.
-        resumed: gives the batches that an interrupted run has scored.
+        memo: gives the batches that an interrupted run has scored.
 
     Returns:
         One number per sequence, in the order given.
@@ -69,7 +69,7 @@ def score_sequences(
     scores = [0.0] * len(sequences)
     with torch.inference_mode():
         for rows, values in zip(
-            batches, processes.deal(batches, lambda rows: resumed(partial(one, rows))), strict=True
+            batches, processes.distribute(batches, lambda rows: memo(partial(one, rows))), strict=True
         ):
             for row, value in zip(rows, values, strict=True):
                 scores[row] = value

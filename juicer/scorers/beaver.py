@@ -17,8 +17,8 @@ from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerBase
 from juicer.data.demonstrations import Message
 from juicer.models.loading import device_of, dtype_of, load_tokenizer
 from juicer.runtime.errors import InputError
-from juicer.runtime.memo import Once, once
-from juicer.runtime.processes import ALONE, Processes
+from juicer.runtime.memo import Memo, no_memo
+from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.scorers.batches import score_sequences
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import ScorerSettings
@@ -227,7 +227,7 @@ class BeaverScorer:
         model: BeaverModel,
         tokenizer: PreTrainedTokenizerBase,
         settings: ScorerSettings,
-        processes: Processes = ALONE,
+        processes: Processes = SINGLE_PROCESS,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -236,7 +236,7 @@ class BeaverScorer:
 
     @classmethod
     def load(
-        cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings, processes: Processes = ALONE
+        cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings, processes: Processes = SINGLE_PROCESS
     ) -> "BeaverScorer":
         """Load model and tokenizer of a folder; see BeaverModel.from_pretrained for what is refused."""
         tokenizer = load_tokenizer(folder)
@@ -248,7 +248,7 @@ class BeaverScorer:
             raise InputError(f"the tokenizer has {len(tokenizer)} tokens, the model {known}", where=str(folder))
         return cls(model, tokenizer, settings, processes)
 
-    def score(self, rows: Sequence[tuple[list[Message], str]], resumed: Once = once) -> list[float]:
+    def score(self, rows: Sequence[tuple[list[Message], str]], memo: Memo = no_memo) -> list[float]:
         """One number per (prompt, response) row, in their order; see Scorer.
 
         Raises:
@@ -271,5 +271,5 @@ class BeaverScorer:
             first=(self.tokenizer.bos_token_id,),
             device=self.model.score_head.weight.device,
             processes=self.processes,
-            resumed=resumed,
+            memo=memo,
         )

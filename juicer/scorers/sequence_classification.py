@@ -12,8 +12,8 @@ from juicer.data.demonstrations import Message
 from juicer.data.template import HH
 from juicer.models.loading import check_weights, device_of, dtype_of, load_tokenizer
 from juicer.runtime.errors import InputError
-from juicer.runtime.memo import Once, once
-from juicer.runtime.processes import ALONE, Processes
+from juicer.runtime.memo import Memo, no_memo
+from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.scorers.batches import score_sequences
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import ScorerSettings
@@ -31,7 +31,7 @@ class SequenceClassificationScorer:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         settings: ScorerSettings,
-        processes: Processes = ALONE,
+        processes: Processes = SINGLE_PROCESS,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -41,7 +41,7 @@ class SequenceClassificationScorer:
 
     @classmethod
     def load(
-        cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings, processes: Processes = ALONE
+        cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings, processes: Processes = SINGLE_PROCESS
     ) -> "SequenceClassificationScorer":
         """Load model and tokenizer of a folder.
 
@@ -81,7 +81,7 @@ class SequenceClassificationScorer:
         bare = text if own else text.removesuffix(end)
         return bare + end if self.settings.end_of_text and not bare.endswith(end) else bare
 
-    def score(self, rows: Sequence[tuple[list[Message], str]], resumed: Once = once) -> list[float]:
+    def score(self, rows: Sequence[tuple[list[Message], str]], memo: Memo = no_memo) -> list[float]:
         """One number per (prompt, response) row, in their order; see Scorer."""
         if not rows:
             return []
@@ -98,7 +98,7 @@ class SequenceClassificationScorer:
             first=(self.tokenizer.bos_token_id, self.tokenizer.cls_token_id),
             device=self.model.device,
             processes=self.processes,
-            resumed=resumed,
+            memo=memo,
         )
 
     def _end_scores(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

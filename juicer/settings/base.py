@@ -1,12 +1,11 @@
 """The base of all settings: frozen, strict, and an unknown key is an error that names the nearest right one."""
 
-import difflib
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from juicer.runtime.errors import InputError
+from juicer.runtime.errors import InputError, nearest
 
 S = TypeVar("S", bound="Settings")
 
@@ -43,8 +42,8 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> Inpu
     others = f"; {len(problems) - 1} more" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.4)
-        do = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        near = nearest(str(problem["loc"][-1]), known)
+        do = f"did you mean {near!r}?" if near else f"known here: {', '.join(known)}"
         return InputError(f"unknown parameter {key!r}{others}", where=where, do=do)
     if problem["type"] == "missing":
         return InputError(f"parameter {key!r} is missing{others}", where=where, do=f"add {key}: ...")

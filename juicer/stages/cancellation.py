@@ -14,17 +14,11 @@ from types import FrameType
 
 import psutil
 
+from juicer.runtime.errors import Cancelled
+
 LIMIT = 15.0
 """Seconds from the request to the end, saved or not."""
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
-
-
-class Cancelled(KeyboardInterrupt):
-    """The run was told to end. Not an Exception, so that nothing takes it for a failure of its own."""
-
-    def __init__(self, number: signal.Signals, saved: str = "") -> None:
-        self.number, self.saved = number, saved
-        super().__init__(number.name)
 
 
 class Cancellation:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from juicer.runtime.processes import ALONE, Processes
+from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.stages.cancellation import Cancellation
 
 FOLDER = Path(".juicer/checkpoints")
@@ -38,7 +38,7 @@ class Checkpoint:
     processes of one machine share a folder; every machine has its own, and a state counts if all machines have it.
     """
 
-    def __init__(self, folder: Path, cancellation: Cancellation, processes: Processes = ALONE) -> None:
+    def __init__(self, folder: Path, cancellation: Cancellation, processes: Processes = SINGLE_PROCESS) -> None:
         self._folder, self._cancellation, self._processes = folder, cancellation, processes
         self._interval = float(os.environ.get("JUICER_CHECKPOINT_SECONDS", SECONDS))
         self._last = time.monotonic()
@@ -47,11 +47,11 @@ class Checkpoint:
 
     def latest(self) -> Path | None:
         """The last state that is whole. Others are discarded; one that is damaged, with a line that says so."""
-        found = self._processes.gather(self._whole_states() if self._processes.first_here else None)
+        found = self._processes.gather(self._whole_states() if self._processes.is_local_main else None)
         everywhere = set.intersection(*(states for states in found if states is not None))
         self._number = max(everywhere, default=0)
         latest = self._state(self._number) if everywhere else None
-        if self._processes.first_here:
+        if self._processes.is_local_main:
             self._forget_all_but(latest)
         if latest and self._processes.rank == 0:
             print(f"continuing from the checkpoint {latest}", flush=True)
@@ -68,7 +68,7 @@ class Checkpoint:
 
     def save(self, write: Callable[[Path], None]) -> None:
         """Keep a state, and forget the one before. Raises Cancelled if the run is to end."""
-        start, here = time.monotonic(), self._processes.first_here
+        start, here = time.monotonic(), self._processes.is_local_main
         self._number += 1
         temporary = self._folder / f".{self._number}.tmp"
         if here:
@@ -158,11 +158,11 @@ def _files(path: Path) -> Iterable[Path]:
 
 
 def _modules() -> Iterable[Path]:
-    """Our modules that have been imported. The validation can refuse a run but not change it."""
+    """Our modules that have been imported. What reads and validates settings can refuse a run but not change it."""
     for name, module in list(sys.modules.items()):
         if (
             name.split(".")[0] in ("juicer", "tasks")
-            and name != "juicer.recipe.activation"
+            and not name.startswith(("juicer.recipe.", "juicer.settings."))
             and getattr(module, "__file__", None)
         ):
             yield Path(str(module.__file__))

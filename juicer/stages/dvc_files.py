@@ -10,14 +10,14 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from juicer.stages.stage import read_yaml
+from juicer.runtime.files import read_yaml
 
 JUDGED_BY = ("seed", "template", "scorer", "evaluation")
 """Parameters that decide what an evaluation measures; the device may change its last digits only."""
 
 
 @dataclass(frozen=True)
-class Lock:
+class DvcLock:
     """A dvc.lock, read once."""
 
     path: Path
@@ -26,7 +26,7 @@ class Lock:
     """Output path to the stage that makes it."""
 
     @classmethod
-    def read(cls, path: Path) -> "Lock":
+    def read(cls, path: Path) -> "DvcLock":
         """Read `path`.
 
         Raises:

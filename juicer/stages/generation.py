@@ -37,7 +37,7 @@ def generate(
     compute = stage.read("compute", ComputeSettings)
     prompts = [(row.id, template.prompt(row.prompt)) for row in rows]
     purpose = derive(seed, method, given.round, "sampling")
-    share = len(rows) * sampling.samples_per_prompt // stage.processes.size
+    share = len(rows) * sampling.samples_per_prompt // stage.processes.world_size
     with ExitStack() as opened:
         if sampling.engine == "vllm":
             longest = max(len(prompt) for _, prompt in prompts) + template.settings.max_response_tokens
@@ -46,8 +46,8 @@ def generate(
         else:
             sample = partial(sample_responses, load_policy(given.policy, compute))
         progress = opened.enter_context(stage.progress(share, "sample"))
-        resumed = opened.enter_context(stage.replay())
-        samples = sample(template, prompts, sampling, purpose, progress, resumed, stage.processes)
+        memo = opened.enter_context(stage.memo())
+        samples = sample(template, prompts, sampling, purpose, progress, memo, stage.processes)
     tokens = sum(len(sample.response) for sample in samples)
     stage.record(samples=len(samples), response_tokens=tokens)
     with stage.publish(given.out) as path:

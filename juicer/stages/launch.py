@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from juicer.runtime.devices import peak_memory
-from juicer.runtime.errors import InputError
+from juicer.runtime.errors import Cancelled, InputError
+from juicer.runtime.files import write_json
 from juicer.settings.compute import ComputeSettings
 from juicer.stages import stage as single
-from juicer.stages.cancellation import Cancelled
 from juicer.stages.checkpoint import kept
 from juicer.stages.stage import Stage
 
@@ -31,7 +31,7 @@ def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPars
     def on_several(stage: Stage) -> str:
         compute = stage.read("compute", ComputeSettings)
         if (compute.processes > 1 or compute.zero_stage) and "LOCAL_RANK" not in os.environ:
-            stage.leads = False
+            stage.is_main = False
             with stage.scratch() as scratch:
                 launch(compute, scratch, stage.name)
             return ""
@@ -39,10 +39,10 @@ def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPars
         from juicer.runtime.processes import join, leave
 
         stage.processes = join(compute)
-        stage.leads = stage.processes.rank == 0
-        if not stage.leads:
+        stage.is_main = stage.processes.rank == 0
+        if not stage.is_main:
             os.environ["TQDM_DISABLE"] = "1"  # one progress bar is enough
-        result = (single.followed(run) if stage.leads else run)(stage)
+        result = (single.followed(run) if stage.is_main else run)(stage)
         # All wait here: nobody forgets the checkpoint before the output is published.
         stage.peaks = stage.processes.gather(peak_memory())
         leave()
@@ -65,7 +65,7 @@ def launch(compute: ComputeSettings, scratch: Path, stage: str) -> None:
 
     cuda = compute.device != "cpu" and torch.cuda.is_available()
     config = scratch / "accelerate.yaml"
-    single.write_json(config, configuration(compute, torch.cuda.device_count() if cuda else None))
+    write_json(config, configuration(compute, torch.cuda.device_count() if cuda else None))
     if not cuda:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     module = sys.modules["__main__"].__spec__

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from juicer.runtime.events import watched_by
+from juicer.runtime.events import observed_by
 
 TRAINING = ("pretrain", "sft", "sft_matched", "irft_train", "rft_reward", "rft_policy")
 EVALUATING = ("evaluate",)
@@ -48,7 +48,7 @@ class Live:
             return
         self._thread.start()
         try:
-            with watched_by(self):
+            with observed_by(self):
                 yield
         except KeyboardInterrupt:
             self._end("KILLED")

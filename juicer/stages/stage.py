@@ -5,19 +5,14 @@ A stage module has `arguments(parser)` and `run(stage) -> str`, and ends in `mai
 
 import argparse
 import atexit
-import errno
 import gc
 import hashlib
-import importlib
 import json
 import os
 import resource
-import select
 import shutil
-import signal
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,23 +21,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
 
+from juicer.recipe.checks import validate
+from juicer.runtime.command import guarded
 from juicer.runtime.devices import highest, peak_memory
 from juicer.runtime.errors import InputError
-from juicer.runtime.events import watched_by
-from juicer.runtime.processes import ALONE
+from juicer.runtime.events import observed_by
+from juicer.runtime.files import read_yaml
+from juicer.runtime.processes import SINGLE_PROCESS
 from juicer.settings.base import Settings
 from juicer.settings.compute import ComputeSettings
-from juicer.stages.cancellation import Cancellation, Cancelled, end_with, starters
+from juicer.stages.cancellation import Cancellation, end_with, starters
 from juicer.stages.checkpoint import Checkpoint, checkpoints_of, discard_checkpoints, key_of, remove_checkpoints
 from juicer.stages.gpus import take_one_gpu
 from juicer.stages.live import Live
 from juicer.stages.speed import Speed
 
 if TYPE_CHECKING:
-    from juicer.runtime.memo import Replay
+    from juicer.runtime.memo import CheckpointedMemo
 
 S = TypeVar("S", bound=Settings)
 COSTS = Path(".juicer/costs")
@@ -57,17 +53,16 @@ class Stage:
         self.name = name
         self.arguments = arguments
         self._params = read_yaml(arguments.params)
-        # Validation is a gate: it can refuse but not change a result, so recipe.py is no dependency of a stage.
-        importlib.import_module("juicer.recipe.activation").validate(self._params, str(arguments.params))
+        validate(self._params, str(arguments.params))
         self._costs: dict[str, float] = {}
         self._md5: str | None = None
         """Of the output, if it is one file: DVC may copy that afterwards, and its time says nothing then."""
         self._read: dict[str, Any] = {}
         self._key: str | None = None
         self.cancellation = Cancellation()
-        self.processes = ALONE
+        self.processes = SINGLE_PROCESS
         """Those that share this stage's work."""
-        self.leads = True
+        self.is_main = True
         """Whether this process publishes, records and reports; of several, one does."""
         self.peaks: list[dict[str, float]] = []
         """Of device memory, of each process that shares this stage's work."""
@@ -100,19 +95,19 @@ class Stage:
             yield Checkpoint(self._checkpoints() / own, self.cancellation, self.processes)
 
     @contextmanager
-    def replay(self, part: str = WORK) -> Iterator["Replay"]:
+    def memo(self, part: str = WORK) -> Iterator["CheckpointedMemo"]:
         """As `checkpoint`, for work in pieces whose results are kept; each process keeps those that it has done."""
-        from juicer.runtime.memo import Replay
+        from juicer.runtime.memo import CheckpointedMemo
 
         self.live.part = "" if part == WORK else part
-        own = part if self.processes.size == 1 else f"{part}-{self.processes.rank}"
+        own = part if self.processes.world_size == 1 else f"{part}-{self.processes.rank}"
         with self.cancellation.held():
-            yield Replay(Checkpoint(self._checkpoints() / own, self.cancellation))
+            yield CheckpointedMemo(Checkpoint(self._checkpoints() / own, self.cancellation))
 
     def _checkpoints(self) -> Path:
         if self._key is None:
             self._key = key_of(self.arguments, self._read)
-            if self.processes.first_here:
+            if self.processes.is_local_main:
                 discard_checkpoints(self.name, self._key)
         return checkpoints_of(self.name, self._key)
 
@@ -140,8 +135,8 @@ class Stage:
         Args:
             peak_share: of one device, as `juicer.runtime.devices.peak_share` gives it.
         """
-        self.speed.begin(None if peak_share is None else peak_share / self.processes.size)
-        with watched_by(self.speed):
+        self.speed.begin(None if peak_share is None else peak_share / self.processes.world_size)
+        with observed_by(self.speed):
             yield
 
     @contextmanager
@@ -151,13 +146,13 @@ class Stage:
         Of several processes, what only the leading one has written does.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        if self.processes.first_here:
+        if self.processes.is_local_main:
             _remove_of_the_dead(path.parent, f".{path.name}.", ".tmp")
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         _remove(temporary)
         try:
             yield temporary
-            if not self.leads:
+            if not self.is_main:
                 return
             with self.cancellation.held():
                 _remove(path)
@@ -172,7 +167,7 @@ class Stage:
     def scratch(self) -> Iterator[Path]:
         """A folder for files that nobody needs afterwards."""
         folder = Path(".juicer/scratch") / f"{self.name}-{os.getpid()}"
-        if self.processes.first_here:
+        if self.processes.is_local_main:
             _remove_of_the_dead(folder.parent, f"{self.name}-")
         _remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -201,38 +196,6 @@ class Stage:
         }
         COSTS.mkdir(parents=True, exist_ok=True)
         (COSTS / f"{self.name}.json").write_text(json.dumps(costs) + "\n")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON in the one layout that tracked outputs use; a NaN or infinity is refused."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file; InputError says which file is missing or broken."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError("no such file", where=str(path), do="run the stage that makes it: dvc repro") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"invalid JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping (YAML 1.2, as DVC does, so 1e-4 is a number)."""
-    try:
-        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        do = (
-            "write it: python -m juicer.recipe.activation recipes/quickstart.yaml" if path.name == "params.yaml" else ""
-        )
-        raise InputError("no such file", where=str(path), do=do) from error
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise InputError(f"invalid YAML: {error.problem}", where=f"{path}:{line}") from error
-    if not isinstance(values, dict):
-        raise InputError("not a mapping of parameters", where=str(path))
-    return values
 
 
 def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentParser], None], doc: str | None) -> None:
@@ -307,9 +270,9 @@ def _run(run: Callable[[Stage], str], given: argparse.Namespace, launches: bool)
     if wants_one_gpu(compute, launches):
         take_one_gpu()
     result = run(stage)
-    if stage.processes.first_here:
+    if stage.processes.is_local_main:
         remove_checkpoints(stage.name)
-    if not stage.leads:
+    if not stage.is_main:
         return
     seconds = time.perf_counter() - begun
     stage.write_costs(seconds)
@@ -339,56 +302,6 @@ def wants_one_gpu(compute: ComputeSettings, launches: bool) -> bool:
     """Whether this process is all that its stage has; one that was launched among others takes the GPU of its rank."""
     several = launches and compute.processes > 1
     return compute.device != "cpu" and not several and "LOCAL_RANK" not in os.environ
-
-
-def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:
-    """Run `work`; a foreseeable failure becomes one readable line on standard error and exit code 1."""
-    try:
-        work()
-        sys.stdout.flush()
-    except InputError as error:
-        return _fail(str(error), debug)
-    except OSError as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
-            return 128 + signal.SIGPIPE
-        where = f"{error.filename}: " if error.filename else ""
-        do = " (free some space, then run again; nothing was published)" if error.errno == errno.ENOSPC else ""
-        return _fail(f"{where}{error.strerror or error}{do}", debug)
-    except Cancelled as cancelled:
-        if "TORCHELASTIC_ERROR_FILE" not in os.environ:  # of several processes, the one that started them says it
-            line = f"{name}: ended by {cancelled}; nothing was published{cancelled.saved}"
-            print(line, file=sys.stderr, flush=True)
-        return 128 + cancelled.number
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; nothing was published", file=sys.stderr)
-        return 130
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        return _fail(f"{name}: {type(error).__name__}: {lines[0]} (--debug shows the traceback)", debug)
-    return 0
-
-
-def _nobody_reads() -> bool:
-    """Whether the reader of standard output has left, as `head` does; a pipe to another program may break too."""
-    output, asked = sys.__stdout__, select.poll()
-    if output is None:
-        return False
-    asked.register(output.fileno(), 0)
-    left = any(event & select.POLLERR for _, event in asked.poll(0))
-    if left:  # what is still buffered has nowhere to go, and Python would complain of that when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
-    return left
-
-
-def _fail(line: str, debug: bool) -> int:
-    if debug:
-        traceback.print_exc()
-    if (told := os.environ.get("TORCHELASTIC_ERROR_FILE")) is not None:
-        # One of several processes: all may fail alike, and the one that started them says it once.
-        write_json(Path(told), {"message": {"message": line, "extraInfo": {"timestamp": int(time.time())}}})
-        return 1
-    print(f"error: {line}", file=sys.stderr, flush=True)
-    return 1
 
 
 def _remove_of_the_dead(folder: Path, before: str, after: str = "") -> None:

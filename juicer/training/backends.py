@@ -19,7 +19,7 @@ SHARDS = "shards"
 """Folder of a checkpoint with what DeepSpeed keeps, in its own format."""
 
 
-class Descent(Protocol):
+class TrainingBackend(Protocol):
     """The steps of one training run. For each: losses and backward passes, then the norm, then the step."""
 
     def losses(self, rows: list[int]) -> Losses:
@@ -44,7 +44,7 @@ class Descent(Protocol):
         """Give every process the whole model, as it was before."""
 
 
-class Whole:
+class ReplicatedBackend:
     """Every process holds all weights and all of the optimiser's state."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Whole:
         loss.backward()
 
     def gradient_norm(self) -> float:
-        if self._processes.size > 1:
+        if self._processes.world_size > 1:
             for parameter in self._parameters:
                 if parameter.grad is not None:
                     torch.distributed.all_reduce(parameter.grad)
@@ -74,7 +74,7 @@ class Whole:
         self._optimiser.zero_grad(set_to_none=True)
 
     def save(self, folder: Path) -> None:
-        if self._processes.first_here:
+        if self._processes.is_local_main:
             save_weights(folder, self._model, self._optimiser)
 
     def load(self, folder: Path) -> None:
@@ -84,7 +84,7 @@ class Whole:
         pass
 
 
-class Sharded:
+class ZeroBackend:
     """DeepSpeed holds each process's share of the optimiser's state and gradients, and at stage 3 of the weights.
 
     Source: Rajbhandari et al., ZeRO (arXiv 1910.02054).
@@ -117,7 +117,7 @@ class Sharded:
     def backward(self, loss: Tensor, last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(last)
         # DeepSpeed takes the mean over the processes where we want the sum.
-        self._engine.backward(loss * self._processes.size)
+        self._engine.backward(loss * self._processes.world_size)
 
     def gradient_norm(self) -> float:
         self._engine.step()  # the norm is known only then

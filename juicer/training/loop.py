@@ -2,55 +2,24 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from juicer.runtime.checkpoints import Checkpoint
 from juicer.runtime.errors import InputError
-from juicer.runtime.events import tell_point, tell_tokens
-from juicer.runtime.processes import ALONE, Processes
+from juicer.runtime.events import emit_metrics, emit_tokens
+from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.settings.training import OptimiserSettings
-from juicer.training.backends import Descent, Losses, Sharded, Whole
-from juicer.training.state import Checkpoint, load_progress, save_progress
+from juicer.training.backends import Losses, ReplicatedBackend, TrainingBackend, ZeroBackend
+from juicer.training.record import TrainingRecord
+from juicer.training.state import load_progress, save_progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Progress = Callable[[int], None]
-
-
-@dataclass
-class TrainingRecord:
-    """What a training stage did, free of timings: it is saved beside the weights and versioned with them."""
-
-    stage: str
-    steps: int = 0
-    """Optimiser steps of this stage."""
-    response_tokens: int = 0
-    """Response tokens that a gradient was taken through, in this stage."""
-    total_steps: int = 0
-    """Steps since the SFT policy, earlier rounds included."""
-    total_response_tokens: int = 0
-    """Response tokens since the SFT policy, earlier rounds included."""
-    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    """Per quantity: `step` and `value`."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """Single numbers worth keeping: K, accuracy, the normaliser."""
-
-    def log(self, step: int, **values: float) -> None:
-        """Add one point to each named curve."""
-        for name, value in values.items():
-            curve = self.curves.setdefault(name, {"step": [], "value": []})
-            curve["step"].append(step)
-            curve["value"].append(float(f"{value:.6g}"))
-
-    def continue_from(self, previous: dict[str, Any] | None) -> None:
-        """Set the totals: those of the previous round's record plus this stage."""
-        before = previous or {}
-        self.total_steps = before.get("total_steps", 0) + self.steps
-        self.total_response_tokens = before.get("total_response_tokens", 0) + self.response_tokens
 
 
 def steps_for(epochs: float, rows: int, batch_size: int) -> int:
@@ -100,21 +69,21 @@ def recompute_activations(model: "PreTrainedModel") -> None:
 
 
 def passes_of(
-    rows: Sequence[int], micro_batch_size: int | None, processes: Processes = ALONE
+    rows: Sequence[int], micro_batch_size: int | None, processes: Processes = SINGLE_PROCESS
 ) -> Iterator[tuple[list[int], int]]:
     """The forward passes of this process over its share of a batch: row numbers, and how many of them count.
 
     Every process makes as many passes over as many rows, as sharded weights demand; what it lacks is filled up with a
     row that does not count.
     """
-    mine = list(rows[processes.rank :: processes.size])
-    filled = mine + [rows[-1]] * (math.ceil(len(rows) / processes.size) - len(mine))
+    mine = list(rows[processes.rank :: processes.world_size])
+    filled = mine + [rows[-1]] * (math.ceil(len(rows) / processes.world_size) - len(mine))
     size = micro_batch_size or len(filled)
     for start in range(0, len(filled), size):
         yield filled[start : start + size], max(0, min(size, len(mine) - start))
 
 
-def descend(
+def train_loop(
     model: torch.nn.Module,
     batches: Iterable[list[int]],
     steps: int,
@@ -124,7 +93,7 @@ def descend(
     record: TrainingRecord,
     progress: Progress = lambda steps: None,
     checkpoint: Checkpoint | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> None:
     """Take `steps` optimiser steps, one per batch of row numbers.
 
@@ -141,12 +110,12 @@ def descend(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = parameters[0].device
     optimiser, schedule = make_optimiser(parameters, settings, steps)
-    kind = Sharded if processes.zero_stage else Whole
-    descent: Descent = kind(model, loss_of, optimiser, settings.max_gradient_norm, processes)
+    kind = ZeroBackend if processes.zero_stage else ReplicatedBackend
+    descent: TrainingBackend = kind(model, loss_of, optimiser, settings.max_gradient_norm, processes)
 
     def write(folder: Path) -> None:
         descent.save(folder)
-        if processes.first_here:
+        if processes.is_local_main:
             save_progress(folder, schedule, record)
 
     done = 0
@@ -176,8 +145,8 @@ def descend(
             )
         point = {"loss": plotted.pop("loss"), "gradient_norm": norm, "learning_rate": rate, **plotted}
         record.log(step, **point)
-        tell_point(step, **point)
-        tell_tokens(record.response_tokens / steps)
+        emit_metrics(step, **point)
+        emit_tokens(record.response_tokens / steps)
         descent.step()
         schedule.step()
         progress(1)

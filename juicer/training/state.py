@@ -4,44 +4,15 @@ The work says when it can be stopped and what its state is; where that is kept, 
 """
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from juicer.runtime.processes import ALONE, Processes
-
 if TYPE_CHECKING:
-    from juicer.training.loop import TrainingRecord
-
-VALUES = "values.{}.json"
-
-
-class Checkpoint(Protocol):
-    """Where the state of one piece of work is kept."""
-
-    def latest(self) -> Path | None:
-        """The folder of the last state that is complete and belongs to this very work; None to start at the start."""
-        ...
-
-    def due(self) -> bool:
-        """Whether the state should be saved now: some time has passed, or the run is to end.
-
-        Processes that train together all ask after the same step, and all get the same answer.
-        """
-        ...
-
-    def save(self, write: Callable[[Path], None]) -> None:
-        """Keep what `write` puts into the folder that it is given. Does not return if the run is to end.
-
-        Processes that train together all call it after the same step; those of one machine write to one folder.
-        """
-        ...
+    from juicer.training.record import TrainingRecord
 
 
 def save_weights(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
@@ -114,85 +85,3 @@ def _random_states() -> dict[str, Tensor]:
     if torch.cuda.is_initialized():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
-
-
-class OwnRandomState:
-    """To be named before a Hugging Face trainer: it keeps the random state of its process's own GPU only.
-
-    One of several processes would keep those of all GPUs that it sees, and open a context on each.
-    """
-
-    def _save_rng_state(self, *given: Any) -> None:
-        with _own_gpu_for_all():
-            super()._save_rng_state(*given)  # type: ignore[misc]
-
-    def _load_rng_state(self, *given: Any) -> None:
-        with _own_gpu_for_all():
-            super()._load_rng_state(*given)  # type: ignore[misc]
-
-
-@contextmanager
-def _own_gpu_for_all() -> Iterator[None]:
-    cuda = torch.cuda.random
-    whole = cuda.get_rng_state_all, cuda.set_rng_state_all
-    cuda.get_rng_state_all = lambda: [cuda.get_rng_state()]
-    cuda.set_rng_state_all = lambda new_states: cuda.set_rng_state(next(iter(new_states)))
-    try:
-        yield
-    finally:
-        cuda.get_rng_state_all, cuda.set_rng_state_all = whole
-
-
-def keep_trainer(
-    checkpoint: Checkpoint, processes: Processes = ALONE, values: Callable[[], dict[str, Any]] = dict
-) -> Any:
-    """A callback that keeps the state of a Hugging Face trainer, in its own format.
-
-    Continue with `trainer.train(resume_from_checkpoint=...)`. Optimiser, schedule and random numbers are in
-    torch's format there, which the trainer reads with `weights_only`: nothing in it can run code. (What DeepSpeed
-    keeps of sharded weights is its own, and read without that; it never leaves the project's folder.)
-
-    Args:
-        values: what else this process must know to continue; `kept_values` gives it back, with the number of steps
-            as `step`.
-    """
-    from safetensors.torch import save_model
-    from transformers import TrainerCallback
-
-    class Keep(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            # A trainer that is continued after its last step would take one more.
-            control.should_save = state.global_step < state.max_steps and checkpoint.due()
-
-        def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-            written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-
-            def write(folder: Path) -> None:
-                weights = list(written.glob("model*.safetensors*"))
-                for path in weights:
-                    path.unlink()
-                # transformers 5.23 writes the hub's names of tensors and reads the module's: where the two differ, as
-                # for GPT-NeoX's output head, the trainer would go on with the tensor of the start.
-                if weights and not processes.zero_stage:
-                    save_model(model, str(written / "model.safetensors"))
-                for path in written.rglob("*"):
-                    if path.is_file():
-                        place = folder / path.relative_to(written)
-                        place.parent.mkdir(parents=True, exist_ok=True)
-                        path.replace(place)
-                shutil.rmtree(written)
-                # DeepSpeed says on the first machine only which of its folders is the last, and asks on every one.
-                for shards in folder.glob("global_step*"):
-                    (folder / "latest").write_text(shards.name, encoding="utf-8")
-                own = {**values(), "step": state.global_step}
-                (folder / VALUES.format(processes.rank)).write_text(json.dumps(own), encoding="utf-8")
-
-            checkpoint.save(write)
-
-    return Keep()
-
-
-def kept_values(folder: Path, processes: Processes = ALONE) -> dict[str, Any]:
-    """What `values` gave in this process when the state in `folder` was kept, and `step`."""
-    values: dict[str, Any] = json.loads((folder / VALUES.format(processes.rank)).read_text(encoding="utf-8"))
-    return values

@@ -21,8 +21,8 @@ from mlflow.exceptions import MlflowException
 from juicer.registry.ensure import KEY, ensure
 from juicer.registry.records import collect
 from juicer.registry.tracker import Meter, Opening, Writer, declared
+from juicer.runtime.files import read_yaml
 from juicer.stages.live import EVALUATING, TRAINING
-from juicer.stages.stage import read_yaml
 
 # MLflow's own use of SQLAlchemy; nothing we could mend.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -34,7 +34,7 @@ STAGE = '''
 import os, time
 from pathlib import Path
 from juicer.runtime.errors import InputError
-from juicer.runtime.events import tell_point, tell_tokens
+from juicer.runtime.events import emit_metrics, emit_tokens
 from juicer.stages.launch import main
 from juicer.stages.stage import write_json
 
@@ -47,8 +47,8 @@ def run(stage):
     Path("pid").write_text(str(os.getpid()))
     with stage.progress(3, "step") as progress:
         for step in (1, 2, 3):
-            tell_point(step, loss=1 / step)
-            tell_tokens(100)
+            emit_metrics(step, loss=1 / step)
+            emit_tokens(100)
             progress(1)
             while step == 2 and not Path("go").exists():
                 time.sleep(0.05)

@@ -12,7 +12,7 @@ from juicer.registry.restore import Restored, _compare_code, restore
 from juicer.registry.store import project_uri
 from juicer.registry.versions import open_registry
 from juicer.runtime.errors import InputError
-from juicer.stages.dvc_files import Lock, md5_of
+from juicer.stages.dvc_files import DvcLock, md5_of
 from tests.small_pipeline import commit, make_project, register, repro, run
 
 # MLflow's own use of SQLAlchemy; nothing we could mend.
@@ -50,7 +50,7 @@ def restored(made: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resto
 
 
 def test_the_md5_of_a_folder_is_the_one_that_dvc_gives_it(made: Path) -> None:
-    lock = Lock.read(made / "dvc.lock")
+    lock = DvcLock.read(made / "dvc.lock")
     assert md5_of(made / "models/sft") == lock.md5("models/sft")
     assert md5_of(made / "metrics/summary.json") == lock.md5("metrics/summary.json")
 
@@ -86,7 +86,7 @@ def test_code_that_is_not_as_it_was_is_refused_in_one_line_and_leaves_nothing(ma
 def test_a_module_that_was_never_committed_is_code_that_is_not_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "kept.py").write_text("")
     deps = [{"path": "kept.py", "md5": md5_of(tmp_path / "kept.py")}, {"path": "lost.py", "md5": "0"}]
-    lock = Lock(tmp_path / "dvc.lock", {"sft": {"deps": [*deps, {"path": "source.jsonl", "md5": "0"}]}}, {})
+    lock = DvcLock(tmp_path / "dvc.lock", {"sft": {"deps": [*deps, {"path": "source.jsonl", "md5": "0"}]}}, {})
     assert _compare_code(tmp_path, lock, ["sft"]) == (1, ["lost.py"], ["source.jsonl"])
 
 

@@ -5,7 +5,7 @@ import torch
 
 from bench.measure import Timings, exponent, ratio, total
 from bench.stock import Floor
-from juicer.models.log_probability import Dialogue
+from juicer.data.dialogues import Dialogue
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])

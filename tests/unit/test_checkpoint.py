@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from juicer.runtime.errors import Cancelled
 from juicer.runtime.processes import Processes
-from juicer.stages.cancellation import Cancellation, Cancelled
+from juicer.stages.cancellation import Cancellation
 from juicer.stages.checkpoint import Checkpoint, checkpoints_of, discard_checkpoints, kept, key_of, remove_checkpoints
 
 

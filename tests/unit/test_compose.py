@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from juicer.stages.stage import read_yaml
+from juicer.runtime.files import read_yaml
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "docker/compose.yaml").read_text()

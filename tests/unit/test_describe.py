@@ -2,8 +2,8 @@
 
 from itertools import pairwise
 
-from juicer.recipe.activation import Recipe
 from juicer.recipe.describe import describe
+from juicer.recipe.schema import Recipe
 
 
 def test_every_parameter_has_a_meaning() -> None:

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from juicer.data.demonstrations import Demonstration
+from juicer.data.dialogues import Dialogue
 from juicer.data.samples import Sample
 from juicer.data.template import Template
 from juicer.evaluation.metrics import Evaluation, distinct_pairs, evaluate_policy, mean_and_error
-from juicer.models.log_probability import Dialogue, score_dialogues
+from juicer.models.log_probability import score_dialogues
 from juicer.quickstart.random_models import CHAT
 from juicer.settings.data import TemplateSettings
 from juicer.settings.training import SamplingSettings
@@ -24,7 +25,7 @@ ROWS = [
 class LengthScorer:
     """Scores a response by its number of characters."""
 
-    def score(self, rows, resumed=None):
+    def score(self, rows, memo=None):
         return [float(len(response)) for _, response in rows]
 
 

@@ -5,6 +5,7 @@ from itertools import combinations_with_replacement
 import pytest
 import torch
 
+from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair
 from juicer.data.samples import Sample
 from juicer.methods import policy_alignment
@@ -12,7 +13,6 @@ from juicer.methods.irft import train_round
 from juicer.methods.policy_alignment import align_policy
 from juicer.methods.reward import train_reward
 from juicer.models.loading import save_policy
-from juicer.models.log_probability import Dialogue
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.irft import IrftTrainingSettings

@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from juicer.data.dialogues import Dialogue
 from juicer.methods.forks import Fork, ForkBatch, fork_log_probabilities, forks_pay
-from juicer.models.log_probability import Batch, Dialogue, response_log_probabilities
+from juicer.models.log_probability import Batch, response_log_probabilities
 
 CPU = torch.device("cpu")
 FORKS = [

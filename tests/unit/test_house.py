@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import os
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,26 @@ SOURCES = {
     if (ROOT / package).is_dir()
 }
 BELOW = {"juicer": (), "tasks": ("juicer",), "flows": ("juicer", "tasks")}
-ORCHESTRATION = {"prefect", "mlflow", "dvc"}
+ROOMS: tuple[set[str], ...] = (
+    {"runtime", "settings"},
+    {"data"},
+    {"models"},
+    {"scorers", "sampling", "training"},
+    {"quickstart", "evaluation"},
+    {"methods"},
+    {"recipe"},
+    {"stages"},
+    {"planning", "reporting"},
+    {"registry"},
+)
+"""The rooms of juicer, floor by floor: a room imports from the floors below it."""
+ALSO = {"settings": {"runtime"}, "runtime": {"settings"}}
+"""Processes are joined as the settings say, and settings report errors. No module does both."""
+KNOWN_TO = {
+    "prefect": {"flows."},
+    "mlflow": {"juicer.registry."},
+    "dvc": {"flows.", "juicer.stages.dvc_files", "juicer.reporting.plot_difference"},
+}
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -42,19 +62,44 @@ def test_imports_run_one_way(package: str) -> None:
     assert wrong == []
 
 
-def test_the_library_knows_no_orchestrator_no_tracker_and_no_dvc() -> None:
-    roots = {(path.name, name.split(".")[0]) for path in SOURCES["juicer"] for name in imported(path)}
-    assert [each for each in roots if each[1] in ORCHESTRATION] == []
+def room_of(path: Path) -> str:
+    """The room of a module of juicer; "" for one that stands in the hall, such as the console script."""
+    parts = path.relative_to(ROOT).parts
+    return parts[1] if len(parts) > 2 else ""
 
 
-def test_few_tasks_and_no_flow_know_mlflow() -> None:
+@pytest.mark.parametrize("path", [path for path in SOURCES["juicer"] if room_of(path)], ids=str)
+def test_a_room_imports_from_the_rooms_below_it_only(path: Path) -> None:
+    room = room_of(path)
+    below = set().union(*ROOMS[: next(floor for floor, rooms in enumerate(ROOMS) if room in rooms)])
+    used = {name.split(".")[1] for name in imported(path) if name.startswith("juicer.")} - {room}
+    assert used - below - ALSO.get(room, set()) == set()
+
+
+def test_every_room_has_a_floor_and_says_what_it_holds() -> None:
+    rooms = {room_of(path) for path in SOURCES["juicer"]} - {""}
+    assert rooms == set().union(*ROOMS)
+    for room in rooms:
+        assert ast.get_docstring(ast.parse((ROOT / "juicer" / room / "__init__.py").read_text(encoding="utf-8"))), room
+
+
+def test_no_module_of_the_library_imports_itself_in_a_circle() -> None:
+    modules = {".".join(path.with_suffix("").relative_to(ROOT).parts): path for path in SOURCES["juicer"]}
+    graph = {name: {other for other in imported(path) if other in modules} for name, path in modules.items()}
+    assert list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize(("package", "rooms"), KNOWN_TO.items())
+def test_orchestrator_tracker_and_dvc_are_known_where_they_belong(package: str, rooms: set[str]) -> None:
     users = {
-        path.name
-        for path in SOURCES["tasks"] + SOURCES["flows"]
+        ".".join(path.with_suffix("").relative_to(ROOT).parts)
+        for paths in SOURCES.values()
+        for path in paths
         for name in imported(path)
-        if name.split(".")[0] == "mlflow"
+        if name.split(".")[0] == package
     }
-    assert users == {"aliases.py", "mlflow_store.py", "packaging.py", "registry.py", "tracker.py", "versions.py"}
+    assert users
+    assert [user for user in users if not any(user.startswith(room) for room in rooms)] == []
 
 
 @pytest.mark.parametrize("folder", ["mlflow", "docker"])

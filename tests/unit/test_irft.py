@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair
 from juicer.methods.irft import log_probabilities_of, train_round
 from juicer.models.adapters import add_adapters, merge_adapters
 from juicer.models.loading import TRAINED, mixed_precision
-from juicer.models.log_probability import Dialogue, score_dialogues
+from juicer.models.log_probability import score_dialogues
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.settings.training import LoraSettings, OptimiserSettings

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from juicer.data.dialogues import Dialogue
 from juicer.models import log_probability
 from juicer.models.log_probability import (
     Batch,
-    Dialogue,
     by_length,
     by_length_in_chunks,
     response_log_probabilities,

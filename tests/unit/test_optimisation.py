@@ -9,7 +9,8 @@ from transformers import get_linear_schedule_with_warmup
 from juicer.runtime.errors import InputError
 from juicer.runtime.processes import Processes
 from juicer.settings.training import OptimiserSettings
-from juicer.training.loop import TrainingRecord, descend, make_optimiser, passes_of, shuffled_batches, steps_for
+from juicer.training.loop import make_optimiser, passes_of, shuffled_batches, steps_for, train_loop
+from juicer.training.record import TrainingRecord
 
 SETTINGS = OptimiserSettings(learning_rate=0.1, warmup_ratio=0.2)
 
@@ -53,7 +54,7 @@ def test_micro_batches_change_nothing_but_memory():
     weights = []
     for micro in (None, 1, 3):
         model, loss_of = line(8)
-        descend(model, shuffled_batches(8, 4, 2, 0), 4, loss_of, SETTINGS, micro, TrainingRecord("test"))
+        train_loop(model, shuffled_batches(8, 4, 2, 0), 4, loss_of, SETTINGS, micro, TrainingRecord("test"))
         weights.append(model.weight.item())
     assert weights[1:] == pytest.approx(weights[:1] * 2, rel=1e-6)
 
@@ -75,13 +76,13 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step():
         return (losses * math.nan if 3 in numbers else losses), values
 
     with pytest.raises(InputError, match="at step 3 of 4"):
-        descend(model, iter([[0], [1], [3], [2]]), 4, breaks, SETTINGS, None, TrainingRecord("irft_train"))
+        train_loop(model, iter([[0], [1], [3], [2]]), 4, breaks, SETTINGS, None, TrainingRecord("irft_train"))
 
 
 def test_the_record_counts_steps_and_plots_every_one():
     model, loss_of = line(4)
     record = TrainingRecord("test")
-    descend(model, shuffled_batches(4, 2, 1, 0), 2, loss_of, SETTINGS, None, record)
+    train_loop(model, shuffled_batches(4, 2, 1, 0), 2, loss_of, SETTINGS, None, record)
     assert record.steps == 2
     assert record.curves["loss"]["step"] == [1, 2]
     assert record.curves["twos"]["value"] == [2.0, 2.0]

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from juicer.recipe.activation import CONFIGS, Recipe, load
+from juicer.recipe.activation import load
+from juicer.recipe.graph import CONFIGS
+from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ import torch
 from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair
 from juicer.methods.irft import train_round
 from juicer.methods.sft import train_sft
-from juicer.models.log_probability import Dialogue
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.settings.sft import SftSettings

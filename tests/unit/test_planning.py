@@ -3,9 +3,9 @@
 import pytest
 from transformers import GPT2Config
 
+from juicer.models.configuration import read_config
 from juicer.planning.costs import cache_bytes, decoding_seconds, shape_of, training_of
-from juicer.quickstart.random_models import read_config
-from juicer.recipe.activation import CONFIGS
+from juicer.recipe.graph import CONFIGS
 from juicer.runtime.devices import DEVICES
 from juicer.runtime.errors import InputError
 from juicer.settings.training import LoraSettings

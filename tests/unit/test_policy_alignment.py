@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 
+from juicer.data.dialogues import Dialogue
 from juicer.methods.policy_alignment import align_policy, per_token
 from juicer.methods.reward import load_reward, score_rewards
 from juicer.models import log_probability
 from juicer.models.loading import save_policy
-from juicer.models.log_probability import Dialogue, score_dialogues
+from juicer.models.log_probability import score_dialogues
 from juicer.runtime.errors import InputError
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings

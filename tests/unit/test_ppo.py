@@ -8,12 +8,12 @@ import pytest
 import torch
 from packaging.version import Version
 
+from juicer.data.dialogues import Dialogue
 from juicer.methods.ppo import NormalisedReward, align_policy_by_ppo, with_own_padding
 from juicer.methods.reward import load_reward, score_rewards
 from juicer.models.loading import save_policy
-from juicer.models.log_probability import Dialogue
 from juicer.runtime.errors import InputError
-from juicer.runtime.events import watched_by
+from juicer.runtime.events import observed_by
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import PolicyAlignmentSettings, PpoSettings
@@ -72,7 +72,7 @@ def test_the_policy_earns_more_of_the_learnt_reward(policy, template, initial, r
 
 
 def test_whoever_watches_is_told_of_every_token_that_is_trained_on(policy, template, initial, reward):
-    class Watcher:
+    class Observer:
         told: ClassVar[list[float]] = []
 
         def point(self, step, values):
@@ -81,10 +81,10 @@ def test_whoever_watches_is_told_of_every_token_that_is_trained_on(policy, templ
         def tokens(self, count):
             self.told.append(count)
 
-    with watched_by(Watcher()):
+    with observed_by(Observer()):
         record = align(policy, template, initial, reward)
-    assert len(Watcher.told) == 8
-    assert sum(Watcher.told) == record.response_tokens
+    assert len(Observer.told) == 8
+    assert sum(Observer.told) == record.response_tokens
 
 
 def test_the_reference_is_the_sft_policy(policy, template, initial, reward):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from juicer.runtime.errors import InputError
-from juicer.runtime.processes import ALONE, join
+from juicer.runtime.processes import SINGLE_PROCESS, join
 from juicer.settings.compute import ComputeSettings
 from juicer.stages.launch import configuration, launch
 
@@ -23,8 +23,8 @@ def not_launched(monkeypatch):
 
 
 def test_a_process_that_was_not_launched_is_alone_and_does_all():
-    assert join(ComputeSettings()) == ALONE
-    assert ALONE.deal([1, 2, 3], lambda number: 2 * number) == [2, 4, 6]
+    assert join(ComputeSettings()) == SINGLE_PROCESS
+    assert SINGLE_PROCESS.distribute([1, 2, 3], lambda number: 2 * number) == [2, 4, 6]
 
 
 @pytest.mark.parametrize(("size", "launched"), [(2, None), (2, "1"), (1, "2"), (2, "4")])

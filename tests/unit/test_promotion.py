@@ -7,7 +7,7 @@ import pytest
 
 from juicer.registry.gates import BENCHMARKS, Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
 from juicer.runtime.errors import InputError
-from juicer.stages.stage import read_yaml
+from juicer.runtime.files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = {"prompts": 100, "reward_mean": 1.0, "reward_sem": 0.1, "ended": 1.0, "response_tokens": 20.0}

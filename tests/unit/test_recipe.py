@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from juicer.recipe.activation import activate, dump, load, validate
+from juicer.recipe.activation import activate, dump, load
+from juicer.recipe.checks import validate
 from juicer.runtime.errors import InputError
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"

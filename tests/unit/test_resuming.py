@@ -9,14 +9,14 @@ import torch
 from transformers import Trainer
 from transformers.training_args import ParallelMode
 
+from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair
 from juicer.methods.irft import train_round
 from juicer.methods.policy_alignment import align_policy
 from juicer.methods.reward import load_reward, train_reward
 from juicer.methods.sft import train_sft
 from juicer.models.loading import save_policy
-from juicer.models.log_probability import Dialogue
-from juicer.runtime.memo import Replay
+from juicer.runtime.memo import CheckpointedMemo
 from juicer.sampling import decoding
 from juicer.sampling.decoding import decode
 from juicer.settings.compute import ComputeSettings
@@ -24,8 +24,10 @@ from juicer.settings.irft import IrftTrainingSettings
 from juicer.settings.rft import PolicyAlignmentSettings, RewardSettings
 from juicer.settings.sft import SftSettings
 from juicer.settings.training import LoraSettings, OptimiserSettings, SamplingSettings
-from juicer.training.loop import TrainingRecord, descend, shuffled_batches
-from juicer.training.state import OwnRandomState, load_progress, save_progress
+from juicer.training.loop import shuffled_batches, train_loop
+from juicer.training.record import TrainingRecord
+from juicer.training.state import load_progress, save_progress
+from juicer.training.trainer import OwnRandomState
 
 COMPUTE = ComputeSettings(threads=1, device="cpu")
 ADAM = OptimiserSettings(learning_rate=1e-3, warmup_ratio=0.3)
@@ -57,7 +59,7 @@ class EndsAfter:
 
 
 @pytest.fixture
-def resumed(tmp_path):
+def memo(tmp_path):
     """Runs work with no checkpoint and, from the same start, in two parts; returns what both gave."""
 
     def run(work, start, ends_after):
@@ -79,7 +81,7 @@ def assert_same(one, two):
 
 
 @pytest.mark.parametrize("name", ["adamw", "rmsprop"])
-def test_a_descent_goes_on_with_its_optimiser_schedule_order_and_random_numbers(resumed, name):
+def test_a_descent_goes_on_with_its_optimiser_schedule_order_and_random_numbers(memo, name):
     def work(model, checkpoint):
         def loss_of(rows):
             x = torch.tensor([[float(row)] for row in rows])
@@ -91,10 +93,10 @@ def test_a_descent_goes_on_with_its_optimiser_schedule_order_and_random_numbers(
         torch.manual_seed(4)
         record = TrainingRecord("test")
         settings = OptimiserSettings(name=name, learning_rate=0.1, warmup_ratio=0.3)
-        descend(model, shuffled_batches(8, 2, 2, 0), 8, loss_of, settings, 1, record, checkpoint=checkpoint)
+        train_loop(model, shuffled_batches(8, 2, 2, 0), 8, loss_of, settings, 1, record, checkpoint=checkpoint)
         return model, record
 
-    whole, parts = resumed(work, torch.nn.Linear(1, 3), ends_after=5)
+    whole, parts = memo(work, torch.nn.Linear(1, 3), ends_after=5)
     assert_same(whole, parts)
     assert parts[1].steps == 8
     assert parts[1].curves["loss"]["step"] == list(range(1, 9))
@@ -150,38 +152,38 @@ def test_a_trainer_that_is_one_of_several_opens_no_context_on_the_gpus_of_the_ot
     assert random.get_rng_state_all is refused
 
 
-def test_a_round_of_irft_is_the_same(resumed, policy):
+def test_a_round_of_irft_is_the_same(memo, policy):
     settings = IrftTrainingSettings(epochs=2, batch_size=4, optimiser=ADAM)
 
     def work(model, checkpoint):
         return model, train_round(model, model, PAIRS, settings, 1, 0, checkpoint=checkpoint)
 
-    assert_same(*resumed(work, policy, ends_after=3))
+    assert_same(*memo(work, policy, ends_after=3))
 
 
-def test_a_reward_is_the_same(resumed, policy, template, tmp_path):
+def test_a_reward_is_the_same(memo, policy, template, tmp_path):
     save_policy(policy, template, tmp_path / "sft", None)
     settings = RewardSettings(epochs=2, batch_size=4, frozen_blocks=1, optimiser=ADAM)
 
     def work(model, checkpoint):
         return model, train_reward(model, PAIRS, settings, 1, 0, checkpoint=checkpoint)
 
-    assert_same(*resumed(work, load_reward(tmp_path / "sft", COMPUTE, 0), ends_after=2))
+    assert_same(*memo(work, load_reward(tmp_path / "sft", COMPUTE, 0), ends_after=2))
 
 
 @pytest.mark.parametrize(("lora", "ends_after"), [(None, 2), (None, 6), (LoraSettings(r=2, dropout=0.1), 5)])
-def test_sft_is_the_same_within_and_after_the_first_epoch(resumed, policy, template, tmp_path, lora, ends_after):
+def test_sft_is_the_same_within_and_after_the_first_epoch(memo, policy, template, tmp_path, lora, ends_after):
     settings = SftSettings(epochs=3, batch_size=4, micro_batch_size=2, optimiser=ADAM, lora=lora)
 
     def work(model, checkpoint):
         scratch = tmp_path / "scratch"
         return model, train_sft(model, template, DIALOGUES, settings, COMPUTE, 0, scratch, checkpoint=checkpoint)
 
-    assert_same(*resumed(work, policy, ends_after))
+    assert_same(*memo(work, policy, ends_after))
 
 
 @pytest.mark.parametrize("ends_after", [2, 3])
-def test_policy_alignment_is_the_same_within_and_after_the_first_pass(resumed, policy, template, tmp_path, ends_after):
+def test_policy_alignment_is_the_same_within_and_after_the_first_pass(memo, policy, template, tmp_path, ends_after):
     save_policy(policy, template, tmp_path / "sft", None)
     reward = load_reward(tmp_path / "sft", COMPUTE, seed=3)
     settings = PolicyAlignmentSettings(steps=5, prompts_per_step=4, samples_per_prompt=2, optimiser=ADAM)
@@ -192,7 +194,7 @@ def test_policy_alignment_is_the_same_within_and_after_the_first_pass(resumed, p
                               tmp_path / "scratch", checkpoint)  # fmt: skip
         return model, record
 
-    assert_same(*resumed(work, policy, ends_after))
+    assert_same(*memo(work, policy, ends_after))
 
 
 def test_batches_that_were_sampled_are_not_sampled_again(policy, template, tmp_path, monkeypatch):
@@ -202,8 +204,8 @@ def test_batches_that_were_sampled_are_not_sampled_again(policy, template, tmp_p
     monkeypatch.setattr(decoding, "decode", lambda *given: sampled.append(1) or decode(*given))
 
     def sample(ends_after):
-        replay = Replay(EndsAfter(tmp_path / "kept", ends_after))
-        return decoding.sample_responses(policy, template, prompts, settings, 0, resumed=replay)
+        replay = CheckpointedMemo(EndsAfter(tmp_path / "kept", ends_after))
+        return decoding.sample_responses(policy, template, prompts, settings, 0, memo=replay)
 
     whole = decoding.sample_responses(policy, template, prompts, settings, 0)
     with pytest.raises(Ended):

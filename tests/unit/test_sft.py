@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import juicer.methods.sft
+from juicer.data.dialogues import Dialogue
 from juicer.methods.sft import train_sft
-from juicer.models.log_probability import Dialogue, score_dialogues
+from juicer.models.log_probability import score_dialogues
 from juicer.runtime.errors import InputError
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.sft import SftSettings

@@ -2,12 +2,13 @@
 
 import pytest
 
+from juicer.data.dialogues import Dialogue
 from juicer.models.adapters import add_adapters
-from juicer.models.log_probability import Dialogue
-from juicer.runtime.devices import DEVICES, device_called, operations_per_response_token
-from juicer.runtime.events import tell_tokens, watched_by
+from juicer.runtime.devices import DEVICES, device_called
+from juicer.runtime.events import emit_tokens, observed_by
 from juicer.settings.training import LoraSettings
 from juicer.stages.speed import Speed
+from juicer.training.utilisation import operations_per_response_token
 
 
 def timed(reports, peak_share=None):
@@ -16,9 +17,9 @@ def timed(reports, peak_share=None):
     speed = Speed(lambda: next(clock))
     for piece in reports:
         speed.begin(peak_share)
-        with watched_by(speed):
+        with observed_by(speed):
             for _, count in piece:
-                tell_tokens(count)
+                emit_tokens(count)
     return speed.costs()
 
 

@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from juicer.recipe.activation import dump, load
+from juicer.runtime.command import guarded
 from juicer.runtime.devices import peak_memory
 from juicer.runtime.errors import InputError
+from juicer.runtime.files import read_json, read_yaml, write_json
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.sft import SftSettings
 from juicer.stages.dvc_files import md5_of
-from juicer.stages.stage import Stage, guarded, read_json, read_yaml, set_environment, write_json
+from juicer.stages.stage import Stage, set_environment
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 

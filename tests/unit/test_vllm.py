@@ -10,11 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from juicer.data.dialogues import Dialogue
 from juicer.models.loading import load_policy, load_template
-from juicer.models.log_probability import Dialogue, score_dialogues
+from juicer.models.log_probability import score_dialogues
 from juicer.quickstart.random_models import write_random_model
 from juicer.runtime.errors import InputError
-from juicer.runtime.processes import ALONE, Processes
+from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.sampling.vllm_engine import OURS, _by_itself, decoded, engine, sample_by_vllm
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import TemplateSettings
@@ -50,7 +51,7 @@ def folder(tmp_path_factory):
 def llm(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-        with engine(folder, COMPUTE, 22, SETTINGS.batch_size, ALONE) as made:
+        with engine(folder, COMPUTE, 22, SETTINGS.batch_size, SINGLE_PROCESS) as made:
             yield made
 
 
@@ -123,7 +124,7 @@ def test_a_response_that_vllm_was_ended_in_is_no_sample():
 
 @pytest.mark.skipif(INSTALLED, reason="vLLM is installed")
 def test_without_vllm_the_error_says_what_to_install(folder):
-    with pytest.raises(InputError, match="pip install vllm"), engine(folder, COMPUTE, 22, 8, ALONE):
+    with pytest.raises(InputError, match="pip install vllm"), engine(folder, COMPUTE, 22, 8, SINGLE_PROCESS):
         pass
 
 
@@ -134,7 +135,7 @@ def test_what_vllm_starts_sees_one_gpu_and_no_other_process(monkeypatch, seen, o
     if seen is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
     before = dict(os.environ)
-    with _by_itself(Processes(rank=2, size=3, local_rank=2)):
+    with _by_itself(Processes(rank=2, world_size=3, local_rank=2)):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == own
         assert "WORLD_SIZE" not in os.environ
     assert dict(os.environ) == before
@@ -161,12 +162,12 @@ def test_nothing_that_the_launcher_sets_reaches_what_vllm_starts(tmp_path, monke
     assert launched["TORCHELASTIC_USE_AGENT_STORE"] == "True"
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
-    with _by_itself(ALONE):
+    with _by_itself(SINGLE_PROCESS):
         left = {name for name in os.environ if before.get(name) != os.environ[name]}
     assert left == {OURS}
 
 
 def test_what_a_stage_of_one_process_starts_sees_the_gpu_that_it_has_taken(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    with _by_itself(ALONE):
+    with _by_itself(SINGLE_PROCESS):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"

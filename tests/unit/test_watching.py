@@ -3,14 +3,15 @@
 import pytest
 import torch
 
+from juicer.data.dialogues import Dialogue
 from juicer.methods.sft import train_sft
-from juicer.models.log_probability import Dialogue
-from juicer.runtime.events import tell_tokens, watched_by
+from juicer.runtime.events import emit_tokens, observed_by
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.sft import SftSettings
 from juicer.settings.training import OptimiserSettings, SamplingSettings
-from juicer.training.loop import TrainingRecord, descend
+from juicer.training.loop import train_loop
+from juicer.training.record import TrainingRecord
 
 
 class Seen:
@@ -38,8 +39,8 @@ def test_the_shared_loop_shows_each_step_as_it_records_it(seen):
     def loss_of(rows):
         return model(torch.tensor([[float(row)] for row in rows]))[:, 0] ** 2, {"twos": torch.full((len(rows),), 2.0)}
 
-    with watched_by(seen):
-        descend(model, [[1], [2], [3]], 3, loss_of, OptimiserSettings(learning_rate=0.1), None, record)
+    with observed_by(seen):
+        train_loop(model, [[1], [2], [3]], 3, loss_of, OptimiserSettings(learning_rate=0.1), None, record)
     assert [step for step, _ in seen.points] == [1, 2, 3]
     for name, curve in record.curves.items():
         assert seen.curve(name) == curve["value"]
@@ -49,7 +50,7 @@ def test_the_shared_loop_shows_each_step_as_it_records_it(seen):
 def test_fine_tuning_through_trl_shows_each_step_as_it_records_it(seen, policy, template, tmp_path):
     dialogues = [Dialogue([5, 6 + i, 7], [8, 9 + i % 2, 0]) for i in range(8)]
     settings = SftSettings(epochs=3, batch_size=4, optimiser=OptimiserSettings(learning_rate=3e-3))
-    with watched_by(seen):
+    with observed_by(seen):
         compute = ComputeSettings(threads=1, device="cpu")
         record = train_sft(policy, template, dialogues, settings, compute, 0, tmp_path)
     assert seen.curve("loss") == record.curves["loss"]["value"]
@@ -58,13 +59,13 @@ def test_fine_tuning_through_trl_shows_each_step_as_it_records_it(seen, policy, 
 
 
 def test_the_tokens_of_sampled_responses_are_counted(seen, policy, template):
-    with watched_by(seen):
+    with observed_by(seen):
         samples = sample_responses(policy, template, [("a", [5, 6]), ("b", [7])], SamplingSettings(), 0)
     assert seen.counted == sum(len(sample.response) for sample in samples)
 
 
 def test_who_has_gone_sees_nothing(seen):
-    with watched_by(seen):
+    with observed_by(seen):
         pass
-    tell_tokens(1)
+    emit_tokens(1)
     assert seen.counted == 0

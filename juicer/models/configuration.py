@@ -1,0 +1,52 @@
+"""The config.json of a model, without its weights: read, or shrunk to a tiny model of the same architecture."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from juicer.runtime.errors import InputError
+from juicer.settings.tiny import TinySettings
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+def read_config(path: Path) -> tuple[str, "PretrainedConfig"]:
+    """A model's configuration, from a config.json.
+
+    Returns:
+        the name of its architecture, for example "GPTNeoXForCausalLM", and the configuration.
+
+    Raises:
+        InputError: no such file, no JSON, or no architecture in it.
+    """
+    from transformers import AutoConfig
+
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError("no such file", where=str(path)) from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"invalid JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
+    if not values.get("architectures") or "model_type" not in values:
+        raise InputError("not a model's config.json: no architectures or no model_type", where=str(path))
+    kind = values.pop("model_type")
+    return values["architectures"][0], AutoConfig.for_model(kind, **values)
+
+
+def shrunk(config: "PretrainedConfig", settings: TinySettings, vocabulary: int, context: int) -> dict[str, Any]:
+    """What a tiny configuration has instead of the real one's sizes; everything else stays the real one's."""
+    heads = settings.heads
+    sizes: dict[str, Any] = {
+        "hidden_size": settings.hidden_size,
+        "intermediate_size": 4 * settings.hidden_size,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": heads,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": context,
+    }
+    if (shared := getattr(config, "num_key_value_heads", None)) is not None:
+        sizes["num_key_value_heads"] = max(1, heads * shared // config.num_attention_heads)
+    if getattr(config, "head_dim", None) is not None:
+        sizes["head_dim"] = settings.hidden_size // heads
+    return sizes

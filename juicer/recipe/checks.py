@@ -1,0 +1,145 @@
+"""What no single key of a recipe can show: sections that need one another, models that exist, a graph that follows."""
+
+import importlib.metadata
+import re
+from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
+
+from juicer.data.sources import is_path
+from juicer.recipe.graph import HUB_ID, SFT, WORLD_POLICY, WORLD_SCORER, Graph, graph_of
+from juicer.recipe.schema import Recipe
+from juicer.runtime.errors import InputError
+from juicer.settings.base import Settings
+from juicer.settings.data import FetchSettings
+
+PLAIN_PATH = re.compile(r"[\w@%+=:,./][\w@%+=:,./-]*")
+
+
+def check_models(recipe: Recipe, where: str) -> None:
+    """Check that every model is a folder here, a hub id, or made by a stage; and that a shell reads its name as it is.
+
+    Only where a recipe is made the active one: an evaluation needs no model that a stage before it has read.
+    """
+    reward = recipe.rft.reward if recipe.rft.rounds else None
+    for key, named in (("policy", recipe.policy), ("scorer", recipe.scorer), ("rft.reward", reward)):
+        model = None if named is None or (named is recipe.scorer and recipe.scorer.kind == "none") else named.model
+        if model is None or (recipe.pretrain is not None and model in (WORLD_POLICY, WORLD_SCORER)):
+            continue
+        if not PLAIN_PATH.fullmatch(model):
+            what = f"{key}.model: {model!r} has a blank or another character that a shell reads as something else"
+            raise InputError(what, where=where, do="rename the folder, or link to it")
+        # A folder that is missing and could be a hub id is answered for by its revision.
+        if recipe.tiny is None and not Path(model).is_dir() and not HUB_ID.fullmatch(model):
+            do = "paths are relative to the project's root"
+            raise InputError(f"{key}.model: no such folder: {model}", where=where, do=do)
+
+
+def check_pinned(fetch: FetchSettings, where: str) -> None:
+    if fetch.source != "world" and not is_path(fetch.source) and fetch.revision is None:
+        what = f"fetch.source: {fetch.source!r} is no file or folder here, and as a dataset's id it needs a revision"
+        raise InputError(what, where=where, do="check the path, or set fetch.revision to a commit")
+
+
+def validate(params: dict[str, Any], where: str) -> Recipe:
+    """Validate a whole params.yaml: the recipe and the graph that was derived from it.
+
+    Raises:
+        InputError: an unknown key (with the nearest right one), a wrong value, or a graph that is not the recipe's.
+    """
+    params = dict(params)
+    if "graph" not in params:
+        raise InputError("no graph of rounds", where=where, do="derive it: python -m juicer.recipe.activation RECIPE")
+    graph = Graph.parse(params.pop("graph"), f"{where}: graph")
+    recipe = Recipe.parse(params, where)
+    check_consistent(recipe, where)
+    _check_installed(recipe, where)
+    for method, rounds in (("irft", graph.irft), ("rft", graph.rft)):
+        _check_chain(method, rounds, where)
+    expected, found = as_plain(graph_of(recipe)), as_plain(graph)
+    if expected != found:
+        key = _first_difference(expected, found)
+        active = Path("recipes") / f"{recipe.name}.yaml"
+        again = f"python -m juicer.recipe.activation {active if active.is_file() else 'RECIPE'} [key=value ...]"
+        do = f"{where} holds a change that `dvc exp run -S` or hand made; derive it again: {again}, then dvc checkout"
+        raise InputError(
+            f"graph.{key} does not follow from the recipe (irft.rounds, rft.rounds, ...)", where=where, do=do
+        )
+    return recipe
+
+
+def check_consistent(recipe: Recipe, where: str) -> None:
+    """Check what no single key can show: sections that need one another."""
+    if recipe.fetch.source == "world" and recipe.world is None:
+        raise InputError("fetch.source is 'world' but there is no section world", where=where)
+    if recipe.fetch.source == "world" and not recipe.curate.held_out_share:
+        what = "curate.held_out_share is 0, and the world holds nothing out to report on"
+        raise InputError(what, where=where, do="raise it")
+    if recipe.fetch.source != "world" and recipe.world is not None:
+        do = "derive it again: python -m juicer.recipe.activation RECIPE"
+        raise InputError("there is a section world, whose oracle judges no other source", where=where, do=do)
+    if recipe.rft.optimiser == "ppo" and (recipe.compute.processes > 1 or recipe.compute.zero_stage):
+        do = "set compute.processes to 1 and compute.zero_stage to 0, or rft.optimiser to rloo"
+        raise InputError("rft.optimiser 'ppo' runs in one process", where=where, do=do)
+    _check_shares(recipe, where)
+    if recipe.irft.rounds % recipe.irft.passes:
+        what = f"irft.rounds = {recipe.irft.rounds} is no multiple of irft.passes = {recipe.irft.passes}"
+        raise InputError(what, where=where, do="change either")
+    needs_tiny = recipe.policy.model == WORLD_POLICY or recipe.scorer.model == WORLD_SCORER
+    if needs_tiny and recipe.pretrain is None:
+        raise InputError(f"{WORLD_POLICY} is made by the section pretrain, which is missing", where=where)
+    if recipe.pretrain is not None:
+        longest = recipe.template.max_prompt_tokens + recipe.template.max_response_tokens
+        if longest > recipe.pretrain.policy.context:
+            raise InputError(
+                f"template.max_prompt_tokens + max_response_tokens = {longest} exceeds "
+                f"pretrain.policy.context = {recipe.pretrain.policy.context}",
+                where=where,
+            )
+
+
+def _check_installed(recipe: Recipe, where: str) -> None:
+    """PPO is in no release of TRL after 1.12. Checked where a stage starts: a plan of such a recipe needs no TRL."""
+    installed = importlib.metadata.version("trl")
+    if recipe.rft.optimiser == "ppo" and recipe.rft.rounds and Version(installed) >= Version("1.13"):
+        do = "install the last one that has it: pip install --no-deps -r constraints-ppo.txt; or set it to rloo"
+        raise InputError(f"rft.optimiser is 'ppo', which TRL {installed} does not have", where=where, do=do)
+
+
+def _check_shares(recipe: Recipe, where: str) -> None:
+    """TRL gives every process the same number of rows, so a batch has to be a multiple of what one pass takes."""
+    policy, processes = recipe.rft.policy, recipe.compute.processes
+    responses = policy.prompts_per_step * policy.samples_per_prompt
+    for batch, key, micro, prefix in (
+        (recipe.sft.batch_size, "sft.batch_size", recipe.sft.micro_batch_size, "sft"),
+        (responses, "rft.policy.prompts_per_step * samples_per_prompt", policy.micro_batch_size, "rft.policy"),
+    ):
+        rows = processes * (micro or 1)
+        if batch % rows:
+            what = f"compute.processes * {prefix}.micro_batch_size" if micro else "compute.processes"
+            raise InputError(f"{key} = {batch} is no multiple of {what} = {rows}", where=where, do="change either")
+
+
+def _check_chain(method: str, rounds: dict[str, Any], where: str) -> None:
+    for t, (key, item) in enumerate(rounds.items(), 1):
+        suffix = "/policy" if method == "rft" else ""
+        expected = f"models/{method}/r{t - 1}{suffix}" if t > 1 else SFT
+        if key != f"r{t}" or item.previous != expected:
+            raise InputError(
+                f"rounds are not a chain: graph.{method}.{key}.previous is {item.previous!r}, not {expected!r}",
+                where=where,
+                do="never edit graph by hand; python -m juicer.recipe.activation RECIPE derives it",
+            )
+
+
+def _first_difference(expected: Any, found: Any, path: str = "") -> str:
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in [*expected, *found]:
+            if expected.get(key) != found.get(key):
+                return _first_difference(expected.get(key), found.get(key), f"{path}.{key}" if path else key)
+    return path
+
+
+def as_plain(settings: Settings) -> dict[str, Any]:
+    return settings.model_dump(mode="json", by_alias=True)

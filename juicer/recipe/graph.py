@@ -1,0 +1,223 @@
+"""The graph of rounds that follows from a recipe: what dvc.yaml's `foreach` runs over."""
+
+import re
+from pathlib import Path
+
+from juicer.data.sources import is_path
+from juicer.recipe.schema import Recipe
+from juicer.runtime.errors import InputError
+from juicer.settings.base import Settings
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+DATASET_ID = re.compile(rf"[A-Za-z0-9][\w.-]*|{HUB_ID.pattern}")
+WORLD_POLICY, WORLD_SCORER = "models/world/policy", "models/world/scorer"
+GENERATOR = "juicer/quickstart/world.py"
+CONFIGS = Path("recipes/models")
+"""The config.json of every hub model that a recipe here names: for `--tiny`, and for a plan without weights."""
+SFT, SFT_MATCHED = "models/sft", "models/sft-matched"
+# A table starts from a folder that is no table.
+CURATED, BENCHMARKS = "data/curated", "data/benchmarks"
+
+
+class IrftRound(Settings):
+    """Inputs of one IRFT round."""
+
+    previous: str
+    """Policy that the round starts from."""
+    part: str
+    """Slice of the demonstrations, "2/5" or "all"."""
+
+
+class RftRound(Settings):
+    """Inputs of one RFT round."""
+
+    previous: str
+    """Policy that the round starts from."""
+    reward: str
+    """Reward model, or trunk for the first round, that the round starts from."""
+    part: str
+    """Slice of the demonstrations, "2/5" or "all"."""
+
+
+class Download(Settings):
+    """A model of the hub."""
+
+    model: str
+    revision: str
+
+
+class TinyModel(Settings):
+    """A random stand-in for a model."""
+
+    config: str
+    """The real model's config.json."""
+
+
+class Evaluated(Settings):
+    """A model to be evaluated, and the table that its row is added to."""
+
+    path: str
+    method: str
+    round: int
+    previous: str
+    """The table so far; the curated data for the first row."""
+
+
+class SftControl(Settings):
+    """Models whose steps and tokens the control has to match."""
+
+    irft: str
+    rft: str
+
+
+class Graph(Settings):
+    """What dvc.yaml's `foreach` runs over. Derived from the recipe, never typed by hand."""
+
+    base: str
+    scorer: str
+    source: str
+    table: str
+    pretrain: dict[str, str]
+    downloads: dict[str, Download]
+    tiny: dict[str, TinyModel]
+    irft: dict[str, IrftRound]
+    rft: dict[str, RftRound]
+    sft_matched: dict[str, SftControl]
+    models: dict[str, Evaluated]
+    benchmarks: str
+    """Folder with the data of the leaderboard."""
+    mirror: dict[str, str]
+    leaderboard: dict[str, Evaluated]
+    leaderboard_table: str
+
+
+def graph_of(recipe: Recipe, *, pinned: bool = True) -> Graph:
+    """Derive the graph of rounds from a recipe.
+
+    Args:
+        pinned: refuse a model id without a revision; a plan needs none.
+
+    Raises:
+        InputError: a model id without a revision, or a source that needs a section which is missing.
+    """
+    downloads: dict[str, Download] = {}
+    tiny: dict[str, TinyModel] = {}
+
+    def located(name: str, key: str, model: str, revision: str | None) -> str:
+        if recipe.pretrain is not None and model in (WORLD_POLICY, WORLD_SCORER):
+            return model
+        if recipe.tiny is not None:
+            tiny[name] = TinyModel(config=str(config_of(model, f"{key}.model")))
+            return f"models/tiny/{name}"
+        if Path(model).is_dir() or model.startswith((".", "/")) or not HUB_ID.fullmatch(model):
+            return model
+        if revision is None and pinned:
+            do = f"add {key}.revision: a commit of {model}, or make the folder {model}"
+            raise InputError(f"{model!r} is no folder here, and as a hub id it needs a pinned revision", do=do)
+        downloads[name] = Download(model=model, revision=revision or "")
+        return f"models/hub/{name}"
+
+    base = located("policy", "policy", recipe.policy.model, recipe.policy.revision)
+    # DVC allows no empty dependency; without a scorer the evaluation depends on the base model instead.
+    scorer = base
+    if recipe.scorer.kind != "none":
+        if recipe.scorer.model is None:
+            raise InputError(f"scorer.kind is {recipe.scorer.kind!r} but scorer.model is not set")
+        scorer = located("scorer", "scorer", recipe.scorer.model, recipe.scorer.revision)
+    reward = SFT
+    if recipe.rft.reward.model is not None and recipe.rft.rounds:
+        reward = located("reward", "rft.reward", recipe.rft.reward.model, recipe.rft.reward.revision)
+
+    irft, rft = {}, {}
+    parts = recipe.irft.rounds // recipe.irft.passes
+    for t in range(1, recipe.irft.rounds + 1):
+        part = "all" if recipe.irft.slice == "all" else f"{(t - 1) % parts + 1}/{parts}"
+        irft[f"r{t}"] = IrftRound(previous=f"models/irft/r{t - 1}" if t > 1 else SFT, part=part)
+    for t in range(1, recipe.rft.rounds + 1):
+        part = "all" if recipe.rft.slice == "all" else f"{t}/{recipe.rft.rounds}"
+        rft[f"r{t}"] = RftRound(
+            previous=f"models/rft/r{t - 1}/policy" if t > 1 else SFT,
+            reward=f"models/rft/r{t - 1}/reward" if t > 1 else reward,
+            part=part,
+        )
+    last_irft = f"models/irft/r{recipe.irft.rounds}" if irft else base
+    last_rft = f"models/rft/r{recipe.rft.rounds}/policy" if rft else base
+    controlled = recipe.sft_matched.enabled and bool(irft or rft)
+
+    models: dict[str, Evaluated] = {}
+    previous = CURATED
+
+    def add(name: str, path: str, method: str, number: int) -> None:
+        nonlocal previous
+        models[name] = Evaluated(path=path, method=method, round=number, previous=previous)
+        previous = f"evaluation/tables/{name}.json"
+
+    add("base", base, "base", 0)
+    add("sft", SFT, "sft", 0)
+    if controlled:
+        add("sft-matched", SFT_MATCHED, "sft-matched", 0)
+    for t in range(1, recipe.irft.rounds + 1):
+        add(f"irft-r{t}", f"models/irft/r{t}", "irft", t)
+    for t in range(1, recipe.rft.rounds + 1):
+        add(f"rft-r{t}", f"models/rft/r{t}/policy", "rft", t)
+    measured = _measured(recipe, models)
+    mirror = recipe.leaderboard.mirror
+    return Graph(
+        base=base,
+        scorer=scorer,
+        source=_source(recipe.fetch.source, "fetch.source"),
+        table=previous,
+        pretrain={"world": _source(recipe.pretrain.corpus, "pretrain.corpus")} if recipe.pretrain else {},
+        downloads=downloads,
+        tiny=tiny,
+        irft=irft,
+        rft=rft,
+        sft_matched={"control": SftControl(irft=last_irft, rft=last_rft)} if controlled else {},
+        models=models,
+        benchmarks=mirror or BENCHMARKS,
+        mirror={"hub": BENCHMARKS} if measured and mirror is None else {},
+        leaderboard=measured,
+        leaderboard_table=_leaderboard_table(list(measured)[-1]) if measured else CURATED,
+    )
+
+
+def config_of(model: str, key: str) -> Path:
+    """The config.json of a model: in its folder, or kept with the recipes under the last part of its hub id.
+
+    Raises:
+        InputError: there is none; says where one would be looked for.
+    """
+    if (Path(model) / "config.json").is_file():
+        return Path(model) / "config.json"
+    kept = CONFIGS / f"{Path(model).name}.json"
+    if not kept.is_file():
+        raise InputError(f"the configuration of {model!r} is not known here", where=key, do=f"save it as {kept}")
+    return kept
+
+
+def _measured(recipe: Recipe, models: dict[str, Evaluated]) -> dict[str, Evaluated]:
+    """The models of the leaderboard, each with the table that its row is added to; none where it is switched off."""
+    measured: dict[str, Evaluated] = {}
+    if not recipe.leaderboard.enabled:
+        return measured
+    previous, last = CURATED, {"irft": recipe.irft.rounds, "rft": recipe.rft.rounds}
+    for name, model in models.items():
+        if name == "sft" and recipe.sft.epochs == 0:
+            continue  # it is base once more, and that takes hours
+        if recipe.leaderboard.rounds == "all" or model.round == last.get(model.method, 0):
+            measured[name] = model.model_copy(update={"previous": previous})
+            previous = _leaderboard_table(name)
+    return measured
+
+
+def _leaderboard_table(name: str) -> str:
+    return f"evaluation/leaderboard-tables/{name}.json"
+
+
+def _source(source: str, key: str) -> str:
+    """What DVC watches for a source of data: the local files, else the generator, which cannot change otherwise."""
+    if source == "world" or (key == "fetch.source" and not is_path(source) and DATASET_ID.fullmatch(source)):
+        return GENERATOR
+    if not Path(source).exists():
+        raise InputError(f"{key}: no such file or folder: {source}", do="paths are relative to the project's root")
+    return source

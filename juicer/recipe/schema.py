@@ -1,0 +1,42 @@
+"""The recipe: everything that decides a result, as one typed section per part of the pipeline."""
+
+from pydantic import Field
+
+from juicer.settings.base import Settings
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import CurateSettings, FetchSettings, ScorerSettings, TemplateSettings
+from juicer.settings.evaluation import EvaluationSettings
+from juicer.settings.irft import IrftSettings
+from juicer.settings.leaderboard import LeaderboardSettings
+from juicer.settings.models import PolicySettings, RegisterSettings
+from juicer.settings.rft import RftSettings
+from juicer.settings.sft import SftMatchedSettings, SftSettings
+from juicer.settings.tiny import TinySettings
+from juicer.settings.world import PretrainSettings, WorldSettings
+
+
+class Recipe(Settings):
+    """Everything that decides a result."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """Lower-case name; also the MLflow experiment and registered model."""
+    description: str = ""
+    """One or two sentences for the report."""
+    seed: int = Field(0, ge=0)
+    """Every random choice follows from it."""
+    compute: ComputeSettings = ComputeSettings()
+    fetch: FetchSettings
+    world: WorldSettings | None = None
+    pretrain: PretrainSettings | None = None
+    tiny: TinySettings | None = None
+    template: TemplateSettings = TemplateSettings()
+    policy: PolicySettings
+    scorer: ScorerSettings = ScorerSettings()
+    curate: CurateSettings = CurateSettings()
+    sft: SftSettings
+    sft_matched: SftMatchedSettings
+    irft: IrftSettings = IrftSettings()
+    rft: RftSettings = RftSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    leaderboard: LeaderboardSettings = LeaderboardSettings()
+    register_: RegisterSettings = Field(RegisterSettings(), alias="register")

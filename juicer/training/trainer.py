@@ -1,0 +1,200 @@
+"""What the stages that train by TRL share: arguments, sharding, progress, and checkpoints of a Hugging Face trainer."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from juicer.models.loading import device_of, lower_precision
+from juicer.runtime.checkpoints import Checkpoint
+from juicer.runtime.errors import InputError
+from juicer.runtime.events import emit_metrics, emit_tokens
+from juicer.runtime.processes import SINGLE_PROCESS, Processes
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.training import OptimiserSettings
+from juicer.training.backends import zero_configuration
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+VALUES = "values.{}.json"
+
+
+def plain_on_cpu(policy: "PreTrainedModel", processes: Processes) -> bool:
+    """Whether a trainer may call the policy's parts itself, and gains by it.
+
+    On a GPU TRL's kernel skips the prompts too; on a CPU it puts them through the head, and makes statistics of them.
+    """
+    return policy.device.type == "cpu" and processes.world_size == 1 and not processes.zero_stage
+
+
+def trainer_arguments(
+    optimiser: OptimiserSettings, compute: ComputeSettings, seed: int, scratch: Path, gradient_checkpointing: bool
+) -> dict[str, Any]:
+    """What every TRL trainer gets: precision and device of the recipe, linear schedule, no files, no reporting."""
+    cpu = device_of(compute).type == "cpu"
+    return {
+        "output_dir": str(scratch),
+        "optim": "rmsprop" if optimiser.name == "rmsprop" else "adamw_torch",
+        "learning_rate": optimiser.learning_rate,
+        "lr_scheduler_type": "linear",
+        # transformers reads a number of warm-up steps below 1 as a share of all steps.
+        "warmup_steps": optimiser.warmup_ratio,
+        "max_grad_norm": optimiser.max_gradient_norm or 0.0,
+        "weight_decay": 0.0,
+        "use_cpu": cpu,
+        "ddp_find_unused_parameters": False,
+        # Under ZeRO it is DeepSpeed that casts.
+        "bf16": lower_precision(compute) and not compute.zero_stage,
+        "gradient_checkpointing": gradient_checkpointing,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "save_on_each_node": True,  # a checkpoint is each machine's own
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": seed,
+        "data_seed": seed,
+        "dataloader_pin_memory": not cpu,
+    }
+
+
+def sharding(processes: Processes, policy: "PreTrainedModel", compute: ComputeSettings) -> dict[str, Any]:
+    """What a TRL trainer gets besides if DeepSpeed shards its model; it knows the batch sizes itself."""
+    if not processes.zero_stage:
+        return {}
+    known = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+    configuration = zero_configuration(processes.zero_stage, policy, lower_precision(compute))
+    return {"deepspeed": configuration | dict.fromkeys(known, "auto")}
+
+
+def follow(stage: str, curves: Mapping[str, str], tokens_per_step: float = 0.0) -> Any:
+    """A callback that shows progress, and ends training at the first loss that is not finite.
+
+    Args:
+        curves: what is shown to those who watch, and what the trainer calls it.
+        tokens_per_step: response tokens, where the sampler does not count them.
+    """
+    from tqdm import tqdm
+    from transformers import TrainerCallback
+    from transformers.trainer_utils import IntervalStrategy
+
+    class Follow(TrainerCallback):
+        def __init__(self) -> None:
+            self.bar: Any = None
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            assert args.logging_strategy == IntervalStrategy.STEPS
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, desc=stage, unit="step", disable=None, leave=False
+            )
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.bar.update()
+            if tokens_per_step:
+                emit_tokens(tokens_per_step)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.bar.close()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            for name in ("loss", "grad_norm"):
+                value = float((logs or {}).get(name, 0.0))
+                if not math.isfinite(value):
+                    raise InputError(
+                        f"{name} is {value} at step {state.global_step} of {state.max_steps}",
+                        where=stage,
+                        do="lower the learning rate, or check the data; nothing was saved",
+                    )
+            point = {name: float(logs[key]) for name, key in curves.items() if key in (logs or {})}
+            if point:
+                emit_metrics(state.global_step, **point)
+
+    return Follow()
+
+
+class OwnRandomState:
+    """To be named before a Hugging Face trainer: it keeps the random state of its process's own GPU only.
+
+    One of several processes would keep those of all GPUs that it sees, and open a context on each.
+    """
+
+    def _save_rng_state(self, *given: Any) -> None:
+        with _own_gpu_for_all():
+            super()._save_rng_state(*given)  # type: ignore[misc]
+
+    def _load_rng_state(self, *given: Any) -> None:
+        with _own_gpu_for_all():
+            super()._load_rng_state(*given)  # type: ignore[misc]
+
+
+@contextmanager
+def _own_gpu_for_all() -> Iterator[None]:
+    cuda = torch.cuda.random
+    whole = cuda.get_rng_state_all, cuda.set_rng_state_all
+    cuda.get_rng_state_all = lambda: [cuda.get_rng_state()]
+    cuda.set_rng_state_all = lambda new_states: cuda.set_rng_state(next(iter(new_states)))
+    try:
+        yield
+    finally:
+        cuda.get_rng_state_all, cuda.set_rng_state_all = whole
+
+
+def keep_trainer(
+    checkpoint: Checkpoint, processes: Processes = SINGLE_PROCESS, values: Callable[[], dict[str, Any]] = dict
+) -> Any:
+    """A callback that keeps the state of a Hugging Face trainer, in its own format.
+
+    Continue with `trainer.train(resume_from_checkpoint=...)`. Optimiser, schedule and random numbers are in
+    torch's format there, which the trainer reads with `weights_only`: nothing in it can run code. (What DeepSpeed
+    keeps of sharded weights is its own, and read without that; it never leaves the project's folder.)
+
+    Args:
+        values: what else this process must know to continue; `kept_values` gives it back, with the number of steps
+            as `step`.
+    """
+    from safetensors.torch import save_model
+    from transformers import TrainerCallback
+
+    class Keep(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            # A trainer that is continued after its last step would take one more.
+            control.should_save = state.global_step < state.max_steps and checkpoint.due()
+
+        def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+            written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+
+            def write(folder: Path) -> None:
+                weights = list(written.glob("model*.safetensors*"))
+                for path in weights:
+                    path.unlink()
+                # transformers 5.23 writes the hub's names of tensors and reads the module's: where the two differ, as
+                # for GPT-NeoX's output head, the trainer would go on with the tensor of the start.
+                if weights and not processes.zero_stage:
+                    save_model(model, str(written / "model.safetensors"))
+                for path in written.rglob("*"):
+                    if path.is_file():
+                        place = folder / path.relative_to(written)
+                        place.parent.mkdir(parents=True, exist_ok=True)
+                        path.replace(place)
+                shutil.rmtree(written)
+                # DeepSpeed says on the first machine only which of its folders is the last, and asks on every one.
+                for shards in folder.glob("global_step*"):
+                    (folder / "latest").write_text(shards.name, encoding="utf-8")
+                own = {**values(), "step": state.global_step}
+                (folder / VALUES.format(processes.rank)).write_text(json.dumps(own), encoding="utf-8")
+
+            checkpoint.save(write)
+
+    return Keep()
+
+
+def kept_values(folder: Path, processes: Processes = SINGLE_PROCESS) -> dict[str, Any]:
+    """What `values` gave in this process when the state in `folder` was kept, and `step`."""
+    values: dict[str, Any] = json.loads((folder / VALUES.format(processes.rank)).read_text(encoding="utf-8"))
+    return values
