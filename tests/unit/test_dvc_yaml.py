@@ -1,20 +1,30 @@
 """dvc.yaml lists what each stage uses: a line too few is a stale result, a line too many a needless run."""
 
+import ast
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from tests.dependencies import closure, code_of, is_code, module_of, parameters, rewritten, templates
+from dev.stage_dependencies import (
+    closure,
+    code_of,
+    code_used,
+    ignored,
+    is_code,
+    module_of,
+    parameters,
+    rewritten,
+    templates,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = templates(YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_lists_exactly_the_modules_that_it_imports(name: str) -> None:
-    mend = "run: python tests/dependencies.py --write"
-    assert code_of(STAGES[name]) == list(closure(module_of(STAGES[name]["cmd"]))), mend
+def test_a_stage_lists_the_code_that_it_uses(name: str) -> None:
+    assert code_of(STAGES[name]) == code_used(STAGES[name]), "run: python -m dev.stage_dependencies --write"
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -29,27 +39,47 @@ def test_a_stage_lists_its_data_before_its_code(name: str) -> None:
     assert kinds == sorted(kinds)
 
 
+def test_an_ignored_package_holds_nothing_but_a_docstring() -> None:
+    found = [path for package in ("juicer", "tasks") for path in (ROOT / package).rglob("__init__.py")]
+    assert found
+    for path in found:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        only_words = all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
+        assert ignored(path.relative_to(ROOT).as_posix()) == only_words, path
+
+
+def test_every_file_that_dvcignore_names_exists() -> None:
+    lines = (ROOT / ".dvcignore").read_text(encoding="utf-8").splitlines()
+    named = [line.removeprefix("/") for line in lines if line.endswith(".py") and "*" not in line and line[0] == "/"]
+    assert named
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """A project of a few modules."""
     files = {
-        "juicer/__init__.py": '"""Only words."""',
-        "juicer/light.py": "",
-        "juicer/heavy.py": "from juicer import light",
-        "juicer/typed.py": "",
+        ".dvcignore": "__pycache__/\n/juicer/*/__init__.py\n!/juicer/kinds/__init__.py\n/juicer/heavy/shown.py\n",
+        "juicer/heavy/__init__.py": '"""Only words."""',
+        "juicer/heavy/work.py": "from juicer.light import one\nfrom juicer.heavy import shown",
+        "juicer/heavy/shown.py": "import juicer.spare.words",
+        "juicer/heavy/__pycache__/work.pyc": "",
+        "juicer/light/one.py": "",
+        "juicer/light/other.py": "",
+        "juicer/light/table.csv": "",
         "juicer/kinds/__init__.py": "from juicer.kinds import one",
         "juicer/kinds/one.py": "",
         "juicer/kinds/two.py": "",
-        "juicer/spare.py": "",
-        "tasks/__init__.py": "",
-        "juicer/recipe/activation.py": "import juicer.spare",
+        "juicer/spare/words.py": "",
+        "juicer/typed/names.py": "",
+        "juicer/settings/base.py": "import juicer.spare.words",
         "juicer/stages/stage.py": (
-            "import juicer.recipe.activation\nclass Stage: ...\ndef _run(stage): stage.read('compute', int)"
+            "import juicer.settings.base\nclass Stage: ...\ndef _run(stage): stage.read('compute', int)"
         ),
         "tasks/work.py": (
             "from typing import TYPE_CHECKING\nfrom juicer.stages.stage import Stage\n"
-            "if TYPE_CHECKING:\n    import juicer.typed\n"
-            "def run(stage: Stage):\n    import juicer.heavy, torch\n    from juicer.kinds import two\n"
+            "if TYPE_CHECKING:\n    import juicer.typed.names\n"
+            "def run(stage: Stage):\n    import juicer.heavy.work, torch\n    from juicer.kinds import two\n"
             "    return stage.value('seed'), stage.read('work.part', int)"
         ),
     }
@@ -61,14 +91,34 @@ def small(tmp_path: Path) -> Path:
 
 def test_modules_are_found_inside_functions_and_at_any_depth(small: Path) -> None:
     assert closure("tasks/work.py", small) == (
-        "juicer/heavy.py",
+        "juicer/heavy/work.py",
         "juicer/kinds/__init__.py",
         "juicer/kinds/one.py",
         "juicer/kinds/two.py",
-        "juicer/light.py",
+        "juicer/light/one.py",
         "juicer/stages/stage.py",
         "tasks/work.py",
     )
+
+
+def test_a_cheap_stage_lists_rooms(small: Path) -> None:
+    assert code_used({"cmd": "python -m tasks.work"}, small) == [
+        "juicer/heavy",
+        "juicer/kinds",
+        "juicer/light",
+        "juicer/stages",
+        "tasks/work.py",
+    ]
+
+
+def test_a_stage_on_a_gpu_lists_a_room_only_where_it_uses_all_of_it(small: Path) -> None:
+    assert code_used({"cmd": "python -m tasks.work", "meta": {"gpu": True}}, small) == [
+        "juicer/heavy",
+        "juicer/kinds",
+        "juicer/light/one.py",
+        "juicer/stages",
+        "tasks/work.py",
+    ]
 
 
 def test_parameters_of_the_harness_count_as_the_stage_s_own(small: Path) -> None:
@@ -77,7 +127,7 @@ def test_parameters_of_the_harness_count_as_the_stage_s_own(small: Path) -> None
 
 def test_a_key_that_is_computed_is_refused(small: Path) -> None:
     (small / "tasks/odd.py").write_text("def run(stage, key): stage.value(key)")
-    with pytest.raises(ValueError, match="no literal"):
+    with pytest.raises(ValueError, match="as a literal"):
         parameters("tasks/odd.py", small)
 
 
@@ -106,15 +156,14 @@ stages:
       cmd: python -m tasks.work --in ${item.a}
       deps:
         ["${item.a}", data/x,
-         juicer/heavy.py, juicer/kinds/__init__.py, juicer/kinds/one.py, juicer/kinds/two.py, juicer/light.py,
-         juicer/stages/stage.py, tasks/work.py]
+         juicer/heavy, juicer/kinds, juicer/light, juicer/stages, tasks/work.py]
       # why
       params: [seed]
       outs: [out]
   bare:
     cmd: python -m juicer.stages.stage
     deps:
-      [juicer/stages/stage.py]
+      [juicer/stages]
     outs: [other]
 """
     )

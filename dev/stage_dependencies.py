@@ -1,35 +1,33 @@
-"""Which modules and parameters each stage of dvc.yaml uses, read from its source; --write brings dvc.yaml up to date.
+"""Check that dvc.yaml lists the code and the parameters that each stage uses; --write brings the code up to date.
 
-python tests/dependencies.py            # say what is wrong, exit 1 if anything is
-python tests/dependencies.py --write    # rewrite the code dependencies in dvc.yaml; parameters are for you to write
+python -m dev.stage_dependencies            # say what is wrong, exit 1 if anything is
+python -m dev.stage_dependencies --write    # rewrite the code dependencies in dvc.yaml; parameters are yours to write
+
+A stage depends on its program in tasks/ and on the rooms of juicer/ that the program imports, at any depth. A room is
+listed as its folder. A stage that costs GPU hours (`meta: {gpu: true}`) is exact instead: it lists a room as its folder
+only if it uses every module in it, and otherwise the modules. Two kinds of code are no dependency:
+
+- Settings and recipes. params.yaml spells out every value, and DVC compares the values that a stage reads.
+- What .dvcignore lists, because it can never change a result.
 """
 
 import argparse
 import ast
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pathspec
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 120
 PACKAGES = ("juicer", "tasks")
-# What can refuse, end, interrupt or show a stage but never change its result. (stage.py loads the validation by name.)
-# A dependency more is not free: DVC writes the whole of dvc.lock anew after every stage.
-EXCLUDED = {
-    "juicer/runtime/devices.py",
-    "juicer/runtime/errors.py",
-    "juicer/runtime/events.py",
-    "juicer/stages/cancellation.py",
-    "juicer/stages/checkpoint.py",
-    "juicer/stages/gpus.py",
-    "juicer/stages/live.py",
-    "juicer/recipe/activation.py",
-    "juicer/stages/speed.py",
-}
+VALIDATED = ("juicer/settings/", "juicer/recipe/")
+"""Rooms whose values are in params.yaml."""
 
 
 def module_of(command: str) -> str:
@@ -40,23 +38,55 @@ def module_of(command: str) -> str:
     return found[1].replace(".", "/") + ".py"
 
 
+def code_used(stage: dict[str, Any], root: Path = ROOT) -> list[str]:
+    """The code dependencies that a stage of dvc.yaml should list, as sorted paths, its own program last."""
+    program = module_of(stage["cmd"])
+    modules = closure(program, root)
+    exact = bool((stage.get("meta") or {}).get("gpu"))
+    found = {_room_or_module(path, modules, exact, root) for path in modules if path.startswith("juicer/")}
+    return [*sorted(found), *(path for path in modules if not path.startswith("juicer/"))]
+
+
+def _room_or_module(path: str, used: Iterable[str], exact: bool, root: Path) -> str:
+    room = "/".join(path.split("/")[:2])
+    whole = set(_modules_of(room, root)) <= set(used)
+    return path if not (root / room).is_dir() or (exact and not whole) else room
+
+
+@cache
+def _modules_of(room: str, root: Path) -> tuple[str, ...]:
+    """The files of a room that DVC compares."""
+    files = (path.relative_to(root).as_posix() for path in (root / room).rglob("*") if path.is_file())
+    return tuple(path for path in files if not ignored(path, root))
+
+
+@cache
+def _ignored(root: Path) -> pathspec.PathSpec[Any]:
+    place = root / ".dvcignore"
+    return pathspec.PathSpec.from_lines("gitignore", place.read_text(encoding="utf-8").splitlines())
+
+
+def ignored(path: str, root: Path = ROOT) -> bool:
+    """Whether .dvcignore lists a file."""
+    return _ignored(root).match_file(path)
+
+
 @cache
 def closure(module: str, root: Path = ROOT) -> tuple[str, ...]:
-    """The module and all modules of juicer and tasks that it imports, at any depth, as sorted paths.
+    """The module and all modules of juicer and tasks that it imports, at any depth, that can change a result.
 
-    Imports inside functions count, those for type checking do not. A package whose __init__ holds nothing but a
-    docstring is left out.
+    Imports inside functions count, those for type checking do not.
     """
     found, todo = set[str](), [module]
     while todo:
         path = todo.pop()
-        if path in found or path in EXCLUDED:
+        if path in found or path.startswith(VALIDATED) or ignored(path, root):
             continue
         if not (root / path).is_file():
             raise FileNotFoundError(f"dvc.yaml runs {path}, which does not exist")
         found.add(path)
         todo += _imports(root / path, root)
-    return tuple(sorted(path for path in found if path == module or not _only_docstring(root / path)))
+    return tuple(sorted(found))
 
 
 def parameters(module: str, root: Path = ROOT) -> set[str]:
@@ -72,23 +102,23 @@ def parameters(module: str, root: Path = ROOT) -> set[str]:
             if node.func.attr in ("read", "value") and isinstance(called_on, ast.Name) and called_on.id == "stage":
                 key = node.args[0] if node.args else None
                 if not (isinstance(key, ast.Constant) and isinstance(key.value, str)):
-                    raise ValueError(f"{path}:{node.lineno}: the key is no literal, so nobody can see what is read")
+                    raise ValueError(f"{path}:{node.lineno}: write the key as a literal, so that it can be checked")
                 keys.add(key.value)
     return keys
 
 
-def templates(graph: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def templates(graph: dict[str, Any]) -> dict[str, Any]:
     """The stages of dvc.yaml as written, `foreach` unwrapped."""
     return {name: stage.get("do", stage) for name, stage in graph["stages"].items()}
 
 
 def is_code(path: Any) -> bool:
-    """Whether a dependency is one of our modules."""
-    return isinstance(path, str) and path.split("/")[0] in PACKAGES and path.endswith(".py")
+    """Whether a dependency is one of our modules or rooms."""
+    return isinstance(path, str) and path.split("/")[0] in PACKAGES
 
 
 def code_of(stage: dict[str, Any]) -> list[str]:
-    """The modules that a stage lists, in its order."""
+    """The code that a stage lists, in its order."""
     return [path for path in stage.get("deps", []) if is_code(path)]
 
 
@@ -96,8 +126,8 @@ def rewritten(text: str, root: Path = ROOT) -> str:
     """The text of dvc.yaml with the code dependencies brought up to date; all else stays as it was written."""
     lines, stages = text.splitlines(), templates(YAML().load(text))
     for stage in reversed(stages.values()):
-        modules = list(closure(module_of(stage["cmd"]), root))
-        if code_of(stage) == modules:
+        code = code_used(stage, root)
+        if code_of(stage) == code:
             continue
         starts = sorted(stage.lc.key(key)[0] for key in stage)
         start = stage.lc.key("deps")[0] if "deps" in stage else starts[1]
@@ -105,15 +135,15 @@ def rewritten(text: str, root: Path = ROOT) -> str:
         while end > start and lines[end - 1].lstrip()[:1] in ("", "#"):
             end -= 1  # a comment above the next key belongs to that
         data = [each for each in stage.get("deps", []) if not is_code(each)]
-        lines[start:end] = _layout(data, modules, indent=stage.lc.key("cmd")[1])
+        lines[start:end] = _layout(data, code, indent=stage.lc.key("cmd")[1])
     return "\n".join(lines) + "\n"
 
 
-def _layout(data: list[str], modules: list[str], indent: int) -> list[str]:
+def _layout(data: Sequence[str], code: Sequence[str], indent: int) -> list[str]:
     """The lines of `deps:`, data first, code below."""
     quoted = [f'"{each}"' if "$" in each else each for each in data]
     lines, line = [" " * indent + "deps:"], " " * (indent + 2) + "["
-    for items in (quoted, modules):
+    for items in (quoted, code):
         for item in items:
             if len(line) + len(item) + 2 > WIDTH:
                 lines.append(line.rstrip())
@@ -125,8 +155,25 @@ def _layout(data: list[str], modules: list[str], indent: int) -> list[str]:
     return [*lines, line.rstrip(", ") + "]"]
 
 
+def faults(text: str, root: Path = ROOT) -> list[str]:
+    """What dvc.yaml lists wrongly, a sentence per fault."""
+    wrong = []
+    for name, stage in templates(YAML(typ="safe").load(text)).items():
+        program = module_of(stage["cmd"])
+        listed, used = sorted(stage.get("params", [])), sorted(parameters(program, root))
+        if code_of(stage) != code_used(stage, root):
+            wrong.append(f"{name}: deps does not list the code that {program} uses (--write corrects it)")
+        if listed != used:
+            wrong.append(f"{name}: params lists {listed}, but {program} reads {used}")
+    return wrong
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m dev.stage_dependencies",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--write", action="store_true", help="rewrite the code dependencies in dvc.yaml")
     given = parser.parse_args()
     path = ROOT / "dvc.yaml"
@@ -135,14 +182,7 @@ def main() -> int:
         text = rewritten(text)
         path.write_text(text, encoding="utf-8")
         print("dvc.yaml: code dependencies written")
-    wrong = []
-    for name, stage in templates(YAML(typ="safe").load(text)).items():
-        module = module_of(stage["cmd"])
-        listed, used = sorted(stage.get("params", [])), sorted(parameters(module))
-        if code_of(stage) != list(closure(module)):
-            wrong.append(f"{name}: deps lists other modules than {module} uses (--write mends it)")
-        if listed != used:
-            wrong.append(f"{name}: params lists {listed}, {module} reads {used}")
+    wrong = faults(text)
     print("\n".join(wrong) if wrong else "dvc.yaml lists what the stages use")
     return int(bool(wrong))
 
@@ -150,13 +190,6 @@ def main() -> int:
 @cache
 def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
-
-
-def _only_docstring(path: Path) -> bool:
-    """Whether a package's __init__ holds nothing but a docstring."""
-    if path.name != "__init__.py":
-        return False
-    return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in _tree(path).body)
 
 
 def _imports(path: Path, root: Path) -> list[str]:
