@@ -95,7 +95,7 @@ def small(project: Path, empty_store: Path) -> Path:
     text = (project / "params.yaml").read_text()
     (project / "params.yaml").write_text(text.replace("\ngraph:\n", "\ngraph:\n  curated: data/curated\n"))
     # The validation would refuse this graph.
-    (project / "juicer/recipe/activation.py").write_text("def validate(values, where):\n    pass\n")
+    (project / "juicer/recipe/checks.py").write_text("def validate(values, where):\n    pass\n")
     subprocess.run(["git", "init", "-q"], check=True)
     dvc("repro", "-q", "curate")
     return project
