@@ -132,7 +132,7 @@ def run(stage):
     return "done"
 
 juicer.stages.gpus.DEVICES = pathlib.Path()
-tasks.{{module}}.main(run, lambda parser: None, None)
+juicer.stages.{{module}}.main(run, lambda parser: None, None)
 """
 
 
