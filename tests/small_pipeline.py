@@ -115,12 +115,13 @@ def save_tiny_model(folder: Path) -> None:
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+    from juicer.data import hh
     from juicer.data.template import Template
     from juicer.models.loading import save_policy
-    from juicer.quickstart.pretraining import HH_TURNS, train_tokenizer
+    from juicer.quickstart.pretraining import train_tokenizer
     from juicer.settings.data import TemplateSettings
 
-    tokenizer = train_tokenizer(["How do I fly a kite? Hold the line and run into the wind."] * 20, 300, HH_TURNS)
+    tokenizer = train_tokenizer(["How do I fly a kite? Hold the line and run into the wind."] * 20, 300, hh.TURNS)
     template = Template(tokenizer, TemplateSettings(name="hh", max_prompt_tokens=48, max_response_tokens=16))
     torch.manual_seed(0)
     config = GPTNeoXConfig(

@@ -6,6 +6,7 @@ The paper's public code renders prompts in three different ways; a policy is the
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from juicer.data import hh
 from juicer.data.demonstrations import Message
 from juicer.runtime.errors import InputError
 from juicer.settings.data import TemplateSettings
@@ -13,20 +14,10 @@ from juicer.settings.data import TemplateSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-HH = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}{{ '\\n\\nHuman: ' + message['content'] }}"
-    "{% elif message['role'] == 'assistant' %}{{ '\\n\\nAssistant: ' + message['content'] }}"
-    "{% if loop.last %}{{ eos_token }}{% endif %}"
-    "{% else %}{{ '\\n\\n' + message['content'] }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '\\n\\nAssistant:' }}{% endif %}"
-)
-
 
 def chat_template_of(name: str) -> str | None:
     """The Jinja chat template called `name`; None for `model`, which keeps the tokenizer's own."""
-    return HH if name == "hh" else None
+    return hh.CHAT_TEMPLATE if name == "hh" else None
 
 
 class Template:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
+from juicer.data import hh
 from juicer.data.demonstrations import Message
 from juicer.data.dialogues import Dialogue
 from juicer.data.template import Template
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 END_OF_TEXT, PADDING = "<|endoftext|>", "<|padding|>"
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """How GPT-2 and GPT-NeoX cut text into words before byte-pair encoding."""
-HH_TURNS = ("\n\nHuman:", "\n\nAssistant:")
 BEAVER_TURNS = ("BEGINNING OF CONVERSATION:", " USER:", " ASSISTANT:")
 CHUNK = 32
 """Batches are cut from chunks of this many, sorted by length: little padding, and still well mixed."""
@@ -168,8 +168,8 @@ def train_policy(
     """
     from transformers import GPTNeoXForCausalLM
 
-    texts = [_hh(prompt, response) for prompt, response in dialogues]
-    tokenizer = train_tokenizer(texts, settings.vocabulary, HH_TURNS)
+    texts = [hh.render([*prompt, {"role": "assistant", "content": response}]) for prompt, response in dialogues]
+    tokenizer = train_tokenizer(texts, settings.vocabulary, hh.TURNS)
     written = Template(tokenizer, template.model_copy(update={"name": "hh"}))
     sequences = [
         (written.prompt(prompt) + written.response(prompt, response))[-settings.context :]
@@ -345,10 +345,3 @@ def _batches_by_length(lengths: Sequence[int], batch_size: int, wanted: int, see
         batches = [chunk[first : first + batch_size] for first in range(0, len(chunk), batch_size)]
         for number in torch.randperm(len(batches), generator=generator).tolist():
             yield batches[number]
-
-
-def _hh(prompt: list[Message], response: str) -> str:
-    """A dialogue in Anthropic's format, for the tokenizer to learn from."""
-    names = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: ", "system": "\n\n"}
-    turns = "".join(names[message["role"]] + message["content"] for message in prompt)
-    return f"{turns}\n\nAssistant: {response}"

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from juicer.data import hh
 from juicer.data.template import Template
 from juicer.models.configuration import read_config, shrunk
-from juicer.quickstart.pretraining import BEAVER_TURNS, HH_TURNS, train_tokenizer
+from juicer.quickstart.pretraining import BEAVER_TURNS, train_tokenizer
 from juicer.runtime.errors import InputError
 from juicer.runtime.seeding import derive
 from juicer.settings.data import TemplateSettings
@@ -31,7 +32,7 @@ def train_random_tokenizer(
     texts: Sequence[str], architecture: str, template: TemplateSettings, settings: TinySettings
 ) -> "PreTrainedTokenizerFast":
     """A tokenizer that knows the marks of the turns, with a chat template where the recipe wants the model's own."""
-    turns = BEAVER_TURNS if architecture == SCORER else HH_TURNS if template.name == "hh" else CHAT_TURNS
+    turns = BEAVER_TURNS if architecture == SCORER else hh.TURNS if template.name == "hh" else CHAT_TURNS
     # Marks are made one token each because they are frequent in what the tokenizer learns from.
     tokenizer = train_tokenizer([*texts, *turns * len(texts)], settings.vocabulary, turns)
     if turns is CHAT_TURNS:

@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.tokenization_utils_base import LARGE_INTEGER
 from transformers.utils import logging
 
+from juicer.data import hh
 from juicer.data.demonstrations import Message
-from juicer.data.template import HH
 from juicer.models.loading import check_weights, device_of, dtype_of, load_tokenizer
 from juicer.runtime.errors import InputError
 from juicer.runtime.memo import Memo, no_memo
@@ -74,7 +74,7 @@ class SequenceClassificationScorer:
         answered = [{"role": str(turn["role"]), "content": turn["content"]} for turn in prompt]
         answered.append({"role": "assistant", "content": response})
         own = bool(self.tokenizer.chat_template)
-        template = None if own else HH
+        template = None if own else hh.CHAT_TEMPLATE
         text = str(self.tokenizer.apply_chat_template(answered, chat_template=template, tokenize=False))
         end = self.tokenizer.eos_token or ""
         # A model's own template has been trained with; only ours is made to follow the setting both ways.

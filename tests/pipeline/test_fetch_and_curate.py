@@ -20,7 +20,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from juicer import scorers
 from juicer.data.curation import split_of
 from juicer.data.demonstrations import Demonstration, read
-from juicer.data.template import HH as HH_TEMPLATE
+from juicer.data.hh import CHAT_TEMPLATE as HH_TEMPLATE
 from juicer.recipe.activation import dump, load
 from juicer.scorers.beaver import BeaverModel
 from juicer.settings.compute import ComputeSettings
@@ -376,7 +376,10 @@ SOURCES: dict[str, tuple[Callable[[], str], str]] = {
         lambda: write("t.jsonl.gz", gzip.compress(text_of(ROWS).encode())[:-20]),
         "t.jsonl.gz:",
     ),
-    "unknown keys": (lambda: write("u.jsonl", '{"text": "a"}\n'), "u.jsonl:1: no format that we know"),
+    "unknown keys": (
+        lambda: write("u.jsonl", '{"text": "a"}\n'),
+        "u.jsonl:1: unrecognised format: the row has the keys text",
+    ),
     "wrong type": (lambda: write("w.jsonl", text_of(ROWS[:2]) + '{"chosen": 1}\n'), "w.jsonl:3: 'chosen' must be text"),
     "no assistant": (
         lambda: write("n.jsonl", text_of([*ROWS[:2], {"chosen": "\n\nHuman: a", "rejected": "\n\nHuman: a"}])),

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from juicer.data.demonstrations import Demonstration
-from juicer.data.formats import Format, Malformed, convert, parse_hh, recognise
+from juicer.data import hh
+from juicer.data.demonstrations import Demonstration, Message
+from juicer.data.formats import Format, Malformed, convert, recognise
 from juicer.data.sources import Row
 from juicer.runtime.errors import InputError
 
@@ -23,19 +24,30 @@ def accepted(raw: Row, format_: Format, *, held_out: bool = False) -> Demonstrat
 
 
 def test_an_hh_dialogue_is_split_at_its_last_assistant_turn() -> None:
-    prompt, response = parse_hh("\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant:  Because\n\nof that. ")
-    assert prompt == [
+    text = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant:  Because\n\nof that. "
+    prompt: list[Message] = [
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "Hello."},
         {"role": "user", "content": "Why?"},
     ]
-    assert response == "Because\n\nof that."
+    assert hh.parse(text) == (prompt, "Because\n\nof that.")
 
 
-def test_the_word_assistant_inside_a_turn_is_no_new_turn() -> None:
-    prompt, response = parse_hh("\n\nHuman: Are you an Assistant: or what?\n\nAssistant: An Assistant: yes")
-    assert prompt == [{"role": "user", "content": "Are you an Assistant: or what?"}]
-    assert response == "An Assistant: yes"
+def test_an_hh_dialogue_is_rendered_as_it_was_parsed() -> None:
+    text = "\n\nBe kind.\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant: Because"
+    turns: list[Message] = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": "Because"},
+    ]
+    assert hh.render([{"role": "system", "content": "Be kind."}, *turns]) == text
+    assert hh.parse(hh.render(turns)) == (turns[:-1], "Because")
+
+
+def test_the_word_assistant_inside_a_turn_does_not_start_a_turn() -> None:
+    parsed = hh.parse("\n\nHuman: Are you an Assistant: or what?\n\nAssistant: An Assistant: yes")
+    assert parsed == ([{"role": "user", "content": "Are you an Assistant: or what?"}], "An Assistant: yes")
 
 
 def test_the_chosen_response_is_the_demonstration_and_the_other_is_kept_beside_it() -> None:
@@ -116,7 +128,7 @@ def test_the_format_is_recognised_by_the_keys(values: dict[str, Any], expected: 
 
 
 def test_unknown_keys_are_named() -> None:
-    with pytest.raises(InputError, match=r"rows\.jsonl:7: no format that we know; the row has answer, question"):
+    with pytest.raises(InputError, match=r"rows\.jsonl:7: unrecognised format: the row has the keys answer, question"):
         recognise(row(question="a", answer="b"))
 
 
@@ -135,6 +147,11 @@ def test_unknown_keys_are_named() -> None:
             {"chosen": "\n\nHuman: Hello\n\nAssistant: Good", "rejected": "\n\nHuman: Hi\n\nAssistant: Bad"},
             "hh",
             "different_prompts",
+        ),
+        (
+            {"prompt": " Human: Hello\n\nAssistant:", "response": "Good"},
+            "prompt-response",
+            "text_before_first_turn",
         ),
         ({"messages": HELLO}, "messages", "no_assistant_turn"),
         ({"messages": []}, "messages", "no_assistant_turn"),

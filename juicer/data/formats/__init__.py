@@ -1,0 +1,87 @@
+"""Formats of rows: what other projects' rows look like, and how each becomes a `Demonstration`. One file per family.
+
+A row with a missing key or a value of the wrong type is an error with the row's place. A row of the right types that
+cannot be used (no assistant turn, two different prompts, ...) becomes a `Malformed`, which the caller counts and shows.
+
+A new format is a module here with `read(row) -> Answered`, a name in `Format` and in `fetch.format`
+(juicer/settings/data.py), and a line each in `recognise` and `_read`.
+"""
+
+from typing import Literal
+
+from juicer.data.demonstrations import Demonstration
+from juicer.data.formats import comparison, messages, prompt_response
+from juicer.data.formats.rows import EXPLANATIONS, Answered, Malformed, MalformedError, Reason, keys_of
+from juicer.data.sources import Row
+from juicer.runtime.errors import InputError
+
+__all__ = ["EXPLANATIONS", "WORSE", "Format", "Malformed", "Reason", "convert", "recognise"]
+
+Format = Literal["hh", "messages", "prompt-response", "spin"]
+KNOWN = "chosen (and rejected), real (and generated), messages, or prompt with response or completion"
+WORSE: dict[Format, str] = {"hh": "rejected", "spin": "generated"}
+"""The key under which a row of each format may have a worse response."""
+
+
+def recognise(row: Row) -> Format:
+    """The format of a row, by its keys.
+
+    Raises:
+        InputError: no known format has these keys.
+    """
+    keys = row.values.keys()
+    if "chosen" in keys:
+        return "hh"
+    if "real" in keys:
+        return "spin"
+    if "messages" in keys:
+        return "messages"
+    if "prompt" in keys and ("response" in keys or "completion" in keys):
+        return "prompt-response"
+    what = f"unrecognised format: the row has the keys {keys_of(row)}"
+    raise InputError(what, where=row.where, do=f"rename them to {KNOWN}")
+
+
+def convert(
+    row: Row, format_: Format, *, held_out: bool = False, first_exchange: bool = False
+) -> Demonstration | Malformed:
+    """Convert one row into the project's schema.
+
+    Args:
+        row: the raw row.
+        format_: the result of `recognise`, or the recipe's `fetch.format`.
+        held_out: whether the source keeps the row out of training.
+        first_exchange: for `messages`, take the assistant's first turn and drop what follows.
+
+    Raises:
+        InputError: a key is missing or a value has the wrong type; names the row's place.
+    """
+    try:
+        return _checked(_read(row, format_, first_exchange), held_out)
+    except MalformedError as malformed:
+        return Malformed(malformed.reason, row.where)
+
+
+def _read(row: Row, format_: Format, first_exchange: bool) -> Answered:
+    if format_ == "hh":
+        return comparison.read(row, "chosen", WORSE[format_])
+    if format_ == "spin":
+        return comparison.read(row, "real", WORSE[format_])
+    if format_ == "messages":
+        return messages.read(row, first_exchange=first_exchange)
+    return prompt_response.read(row)
+
+
+def _checked(read: Answered, held_out: bool) -> Demonstration:
+    prompt, response, rejected = read
+    if not prompt or (prompt[-1]["role"] == "user" and not prompt[-1]["content"]):
+        raise MalformedError("empty_prompt")
+    if prompt[-1]["role"] != "user":
+        raise MalformedError("prompt_not_from_user")
+    if not response:
+        raise MalformedError("empty_response")
+    try:
+        (rejected or "").encode()
+        return Demonstration.make(prompt, response, rejected=rejected, held_out=held_out)
+    except UnicodeEncodeError as error:
+        raise MalformedError("invalid_text") from error
