@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 
 from juicer.registry.records import PARAMS
-from juicer.runtime.errors import InputError, nearest
+from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_yaml
 
 if TYPE_CHECKING:
@@ -248,6 +248,4 @@ def _chosen(stages: "Sequence[Stage]", graph: Any, from_stage: str, until_stage:
 
 
 def _unknown(name: str, known: Sequence[str]) -> InputError:
-    near = nearest(name, known)
-    do = f"did you mean {near}?" if near else "see: dvc stage list"
-    return InputError(f"no stage {name!r}", where="dvc.yaml", do=do)
+    return InputError(f"no stage {name!r}", where="dvc.yaml", do=did_you_mean(name, known))

@@ -12,7 +12,7 @@ from pathlib import Path
 from flows.forecast import reading
 from juicer.recipe.activation import activate
 from juicer.recipe.checks import validate
-from juicer.runtime.errors import InputError, nearest
+from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_yaml
 
 ACTIVE = "active"
@@ -68,8 +68,7 @@ def check_clean(except_for: Sequence[str] = ()) -> None:
 def activate_recipe(recipe: str, overrides: Sequence[str]) -> str:
     """Write params.yaml for a recipe, a name in recipes/ or `active`; returns the recipe's own name."""
     if recipe != ACTIVE and not Path("recipes", f"{recipe}.yaml").is_file():
-        near = nearest(recipe, recipes(), cutoff=0.3)
-        raise InputError(f"no recipe {recipe!r} in recipes/", do=f"did you mean {near}?" if near else "")
+        raise InputError(f"no recipe {recipe!r} in recipes/", do=did_you_mean(recipe, recipes(), cutoff=0.3))
     if recipe != ACTIVE or overrides:
         activate(PARAMS if recipe == ACTIVE else Path("recipes", f"{recipe}.yaml"), list(overrides), PARAMS)
     return validate(read_yaml(PARAMS), str(PARAMS)).name

@@ -32,7 +32,7 @@ from juicer.recipe.graph import SFT, WORLD_POLICY, WORLD_SCORER, Graph, config_o
 from juicer.recipe.schema import Recipe
 from juicer.runtime.command import guarded
 from juicer.runtime.devices import DEVICES, GIB, Device
-from juicer.runtime.errors import InputError, nearest
+from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_json
 from juicer.settings.training import SamplingSettings
 
@@ -609,8 +609,7 @@ def device_named(name: str) -> Device:
         InputError: there is none; names the nearest.
     """
     if name not in DEVICES:
-        near = nearest(name, DEVICES, cutoff=0.3)
-        raise InputError(f"no GPU called {name!r} is known", where="--gpu", do=f"did you mean {near}?" if near else "")
+        raise InputError(f"unknown GPU {name!r}", where="--gpu", do=did_you_mean(name, DEVICES, cutoff=0.3))
     return DEVICES[name]
 
 

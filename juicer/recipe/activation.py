@@ -21,7 +21,7 @@ from juicer.recipe.checks import as_plain, check_consistent, check_models, check
 from juicer.recipe.graph import Graph, graph_of
 from juicer.recipe.schema import Recipe
 from juicer.runtime.command import guarded
-from juicer.runtime.errors import InputError, nearest
+from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_yaml, replace_text
 
 TINY = (
@@ -204,9 +204,8 @@ def existing(path: Path, where: str = "") -> Path:
     """A recipe file that is there; InputError names the nearest one that is."""
     if not path.is_file():
         known = [str(recipe) for recipe in sorted(path.parent.glob("*.yaml"))]
-        near = nearest(str(path), known, cutoff=0.3)
         what = f"no such recipe: {path.name}" if where else "no such recipe"
-        raise InputError(what, where=where or str(path), do=f"did you mean {near}?" if near else "")
+        raise InputError(what, where=where or str(path), do=did_you_mean(str(path), known, cutoff=0.3))
     return path
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from juicer.runtime.errors import InputError, nearest
+from juicer.runtime.errors import InputError, did_you_mean
 from juicer.settings.base import Settings
 
 Figures = Mapping[str, float]
@@ -50,9 +50,7 @@ METRICS = {
 
 def _known(name: str) -> str:
     if name not in METRICS:
-        near = nearest(name, METRICS)
-        hint = f"did you mean {near!r}?" if near else f"known: {', '.join(METRICS)}"
-        raise ValueError(f"unknown metric {name!r} ({hint})")
+        raise ValueError(f"unknown metric {name!r} ({did_you_mean(name, METRICS)})")
     return name
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from juicer.registry.aliases import Aliases
 from juicer.registry.store import connect, every_page, log_samples
-from juicer.runtime.errors import InputError, nearest
+from juicer.runtime.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -82,7 +82,8 @@ class Registry:
         number = parts["version"]
         if parts["alias"]:
             if parts["alias"] not in aliases:
-                raise InputError(f"{name} has no alias {parts['alias']!r}", do=_nearest(parts["alias"], list(aliases)))
+                hint = did_you_mean(parts["alias"], sorted(aliases))
+                raise InputError(f"{name} has no alias {parts['alias']!r}", do=hint)
             number = aliases[parts["alias"]]
         versions = {
             str(each.version): each for each in every_page(self._client.search_model_versions, filter_string=_of(name))
@@ -215,7 +216,8 @@ class Registry:
         """
         models = {model.name: model for model in every_page(self._client.search_registered_models)}
         if name not in models:
-            raise InputError(f"no registered model {name!r}", do=_nearest(name, list(models)) or "dvc repro register")
+            hint = did_you_mean(name, sorted(models)) or "register one: dvc repro register"
+            raise InputError(f"no registered model {name!r}", do=hint)
         return {alias: str(version) for alias, version in models[name].aliases.items()}
 
 
@@ -233,10 +235,3 @@ def _metric_of(figure: str) -> str:
 
 def _of(name: str) -> str:
     return f"name = '{name}'"
-
-
-def _nearest(given: str, known: list[str]) -> str:
-    near = nearest(given, known)
-    if near:
-        return f"did you mean {near!r}?"
-    return f"there are: {', '.join(sorted(known))}" if known else ""

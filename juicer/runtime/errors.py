@@ -32,6 +32,18 @@ class Cancelled(KeyboardInterrupt):
         super().__init__(number.name)
 
 
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> str | None:
-    """The known name that is most like `name`, for "did you mean"; None if none is much like it."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
+def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.4) -> str:
+    """What to do about a name that does not exist, for `InputError.do`.
+
+    Args:
+        name: as the user wrote it.
+        known: the names that exist.
+        cutoff: how similar the suggested name must be, from 0 to 1 (difflib's ratio).
+
+    Returns:
+        "did you mean 'x'?"; if no name is similar, "choose from: x, y"; "" if there are no names.
+    """
+    names = list(known)
+    if similar := difflib.get_close_matches(name, names, n=1, cutoff=cutoff):
+        return f"did you mean {similar[0]!r}?"
+    return f"choose from: {', '.join(names)}" if names else ""

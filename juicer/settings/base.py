@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from juicer.runtime.errors import InputError, nearest
+from juicer.runtime.errors import InputError, did_you_mean
 
 S = TypeVar("S", bound="Settings")
 
@@ -42,9 +42,8 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> Inpu
     others = f"; {len(problems) - 1} more" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, problem["loc"][:-1])
-        near = nearest(str(problem["loc"][-1]), known)
-        do = f"did you mean {near!r}?" if near else f"known here: {', '.join(known)}"
-        return InputError(f"unknown parameter {key!r}{others}", where=where, do=do)
+        hint = did_you_mean(str(problem["loc"][-1]), known)
+        return InputError(f"unknown parameter {key!r}{others}", where=where, do=hint)
     if problem["type"] == "missing":
         return InputError(f"parameter {key!r} is missing{others}", where=where, do=f"add {key}: ...")
     message = problem["msg"].removeprefix("Value error, ")

@@ -130,7 +130,7 @@ def test_force_runs_all(done):
 
 
 def test_an_unknown_stage_is_told_with_the_nearest_name(done):
-    with pytest.raises(InputError, match=r"no stage 'slwo' \(did you mean slow\?\)"):
+    with pytest.raises(InputError, match=r"no stage 'slwo' \(did you mean 'slow'\?\)"):
         plan(until_stage="slwo")
 
 

@@ -128,7 +128,7 @@ def test_a_second_run_from_the_command_line_is_refused_while_one_is_at_work(pati
 def test_an_unknown_stage_fails_the_run_in_one_line(services):
     run = services.start(until_stage="slwo")
     state = services.ended(run)
-    assert (state["type"], state["message"]) == ("FAILED", "dvc.yaml: no stage 'slwo' (did you mean slow?)")
+    assert (state["type"], state["message"]) == ("FAILED", "dvc.yaml: no stage 'slwo' (did you mean 'slow'?)")
 
 
 def test_an_unknown_recipe_is_refused_before_the_run(services):

@@ -126,7 +126,7 @@ class TestExtending:
         [
             (
                 "extends: hole.yaml",
-                "recipes/changed.yaml: extends: no such recipe: hole.yaml (did you mean recipes/whole",
+                "recipes/changed.yaml: extends: no such recipe: hole.yaml (did you mean 'recipes/whole",
             ),
             ("extends: 3", "recipes/changed.yaml: extends: the name of a recipe is expected, not 3"),
             ("extends: changed.yaml", "recipes/changed.yaml: extends: changed.yaml extends this recipe itself"),

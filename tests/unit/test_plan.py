@@ -157,7 +157,7 @@ def test_what_exceeds_the_memory_is_refused_with_both_numbers_and_a_way_out():
 
 
 def test_an_unknown_gpu_names_the_nearest():
-    with pytest.raises(InputError, match=r"--gpu: no GPU called 'H10' is known \(did you mean H100\?\)"):
+    with pytest.raises(InputError, match=r"--gpu: unknown GPU 'H10' \(did you mean 'H100'\?\)"):
         device_named("H10")
 
 
