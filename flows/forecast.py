@@ -12,7 +12,7 @@ import psutil
 
 from juicer.registry.records import PARAMS
 from juicer.runtime.errors import InputError, did_you_mean
-from juicer.runtime.files import read_yaml
+from juicer.runtime.files import read_yaml, replace_text
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -123,7 +123,7 @@ def _mend(repo: "Repo") -> None:
     folder = Path(str(repo.tmp_dir))
     hard = repo.config["core"].get("hardlink_lock", False)
     with make_lock(str(folder / RWLOCK_LOCK), tmp_dir=str(folder), hardlink_lock=hard, wait=True):
-        file, whole = folder / RWLOCK_FILE, folder / f"{RWLOCK_FILE}.part"
+        file = folder / RWLOCK_FILE
         try:
             noted = SCHEMA(json.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -136,8 +136,7 @@ def _mend(repo: "Repo") -> None:
         read = {path: [each for each in by if is_alive(**each)] for path, by in noted["read"].items()}
         alive = {"write": write, "read": {path: by for path, by in read.items() if by}}
         if alive != noted:
-            whole.write_text(json.dumps(alive), encoding="utf-8")
-            whole.replace(file)
+            replace_text(file, json.dumps(alive))
 
 
 def _is_alive(pid: int, cmd: str) -> bool:

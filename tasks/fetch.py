@@ -16,7 +16,7 @@ from juicer.data import formats, sources
 from juicer.data.demonstrations import Demonstration
 from juicer.data.hub import split_of
 from juicer.runtime.errors import InputError
-from juicer.runtime.files import write_json
+from juicer.runtime.files import md5_of_file, write_json
 from juicer.settings.data import FetchSettings
 from juicer.settings.world import WorldSettings
 from juicer.stages.stage import Stage, main
@@ -103,8 +103,7 @@ def _rows(settings: FetchSettings, provenance: Provenance) -> Iterator[tuple[sou
         shown = _shown(settings.source, file)
         for row in sources.rows_of(file.path, shown):
             yield row, file.held_out
-        with file.path.open("rb") as content:
-            md5 = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        md5 = md5_of_file(file.path)
         provenance.files.append({"name": file.name, "md5": md5, "rows": provenance.read - before})
 
 

@@ -4,7 +4,6 @@ The code is the git commit of the version, the weights and the data come from DV
 version's own dvc.lock (kept in MLflow) gives them. In the folder that comes out, `dvc status` finds nothing changed.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from ruamel.yaml import YAML
 from juicer.registry.records import LOCK, PARAMS
 from juicer.registry.versions import Registry, Version
 from juicer.runtime.errors import InputError
-from juicer.runtime.files import read_yaml
+from juicer.runtime.files import read_yaml, temporary_beside, value_at
 from juicer.stages.dvc_files import DvcLock, md5_of
 
 
@@ -59,8 +58,7 @@ def restore(
         raise InputError("is not an empty folder", where=str(into), do="name a new one: --into FOLDER")
     commit = _commit(version, commit)
     into.parent.mkdir(parents=True, exist_ok=True)
-    temporary = into.with_name(f".{into.name}.{os.getpid()}.tmp")
-    try:
+    with temporary_beside(into) as temporary:
         _run("git", "clone", "--quiet", "--no-checkout", _root(), str(temporary))
         _run("git", "checkout", "--quiet", "--detach", commit, cwd=temporary)
         for name in (LOCK, PARAMS):
@@ -80,8 +78,6 @@ def restore(
         if into.exists():
             into.rmdir()
         temporary.replace(into)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return Restored(into, version, commit, md5s, code, outside)
 
 
@@ -170,10 +166,7 @@ def _other_params(folder: Path, lock: DvcLock, stages: list[str]) -> list[str]:
     other = set()
     for stage in stages:
         for key, value in lock.stages[stage].get("params", {}).get(PARAMS, {}).items():
-            found = params
-            for part in key.split("."):
-                found = found.get(part, {})
-            if found != value:
+            if value_at(params, key, {}) != value:
                 other.add(f"{PARAMS}: {key}")
     return sorted(other)
 

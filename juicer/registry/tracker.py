@@ -27,7 +27,7 @@ from juicer.registry.ensure import experiment_of, locked
 from juicer.registry.records import ATTEMPT, LOCK, PARAMS, attempt_of, git_tags, in_words
 from juicer.registry.store import connect, log_params, log_points, project_uri
 from juicer.runtime.errors import InputError
-from juicer.runtime.files import read_yaml
+from juicer.runtime.files import read_yaml, value_at
 from juicer.settings.models import RegisterSettings
 from juicer.stages.dvc_files import DvcLock, md5_of
 
@@ -67,7 +67,7 @@ def opening(stage: str) -> Opening:
     paths, keys = declared(stage, params)
     lock = DvcLock.read(Path(LOCK)) if Path(LOCK).is_file() else DvcLock(Path(LOCK), {}, {})
     made_from = {path: lock.md5(path) or md5_of(Path(path)) for path in paths}
-    read = {key: _value(params, key) for key in keys}
+    read = {key: value_at(params, key) for key in keys}
     settings = RegisterSettings.parse(params.get("register") or {}, f"{PARAMS}: register")
     tags = {"recipe": params["name"], "stage": stage.partition("@")[0], **git_tags()}
     return Opening(attempt_of(stage, made_from, read), settings.experiment or params["name"], tags, in_words(read))
@@ -79,19 +79,12 @@ def declared(stage: str, params: dict[str, Any]) -> tuple[list[str], list[str]]:
     written = read_yaml(Path("dvc.yaml"))["stages"][name]
     context: dict[str, Any] = {**params, "key": key}
     if "foreach" in written:
-        context["item"] = _value(context, written["foreach"].removeprefix("${").removesuffix("}"))[key]
+        context["item"] = value_at(context, written["foreach"].removeprefix("${").removesuffix("}"))[key]
         written = written["do"]
     paths = [
-        re.sub(r"\$\{([^}]+)\}", lambda found: str(_value(context, found[1])), dep) for dep in written.get("deps", [])
+        re.sub(r"\$\{([^}]+)\}", lambda found: str(value_at(context, found[1])), dep) for dep in written.get("deps", [])
     ]
     return paths, written.get("params", [])
-
-
-def _value(values: dict[str, Any], key: str) -> Any:
-    found: Any = values
-    for part in key.split("."):
-        found = found[part]
-    return found
 
 
 class Inbox:

@@ -9,7 +9,6 @@ import argparse
 import hashlib
 import html
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 from juicer.reporting.numbers import shown
 from juicer.reporting.style import document
 from juicer.runtime.command import guarded
-from juicer.runtime.files import read_yaml
+from juicer.runtime.files import read_yaml, replace_text, value_at
 from juicer.stages.stage import COSTS
 
 COLUMNS = {
@@ -42,10 +41,7 @@ def stage_names(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> list[
     for name, stage in (pipeline.get("stages") or {}).items():
         over = stage.get("foreach")
         if isinstance(over, str):
-            value: Any = params
-            for part in over.removeprefix("${").removesuffix("}").split("."):
-                value = value.get(part, {}) if isinstance(value, Mapping) else {}
-            over = value
+            over = value_at(params, over.removeprefix("${").removesuffix("}"), {})
         names += [name] if over is None else [f"{name}@{key}" for key in over]
     return names
 
@@ -80,7 +76,7 @@ def gather(root: Path) -> list[dict[str, Any]]:
             rows.append({**known[state], "stage": name, "status": UNKNOWN})
         else:
             rows.append({"stage": name, "status": RESTORED if state and locked is not None else WAITING})
-    _write(ledger_path, json.dumps({name: known for name, known in ledger.items() if known}, indent=1) + "\n")
+    replace_text(ledger_path, json.dumps({name: known for name, known in ledger.items() if known}, indent=1) + "\n")
     return rows
 
 
@@ -125,8 +121,8 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
 def refresh(report: Path, root: Path = Path()) -> list[dict[str, Any]]:
     """Write costs.html and costs.json into the folder of the report; returns the rows."""
     rows = gather(root)
-    _write(report / "costs.json", json.dumps(rows, indent=1) + "\n")
-    _write(report / "costs.html", render(rows))
+    replace_text(report / "costs.json", json.dumps(rows, indent=1) + "\n")
+    replace_text(report / "costs.html", render(rows))
     return rows
 
 
@@ -137,13 +133,6 @@ def _read(path: Path) -> dict[str, Any] | None:
         # A cost file is a by-product; one that was cut short must not stop a report.
         return None
     return values if isinstance(values, dict) else None
-
-
-def _write(path: Path, content: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(content, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _digest(value: Any) -> str:

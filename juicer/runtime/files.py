@@ -1,7 +1,11 @@
-"""Small files: JSON and YAML read with errors that name the file, written whole or not at all."""
+"""Files: JSON and YAML read with errors that name the file, values under dotted keys, and atomic replacement."""
 
+import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from juicer.runtime.errors import InputError
+
+_REQUIRED: Any = object()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -43,11 +49,53 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def value_at(values: Mapping[str, Any], key: str, default: Any = _REQUIRED) -> Any:
+    """The value under the dotted `key`, for example `values["irft"]["rounds"]` under "irft.rounds".
+
+    Raises:
+        KeyError: there is no such value, and no default was given; names the whole key.
+    """
+    found: Any = values
+    for part in key.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            if default is _REQUIRED:
+                raise KeyError(key)
+            return default
+        found = found[part]
+    return found
+
+
 def replace_text(path: Path, text: str) -> None:
-    """Write `text` to `path` by an atomic rename: a reader sees the file as it was or as it is, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """Write `text` to `path` by an atomic rename: a reader sees the old file or the new one, never a part of either."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_beside(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
+
+
+@contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """A name for a file or folder on the same disk as `path`, so that a rename to `path` is atomic.
+
+    Nothing exists under the name when the block begins, and what still does when it ends is removed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove(temporary)
+    try:
+        yield temporary
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder; nothing happens if `path` does not exist."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def md5_of_file(path: Path) -> str:
+    """The MD5 of a file's content, hexadecimal, as DVC records it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -6,11 +6,9 @@ A stage module has `arguments(parser)` and `run(stage) -> str`, and ends in `mai
 import argparse
 import atexit
 import gc
-import hashlib
 import json
 import os
 import resource
-import shutil
 import sys
 import time
 import warnings
@@ -27,7 +25,7 @@ from juicer.runtime.command import guarded
 from juicer.runtime.devices import highest, peak_memory
 from juicer.runtime.errors import InputError
 from juicer.runtime.events import observed_by
-from juicer.runtime.files import read_yaml
+from juicer.runtime.files import md5_of_file, read_yaml, remove, temporary_beside, value_at
 from juicer.runtime.processes import SINGLE_PROCESS
 from juicer.settings.base import Settings
 from juicer.settings.compute import ComputeSettings
@@ -75,10 +73,7 @@ class Stage:
 
     def value(self, key: str) -> Any:
         """The plain value under the dotted `key`. dvc.yaml lists the same key for this stage."""
-        value: Any = self._params
-        for part in key.split("."):
-            value = value[part]
-        self._read[key] = value
+        value = self._read[key] = value_at(self._params, key)
         return value
 
     @contextmanager
@@ -148,20 +143,15 @@ class Stage:
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.processes.is_local_main:
             _remove_of_the_dead(path.parent, f".{path.name}.", ".tmp")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        _remove(temporary)
-        try:
+        with temporary_beside(path) as temporary:
             yield temporary
             if not self.is_main:
                 return
             with self.cancellation.held():
-                _remove(path)
+                remove(path)
                 temporary.replace(path)
             if path.is_file():
-                with path.open("rb") as file:
-                    self._md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        finally:
-            _remove(temporary)
+                self._md5 = md5_of_file(path)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -169,12 +159,12 @@ class Stage:
         folder = Path(".juicer/scratch") / f"{self.name}-{os.getpid()}"
         if self.processes.is_local_main:
             _remove_of_the_dead(folder.parent, f"{self.name}-")
-        _remove(folder)
+        remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             yield folder
         finally:
-            _remove(folder)
+            remove(folder)
 
     def record(self, **costs: float) -> None:
         """Add to what this stage cost (tokens, steps, rows); seconds and memory are added by themselves."""
@@ -309,11 +299,4 @@ def _remove_of_the_dead(folder: Path, before: str, after: str = "") -> None:
     for path in folder.iterdir() if folder.is_dir() else []:
         number = path.name.removeprefix(before).removesuffix(after)
         if path.name == f"{before}{number}{after}" and number.isdigit() and not psutil.pid_exists(int(number)):
-            _remove(path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+            remove(path)
