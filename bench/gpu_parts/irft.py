@@ -10,7 +10,7 @@ from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import response_tokens
 from juicer.methods.irft import train_round
 from juicer.models.loading import mixed_precision
-from juicer.planning.plan import Planner
+from juicer.planning.planner import Planner
 from juicer.recipe.activation import load
 from juicer.recipe.graph import Graph
 from juicer.recipe.schema import Recipe

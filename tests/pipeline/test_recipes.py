@@ -12,7 +12,8 @@ import pytest
 from dvc.repo import Repo
 from safetensors.torch import load_file
 
-from juicer.planning.plan import Planner, compare, measured_lengths
+from juicer.planning.comparison import compare, measured_lengths
+from juicer.planning.planner import Planner
 from juicer.recipe.activation import activate, load
 from juicer.runtime.devices import DEVICES
 

@@ -9,7 +9,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from juicer.planning.plan import Lengths, Planner, arguments, check_memory, device_named, format_plan, show
+from juicer.planning.plan import arguments, device_named, show
+from juicer.planning.planner import Lengths, Planner, check_memory
+from juicer.planning.tables import format_plan
 from juicer.recipe.activation import load
 from juicer.runtime.devices import DEVICES, GIB
 from juicer.runtime.errors import InputError

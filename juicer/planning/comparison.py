@@ -1,0 +1,84 @@
+"""What a plan said beside what a finished run in this folder left."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from juicer.planning.planner import Lengths, StagePlan
+from juicer.recipe.graph import SFT, Graph
+from juicer.recipe.schema import Recipe
+from juicer.runtime.files import read_json
+
+
+class Compared(NamedTuple):
+    """One quantity of one stage."""
+
+    stage: str
+    quantity: str
+    planned: float
+    measured: float
+
+
+def outputs_of(graph: Graph) -> dict[str, Path]:
+    """Where the stages that a plan counts leave what can be compared with it."""
+    found = {"sft": Path(SFT), "sft_matched@control": Path("models/sft-matched")}
+    for key in graph.irft:
+        found[f"irft_train@{key}"] = Path("models/irft", key)
+        found[f"irft_generate@{key}"] = Path(f"data/samples/irft-{key}.jsonl")
+    for key in graph.rft:
+        found[f"rft_reward@{key}"] = Path("models/rft", key, "reward")
+        found[f"rft_policy@{key}"] = Path("models/rft", key, "policy")
+        found[f"rft_generate@{key}"] = Path(f"data/samples/rft-{key}.jsonl")
+    return found
+
+
+def measured(output: Path) -> dict[str, float]:
+    """What a finished stage left: parameters, steps, response tokens and bytes, as far as its output tells."""
+    from safetensors import safe_open
+
+    from juicer.data.samples import read_samples
+
+    if output.suffix == ".jsonl":
+        return {"tokens": sum(len(sample.response) for sample in read_samples(output)), "disk": output.stat().st_size}
+    record = read_json(output / "training.json")
+    weights = list(output.glob("*.safetensors"))
+    parameters = 0
+    for path in weights:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118  not a mapping
+                parameters += math.prod(file.get_slice(key).get_shape())
+    return {
+        "parameters": parameters,
+        "steps": record["steps"],
+        "tokens": record["response_tokens"],
+        "disk": sum(path.stat().st_size for path in weights),
+    }
+
+
+def measured_lengths(recipe: Recipe, graph: Graph) -> Lengths:
+    """Mean lengths of the curated demonstrations, and of the samples of the first round there is."""
+    from juicer.data import demonstrations
+    from juicer.data.samples import read_samples
+    from juicer.models.loading import load_template
+
+    template = load_template(Path(graph.base), recipe.template)
+    rows = list(demonstrations.read(Path("data/curated/train.jsonl")))
+    prompt = sum(len(template.prompt(row.prompt)) for row in rows) / len(rows)
+    response = sum(len(template.response(row.prompt, row.response)) for row in rows) / len(rows)
+    samples = [path for path in (Path(f"data/samples/{kind}-r1.jsonl") for kind in ("irft", "rft")) if path.is_file()]
+    if not samples:
+        return Lengths(prompt, response, response)
+    drawn = read_samples(samples[0])
+    return Lengths(prompt, response, sum(len(sample.response) for sample in drawn) / len(drawn))
+
+
+def compare(stages: list[StagePlan], graph: Graph) -> list[Compared]:
+    """Every quantity of the plan that a finished run in this folder has left a value of."""
+    outputs = outputs_of(graph)
+    found = []
+    for stage in stages:
+        output = outputs.get(stage.name)
+        if output is not None and output.exists():
+            for quantity, value in measured(output).items():
+                found.append(Compared(stage.name, quantity, float(getattr(stage, quantity)), float(value)))
+    return found

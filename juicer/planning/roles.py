@@ -1,0 +1,133 @@
+"""What a plan reads in a recipe: the models in their roles, the rows to train on, and what of these cannot fit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from juicer.data.sources import SourceFile, files_of, is_path, rows_of
+from juicer.models.configuration import read_config, shrunk
+from juicer.planning.costs import Role, Shape, shape_of
+from juicer.quickstart.pretraining import policy_config, scorer_config
+from juicer.recipe.graph import WORLD_POLICY, WORLD_SCORER, config_of
+from juicer.recipe.schema import Recipe
+from juicer.runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The models of a recipe, counted."""
+
+    policy: Shape
+    scorer: Shape | None
+    """None if the recipe scores nothing."""
+    reward: Shape
+    """The reward model of RFT, which a recipe without RFT does not use."""
+
+
+def roles_of(recipe: Recipe) -> Roles:
+    """Count the models of a recipe.
+
+    Raises:
+        InputError: the configuration of a model is not kept with the project; names the parameter.
+    """
+    scorer = None
+    if recipe.scorer.kind != "none":
+        scorer = shape_in(recipe, str(recipe.scorer.model), "scorer", "scorer.model")
+    return Roles(
+        shape_in(recipe, recipe.policy.model, "policy", "policy.model"),
+        scorer,
+        shape_in(recipe, recipe.rft.reward.model or recipe.policy.model, "reward", "rft.reward.model"),
+    )
+
+
+def shape_in(recipe: Recipe, model: str, role: Role, key: str) -> Shape:
+    """Count one model, scaled down if the recipe is tiny.
+
+    Args:
+        model: folder or Hugging Face id.
+        role: which head it has.
+        key: the parameter that names it, for errors.
+
+    Raises:
+        InputError: its configuration is not kept with the project.
+    """
+    pretrain = recipe.pretrain
+    if pretrain is not None and model == WORLD_POLICY:
+        return shape_of("world", policy_config(pretrain.policy, pretrain.policy.vocabulary), role)
+    if pretrain is not None and model == WORLD_SCORER:
+        return shape_of("world", scorer_config(pretrain.scorer, pretrain.policy, pretrain.policy.vocabulary), role)
+    path = config_of(model, key)
+    _, config = read_config(path)
+    if recipe.tiny is not None:
+        vocabulary, limits = recipe.tiny.vocabulary, recipe.template
+        longest = limits.max_prompt_tokens + limits.max_response_tokens
+        config.update(shrunk(config, recipe.tiny, vocabulary, 2 * longest))
+        config.pad_token_id = None  # the real one is outside so small a vocabulary
+    return shape_of(Path(model).name, config, role)
+
+
+def available_rows(recipe: Recipe) -> int | None:
+    """Rows that can be trained on: counted in a local source, else `fetch.rows`; None if that is not set.
+
+    Raises:
+        InputError: a local source has fewer rows than are to be kept; names both numbers.
+    """
+    fetch, curate = recipe.fetch, recipe.curate
+    if fetch.rows is not None or fetch.source == "world" or not is_path(fetch.source):
+        return fetch.rows
+    files = files_of(fetch.source)
+    rows = sum(count_rows(file) for file in files if not file.held_out)
+    if curate.keep is not None and curate.keep > rows:
+        what = f"curate.keep = {curate.keep}, but {fetch.source} has {rows} rows"
+        raise InputError(what, do="lower it, or set it to null to keep all")
+    held_out = 0 if any(file.held_out for file in files) else curate.held_out_share
+    return round(rows * (1 - curate.validation_share - held_out))
+
+
+def training_rows(recipe: Recipe, available: int | None) -> int:
+    """Rows that are trained on.
+
+    Args:
+        available: the result of `available_rows`.
+
+    Raises:
+        InputError: the number cannot be known, or is larger than that of the source.
+    """
+    fetch, keep = recipe.fetch, recipe.curate.keep
+    if keep is None and available is None:
+        what = "the plan needs the number of training rows: curate.keep is null, and fetch.rows is not set"
+        raise InputError(what, do="set fetch.rows")
+    if keep is not None and fetch.rows is not None and keep > fetch.rows:
+        raise InputError(f"curate.keep = {keep}, but the source has {fetch.rows} rows (fetch.rows)", do="lower it")
+    return keep or available or 0
+
+
+def check_lengths(recipe: Recipe, shape: Shape, key: str) -> None:
+    """Refuse a template whose longest dialogue does not fit into a model's positions.
+
+    Args:
+        shape: the model.
+        key: the parameter that names it, for errors.
+
+    Raises:
+        InputError: names the limits and the model's positions.
+    """
+    limits = recipe.template
+    longest = limits.max_prompt_tokens + limits.max_response_tokens
+    if longest > shape.positions:
+        what = (
+            f"template.max_prompt_tokens + max_response_tokens = {limits.max_prompt_tokens} + "
+            f"{limits.max_response_tokens} = {longest} exceeds the {shape.positions} positions of {shape.name}"
+        )
+        raise InputError(what, where=key, do="lower one of the two")
+
+
+def count_rows(file: SourceFile) -> int:
+    """Rows of a local file, malformed ones included. Of an uncompressed .jsonl, lines are counted without parsing."""
+    if file.path.name.endswith(".parquet"):
+        from pyarrow import parquet
+
+        return int(parquet.read_metadata(file.path).num_rows)
+    if not file.path.name.endswith(".jsonl"):
+        return sum(1 for _ in rows_of(file.path, file.name))
+    with file.path.open("rb") as lines:
+        return sum(1 for line in lines if line.strip())
