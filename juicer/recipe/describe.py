@@ -1,7 +1,6 @@
-"""Every parameter of a recipe in words: name, type, default, meaning.
+"""Describes every parameter of a recipe, for `juicer describe`: name, type, limits, default and meaning.
 
-Printed by python -m juicer.recipe.activation --describe.
-The words are the docstrings of the settings, so that they are written once.
+The meanings are the docstrings of the settings.
 """
 
 import json
@@ -17,21 +16,22 @@ SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 def describe(model: type[BaseModel], defaults: BaseModel | None = None, prefix: str = "") -> Iterator[str]:
-    """Lines about all parameters under `model`.
+    """Lines that describe all parameters of `model`.
 
     Args:
-        defaults: what the section above has as default; its values come before those of the class.
-        prefix: dotted name of the section, with the dot.
+        defaults: the section's default value in the section above, if it has one; takes precedence over the defaults
+            of the class.
+        prefix: dotted name of the section, with a dot at the end.
     """
     for name, field in model.model_fields.items():
         key = f"{prefix}{field.alias or name}"
         default = field.default if defaults is None else getattr(defaults, name)
         if inner := _section(field.annotation):
-            needed = "may be left out" if default is None or isinstance(default, BaseModel) else "needed"
+            needed = "optional" if default is None or isinstance(default, BaseModel) else "required"
             yield f"[{key}] {needed}. {(inner.__doc__ or '').strip().splitlines()[0]}"
             yield from describe(inner, default if isinstance(default, BaseModel) else None, f"{key}.")
         else:
-            shown = "needed" if default is PydanticUndefined else f"default {json.dumps(default)}"
+            shown = "required" if default is PydanticUndefined else f"default {json.dumps(default)}"
             yield f"{key}: {_kind(field)}, {shown}"
             yield f"    {' '.join((field.description or '').split())}"
 

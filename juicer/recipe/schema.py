@@ -1,4 +1,4 @@
-"""The recipe: everything that decides a result, as one typed section per part of the pipeline."""
+"""The recipe: everything that decides a result, one typed section per part of the pipeline."""
 
 from pydantic import Field
 
@@ -16,14 +16,15 @@ from juicer.settings.world import PretrainSettings, WorldSettings
 
 
 class Recipe(Settings):
-    """Everything that decides a result."""
+    """All parameters of a pipeline run."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    """Lower-case name; also the MLflow experiment and registered model."""
+    """Name, in lower case; also that of the MLflow experiment and of the registered model, unless `register` says
+    otherwise."""
     description: str = ""
-    """One or two sentences for the report."""
+    """One or two sentences, shown in the report."""
     seed: int = Field(0, ge=0)
-    """Every random choice follows from it."""
+    """Seed of every random choice."""
     compute: ComputeSettings = ComputeSettings()
     fetch: FetchSettings
     world: WorldSettings | None = None

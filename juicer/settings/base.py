@@ -1,4 +1,4 @@
-"""The base of all settings: frozen, strict, and an unknown key is an error that names the nearest right one."""
+"""The base of all settings: frozen and strict; an unknown key is an error that suggests the key that was meant."""
 
 from typing import Any, TypeVar
 
@@ -23,10 +23,10 @@ class Settings(BaseModel):
 
         Args:
             values: the mapping.
-            where: what to call it in an error, for example "params.yaml: sft".
+            where: the name of the mapping in an error, for example "params.yaml: sft".
 
         Raises:
-            InputError: the first thing wrong, with its key; for an unknown key, the nearest right one.
+            InputError: names the first wrong key and what is wrong; for an unknown key, the most similar known one.
         """
         try:
             return cls.model_validate(values)
@@ -63,7 +63,7 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
 
 
 def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The fields of a model by what a recipe calls them."""
+    """The fields of a model by their names in a recipe."""
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 

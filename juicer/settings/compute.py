@@ -1,4 +1,4 @@
-"""Where and how precisely the numbers are computed."""
+"""Settings of the device, the precision and the processes that compute."""
 
 from typing import Literal
 
@@ -8,15 +8,17 @@ from juicer.settings.base import Settings
 
 
 class ComputeSettings(Settings):
-    """One machine's way of computing; part of a recipe, because it decides the last bits of every result."""
+    """Device, precision and processes. They are part of a recipe because they decide the last bits of every result."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes a CUDA device where there is one."""
+    """Device to compute on; `auto` uses CUDA if it is available, else the CPU."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is bf16 on CUDA and fp32 on a CPU, where bf16 sampling drifts from teacher forcing."""
+    """Precision of the forward pass; `auto` is bf16 on CUDA and fp32 on a CPU, where sampling in bf16 drifts from
+    teacher forcing."""
     threads: int = Field(2, ge=1)
-    """OpenMP threads per process. Sums are taken in another order with another number of threads."""
+    """OpenMP threads per process. The number decides the order of summation, so it changes the last bits."""
     processes: int = Field(1, ge=1)
-    """Processes of a stage that samples, trains or evaluates, over all machines: one per GPU."""
+    """World size: processes of a stage that samples, trains or evaluates, over all machines, one per GPU."""
     zero_stage: Literal[0, 2, 3] = 0
-    """What DeepSpeed shards over processes in training: 0 nothing, 2 gradients and optimiser state, 3 also weights."""
+    """DeepSpeed's ZeRO stage in training, which says what is sharded over processes: 0 nothing, 2 optimiser state and
+    gradients, 3 weights too."""

@@ -7,11 +7,11 @@ from juicer.settings.training import SamplingSettings
 
 
 class EvaluationSettings(Settings):
-    """What a model is judged on."""
+    """The prompts that a model is evaluated on, and how its responses are sampled."""
 
     prompts: int | None = Field(None, ge=1)
-    """At most this many validation and this many held-out prompts; null takes all."""
+    """Largest number of validation prompts, and of held-out prompts; null evaluates on all."""
     sampling: SamplingSettings = SamplingSettings()
-    """How responses are sampled."""
+    """How the evaluated responses are sampled."""
     shown: int = Field(8, ge=0)
-    """Held-out prompts whose responses the report shows side by side."""
+    """Number of held-out prompts whose responses the report shows side by side."""

@@ -16,33 +16,35 @@ class IrftTrainingSettings(Settings):
     batch_size: int = Field(32, ge=1)
     """Pairs per optimiser step."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Pairs per forward pass of a process; null is its whole share of the batch."""
+    """Pairs per forward pass of one process, to save memory; null takes the process's whole share of the batch."""
     reference: Literal["round", "initial"] = "round"
-    """`round`: the policy at the round's start (the paper's code, SPIN); `initial`: the SFT policy for all rounds."""
+    """Reference policy: `round` is the policy at the start of the round (the paper's code, SPIN), `initial` the SFT
+    policy in every round."""
     h: Literal["logistic", "identity"] = "logistic"
-    """`logistic`: log sigmoid; `identity`: the raw gradient of equation (2)."""
+    """The function h of the objective: `logistic` is log sigmoid, `identity` gives the raw gradient of equation (2)."""
     beta: float = Field(0.1, gt=0)
-    """KL temperature."""
+    """Temperature of the KL term: scales the log-ratios to the reference."""
     sft_weight: float = Field(0.0, ge=0)
     """Weight of the mean negative log-likelihood of the demonstration tokens, added to the loss; the paper has 0."""
     optimiser: OptimiserSettings = OptimiserSettings(name="rmsprop", learning_rate=5e-7)
-    """Optimiser and schedule, restarted every round."""
+    """Optimiser and schedule, restarted in every round."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: slower, much less memory."""
+    """Whether activations are recomputed in the backward pass: slower, but with much less memory."""
     lora: LoraSettings | None = None
-    """Adapters instead of full fine-tuning (the paper's 7B script: r 64, alpha 16)."""
+    """Low-rank adapters instead of full fine-tuning (the paper's 7B script: r 64, alpha 16); null trains everything."""
 
 
 class IrftSettings(Settings):
-    """Algorithm 2."""
+    """Algorithm 2: rounds of generating responses and training on the demonstration/sample pairs."""
 
     rounds: int = Field(5, ge=0)
-    """T, the number of generate/train rounds; 0 switches the method off. 1 is SPIN's iteration 0."""
+    """T, the number of rounds (generate, then train); 0 switches the method off, 1 is SPIN's iteration 0."""
     slice: Literal["split", "all"] = "split"
-    """`split`: round t gets the t-th T-th of the shuffled demonstrations; `all`: every round sees all."""
+    """Demonstrations of a round: `split` cuts the shuffled demonstrations into T equal parts, one per round; `all` uses
+    all of them in every round."""
     passes: int = Field(1, ge=1)
-    """With `split`, times that the rounds go through the demonstrations: they are cut into T / passes parts."""
+    """With `split`, how often the rounds go through the demonstrations, which are then cut into T / passes parts."""
     sampling: GenerationSettings = GenerationSettings()
-    """How the policy's own responses are sampled."""
+    """How the policy's responses are sampled."""
     training: IrftTrainingSettings = IrftTrainingSettings()
-    """The K steps of a round."""
+    """The K optimiser steps of a round."""

@@ -8,23 +8,23 @@ from juicer.settings.base import Settings
 
 
 class BenchmarkSettings(Settings):
-    """How one column of the table is measured."""
+    """How one benchmark is measured."""
 
     fewshot: int = Field(ge=0)
     """Solved examples before each question."""
     metric: Literal["acc", "acc_norm", "exact_match"]
-    """Metric of the harness: `acc_norm` divides log-likelihoods by the bytes of the answers."""
+    """Metric of lm-eval; `acc_norm` is accuracy with log-likelihoods divided by the bytes of the answers."""
     filter: str = "none"
-    """Filter of the harness that reads an answer from what was generated, for example `strict-match`."""
+    """Filter of lm-eval that extracts the answer from the generated text, for example `strict-match`."""
 
 
 class HarnessSettings(Settings):
-    """What lm-eval is asked to do. A benchmark that is given in part keeps the defaults of the rest."""
+    """Settings of lm-eval. A benchmark of which only some settings are given keeps the defaults of the others."""
 
     arc: BenchmarkSettings = BenchmarkSettings(fewshot=25, metric="acc_norm")
-    """ai2_arc: arc_easy and arc_challenge, mean over all their questions."""
+    """ai2_arc: arc_easy and arc_challenge; mean over all questions of both."""
     truthfulqa: BenchmarkSettings = BenchmarkSettings(fewshot=0, metric="acc")
-    """truthfulqa_mc1; its six fixed examples are part of the task."""
+    """truthfulqa_mc1; the task has six fixed examples of its own."""
     winogrande: BenchmarkSettings = BenchmarkSettings(fewshot=5, metric="acc")
     """winogrande (winogrande_xl)."""
     gsm8k: BenchmarkSettings = BenchmarkSettings(fewshot=5, metric="exact_match", filter="strict-match")
@@ -32,13 +32,13 @@ class HarnessSettings(Settings):
     hellaswag: BenchmarkSettings = BenchmarkSettings(fewshot=10, metric="acc_norm")
     """hellaswag."""
     mmlu: BenchmarkSettings = BenchmarkSettings(fewshot=1, metric="acc")
-    """mmlu: 57 subjects, mean over all their questions; the paper's script gives one example."""
+    """mmlu, 57 subjects: mean over all questions; the paper's script gives one example."""
     limit: int | None = Field(None, ge=1)
-    """At most this many questions per task (per subject of mmlu), for a quick look; null takes all."""
+    """Largest number of questions per task (per subject of mmlu), for a quick look; null asks all."""
     batch_size: Literal["auto"] | int = "auto"
-    """Questions at once; `auto` is the most that fits into memory, at most 64."""
+    """Questions per forward pass; `auto` takes as many as fit into memory, at most 64."""
     seed: int = Field(1234, ge=0)
-    """Seed of the few-shot examples. Not the recipe's, so that all models answer the same; 1234 is lm-eval's own."""
+    """Seed of the few-shot examples, apart from the recipe's so that all models get the same; 1234 is lm-eval's."""
 
     @field_validator("arc", "truthfulqa", "winogrande", "gsm8k", "hellaswag", "mmlu", mode="before")
     @classmethod
@@ -51,7 +51,7 @@ class HarnessSettings(Settings):
     @classmethod
     def _no_other_examples(cls, given: BenchmarkSettings) -> BenchmarkSettings:
         if given.fewshot:
-            raise ValueError("fewshot must be 0: the task has its own six examples, and lm-eval adds no others")
+            raise ValueError("fewshot must be 0: the task has six examples of its own, and lm-eval adds no others")
         return given
 
     @field_validator("batch_size")
@@ -66,12 +66,13 @@ class LeaderboardSettings(Settings):
     """The paper's six benchmarks, by lm-eval."""
 
     enabled: bool = False
-    """Run them. A tiny model only guesses, and seven billion parameters take GPU hours."""
+    """Whether the benchmarks run. A tiny model only guesses, and a model of 7B parameters takes GPU hours."""
     rounds: Literal["last", "all"] = "last"
-    """Which rounds are measured beside base, sft and sft-matched: each method's `last`, or `all`."""
+    """Rounds that are measured beside base, sft and sft-matched: the `last` of each method, or `all`."""
     mirror: str | None = None
-    """Folder that `python -m tasks.mirror --out FOLDER` made; null lets a stage make it from the hub."""
+    """Folder with the benchmarks' data, made by `python -m tasks.mirror --out FOLDER`; null downloads it."""
     paper: bool = False
-    """Show the paper's figures (zephyr-7b-sft-full on UltraChat-200k) beside base (T = 0) and the last IRFT round."""
+    """Whether the report shows the paper's figures (zephyr-7b-sft-full on UltraChat-200k) beside base (T = 0) and the
+    last round of IRFT."""
     harness: HarnessSettings = HarnessSettings()
     """Few-shot counts, metrics, limit and batch size."""

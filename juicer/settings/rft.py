@@ -12,75 +12,81 @@ class RewardSettings(Settings):
     """Reward alignment: K steps on h(r(x, y) - r(x, y'))."""
 
     model: str | None = None
-    """Trunk that the reward starts from (folder or Hugging Face id); null is the SFT policy."""
+    """Model that the reward is initialised from, without its output head (folder or Hugging Face id); null is the SFT
+    policy."""
     revision: str | None = None
-    """Commit of the trunk; required for a Hugging Face id."""
+    """Commit of that model, 40 hex digits; required for a Hugging Face id."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the pairs of a round."""
     batch_size: int = Field(16, ge=1)
     """Pairs per optimiser step."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Pairs per forward pass of a process; null is its whole share of the batch."""
+    """Pairs per forward pass of one process, to save memory; null takes the process's whole share of the batch."""
     h: Literal["logistic", "identity"] = "logistic"
-    """`logistic`: log sigmoid; `identity`: the raw difference of equation (2), unbounded."""
+    """The function h of the objective: `logistic` is log sigmoid, `identity` the raw, unbounded difference of
+    equation (2)."""
     frozen_blocks: int = Field(0, ge=0)
-    """Number of lowest transformer blocks (and the embedding) that do not train; the paper's code freezes 20."""
+    """Number of lowest transformer blocks that are not trained, and the embedding with them; the paper's code freezes
+    20."""
     optimiser: OptimiserSettings = OptimiserSettings(learning_rate=1e-6)
-    """Optimiser and schedule, restarted every round; the reward's weights are carried."""
+    """Optimiser and schedule, restarted in every round; the reward's weights are carried over."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: slower, much less memory."""
+    """Whether activations are recomputed in the backward pass: slower, but with much less memory."""
 
 
 class PolicyAlignmentSettings(Settings):
     """Policy alignment: maximise E[r] - kl_coefficient * KL(pi || pi_0), started at the current policy."""
 
     steps: int = Field(2000, ge=1)
-    """Optimiser steps."""
+    """Optimiser steps of a round."""
     prompts_per_step: int = Field(8, ge=1)
-    """Prompts per step."""
+    """Prompts per optimiser step."""
     samples_per_prompt: int = Field(4, ge=2)
-    """Responses per prompt; the leave-one-out baseline needs two. PPO takes as many, each to another prompt."""
+    """Responses per prompt; RLOO's leave-one-out baseline needs at least 2. PPO samples as many responses, but each
+    to a prompt of its own."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Responses per forward pass of a process; null is its whole share of a step."""
+    """Responses per forward pass of one process, to save memory; null takes the process's whole share of a step."""
     kl_coefficient: float = Field(0.05, ge=0)
-    """beta of the inner problem, on the summed log-ratio to the SFT policy."""
+    """beta of the inner problem: the weight of the KL term, on the log-ratio to the SFT policy summed over tokens."""
     temperature: float = Field(1.0, gt=0)
-    """Sampling temperature."""
+    """Temperature of sampling."""
     normalise_reward: bool = True
-    """Shift and scale the reward to zero mean and unit variance on the round's pairs."""
+    """Whether the reward is shifted and scaled to zero mean and unit variance on the round's pairs."""
     optimiser: OptimiserSettings = OptimiserSettings(learning_rate=1e-6)
     """Optimiser and schedule."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: slower, much less memory."""
+    """Whether activations are recomputed in the backward pass: slower, but with much less memory."""
 
 
 class PpoSettings(Settings):
-    """What only PPO has: several clipped steps on the same responses, and a value model."""
+    """Settings of PPO alone: several clipped steps on the same responses, and a value model."""
 
     epochs: int = Field(2, ge=1)
-    """Passes over the responses of one step; the paper's code takes 2."""
+    """Passes over the responses of one step; the paper's code makes 2."""
     clip_range: float = Field(0.2, gt=0)
-    """How far the probability ratio (and the value) may move from where the responses were sampled."""
+    """Largest change of the probability ratio from 1, and of the value from the one at sampling, before clipping."""
     value_coefficient: float = Field(0.1, ge=0)
-    """Weight of the value model's loss."""
+    """Weight of the value model's loss in the total loss."""
     advantage_lambda: float = Field(0.95, ge=0, le=1)
     """lambda of generalised advantage estimation; rewards are not discounted."""
 
 
 class RftSettings(Settings):
-    """Algorithm 1."""
+    """Algorithm 1: rounds of generating responses, reward alignment and policy alignment."""
 
     rounds: int = Field(1, ge=0)
-    """T, the number of generate/reward/policy rounds; 0 switches the method off."""
+    """T, the number of rounds (generate, reward, policy); 0 switches the method off."""
     slice: Literal["split", "all"] = "split"
-    """`split`: round t gets the t-th T-th of the shuffled demonstrations; `all`: every round sees all."""
+    """Demonstrations of a round: `split` cuts the shuffled demonstrations into T equal parts, one per round; `all` uses
+    all of them in every round."""
     sampling: GenerationSettings = GenerationSettings()
-    """How the policy's own responses are sampled."""
+    """How the policy's responses are sampled."""
     reward: RewardSettings = RewardSettings()
     """Reward alignment."""
     optimiser: Literal["rloo", "ppo"] = "rloo"
-    """RLOO optimises the KL-regularised objective of the paper exactly; PPO is what the paper ran (needs TRL 1.12)."""
+    """Algorithm of policy alignment: `rloo` optimises the paper's KL-regularised objective exactly, `ppo` is what the
+    paper ran (needs TRL 1.12)."""
     policy: PolicyAlignmentSettings = PolicyAlignmentSettings()
     """Policy alignment."""
     ppo: PpoSettings = PpoSettings()
-    """What PPO needs besides; not read by RLOO."""
+    """Settings of PPO; RLOO does not read them."""

@@ -12,23 +12,24 @@ class SftSettings(Settings):
     """Supervised fine-tuning on the response tokens."""
 
     epochs: float = Field(2.0, ge=0)
-    """Passes over the curated demonstrations; 0 takes the base model as it is, because it is an SFT policy already."""
+    """Passes over the curated demonstrations; 0 uses a base model that is an SFT policy already, unchanged."""
     batch_size: int = Field(32, ge=1)
     """Demonstrations per optimiser step."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Demonstrations per forward pass of a process; null is its whole share of the batch."""
+    """Demonstrations per forward pass of one process, to save memory; null takes the process's whole share of the
+    batch."""
     optimiser: OptimiserSettings
     """Optimiser and schedule."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: slower, much less memory."""
+    """Whether activations are recomputed in the backward pass: slower, but with much less memory."""
     lora: LoraSettings | None = None
-    """Adapters instead of full fine-tuning."""
+    """Low-rank adapters instead of full fine-tuning; null trains all weights."""
 
 
 class SftMatchedSettings(Settings):
-    """The control: SFT continued for as many steps and response tokens as the longer method used."""
+    """The control, SFT-matched: SFT continued for as many steps and response tokens as the longer method used."""
 
     enabled: bool = True
-    """Make the control. Without it "better than SFT" says nothing."""
+    """Whether the control is trained. Without it, a gain over SFT may come from the longer training alone."""
     learning_rates: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
-    """Peak learning rates to try; the best on validation is kept."""
+    """Peak learning rates to try; the model that is best on validation is kept."""

@@ -1,4 +1,4 @@
-"""Settings of the random tiny models that stand in for a recipe's real ones."""
+"""Settings of the random tiny models that replace a recipe's real models under `--tiny`."""
 
 from pydantic import Field
 
@@ -6,13 +6,13 @@ from juicer.settings.base import Settings
 
 
 class TinySettings(Settings):
-    """Random models of the architecture of the recipe's own, small enough for a test; written by `--tiny`."""
+    """Random models of the same architecture as the recipe's, small enough for a test. `--tiny` adds this section."""
 
     hidden_size: int = Field(32, ge=8)
-    """Width; a multiple of `heads`."""
+    """Width of the hidden state; a multiple of `heads`."""
     layers: int = Field(2, ge=1)
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     heads: int = Field(4, ge=1)
-    """Attention heads; where the real model shares keys and values among heads, so do these."""
+    """Number of attention heads; heads share keys and values as in the real model."""
     vocabulary: int = Field(600, ge=300)
-    """Byte-level BPE tokens."""
+    """Tokens of the byte-level BPE tokenizer."""

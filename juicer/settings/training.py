@@ -1,4 +1,4 @@
-"""Settings that every training stage shares."""
+"""Settings that the training stages share: sampling, adapters and the optimiser."""
 
 from typing import Literal
 
@@ -11,41 +11,42 @@ class SamplingSettings(Settings):
     """How responses are sampled from a policy."""
 
     temperature: float = Field(1.0, gt=0)
-    """1 samples from the policy itself, which is what the mathematics asks for."""
+    """Temperature; 1 samples from the policy itself, as the algorithms require."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Nucleus; 1 switches it off."""
+    """Nucleus sampling: smallest probability mass that tokens are drawn from; 1 switches it off."""
     samples_per_prompt: int = Field(1, ge=1)
     """Responses per prompt."""
     batch_size: int = Field(128, ge=1)
-    """Prompts decoded at once."""
+    """Prompts that are decoded at the same time."""
 
 
 class GenerationSettings(SamplingSettings):
-    """How the pairs of a round get their responses."""
+    """How the responses of a round's pairs are sampled."""
 
     engine: Literal["torch", "vllm"] = "torch"
-    """`vllm` is for GPUs, and an extra of its own; other random numbers, so other samples, of the same policy."""
+    """Sampling engine: `vllm` needs a GPU and the optional extra `vllm`, and draws other random numbers, so its
+    samples differ from `torch`'s."""
 
 
 class LoraSettings(Settings):
-    """Low-rank adapters instead of full fine-tuning; the reference is the model with the adapter off."""
+    """Low-rank adapters (LoRA). The reference policy is the model with its adapters switched off."""
 
     r: int = Field(64, ge=1)
-    """Rank."""
+    """Rank of the adapters."""
     alpha: int = Field(16, gt=0)
-    """Scale."""
+    """Scale of the adapters: their output is multiplied by alpha / r."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the adapter's input."""
+    """Dropout probability on the adapters' input."""
 
 
 class OptimiserSettings(Settings):
-    """An optimiser and its schedule: linear decay to zero after a linear warm-up."""
+    """An optimiser and its schedule: a linear warm-up to the peak, then linear decay to zero."""
 
     name: Literal["adamw", "rmsprop"] = "adamw"
-    """`rmsprop` is the paper's choice for IRFT (alpha 0.99, epsilon 1e-8, torch's defaults)."""
+    """Optimiser; `rmsprop` (alpha 0.99, epsilon 1e-8, torch's defaults) is the paper's choice for IRFT."""
     learning_rate: float = Field(gt=0)
     """Peak learning rate."""
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
-    """Share of the steps that warm up."""
+    """Share of the steps over which the learning rate rises to its peak."""
     max_gradient_norm: float | None = Field(1.0, gt=0)
-    """Clip the gradient to this norm; null does not."""
+    """Norm to which the gradient is clipped; null does not clip."""

@@ -1,4 +1,4 @@
-"""Settings of the quickstart world and of the tiny models that are trained in it."""
+"""Settings of the quickstart's world and of the tiny models that are trained on it."""
 
 from typing import Self
 
@@ -8,78 +8,78 @@ from juicer.settings.base import Settings
 
 
 class WorldSettings(Settings):
-    """The generator of HH-shaped dialogues whose response quality a rule judges exactly."""
+    """Generator of dialogues in the shape of Anthropic-HH, with a rule that gives the exact quality of a response."""
 
     rows: int = Field(3600, ge=100)
-    """Preference rows (chosen and rejected) that the world emits as raw data."""
+    """Number of generated rows, each with a chosen and a rejected response."""
     good_share: float = Field(0.35, gt=0, lt=1)
-    """Share of good responses in what the world's people write; a chosen response is the better of two."""
+    """Share of good responses among those generated; each row has two, and the better one is chosen."""
     label_noise: float = Field(0.0, ge=0, lt=0.5)
-    """Share of rows whose people chose the worse of two: demonstrations of the worst modes are among the data."""
+    """Share of rows in which the worse response is chosen, so that demonstrations of all modes are among the data."""
 
 
 class TinyPolicySettings(Settings):
-    """A GPT-NeoX (pythia's architecture) trained from scratch as a language model."""
+    """The tiny base model: a GPT-NeoX (pythia's architecture) trained from scratch as a language model."""
 
     hidden_size: int = Field(96, ge=8)
-    """Width; a multiple of `heads`."""
+    """Width of the hidden state; a multiple of `heads`."""
     layers: int = Field(3, ge=1)
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     heads: int = Field(4, ge=1)
-    """Attention heads."""
+    """Number of attention heads."""
     context: int = Field(512, ge=64)
-    """Positions."""
+    """Longest sequence, in tokens."""
     vocabulary: int = Field(1024, ge=300)
-    """Byte-level BPE tokens."""
+    """Tokens of the byte-level BPE tokenizer."""
     documents: int = Field(12000, ge=100)
-    """Dialogues trained on (of a corpus, at most as many as it has)."""
+    """Dialogues to train on, at most as many as the corpus has."""
     epochs: float = Field(1.0, gt=0)
-    """Passes over them."""
+    """Passes over the dialogues."""
     learning_rate: float = Field(2e-2, gt=0)
-    """Peak learning rate, of Muon for the matrices of the blocks and of AdamW for the rest."""
+    """Peak learning rate of Muon, for the matrices of the blocks, and of AdamW, for all other weights."""
     batch_size: int = Field(32, ge=1)
-    """Dialogues per step."""
+    """Dialogues per optimiser step."""
 
     @model_validator(mode="after")
     def _check_heads(self) -> Self:
         if self.hidden_size % self.heads:
-            raise ValueError(f"hidden_size = {self.hidden_size} is no multiple of heads = {self.heads}")
+            raise ValueError(f"hidden_size = {self.hidden_size} is not a multiple of heads = {self.heads}")
         return self
 
 
 class TinyScorerSettings(Settings):
-    """A Llama with a score head in beaver's checkpoint format, trained on preference pairs."""
+    """The tiny reward model: a Llama with a score head in beaver's checkpoint format, trained on preference pairs."""
 
     hidden_size: int = Field(64, ge=8)
-    """Width; an even multiple of `heads`, because positions turn pairs of its components."""
+    """Width of the hidden state; an even multiple of `heads`, because rotary positions rotate pairs of components."""
     layers: int = Field(2, ge=1)
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     heads: int = Field(4, ge=1)
-    """Attention heads."""
+    """Number of attention heads."""
     pairs: int = Field(3000, ge=50)
-    """Preference pairs trained on (of a corpus, at most as many as it has)."""
+    """Preference pairs to train on, at most as many as the corpus has."""
     epochs: float = Field(1.0, gt=0)
-    """Passes over them."""
+    """Passes over the pairs."""
     learning_rate: float = Field(2e-3, gt=0)
-    """Peak learning rate, of Muon for the matrices of the blocks and of AdamW for the rest."""
+    """Peak learning rate of Muon, for the matrices of the blocks, and of AdamW, for all other weights."""
     batch_size: int = Field(32, ge=1)
-    """Pairs per step."""
+    """Pairs per optimiser step."""
     label_noise: float = Field(0.1, ge=0, lt=0.5)
-    """Share of pairs whose label is flipped: a real reward model is imperfect too."""
+    """Share of pairs whose label is flipped, because a real reward model is imperfect too."""
 
     @model_validator(mode="after")
     def _check_heads(self) -> Self:
         if self.hidden_size % (2 * self.heads):
-            raise ValueError(f"hidden_size = {self.hidden_size} is no even multiple of heads = {self.heads}")
+            raise ValueError(f"hidden_size = {self.hidden_size} is not an even multiple of heads = {self.heads}")
         return self
 
 
 class PretrainSettings(Settings):
-    """The tiny models that stand in for pythia and beaver where there is no model hub."""
+    """The tiny models that take the place of pythia and beaver, so that no model has to be downloaded."""
 
     corpus: str = "world"
-    """`world`, or a local file or folder of `chosen`/`rejected` dialogues to train them on. Those whose prompts
-    `curate` would choose or report on are left out."""
+    """Training data of the tiny models: `world`, or a local file or folder of `chosen`/`rejected` dialogues. Dialogues
+    whose prompts `curate` puts into validation or held-out are left out."""
     policy: TinyPolicySettings = TinyPolicySettings()
     """The tiny base model."""
     scorer: TinyScorerSettings = TinyScorerSettings()

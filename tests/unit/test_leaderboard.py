@@ -105,7 +105,7 @@ def test_a_benchmark_given_in_part_keeps_the_other_defaults() -> None:
     ("override", "message"),
     [
         ("leaderboard.harness.arc.fewshots=5", "(did you mean 'fewshot'?)"),
-        ("leaderboard.harness.truthfulqa.fewshot=5", "the task has its own six examples"),
+        ("leaderboard.harness.truthfulqa.fewshot=5", "the task has six examples of its own"),
         ("leaderboard.harness.batch_size=0", "must be auto or at least 1"),
         (
             "leaderboard={enabled: true, mirror: gone}",
