@@ -1,6 +1,6 @@
-"""Stage curate: which demonstrations are trained on, chosen on and reported on.
+"""Stage curate: split the demonstrations into training, validation and held-out rows, and keep the best.
 
-Streams the raw rows, drops duplicates and over-long rows, splits by prompt and keeps the k best by the scorer.
+Streams the raw rows, drops duplicates and rows that are too long, splits by prompt and keeps the k best by the scorer.
 """
 
 import argparse
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 REPLACED = "template.name 'hh' replaces the model's own chat template (template.name: model keeps it)"
 ADVICE = {
-    "duplicate": "most are duplicates: check that the rows differ",
-    "prompt_in_held_out": "most have a prompt that the source holds out",
+    "duplicate": "most rows are duplicates: check that the rows differ",
+    "prompt_in_held_out": "most rows have a prompt that the source holds out: add other rows",
     "prompt_too_long": "raise template.max_prompt_tokens",
     "response_too_long": "raise template.max_response_tokens",
 }
-"""What to do where one reason takes most of the rows."""
+"""What to do if most rows were dropped for one reason."""
 CHUNK = 1024
-"""Rows whose lengths are counted together."""
+"""Number of rows whose lengths are counted together."""
 SCORED_BATCHES = 32
-"""Batches that are sorted by length together: enough to waste little on padding, few enough to stream."""
+"""Number of batches that are sorted by length together: enough to need little padding, few enough to stream."""
 MANY_TOO_LONG = 0.2
-"""Share of the rows above which those beyond the template's limits are worth a warning."""
+"""Largest share of rows that may exceed the template's limits without a warning."""
 HELD_OUT = re.compile(rb'"held_out":\s*true')
-"""Inside a JSON text the quotes would be escaped, so this finds the key alone."""
+"""Matches only the key: inside a JSON string the quotes would be escaped."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
-    # Two threads halve the time of the tokenizer without changing a token.
+    # Two threads halve the tokenizer's time without changing any token.
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     from juicer.data.curation import Lengths, check_context
     from juicer.models.loading import load_template
@@ -64,7 +64,7 @@ def run(stage: Stage) -> str:
     given = stage.arguments
     settings = stage.read("curate", CurateSettings)
     if settings.validation_share + settings.held_out_share >= 1:
-        raise InputError("curate.validation_share + held_out_share leave nothing to train on", do="lower one")
+        raise InputError("curate.validation_share + held_out_share leave no rows to train on", do="lower one of them")
     template = load_template(given.policy, stage.read("template", TemplateSettings))
     check_context(read_json(given.policy / "config.json"), template, str(given.policy))
     if template.replaced and stage.is_main:
@@ -91,11 +91,11 @@ class Curation:
 
     Args:
         settings: which rows are kept.
-        scoring: how they are scored, for the record.
-        scorer: None keeps training rows in the order they came.
+        scoring: how they are scored, recorded in curation.json.
+        scorer: scores training rows; None keeps them in the order of the source.
         lengths: counts tokens.
-        files: where the rows of each split go.
-        memo: gives the scores that an interrupted run has computed.
+        files: the open output file of each split.
+        memo: returns the scores that an interrupted run has computed already.
     """
 
     def __init__(
@@ -124,15 +124,19 @@ class Curation:
         self._source_holds_out = False
 
     def take(self, raw: Path, name: str) -> None:
-        """Stream the raw rows, with a progress bar called `name`."""
+        """Stream the raw rows, with a progress bar called `name`.
+
+        Raises:
+            InputError: there are no rows, or none are held out.
+        """
         from tqdm import tqdm
 
         total = self._find_held_out(raw)
         if not total:
-            raise InputError("no demonstrations", where=str(raw), do="check fetch.source, then dvc repro fetch")
+            raise InputError("no demonstrations", where=str(raw), do="check fetch.source, then run dvc repro fetch")
         if not self._source_holds_out and not self.settings.held_out_share:
-            what = "curate.held_out_share is 0, and the source holds nothing out to report on"
-            raise InputError(what, where="curate", do="raise it")
+            what = "no rows to report on: curate.held_out_share is 0, and the source holds out no rows"
+            raise InputError(what, where="curate", do="raise curate.held_out_share")
         with tqdm(total=total, desc=name, unit="row", disable=None) as bar:
             for chunk in _chunks(demonstrations.read(raw), CHUNK):
                 self.read += len(chunk)
@@ -141,7 +145,11 @@ class Curation:
             self._score_waiting()
 
     def finish(self) -> dict[str, Any]:
-        """Write what is still held back, check that every split has rows, and describe what was done."""
+        """Write the best rows, check that every split has rows, and return the content of curation.json.
+
+        Raises:
+            InputError: a split is empty, or there are fewer training rows than curate.keep; names the reason.
+        """
         from juicer.data.curation import score_statistics
 
         self._check_available()
@@ -164,7 +172,7 @@ class Curation:
         }
 
     def losses(self) -> str:
-        """What was dropped and why, for the result line; with a warning where the template's limits take many rows."""
+        """Number of dropped rows by reason, for the result line; a warning if many exceed the template's limits."""
         if not (reasons := self._reasons()):
             return ""
         too_long = self.dropped["prompt_too_long"] + self.dropped["response_too_long"]
@@ -177,20 +185,20 @@ class Curation:
         return ", ".join(f"{rows} {reason}" for reason, rows in sorted(self.dropped.items()) if rows)
 
     def _find_held_out(self, raw: Path) -> int:
-        """Note the prompts that the source holds out, wherever in the file they are; returns the number of rows."""
+        """Collect the prompts that the source holds out, anywhere in the file; returns the number of rows."""
         if not raw.is_file():
             raise InputError("no such file", where=str(raw), do="run the stage that makes it: dvc repro fetch")
         total = 0
         with raw.open("rb") as lines:
             for total, line in enumerate(lines, 1):  # noqa: B007
-                # A line that is broken is reported with its number when the rows are read.
+                # An invalid line is reported, with its number, when the rows are read.
                 if HELD_OUT.search(line) and (row := _row(line)) is not None and row.held_out:
                     self._held_out_prompts.add(_key(row.prompt_hash()))
         self._source_holds_out = bool(self._held_out_prompts)
         return total
 
     def _sort_out(self, chunk: list[Demonstration]) -> None:
-        """Drop what cannot be used and give each of the others to its split."""
+        """Drop the rows that cannot be used, and pass each of the others to its split."""
         rows = list(self._fitting(list(self._new(chunk))))
         for row, split in rows:
             if split == "train":
@@ -200,7 +208,7 @@ class Curation:
             self._write(split, line)
 
     def _new(self, chunk: list[Demonstration]) -> "Iterator[tuple[Demonstration, Split]]":
-        """Rows that were not there before and stand on one side only, each with its split."""
+        """Rows that are not duplicates and whose prompt is in one split only, each with its split."""
         from juicer.data.curation import split_of
 
         for row in chunk:
@@ -233,7 +241,7 @@ class Curation:
                 self.dropped["response_too_long"] += 1
 
     def _train(self, row: Demonstration) -> None:
-        """Rejected responses are never trained on, so they go no further."""
+        """Pass on a training row, without the rejected response, which is never trained on."""
         row = row.model_copy(update={"rejected": None})
         if self.scorer is not None:
             self._waiting.append(row)
@@ -258,7 +266,7 @@ class Curation:
             self.scores.append(score)
 
     def _evaluated(self, rows: list[Demonstration]) -> Iterator[bytes]:
-        """Rows that are not trained on keep the rejected response, unless it is over-long itself."""
+        """Lines of validation and held-out rows, which keep their rejected response unless it is too long."""
         pairs = [(row.prompt, row.rejected) for row in rows if row.rejected is not None]
         counts = iter(self.lengths.responses(pairs))
         for row in rows:
@@ -280,7 +288,7 @@ class Curation:
                 f"all {fresh} prompts are longer than template.max_prompt_tokens = {limits.max_prompt_tokens}; "
                 f"the shortest has {self.shortest_prompt} tokens"
             )
-            raise InputError(what, where="curate", do="raise it")
+            raise InputError(what, where="curate", do="raise template.max_prompt_tokens")
         of = f"of {self.read} read (dropped: {self._reasons() or 'none'})"
         available = len(self.scores) if self.scorer else self.kept["train"]
         if not available:
@@ -308,7 +316,7 @@ def _line(row: Demonstration) -> bytes:
 
 
 def _key(hexadecimal: str) -> int:
-    """The first 8 bytes of a hash: enough to tell rows apart, small enough to remember all of them."""
+    """The first 8 bytes of a hash: enough to tell rows apart, small enough to keep for all of them."""
     return int(hexadecimal[:16], 16)
 
 

@@ -1,6 +1,6 @@
-"""Stage download: a model of the Hugging Face hub at a pinned commit: safetensors, configuration and tokenizer.
+"""Stage download: fetch a model from the Hugging Face hub at a pinned commit: safetensors, configuration, tokenizer.
 
-Pickled weights are never fetched: loading one can run code.
+Pickled weights are never downloaded, because loading them can run code.
 """
 
 import argparse
@@ -41,36 +41,37 @@ def run(stage: Stage) -> str:
 
     model, revision = stage.arguments.model, stage.arguments.revision
     if not COMMIT.fullmatch(revision):
-        what = f"revision {revision!r} can move, so it pins nothing"
-        raise InputError(what, where=model, do="give the commit, 40 hex digits")
+        what = f"revision {revision!r} is not a commit, so it can move"
+        raise InputError(what, where=model, do="use the commit, 40 hex digits")
     with stage.publish(stage.arguments.out) as out:
         try:
-            logging.getLogger("huggingface_hub").setLevel(
-                logging.ERROR
-            )  # it tells of every retry; we tell once how it ended
+            # The library logs every retry; the error below reports the outcome once.
+            logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
             names = wanted(HfApi().list_repo_files(model, revision=revision), model)
             snapshot_download(model, revision=revision, local_dir=out, allow_patterns=names)
         except (InputError, OSError) as error:
-            # Everything that the hub's client raises about ids, revisions and access is an OSError too.
+            # The hub's client raises an OSError without errno for wrong ids and revisions and for denied access.
             if isinstance(error, InputError) or error.errno is not None:
                 raise
             raise _unreachable(model, error) from error
         except Exception as error:
             raise _unreachable(model, error) from error
-        shutil.rmtree(out / ".cache", ignore_errors=True)  # the client's notes, with times in them
+        shutil.rmtree(out / ".cache", ignore_errors=True)  # the client's metadata, which contains timestamps
     return f"{len(names)} files of {model} at {revision[:12]}"
 
 
 def wanted(names: Sequence[str], model: str) -> list[str]:
-    """Of a repository's files, those that a model is loaded from.
+    """The files of a repository that a model is loaded from.
 
     Raises:
-        InputError: it has no safetensors.
+        InputError: the repository contains no safetensors.
     """
     weights = [name for name in names if fnmatch(name, "model*.safetensors")]
     if not weights:
-        what = "the repository has no safetensors; pickled weights are not loaded"
-        raise InputError(what, where=model, do="take a revision with safetensors, or convert it and give the folder")
+        what = "the repository contains no safetensors, and pickled weights are not loaded"
+        raise InputError(
+            what, where=model, do="use a revision with safetensors, or convert the model and name its folder"
+        )
     if "model.safetensors.index.json" in names:
         weights = [name for name in weights if "-of-" in name] + ["model.safetensors.index.json"]
     beside = [name for name in names if "/" not in name and any(fnmatch(name, kind) for kind in BESIDE_WEIGHTS)]
@@ -79,7 +80,7 @@ def wanted(names: Sequence[str], model: str) -> list[str]:
 
 def _unreachable(model: str, error: Exception) -> InputError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    do = "check the id and the commit, and that this machine reaches the hub"
+    do = "check the id and the commit, and that this machine can reach the hub"
     return InputError(f"cannot download: {reason}", where=model, do=do)
 
 

@@ -1,6 +1,6 @@
-"""Stage fetch: demonstrations of any source in our one schema, with their provenance.
+"""Stage fetch: read the demonstrations of a source into the project's schema, and record their provenance.
 
-Sources: the quickstart's world, a local file or folder, or a Hugging Face dataset at a pinned commit.
+A source is the quickstart's world, a local file or folder, or a Hugging Face dataset at a pinned commit.
 """
 
 import argparse
@@ -23,28 +23,28 @@ from juicer.stages.stage import Stage, main
 
 MALFORMED_LIMIT = 0.05
 """Largest share of malformed rows. Anthropic-HH has about 0.3 per cent; with one in twenty, the file or the format is
-not what the recipe says it is, and going on would only hide that."""
+probably not what the recipe says, and continuing would hide that."""
 EXAMPLES = 5
-"""Malformed rows of each kind whose place is recorded."""
+"""Number of malformed rows per reason whose place is recorded."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass
 class Provenance:
-    """What was read, and what became of it."""
+    """Counts of the rows that were read, kept and rejected, for provenance.json."""
 
     read: int = 0
     kept: int = 0
     held_out: int = 0
     empty_rejected: int = 0
-    """Kept rows whose rejected response says nothing, so that they have none."""
+    """Kept rows whose rejected response is empty and was dropped."""
     rejected: dict[formats.Reason, list[formats.Malformed]] = field(default_factory=dict)
-    """All malformed rows by reason; few, or the stage fails."""
+    """All malformed rows by reason. There are few of them, because the stage fails otherwise."""
     format: str = "world"
     files: list[dict[str, Any]] = field(default_factory=list)
 
     def malformed(self) -> list[formats.Malformed]:
-        """All malformed rows, in the order of the reasons' first appearance."""
+        """All malformed rows, reasons in the order of their first appearance."""
         return [row for rows in self.rejected.values() for row in rows]
 
 
@@ -69,7 +69,7 @@ def run(stage: Stage) -> str:
 
 
 def _demonstrations(stage: Stage, settings: FetchSettings, provenance: Provenance) -> Iterator[Demonstration]:
-    """The demonstrations of the source; counts what is read and what is malformed."""
+    """The demonstrations of the source; counts the rows that are read and those that are malformed."""
     if settings.source == "world":
         from juicer.quickstart import world
 
@@ -94,7 +94,7 @@ def _demonstrations(stage: Stage, settings: FetchSettings, provenance: Provenanc
 
 
 def _rows(settings: FetchSettings, provenance: Provenance) -> Iterator[tuple[sources.Row, bool]]:
-    """The rows of the source, each with whether the source holds it out."""
+    """The rows of the source, each with whether the source holds it out from training."""
     if not sources.is_path(settings.source):
         yield from _hub_rows(settings)
         return
@@ -108,19 +108,19 @@ def _rows(settings: FetchSettings, provenance: Provenance) -> Iterator[tuple[sou
 
 
 def _shown(source: str, file: sources.SourceFile) -> str:
-    """What errors call a file: as the user wrote it."""
+    """The file's name in errors: the path as the user wrote it."""
     return source if Path(source).name == file.name else f"{source.rstrip('/')}/{file.name}"
 
 
 def _hub_rows(settings: FetchSettings) -> Iterator[tuple[sources.Row, bool]]:
     source, revision = settings.source, settings.revision
     if revision is None:
-        what = f"{source!r} is no file or folder here, and as a Hugging Face id it needs a pinned revision"
-        raise InputError(what, where="fetch.source", do="check the path, or set fetch.revision to a commit")
+        what = f"{source!r} does not exist as a file or folder, and a Hugging Face id needs a pinned revision"
+        raise InputError(what, where="fetch.source", do="correct the path, or set fetch.revision to a commit")
     if not COMMIT.fullmatch(revision):
-        what = f"revision {revision!r} of {source} can move, so it pins nothing"
-        raise InputError(what, where="fetch.revision", do="give the commit, 40 hex digits")
-    # Held-out rows first, as a folder's `test` files come before its `train` files.
+        what = f"revision {revision!r} of {source} is not a commit, so it can move"
+        raise InputError(what, where="fetch.revision", do="use the commit, 40 hex digits")
+    # Held-out rows come first, as the `test` files of a folder come before its `train` files.
     splits = [(settings.held_out_split, True)] if settings.held_out_split else []
     for split, held_out in [*splits, (settings.train_split, False)]:
         rows = split_of(source, revision, settings.subset, split)
@@ -147,7 +147,7 @@ def _refuse_if_unusable(provenance: Provenance, source: str) -> None:
     malformed = provenance.malformed()
     if malformed and (not provenance.kept or len(malformed) > MALFORMED_LIMIT * provenance.read):
         share = f"{len(malformed)} of {provenance.read} rows are malformed"
-        do = f"mend or remove them; up to {MALFORMED_LIMIT:.0%} are left out with a warning"
+        do = f"correct or remove them; up to {MALFORMED_LIMIT:.0%} are left out with a warning"
         raise InputError(f"{formats.EXPLANATIONS[malformed[0].reason]}; {share}", where=malformed[0].where, do=do)
 
 

@@ -1,6 +1,6 @@
-"""Stage mirror: the data of the leaderboard's benchmarks, from the hub at pinned commits, as a folder of JSON lines.
+"""Stage mirror: download the data of the leaderboard's benchmarks, at pinned commits, into a folder of JSON lines.
 
-Run it once where there is a network; then copy the folder and name it in leaderboard.mirror.
+For machines without a network: run it elsewhere, copy the folder and set leaderboard.mirror to its path.
 """
 
 import argparse
@@ -22,7 +22,7 @@ REVISIONS = {
     "Rowan/hellaswag": "218ec52e09a7e7462a5400043bb9a69a41d06b76",
     "cais/mmlu": "c30699e8356da336a370243923dbaf21066bb9fe",
 }
-"""Commits of the data sets that lm-eval 0.4.13's tasks name."""
+"""Commits of the datasets that the tasks of lm-eval 0.4.13 read."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,18 +35,18 @@ def run(stage: Stage) -> str:
     with stage.publish(stage.arguments.out) as out:
         rows = write_mirror(out, sources(), REVISIONS)
     stage.record(rows=sum(rows.values()))
-    return f"{sum(rows.values())} rows of {len(REVISIONS)} data sets"
+    return f"{sum(rows.values())} rows of {len(REVISIONS)} datasets"
 
 
 def write_mirror(out: Path, known: Sequence["Source"], revisions: Mapping[str, str]) -> dict[str, int]:
-    """Write the mirror and, beside the data, mirror.json: where they come from. Returns rows per file.
+    """Write the mirror and its mirror.json, which records the commits. Returns the number of rows per file.
 
     Args:
         known: the data to mirror (juicer.evaluation.benchmarks.sources).
-        revisions: commit of each data set.
+        revisions: commit of each dataset.
 
     Raises:
-        InputError: a data set cannot be read.
+        InputError: a dataset cannot be read.
     """
     from tqdm import tqdm
 
@@ -54,7 +54,7 @@ def write_mirror(out: Path, known: Sequence["Source"], revisions: Mapping[str, s
     from juicer.evaluation.benchmarks import write_cards, write_split
 
     rows: dict[str, int] = {}
-    for source in tqdm(known, desc="mirror", unit="data set", disable=None):
+    for source in tqdm(known, desc="mirror", unit="dataset", disable=None):
         for split in source.splits:
             wanted = list(split_of(source.dataset, revisions[source.dataset], source.configuration, split))
             write_split(out, source, split, wanted)

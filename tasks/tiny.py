@@ -1,4 +1,4 @@
-"""A random tiny model of the architecture of one of the recipe's models, for recipes activated with --tiny."""
+"""Stage tiny: a random tiny model with the architecture of one of the recipe's models, for recipes with `--tiny`."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,7 @@ from juicer.settings.tiny import TinySettings
 from juicer.stages.stage import Stage, main
 
 DOCUMENTS = 200
-"""Dialogues of the quickstart's world that the tokenizer is learnt from."""
+"""Number of the quickstart's dialogues that the tokenizer is trained on."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def run(stage: Stage) -> str:
     texts = [" ".join([*(turn["content"] for turn in prompt), response]) for prompt, response in documents]
     with stage.publish(stage.arguments.out) as folder:
         parameters = write_random_model(stage.arguments.config, texts, template, settings, seed, folder)
-    return f"{parameters:,} random parameters after {stage.arguments.config.name}"
+    return f"{parameters:,} random parameters in the architecture of {stage.arguments.config.name}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The one internal schema of a demonstration, and how it is read and written (JSON lines).
+"""The schema of a demonstration, and how it is read and written as JSON lines.
 
-Every stage after `fetch` reads this schema only; `juicer.data.formats` turns other people's rows into it.
+Every stage after `fetch` reads only this schema; `juicer.data.formats` converts the rows of a source into it.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
+from typing_extensions import TypedDict  # pydantic does not accept typing.TypedDict before Python 3.12
 
 from juicer.runtime.errors import InputError
 
@@ -34,32 +34,32 @@ class Demonstration(BaseModel):
     response: str
     """The response, without template or end-of-text."""
     rejected: str | None = None
-    """A worse response to the same prompt. Never trained on; held-out preference metrics read it."""
+    """A worse response to the same prompt. It is never trained on; the preference metrics read it."""
     held_out: bool = False
-    """The source itself keeps this row out of training."""
+    """Whether the source itself holds this row out from training."""
     score: float | None = None
-    """Scorer's value of the response, once curated."""
+    """The scorer's value of the response; None before curation and if nothing is scored."""
 
     @staticmethod
     def make(
         prompt: list[Message], response: str, *, rejected: str | None = None, held_out: bool = False
     ) -> "Demonstration":
-        """A demonstration with its id."""
+        """A demonstration, with the id computed from prompt and response."""
         text = json.dumps([prompt, response], ensure_ascii=False, sort_keys=True)
         identity = hashlib.sha256(text.encode()).hexdigest()[:16]
         return Demonstration(id=identity, prompt=prompt, response=response, rejected=rejected, held_out=held_out)
 
     def prompt_hash(self) -> str:
-        """SHA-256 (hex) of the prompt alone: what decides on which side of a split a row falls."""
+        """SHA-256 (hexadecimal) of the prompt alone, which decides the split that a row belongs to."""
         text = json.dumps(self.prompt, ensure_ascii=False, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read(path: Path) -> Iterator[Demonstration]:
-    """Stream the demonstrations of a JSON-lines file in our schema.
+    """Stream the demonstrations of a JSON-lines file.
 
     Raises:
-        InputError: the file is missing or a line is not of the schema, with its number.
+        InputError: the file does not exist, or a line violates the schema; gives its number.
     """
     if not path.is_file():
         raise InputError("no such file", where=str(path), do="run the stage that makes it: dvc repro")
@@ -74,7 +74,7 @@ def read(path: Path) -> Iterator[Demonstration]:
 
 
 def write(path: Path, rows: Iterable[Demonstration]) -> int:
-    """Write rows as JSON lines, keys in the order of the schema; returns how many."""
+    """Write rows as JSON lines, with keys in the order of the schema; returns the number of rows."""
     count = 0
     with path.open("w", encoding="utf-8") as file:
         for row in rows:

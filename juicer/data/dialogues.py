@@ -1,4 +1,4 @@
-"""A prompt and a response as tokens: what every model here is given."""
+"""A prompt and a response as tokens, the input of every model of the project."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Rows of data sets of the Hugging Face hub; whatever goes wrong there becomes one readable error."""
+"""Rows of datasets on the Hugging Face hub; every failure becomes one readable error."""
 
 import logging
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ def split_of(source: str, revision: str, subset: str | None, split: str) -> Iter
     """Stream one split of a dataset of the hub at a commit.
 
     Args:
-        subset: its configuration or data folder; None where it has one only.
+        subset: configuration or data folder; None if the dataset has only one.
 
     Raises:
-        InputError: the hub cannot be reached, or has no such dataset, revision, subset or split.
+        InputError: the hub cannot be reached, or the dataset, revision, subset or split does not exist.
     """
     import datasets
 
-    # They tell of every retry; we tell once how it ended.
+    # The library logs every retry; the error below reports the outcome once.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
@@ -28,5 +28,5 @@ def split_of(source: str, revision: str, subset: str | None, split: str) -> Iter
         yield from datasets.load_dataset(source, revision=revision, split=split, streaming=True, **where)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        do = "check the id, revision, subset and split, and that this machine reaches the hub"
+        do = "check the id, revision, subset and split, and that this machine can reach the hub"
         raise InputError(f"cannot read split {split!r}: {reason}", where=source, do=do) from error

@@ -1,4 +1,4 @@
-"""Demonstration/sample pairs of one round, and which demonstrations a round sees."""
+"""The demonstration/sample pairs of a round, and the demonstrations that a round uses."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class Pair:
     demonstration: Dialogue
     sample: Dialogue
     captured: float | None = None
-    """log pi(y'|x) as it was when the policy sampled y'; None where nobody knows."""
+    """log pi(y'|x) in nats, computed when the policy sampled y'; None if unknown."""
 
 
 def part_of(rows: Sequence[Demonstration], part: str, seed: int) -> list[Demonstration]:
-    """The rows a round sees: "all", or the i-th of n equal slices of the shuffled rows, written "i/n".
+    """The rows that a round uses: "all", or the i-th of n equal slices of the shuffled rows, written "i/n".
 
     Every row is in exactly one slice; slice sizes differ by at most one.
     """
@@ -31,7 +31,8 @@ def part_of(rows: Sequence[Demonstration], part: str, seed: int) -> list[Demonst
         return list(rows)
     index, count = map(int, part.split("/"))
     if len(rows) < count:
-        raise InputError(f"{len(rows)} demonstrations cannot be split over {count} rounds", do="lower the rounds")
+        what = f"{len(rows)} demonstrations cannot be split over {count} rounds"
+        raise InputError(what, do="lower the number of rounds")
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
     return [rows[row] for row in sorted(order[(index - 1) * len(rows) // count : index * len(rows) // count])]
 
@@ -39,20 +40,21 @@ def part_of(rows: Sequence[Demonstration], part: str, seed: int) -> list[Demonst
 def make_pairs(demonstrations: Sequence[Demonstration], samples: Sequence[Sample], template: Template) -> list[Pair]:
     """Join samples to the demonstrations they answer, in the order of the samples.
 
-    A sample keeps the tokens that were sampled: it is not decoded and tokenised again, and one that was cut at the
-    limit gets no end-of-text.
+    A sample keeps the tokens that were sampled: it is not decoded and tokenised again, and a sample that was cut off at
+    the limit does not get an end-of-text.
 
     Raises:
-        InputError: a sample of an unknown demonstration, or the same sample twice.
+        InputError: a sample belongs to an unknown demonstration or occurs twice, or there are no pairs.
     """
     known = {row.id: row for row in demonstrations}
     seen: set[tuple[str, int]] = set()
     pairs = []
     for sample in samples:
         if sample.id not in known:
-            raise InputError(f"sample {sample.id} answers no demonstration", do="generate the samples again")
+            what = f"sample {sample.id} does not belong to any demonstration"
+            raise InputError(what, do="generate the samples again")
         if (sample.id, sample.index) in seen:
-            raise InputError(f"sample {sample.id} number {sample.index} is there twice", do="generate them again")
+            raise InputError(f"sample {sample.id} number {sample.index} occurs twice", do="generate the samples again")
         seen.add((sample.id, sample.index))
         row = known[sample.id]
         demonstration = Dialogue(sample.prompt, template.response(row.prompt, row.response))
@@ -63,6 +65,6 @@ def make_pairs(demonstrations: Sequence[Demonstration], samples: Sequence[Sample
 
 
 def response_tokens(pairs: Sequence[Pair], batches: Iterable[Sequence[int]]) -> int:
-    """Response tokens, of demonstrations and samples, in batches of pairs given by their numbers."""
+    """Number of response tokens, of demonstrations and of samples, in batches of pairs that are given by index."""
     lengths = [len(pair.demonstration.response) + len(pair.sample.response) for pair in pairs]
     return sum(lengths[row] for batch in batches for row in batch)

@@ -1,4 +1,4 @@
-"""Responses sampled from a policy, as token ids, so that training never retokenises what was sampled."""
+"""Responses sampled from a policy, stored as token ids so that training never retokenises them."""
 
 import json
 from collections.abc import Iterable
@@ -13,15 +13,15 @@ class Sample:
     """One response y' ~ pi(.|x)."""
 
     id: str
-    """Id of the demonstration whose prompt was continued."""
+    """Id of the demonstration whose prompt was answered."""
     index: int
     """Number of the sample for this prompt, from 0."""
     prompt: list[int]
-    """Prompt tokens, as the policy saw them."""
+    """Prompt tokens, as the policy read them."""
     response: list[int]
-    """Response tokens; the last is end-of-text if and only if `ended`."""
+    """Response tokens; the last one is end-of-text if and only if `ended`."""
     ended: bool
-    """The policy stopped by itself; otherwise the response was cut at the limit and carries no end-of-text."""
+    """Whether the policy generated end-of-text; otherwise the response was cut off at the limit."""
     log_probability: float
     """Sum over response tokens of log pi(token | before), in nats, at temperature 1."""
 
@@ -37,7 +37,7 @@ def read_samples(path: Path) -> list[Sample]:
     """Read samples.
 
     Raises:
-        InputError: the file is missing, or a line is not a sample (with its number).
+        InputError: the file does not exist, or a line is not a sample; gives its number.
     """
     if not path.is_file():
         raise InputError("no such file", where=str(path), do="run the stage that makes it: dvc repro")

@@ -1,4 +1,4 @@
-"""Reading rows from local files: JSON lines (plain or gzipped), JSON arrays and parquet, with a place for every row."""
+"""Rows of local files: JSON lines and JSON arrays, plain or gzipped, and parquet. Every row knows its place."""
 
 import gzip
 import json
@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 from juicer.runtime.errors import InputError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
-# A word of its own: `test/0000.parquet` and `hh-test-2.jsonl.gz`, but not `latest.jsonl` or `testimonials.jsonl`.
+# A whole word: `test/0000.parquet` and `hh-test-2.jsonl.gz`, but not `latest.jsonl` or `testimonials.jsonl`.
 _TEST = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 
 
@@ -21,9 +21,9 @@ class SourceFile:
     """A file of rows.
 
     Attributes:
-        path: where it is.
-        name: what provenance calls it: its path inside the source, never an absolute one.
-        held_out: its rows must not be trained on.
+        path: where the file is.
+        name: its path inside the source, never an absolute one; provenance.json records it.
+        held_out: whether its rows are held out from training.
     """
 
     path: Path
@@ -33,29 +33,30 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Row:
-    """One raw row: the object, and where it stands (`file:line`, or `file: row N` where there are no lines)."""
+    """One raw row: its values, and its place (`file:line`, or `file: row N` in formats without lines)."""
 
     values: dict[str, Any]
     where: str
 
 
 def is_path(source: str) -> bool:
-    """Whether a source means a local file or folder rather than an id of the hub."""
+    """Whether a source is a local file or folder rather than an id of the hub."""
     return source.startswith((".", "/", "~")) or source.endswith((*SUFFIXES, ".gz")) or Path(source).exists()
 
 
 def files_of(source: str) -> list[SourceFile]:
-    """The files of a local source, in a fixed order: itself, or those of a folder (and its folders) by name.
+    """The files of a local source: the source itself, or all readable files below a folder, sorted by path.
 
-    Of a folder, files with the word `test` in their path inside it are held out.
+    Files with the word `test` in their path inside a folder are held out.
 
     Raises:
-        InputError: there is no such file or folder, or no file in it that we read.
+        InputError: the file or folder does not exist, the type of the file is not supported, or the folder contains no
+            file of a supported type.
     """
     path = Path(source).expanduser()
     if path.is_file():
         if not path.name.endswith(SUFFIXES):
-            raise InputError("unknown kind of file", where=source, do=f"one of {', '.join(SUFFIXES)}")
+            raise InputError("unsupported type of file", where=source, do=f"use one of {', '.join(SUFFIXES)}")
         return [SourceFile(path, path.name, held_out=False)]
     if not path.is_dir():
         raise InputError("no such file or folder", where=source, do="check fetch.source")
@@ -63,19 +64,19 @@ def files_of(source: str) -> list[SourceFile]:
     names = {file.relative_to(path).as_posix(): file for file in found}
     shown = [name for name in sorted(names) if not any(part.startswith(".") for part in name.split("/"))]
     if not shown:
-        raise InputError("no files of rows in this folder", where=source, do=f"one of {', '.join(SUFFIXES)}")
+        raise InputError("the folder contains no supported file", where=source, do=f"supported: {', '.join(SUFFIXES)}")
     return [SourceFile(names[name], name, held_out=bool(_TEST.search(name))) for name in shown]
 
 
 def rows_of(path: Path, name: str) -> Iterator[Row]:
-    """Stream the rows of a file (a JSON array is read at once); blank lines are skipped.
+    """Stream the rows of a file (a JSON array is loaded as a whole); blank lines are skipped.
 
     Args:
         path: the file.
-        name: what errors call it.
+        name: the file's name in errors.
 
     Raises:
-        InputError: the file is truncated, damaged or not UTF-8, or a row is not a JSON object; with its line.
+        InputError: the file is truncated, damaged or not UTF-8, or a row is not a JSON object; gives the line.
     """
     if not path.is_file():
         raise InputError("no such file", where=name)
@@ -113,7 +114,7 @@ def _json(text: bytes, where: str) -> Any:
         raise InputError(f"not UTF-8: {error.reason} at byte {error.start}", where=where) from error
     except json.JSONDecodeError as error:
         line, colon, number = where.rpartition(":")
-        # Inside a JSON array the error knows the line better than we do.
+        # In a JSON array, the row starts at the line in `where`, and the error counts lines from there.
         at = f"{line}{colon}{int(number) + error.lineno - 1}"
         raise InputError(f"invalid JSON: {error.msg} (column {error.colno})", where=at) from error
 

@@ -1,6 +1,7 @@
-"""How a dialogue becomes tokens. Sampling, training and scoring of policies all go through `Template`.
+"""How a dialogue becomes tokens. Sampling, training and evaluation of policies all go through `Template`.
 
-The paper's public code renders prompts in three different ways; a policy is then trained on text it never sees.
+The paper's public code renders prompts in three different ways, so that a policy is trained on prompts that it never
+sees when it is sampled.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def chat_template_of(name: str) -> str | None:
-    """The Jinja chat template called `name`; None for `model`, which keeps the tokenizer's own."""
+    """The Jinja chat template called `name`; None for `model`, i.e. the tokenizer's own."""
     return hh.CHAT_TEMPLATE if name == "hh" else None
 
 
@@ -24,8 +25,8 @@ class Template:
     """Dialogues to tokens and back, for one tokenizer.
 
     Args:
-        tokenizer: of the policy; its chat template is set to the recipe's.
-        settings: which template, and the length limits.
+        tokenizer: the policy's; its chat template is set to the recipe's.
+        settings: name of the template, system turn and length limits.
 
     Raises:
         InputError: the tokenizer has no chat template of its own, or no end-of-text token.
@@ -34,7 +35,7 @@ class Template:
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", settings: TemplateSettings) -> None:
         template = chat_template_of(settings.name)
         self.replaced = template is not None and tokenizer.chat_template not in (None, template)
-        """The tokenizer had a chat template of its own, which the recipe's has taken the place of."""
+        """Whether the tokenizer had another chat template, which the recipe's has replaced."""
         if template is not None:
             tokenizer.chat_template = template
         elif not tokenizer.chat_template:
@@ -55,18 +56,22 @@ class Template:
         self.padding: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
     def turns(self, prompt: Sequence[Message]) -> list[Message]:
-        """The turns of a prompt as they are rendered: with the recipe's system turn, if they have none of their own."""
+        """The turns of a prompt as they are rendered: with the recipe's system turn, unless the prompt has one."""
         if self.settings.system is None or prompt[0]["role"] == "system":
             return list(prompt)
         return [{"role": "system", "content": self.settings.system}, *prompt]
 
     def render_prompt(self, prompt: Sequence[Message]) -> str:
-        """The text a policy continues."""
+        """The text that a policy continues."""
         messages: list[dict[str, str]] = _plain(self.turns(prompt))
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def render_response(self, prompt: Sequence[Message], response: str) -> str:
-        """The text of a response as the template writes it after the prompt, end-of-text included."""
+        """The text of a response as the template renders it after the prompt, including end-of-text.
+
+        Raises:
+            InputError: the template renders the prompt differently with and without a response.
+        """
         answered: list[dict[str, str]] = _plain(self.turns(prompt))
         answered.append({"role": "assistant", "content": response})
         whole = str(self.tokenizer.apply_chat_template(answered, tokenize=False))
@@ -80,22 +85,22 @@ class Template:
         return whole[len(start) :]
 
     def prompt(self, prompt: Sequence[Message]) -> list[int]:
-        """Tokens of the prompt, ready to be continued."""
+        """Tokens of the prompt, including the template's generation prompt."""
         return self._tokens(self.render_prompt(prompt))
 
     def response(self, prompt: Sequence[Message], response: str) -> list[int]:
-        """Tokens of a complete response as they follow the prompt's; the last one is end-of-text."""
+        """Tokens of a complete response as they follow those of the prompt; the last one is end-of-text."""
         start, rest = self.render_prompt(prompt), self.render_response(prompt, response)
         before, whole = self._tokens(start), self._tokens(start + rest)
-        # Llama's tokenizers begin every text with a blank of their own: alone, a response would get tokens that no
-        # policy writes after a prompt. Where a token lies across the seam, there is no other way.
+        # Llama's tokenizers start every text with an additional blank: tokenised alone, a response would get tokens
+        # that a policy never writes after a prompt. It is tokenised alone only if a token spans the boundary.
         tokens = whole[len(before) :] if whole[: len(before)] == before else self._tokens(rest)
         if self.end_of_text in tokens:
             return tokens[: tokens.index(self.end_of_text) + 1]
         return [*tokens, self.end_of_text]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of response tokens, without special tokens and surrounding blanks."""
+        """Text of response tokens, without special tokens and surrounding white space."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
     def _tokens(self, text: str) -> list[int]:

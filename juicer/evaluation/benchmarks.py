@@ -1,7 +1,7 @@
-"""The six benchmarks of the paper's table: which stock tasks of lm-eval they are, and a mirror of the data they read.
+"""The six benchmarks of the paper's table as tasks of lm-eval, and a local mirror of the data that they read.
 
-A mirror holds one folder per data set, named like the data set on the hub. lm-eval asks for "openai/gsm8k", and where
-the working directory has a folder of that name, `datasets` reads it instead of asking the hub.
+A mirror contains one folder per dataset, with the dataset's name on the hub. lm-eval asks for "openai/gsm8k", and if
+the working directory contains a folder of that name, `datasets` reads it instead of the hub.
 """
 
 import json
@@ -21,27 +21,27 @@ COLUMNS = {
     "hellaswag": ("hellaswag",),
     "mmlu": ("mmlu",),
 }
-"""The columns of the paper's table and the tasks or groups of lm-eval that each is the mean of."""
+"""The columns of the paper's table, each with the tasks or groups of lm-eval that it is the mean of."""
 _FOLDERS = ("arc", "truthfulqa", "winogrande", "gsm8k", "hellaswag", "mmlu/default")
-"""Where lm-eval defines these: reading only them takes no time, reading all of its tasks takes seconds."""
+"""Folders in which lm-eval defines these tasks. Reading all of its tasks would take seconds."""
 _SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 
 
 @dataclass(frozen=True)
 class Source:
-    """The data of one task: a data set of the hub, its configuration (None: it has one only) and the splits read."""
+    """The data of one task: a dataset of the hub, its configuration (None if it has only one) and the splits read."""
 
     dataset: str
     configuration: str | None
     splits: tuple[str, ...]
 
     def file(self, split: str) -> Path:
-        """Where a mirror keeps a split, relative to the mirror."""
+        """Path of a split, relative to the mirror."""
         return Path(self.dataset) / (self.configuration or "default") / f"{split}.jsonl"
 
 
 def sources() -> list[Source]:
-    """The data that the tasks of all columns read, without repetition."""
+    """The data that the tasks of all columns read, without duplicates."""
     index = task_manager().task_index
     found: dict[Source, None] = {}
     for name in (leaf for tasks in COLUMNS.values() for task in tasks for leaf in tasks_under(task, index)):
@@ -52,7 +52,7 @@ def sources() -> list[Source]:
 
 
 def write_split(mirror: Path, source: Source, split: str, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write one split of a data set into a mirror; returns the file."""
+    """Write one split of a dataset into a mirror; returns the path of the file."""
     path = mirror / source.file(split)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
@@ -62,7 +62,7 @@ def write_split(mirror: Path, source: Source, split: str, rows: Iterable[Mapping
 
 
 def write_cards(mirror: Path, known: Iterable[Source]) -> None:
-    """Write what makes a mirror's folders data sets: a README.md in each that says which file is which split."""
+    """Write a README.md into each folder of a mirror, by which `datasets` knows the file of each split."""
     cards: dict[str, list[str]] = {}
     for source in known:
         lines = cards.setdefault(source.dataset, ["---", "configs:"])
@@ -75,7 +75,7 @@ def write_cards(mirror: Path, known: Iterable[Source]) -> None:
 
 
 def missing_files(mirror: Path) -> list[Path]:
-    """The files that the tasks need and the mirror lacks."""
+    """The files that the tasks need and that the mirror does not contain."""
     known = sources()
     wanted = [mirror / source.file(split) for source in known for split in source.splits]
     wanted += [mirror / dataset / "README.md" for dataset in dict.fromkeys(source.dataset for source in known)]
@@ -83,7 +83,7 @@ def missing_files(mirror: Path) -> list[Path]:
 
 
 def task_manager() -> "TaskManager":
-    """lm-eval's own definitions of the tasks of all columns, and of no others."""
+    """lm-eval's task manager, with the tasks of all columns and no others."""
     import lm_eval.tasks
 
     folder = Path(lm_eval.tasks.__file__).parent
@@ -91,7 +91,7 @@ def task_manager() -> "TaskManager":
 
 
 def tasks_under(name: str, index: Mapping[str, Any]) -> list[str]:
-    """The tasks under a task, group or tag of lm-eval's index."""
+    """The single tasks of a task, group or tag in lm-eval's index."""
     entry = index[name]
     children = entry.cfg["task"] if entry.kind.name == "GROUP" else sorted(entry.tags) if entry.cfg is None else []
     return [leaf for child in children for leaf in tasks_under(child, index)] or [name]

@@ -1,4 +1,4 @@
-"""What a plan said beside what a finished run in this folder left."""
+"""Compares a plan with the outputs of a finished run in this folder."""
 
 import math
 from pathlib import Path
@@ -20,7 +20,7 @@ class Compared(NamedTuple):
 
 
 def outputs_of(graph: Graph) -> dict[str, Path]:
-    """Where the stages that a plan counts leave what can be compared with it."""
+    """The outputs that a plan can be compared with, by stage."""
     found = {"sft": Path(SFT), "sft_matched@control": Path("models/sft-matched")}
     for key in graph.irft:
         found[f"irft_train@{key}"] = Path("models/irft", key)
@@ -33,7 +33,7 @@ def outputs_of(graph: Graph) -> dict[str, Path]:
 
 
 def measured(output: Path) -> dict[str, float]:
-    """What a finished stage left: parameters, steps, response tokens and bytes, as far as its output tells."""
+    """Parameters, steps, response tokens and bytes of a finished stage, as far as its output contains them."""
     from safetensors import safe_open
 
     from juicer.data.samples import read_samples
@@ -56,7 +56,7 @@ def measured(output: Path) -> dict[str, float]:
 
 
 def measured_lengths(recipe: Recipe, graph: Graph) -> Lengths:
-    """Mean lengths of the curated demonstrations, and of the samples of the first round there is."""
+    """Mean lengths of the curated demonstrations and of the samples of the first round."""
     from juicer.data import demonstrations
     from juicer.data.samples import read_samples
     from juicer.models.loading import load_template
@@ -73,7 +73,7 @@ def measured_lengths(recipe: Recipe, graph: Graph) -> Lengths:
 
 
 def compare(stages: list[StagePlan], graph: Graph) -> list[Compared]:
-    """Every quantity of the plan that a finished run in this folder has left a value of."""
+    """Every planned quantity that a finished run in this folder has a value for."""
     outputs = outputs_of(graph)
     found = []
     for stage in stages:

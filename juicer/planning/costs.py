@@ -1,7 +1,7 @@
-"""What a stage costs before it is run: parameters, floating-point operations, memory and time, from configurations.
+"""Formulas for the cost of a stage: parameters, floating-point operations, memory and time, from configurations.
 
-Models are built on the meta device, so their parameters are counted, not estimated, and no weight is loaded. The rest
-are the usual estimates of dense transformers, with the formula beside each.
+Models are built on the meta device, so parameters are counted exactly without loading a weight. Everything else is the
+usual estimate for dense transformers, with its formula in the docstring.
 """
 
 import math
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 Role = Literal["policy", "reward", "scorer"]
 WEIGHT = 4
-"""Bytes of a weight that trains or is saved."""
+"""Bytes of a weight that is trained or saved."""
 OVERHEAD = 1 * GIB
-"""CUDA's context, libraries' workspaces and what is lost to fragmentation, per device."""
+"""Bytes per device of CUDA's context, the libraries' workspaces and fragmentation."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,21 @@ class Shape:
     name: str
     parameters: int
     embedding: int
-    """Parameters of the input embedding: looked up, not multiplied."""
+    """Parameters of the input embedding, which are looked up rather than multiplied."""
     head: int
-    """Parameters of the output head, which only some positions reach."""
+    """Parameters of the output head, which is applied to some positions only."""
     layers: int
     width: int
-    """Of the hidden state."""
+    """Width of the hidden state."""
     inner: int
-    """Of the feed-forward network: its width times its number of matrices less one."""
+    """Size of the feed-forward network: its width times its number of matrices less one."""
     keys: int
-    """Width of a layer's keys, which is that of its values."""
+    """Width of a layer's keys, and of its values."""
     vocabulary: int
     positions: int
-    """Longest sequence."""
+    """Longest sequence, in tokens."""
     adapters: int
-    """Parameters of adapters of rank 1 on every linear layer but the output head."""
+    """Parameters of adapters of rank 1 on every linear layer except the output head."""
     block: int
     """Parameters of one transformer block."""
 
@@ -54,9 +54,10 @@ class Shape:
         """Operations of a forward pass: 2 per parameter and token, and 2 * layers * width * length for attention.
 
         Args:
-            tokens: positions.
-            length: of a sequence; a causal position attends to half of it on average, twice (keys, values).
-            heads: positions that reach the output head; None is all.
+            tokens: number of positions, over all sequences.
+            length: length of a sequence in tokens; a causal position attends to half of it on average, twice (keys and
+                values).
+            heads: positions that the output head is applied to; None means all.
         """
         trunk = self.parameters - self.embedding - self.head
         attention = 2.0 * self.layers * self.width * length
@@ -67,7 +68,7 @@ class Shape:
         return tokens * bytes_ * (8.0 * self.width + 2.0 * self.inner)
 
     def activations(self, tokens: float, bytes_: int, *, recomputed: bool) -> float:
-        """Bytes kept for the backward pass; with recomputation a hidden state per layer, and one layer's results."""
+        """Bytes kept for the backward pass; with recomputation, a hidden state per layer and one layer's results."""
         layer = self.working(tokens, bytes_)
         return self.layers * tokens * bytes_ * self.width + layer if recomputed else self.layers * layer
 
@@ -78,23 +79,26 @@ class Training:
 
     shape: Shape
     trained: int
-    """Parameters that train."""
+    """Trainable parameters."""
     depth: float
-    """Share of the blocks that the backward pass goes through."""
+    """Share of the blocks that the backward pass goes through, from 0 to 1."""
     recomputed: bool
-    """Activations are recomputed in the backward pass."""
+    """Whether activations are recomputed in the backward pass."""
     optimiser: Literal["adamw", "rmsprop"]
 
     def operations(self, forward: float) -> float:
-        """Of forward and backward passes: 1 forward, 1 for the gradients of activations, 1 for those of weights."""
+        """Operations of forward and backward passes, of which `forward` are the forward pass's.
+
+        The gradients of activations cost as much as a forward pass, those of weights too, and so does recomputation.
+        """
         weights = min(1.0, self.trained / self.shape.parameters / max(self.depth, 1e-9)) * self.depth
         return forward * (1 + self.depth + weights + (self.depth if self.recomputed else 0))
 
     def memory(self, devices: int, zero_stage: int) -> float:
-        """Bytes per device of weights, gradients and optimiser state, all of them float32.
+        """Bytes per device of weights, gradients and optimiser state, all in float32.
 
-        ZeRO shards the state over devices from stage 1 on, gradients from 2 and weights from 3 on (arXiv 1910.02054,
-        section 3).
+        ZeRO shards the optimiser state from stage 1, gradients from stage 2 and weights from stage 3 (arXiv
+        1910.02054, section 3).
         """
         moments = 2 if self.optimiser == "adamw" else 1
         weights, gradients = WEIGHT * self.shape.parameters, WEIGHT * self.trained
@@ -106,15 +110,16 @@ class Training:
 
 
 def shape_of(name: str, config: "PretrainedConfig", role: Role) -> Shape:
-    """Build a model on the meta device and count it.
+    """Build a model on the meta device and count its parameters.
 
     Args:
-        name: what to call it.
-        config: of the trunk.
-        role: which head it has: a vocabulary's, a scalar without bias, or beaver's scalar with one.
+        name: the model's name in the plan.
+        config: the configuration of the model without its head.
+        role: decides the output head: over the vocabulary for a policy, a scalar without bias for a reward, beaver's
+            scalar with bias for a Llama scorer.
 
     Raises:
-        InputError: its blocks cannot be found.
+        InputError: the transformer blocks of the architecture are not found.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
     from transformers.pytorch_utils import Conv1D
@@ -135,8 +140,8 @@ def shape_of(name: str, config: "PretrainedConfig", role: Role) -> Shape:
             trunk, head = model.base_model, model.get_submodule("score")
     blocks = getattr(trunk, "layers", None) or getattr(trunk, "h", None)
     if blocks is None:
-        raise InputError(f"the blocks of a {type(model).__name__} are not known here", where=name)
-    # GPT-2's Conv1D is a linear layer whose weight is transposed; the two sizes are used alike.
+        raise InputError(f"cannot find the transformer blocks of a {type(model).__name__}", where=name)
+    # GPT-2's Conv1D is a linear layer with a transposed weight, which makes no difference to the sizes used here.
     linear = [module.weight.shape for module in trunk.modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
     inner = max(max(sizes) for sizes in linear)
     matrices = sum(inner in sizes for sizes in linear) // len(blocks)
@@ -170,13 +175,14 @@ def training_of(
     frozen_blocks: int = 0,
     recomputed: bool = False,
 ) -> Training:
-    """How many parameters train, and how deep the backward pass goes.
+    """The number of trainable parameters, and how deep the backward pass goes.
 
     Raises:
-        InputError: more blocks are frozen than there are.
+        InputError: more blocks are frozen than the model has.
     """
     if frozen_blocks > shape.layers:
-        raise InputError(f"rft.reward.frozen_blocks = {frozen_blocks}, but {shape.name} has {shape.layers} blocks")
+        what = f"rft.reward.frozen_blocks = {frozen_blocks}, but {shape.name} has {shape.layers} blocks"
+        raise InputError(what, do="lower it")
     trained, depth = shape.parameters, 1.0
     if lora is not None:
         trained = lora.r * shape.adapters
@@ -187,24 +193,25 @@ def training_of(
 
 
 def logit_bytes(shape: Shape, positions: float, groups: int | None = None) -> float:
-    """Logits of so many positions: bf16, an fp32 copy, and its softmax or gradient.
+    """Bytes of the logits of a number of positions: in bf16, an fp32 copy, and its softmax or gradient.
 
     Args:
-        groups: forward passes whose logits are held at a time, each in chunks of `LOGITS_AT_ONCE`; None: no chunks.
+        groups: forward passes whose logits are held at the same time, each in chunks of `LOGITS_AT_ONCE`; None means
+            that logits are not computed in chunks.
     """
     logits = positions * shape.vocabulary
     return 10.0 * (logits if groups is None else min(logits, groups * LOGITS_AT_ONCE))
 
 
 def cache_bytes(shape: Shape, rows: float, length: float, bytes_: int) -> float:
-    """Keys and values that decoding keeps: two vectors per layer and position."""
+    """Bytes of the cache of keys and values in decoding: two vectors per layer and position."""
     return 2.0 * shape.layers * shape.keys * rows * length * bytes_
 
 
 def decoding_seconds(
     shape: Shape, rows: int, batch: int, prompt: float, response: float, bytes_: int, device: Device, utilisation: float
 ) -> float:
-    """Time that one device decodes: a step reads weights and cache once, or computes, whichever takes longer."""
+    """Seconds that one device decodes. A step takes the longer of reading weights and cache once and computing."""
     batches = math.ceil(rows / batch)
     live = rows / batches if batches else 0
     length = prompt + response

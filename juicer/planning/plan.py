@@ -34,10 +34,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def device_named(name: str) -> Device:
-    """The device called `name`.
+    """The type of device called `name`.
 
     Raises:
-        InputError: there is none; names the nearest.
+        InputError: it is unknown; suggests the most similar name.
     """
     if name not in DEVICES:
         raise InputError(f"unknown GPU {name!r}", where="--gpu", do=did_you_mean(name, DEVICES, cutoff=0.3))
@@ -45,10 +45,10 @@ def device_named(name: str) -> Device:
 
 
 def show(given: argparse.Namespace) -> None:
-    """Plan, print, and refuse what does not fit."""
+    """Print the plan of a recipe, and refuse one that does not fit into memory."""
     device = device_named(given.gpu)
     if not 0 < given.utilisation <= 1:
-        raise InputError(f"--utilisation is {given.utilisation}", do="give a share above 0 and at most 1")
+        raise InputError(f"--utilisation is {given.utilisation}", do="use a share above 0 and at most 1")
     overrides = list(given.overrides)
     overrides += [f"compute.processes={given.devices}"] if given.devices is not None else []
     overrides += [f"compute.zero_stage={given.zero}"] if given.zero is not None else []

@@ -24,18 +24,18 @@ from juicer.settings.training import SamplingSettings
 RECORD = 110
 """Bytes of a sample's line besides its tokens."""
 READ_AT_ONCE, TRAINED_AT_ONCE = 64, 16
-"""Dialogues whose log-probabilities are computed at once: where nothing is trained, and in IRFT."""
+"""Dialogues per forward pass that computes log-probabilities: without training, and in IRFT's training."""
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Mean lengths in tokens; without better knowledge the template's limits, an upper bound."""
+    """Mean lengths in tokens. The template's limits are the upper bound if the real ones are unknown."""
 
     prompt: float
     response: float
-    """Of a demonstration."""
+    """Response of a demonstration."""
     sample: float
-    """Of a policy's own response."""
+    """Response sampled from a policy."""
 
 
 @dataclass
@@ -47,23 +47,23 @@ class StagePlan:
     parameters: int = 0
     trained: int = 0
     steps: int = 0
-    """Optimiser steps: K of a round."""
+    """Optimiser steps; K in a round."""
     tokens: float = 0
-    """Response tokens, sampled or trained on, as the stage records them."""
+    """Response tokens that are sampled or trained on, counted as the stage records them."""
     operations: float = 0
     decoding: float = 0
-    """Seconds of one device that decodes alone; its operations are part of `operations` too."""
+    """Seconds that one device would decode; the operations of decoding are part of `operations` too."""
     decoded: float = 0
-    """Operations that `decoding` covers."""
+    """Operations of decoding."""
     memory: float = 0
-    """Bytes per device at the peak."""
+    """Peak memory per device, in bytes."""
     disk: float = 0
-    """Bytes of the stage's outputs."""
+    """Size of the stage's outputs, in bytes."""
     advice: str = ""
-    """What makes it need less memory."""
+    """Parameters that lower the memory, for the error message."""
 
     def hours(self, device: Device, devices: int, utilisation: float) -> float:
-        """Work divides over devices without loss."""
+        """Hours on `devices` devices, over which the work is assumed to divide without loss."""
         computing = (self.operations - self.decoded) / (device.operations * utilisation)
         return (computing + self.decoding) / devices / 3600
 
@@ -72,11 +72,11 @@ class Planner:
     """Walks the graph of a recipe and adds up what each stage costs.
 
     Args:
-        recipe: validated.
-        graph: derived from it.
-        device: on which it is to run.
-        utilisation: share of the device's peak that is reached.
-        lengths: None takes the template's limits.
+        recipe: the validated recipe.
+        graph: the graph derived from it.
+        device: the type of device to plan for.
+        utilisation: share of the device's peak that is reached, from 0 to 1.
+        lengths: mean lengths; None uses the template's limits.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Planner:
         longest = float(limits.max_prompt_tokens), float(limits.max_response_tokens)
         self.lengths = lengths or Lengths(longest[0], longest[1], longest[1])
         self.longest = sum(longest)
-        """Tokens of the longest dialogue: memory has to suffice for it."""
+        """Tokens of the longest dialogue, for which the memory must suffice."""
         self.devices, self.zero = recipe.compute.processes, recipe.compute.zero_stage
         self.bytes = 4 if recipe.compute.precision == "fp32" or recipe.compute.device == "cpu" else 2
         roles = roles_of(recipe)
@@ -96,16 +96,20 @@ class Planner:
         self.rows = training_rows(recipe, self.available)
         self.stages: list[StagePlan] = []
         self._methods: dict[str, tuple[int, float]] = {"irft": (0, 0.0), "rft": (0, 0.0)}
-        """Steps and response tokens of each method, which the control is given too."""
+        """Steps and response tokens of each method; the control gets as many as the longer method."""
 
     def plan(self) -> list[StagePlan]:
-        """All stages that compute or store something, in their order."""
+        """The cost of every stage that computes or stores something, in the order of the graph.
+
+        Raises:
+            InputError: the recipe cannot run as it is; gives the numbers.
+        """
         check_lengths(self.recipe, self.policy, "policy.model")
         if self.graph.rft:
             check_lengths(self.recipe, self.reward, "rft.reward.model")
         for name in self.graph.downloads:
             shape = self.scorer if name == "scorer" and self.scorer else self.policy
-            if name == "reward":  # downloaded with the output head that a reward does not have
+            if name == "reward":  # the download includes an output head, which the reward drops
                 shape = shape_in(self.recipe, str(self.recipe.rft.reward.model), "policy", "rft.reward.model")
             self._add(f"download@{name}", shape, disk=shape.parameters * 2.0)
         self._curate()
@@ -126,21 +130,20 @@ class Planner:
         return stage
 
     def _pairs(self, part: str, samples: int, method: str) -> int:
-        """Pairs of a round: `part` is "all" or "i/n", as juicer.data.pairs.part_of cuts."""
+        """Number of pairs of a round; `part` is "all" or "i/n", as in juicer.data.pairs.part_of."""
         if part == "all":
             return self.rows * samples
         index, count = map(int, part.split("/"))
         if self.rows < count:
             what = f"{self.rows} demonstrations cannot be split over {count} parts"
-            raise InputError(what, where=f"{method}.rounds", do="lower the rounds")
+            raise InputError(what, where=f"{method}.rounds", do="lower the number of rounds")
         return (index * self.rows // count - (index - 1) * self.rows // count) * samples
 
     def _micro(self, batch: int, micro: int | None, key: str) -> int:
         """Rows of one forward pass of a device."""
         if batch < self.devices:
-            raise InputError(
-                f"{key} = {batch} leaves devices idle: compute.processes = {self.devices}", do="change either"
-            )
+            what = f"{key} = {batch} leaves devices idle: compute.processes = {self.devices}"
+            raise InputError(what, do="raise the first or lower the second")
         return min(micro or batch, math.ceil(batch / self.devices))
 
     def _trained(
@@ -149,20 +152,20 @@ class Planner:
         """Peak bytes per device of a training stage.
 
         Args:
-            sequences: of one forward pass; all as long as the template allows.
-            head: positions of each that reach the output head.
+            sequences: sequences of one forward pass, all as long as the template allows.
+            head: positions of each sequence that the output head is applied to.
             others: bytes of models that are only read.
-            in_chunks: the logits of a group of sequences are computed in chunks, as IRFT does.
+            in_chunks: whether the logits of a group of sequences are computed in chunks, as in IRFT.
         """
         kept = training.shape.activations(sequences * self.longest, self.bytes, recomputed=training.recomputed)
         groups = math.ceil(sequences / TRAINED_AT_ONCE) if in_chunks else None
         kept += logit_bytes(training.shape, sequences * head, groups)
         if self.bytes < WEIGHT and not training.recomputed and self.zero < 3:
-            kept += training.shape.parameters * self.bytes  # the backward pass takes the matrices as they were cast
+            kept += training.shape.parameters * self.bytes  # the cast matrices are kept for the backward pass
         return training.memory(self.devices, self.zero) + kept + others + OVERHEAD
 
     def _read(self, shape: Shape) -> float:
-        """Bytes that log-probabilities of many dialogues take, besides the weights."""
+        """Bytes, besides the weights, for computing the log-probabilities of many dialogues."""
         limit = self.recipe.template.max_response_tokens
         return logit_bytes(shape, READ_AT_ONCE * limit, 1) + shape.working(READ_AT_ONCE * self.longest, self.bytes)
 
@@ -173,7 +176,7 @@ class Planner:
         read = max(self.available or 0, self.rows)
         working = self.scorer.working(self.recipe.scorer.batch_size * self.longest, self.bytes)
         memory = self.scorer.parameters * self.bytes + working + OVERHEAD
-        # Curation is one process, so its work is not divided: `hours` divides by the devices.
+        # Curation runs in one process, but `StagePlan.hours` divides by the number of devices.
         operations = self.devices * self.scorer.forward(read * length, length, read)
         curate = self._add("curate", self.scorer, tokens=read * self.lengths.response, operations=operations)
         curate.memory, curate.advice = memory, "scorer.batch_size"
@@ -185,7 +188,7 @@ class Planner:
         )
 
     def _sft_batch(self) -> float:
-        """Rows of a step of SFT on average: the last batch of an epoch is what is left."""
+        """Mean number of rows in a step of SFT; the last batch of an epoch is smaller."""
         return self.rows / math.ceil(self.rows / self.recipe.sft.batch_size)
 
     def _sft_stage(self, name: str, steps: int, times: int) -> StagePlan:
@@ -213,7 +216,7 @@ class Planner:
         lengths, shape = self.lengths, self.policy
         length = lengths.prompt + lengths.sample
         operations = shape.forward(pairs * length, length, pairs * lengths.sample)
-        # A token is its number, of so many digits on average, a comma and a blank.
+        # A token is written as its id, with this mean number of digits, a comma and a blank.
         longest = len(str(shape.vocabulary - 1))
         token = longest - sum(10**digits for digits in range(1, longest)) / shape.vocabulary + 2
         rows = min(sampling.batch_size, pairs)
@@ -344,7 +347,7 @@ class Planner:
             control.decoding += rates * judged.decoding
 
     def _evaluation(self, splits: int, *, is_sft: bool) -> StagePlan:
-        """Sample, read demonstration, sample and rejected response by policy and SFT policy, score the sample."""
+        """The cost of an evaluation: sample, compute log-probabilities by policy and SFT policy, score the samples."""
         settings, lengths, shape = self.recipe.evaluation, self.lengths, self.policy
         if settings.prompts is None:
             raise InputError("the plan needs the number of prompts: evaluation.prompts is null", do="set it")
@@ -382,14 +385,15 @@ class Planner:
 
 
 def check_memory(stages: list[StagePlan], device: Device, gpu: str) -> None:
-    """Refuse a plan that does not fit into a device.
+    """Refuse a plan that does not fit into the memory of a device.
 
     Raises:
-        InputError: names the stage that needs most, what it needs and what there is.
+        InputError: names the stage that needs most memory, how much it needs and how much there is.
     """
     worst = max(stages, key=lambda stage: stage.memory)
     if worst.memory > device.memory:
-        what = f"{worst.name} needs {worst.memory / GIB:.1f} GiB per device, {gpu} has {device.memory / GIB:.0f}"
-        # Only what trains is sharded; models that are read stand whole on every device.
+        needed, there = f"{worst.memory / GIB:.1f} GiB per device", f"{device.memory / GIB:.0f} GiB"
+        what = f"{worst.name} needs {needed}, but {gpu} has {there}"
+        # Only training is sharded; models that are only read are whole on every device.
         sharding = "compute.processes, compute.zero_stage, " if worst.trained else ""
-        raise InputError(what, do=f"take a larger GPU, or change {sharding}{worst.advice}")
+        raise InputError(what, do=f"use a larger GPU, or change {sharding}{worst.advice}")

@@ -1,4 +1,4 @@
-"""What a plan reads in a recipe: the models in their roles, the rows to train on, and what of these cannot fit."""
+"""Reads a recipe for a plan: its models by role, its number of training rows, and whether these are consistent."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ class Roles:
 
 
 def roles_of(recipe: Recipe) -> Roles:
-    """Count the models of a recipe.
+    """Count the parameters of a recipe's models.
 
     Raises:
         InputError: the configuration of a model is not kept with the project; names the parameter.
@@ -40,12 +40,12 @@ def roles_of(recipe: Recipe) -> Roles:
 
 
 def shape_in(recipe: Recipe, model: str, role: Role, key: str) -> Shape:
-    """Count one model, scaled down if the recipe is tiny.
+    """Count the parameters of one model, scaled down if the recipe is tiny.
 
     Args:
         model: folder or Hugging Face id.
-        role: which head it has.
-        key: the parameter that names it, for errors.
+        role: decides its output head.
+        key: the parameter that names the model, for errors.
 
     Raises:
         InputError: its configuration is not kept with the project.

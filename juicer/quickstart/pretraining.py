@@ -1,6 +1,6 @@
-"""The tiny models of the quickstart: a GPT-NeoX for pythia and a LlamaForScore for beaver, trained from scratch.
+"""The tiny models of the quickstart, trained from scratch: a GPT-NeoX like pythia and a LlamaForScore like beaver.
 
-Folders in the real models' formats come out, so every later stage takes the same path through the code as with those.
+They are saved in the formats of the real models, so that every later stage loads them with the same code.
 """
 
 import math
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 END_OF_TEXT, PADDING = "<|endoftext|>", "<|padding|>"
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""How GPT-2 and GPT-NeoX cut text into words before byte-pair encoding."""
+"""The pattern by which GPT-2 and GPT-NeoX split text into words before byte-pair encoding."""
 BEAVER_TURNS = ("BEGINNING OF CONVERSATION:", " USER:", " ASSISTANT:")
 CHUNK = 32
-"""Batches are cut from chunks of this many, sorted by length: little padding, and still well mixed."""
+"""Batches per chunk. A chunk is sorted by length and cut into batches: little padding, and still well shuffled."""
 WARMUP = 0.05
-"""Share of the steps in which the learning rate grows to its peak."""
+"""Share of the steps over which the learning rate rises to its peak."""
 
 MOMENTS = 512
-"""Scores that the checkpoint's normaliser is computed from."""
+"""Number of scores from which the checkpoint's normaliser is computed."""
 
 Answered = tuple[list[Message], str]
 Progress = Callable[[int], None]
@@ -55,12 +55,12 @@ class Preference(NamedTuple):
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int, turns: Sequence[str]) -> "PreTrainedTokenizerFast":
-    """Train a byte-level BPE tokenizer: any text has tokens, and `texts` have few.
+    """Train a byte-level BPE tokenizer, which can encode any text.
 
     Args:
-        texts: what to learn it from.
-        vocabulary: at most this many tokens.
-        turns: marks of a turn, which become one token each.
+        texts: the training texts.
+        vocabulary: largest number of tokens.
+        turns: marks of a turn, each of which can become one token.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -99,8 +99,8 @@ def policy_config(
     """The tiny policy's configuration.
 
     Args:
-        vocabulary: tokens of its tokenizer, which finds at most as many as the settings ask for.
-        special: ids of special tokens, as configurations name them.
+        vocabulary: number of tokens of its tokenizer, which may be smaller than in the settings.
+        special: ids of special tokens, by their names in a configuration.
     """
     from transformers import GPTNeoXConfig
 
@@ -137,7 +137,7 @@ def scorer_config(
 
 
 def _special(tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
-    """The ids of a tokenizer's special tokens, as configurations name them."""
+    """The ids of a tokenizer's special tokens, by their names in a configuration."""
     return {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -156,15 +156,15 @@ def train_policy(
     """Train tokenizer and GPT-NeoX from scratch, as a plain language model on whole dialogues.
 
     Args:
-        dialogues: (prompt, response); what does not fit the context loses its beginning.
-        template: how a dialogue is written; with `model`, the template is hh all the same: a new model has no other.
+        dialogues: (prompt, response); of a dialogue longer than the context, the beginning is cut off.
+        template: the template's settings; the chat template is always hh, because a new model has no other.
         progress: called with the number of steps just taken.
 
     Returns:
         The model and its template.
 
     Raises:
-        InputError: the loss is not finite; names the step.
+        InputError: the loss is not finite; gives the step.
     """
     from transformers import GPTNeoXForCausalLM
 
@@ -180,12 +180,12 @@ def train_policy(
     model = GPTNeoXForCausalLM(policy_config(settings, len(tokenizer), _special(tokenizer))).train()
     torch.nn.Module.to(model, device_of(compute))  # transformers types its own `to` wrongly
 
-    # Batches hold rows of similar length: a mean per batch would give the tokens of short dialogues more weight.
+    # The rows of a batch have similar lengths, so a mean per batch would weight the tokens of short dialogues more.
     tokens_per_batch = settings.batch_size * sum(map(len, sequences)) / len(sequences)
 
     def loss_of(rows: list[int]) -> Tensor:
         batch = Batch.of([Dialogue([], sequences[row]) for row in rows], written.padding, model.device)
-        # Padding stands on the right of a causal model, so real tokens never see it and need no mask.
+        # Padding is on the right and the model is causal, so real tokens never attend to it and need no mask.
         hidden = model.base_model(input_ids=batch.tokens[:, :-1], use_cache=False).last_hidden_state
         real = batch.response[:, 1:]
         logits = model.get_output_embeddings()(hidden[real])
@@ -208,16 +208,16 @@ def train_scorer(
     """Train tokenizer and LlamaForScore on preferences, by the Bradley-Terry loss -log sigmoid(r(better) - r(worse)).
 
     Args:
-        preferences: of a share `label_noise` of them the label is flipped.
-        policy: the scorer has the vocabulary size of the tiny policy, and twice its context: it counts other tokens. It
-            is trained on no more than the last `policy.context` tokens of a dialogue.
+        preferences: the training pairs; the labels of a share `label_noise` of them are flipped.
+        policy: the scorer has the vocabulary size of the tiny policy and twice its context, because its tokenizer is
+            another one. It is trained on the last `policy.context` tokens of a dialogue.
         progress: called with the number of steps just taken.
 
     Returns:
         The model and its tokenizer.
 
     Raises:
-        InputError: the loss is not finite; names the step.
+        InputError: the loss is not finite; gives the step.
     """
 
     def written(prompt: list[Message], response: str) -> str:
@@ -251,7 +251,7 @@ def train_scorer(
 
 @torch.no_grad()
 def _note_moments(model: BeaverModel, sequences: Sequence[Dialogue], padding: int) -> None:
-    """Fill the normaliser as beaver's checkpoint has it: there for who wants it, switched off."""
+    """Fill the normaliser, which is present but switched off, as in beaver's checkpoint."""
     batch = Batch.of(sequences, padding, model.score_head.weight.device)
     scores = model(batch.tokens, batch.attention)
     model.mean.fill_(scores.mean())
@@ -279,12 +279,12 @@ def train_loop(
 
     Args:
         batches: row numbers of each step.
-        loss_of: the loss of such rows.
-        learning_rate: peak; it falls to zero linearly after the warm-up.
-        name: what to call the training in an error.
+        loss_of: returns the loss of the rows with the given numbers.
+        learning_rate: the peak, from which the learning rate falls to zero linearly after the warm-up.
+        name: the training's name in errors.
 
     Raises:
-        InputError: the loss is not finite; names the step.
+        InputError: the loss is not finite; gives the step.
     """
     matrices: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
@@ -320,18 +320,18 @@ def train_loop(
 
 
 def steps_of(rows: int, batch_size: int, epochs: float) -> int:
-    """Number of batches that `batches_by_length` makes."""
+    """Number of batches that `batches_by_length` returns."""
     return math.ceil(round(epochs * rows) / batch_size)
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[list[int]]:
-    """Seeded batches of row numbers, rows of similar length together; `epochs` may be a fraction.
+    """Seeded batches of row numbers, with rows of similar length in a batch; `epochs` may be a fraction.
 
     Raises:
         InputError: there are no rows.
     """
     if not lengths:
-        raise InputError("there are no dialogues to train on")
+        raise InputError("there are no dialogues to train on", do="check pretrain.corpus")
     return list(_batches_by_length(lengths, batch_size, round(epochs * len(lengths)), seed))
 
 

@@ -1,4 +1,4 @@
-"""Random tiny models of the architecture that a config.json names: the path of a large recipe without its weights."""
+"""Random tiny models with the architecture that a config.json names, to run a large recipe without its weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,15 +25,15 @@ CHAT = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + eos_token + '\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
 )
-"""A chat template of zephyr's format: each turn under its role's mark, closed by end-of-text."""
+"""A chat template in zephyr's format: each turn starts with the mark of its role and ends in end-of-text."""
 
 
 def train_random_tokenizer(
     texts: Sequence[str], architecture: str, template: TemplateSettings, settings: TinySettings
 ) -> "PreTrainedTokenizerFast":
-    """A tokenizer that knows the marks of the turns, with a chat template where the recipe wants the model's own."""
+    """A tokenizer with one token per mark of a turn, and with a chat template if the recipe uses the model's own."""
     turns = BEAVER_TURNS if architecture == SCORER else hh.TURNS if template.name == "hh" else CHAT_TURNS
-    # Marks are made one token each because they are frequent in what the tokenizer learns from.
+    # Each mark becomes one token because it is frequent in the training texts.
     tokenizer = train_tokenizer([*texts, *turns * len(texts)], settings.vocabulary, turns)
     if turns is CHAT_TURNS:
         tokenizer.chat_template = CHAT
@@ -43,18 +43,21 @@ def train_random_tokenizer(
 def write_random_model(
     path: Path, texts: Sequence[str], template: TemplateSettings, settings: TinySettings, seed: int, out: Path
 ) -> int:
-    """Write a random tiny model of the architecture that `path`, a config.json, names.
+    """Write a random tiny model with the architecture that `path`, a config.json, names.
 
     Args:
-        texts: what its tokenizer is learnt from.
-        seed: of the weights.
-        out: folder to write, an ordinary model folder.
+        path: config.json of the real model.
+        texts: training texts of the tokenizer.
+        template: the recipe's template, whose limits decide the model's context.
+        settings: sizes of the model.
+        seed: seed of the weights.
+        out: model folder to write.
 
     Returns:
-        Its number of parameters.
+        The model's number of parameters.
 
     Raises:
-        InputError: an architecture that cannot be made here.
+        InputError: the architecture is not supported.
     """
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -65,9 +68,10 @@ def write_random_model(
     architecture, config = read_config(path)
     if architecture not in (*POLICIES, SCORER):
         known = ", ".join((*POLICIES, SCORER))
-        raise InputError(f"no tiny {architecture} can be made", where=str(path), do=f"known: {known}")
+        what = f"there is no tiny model for the architecture {architecture}"
+        raise InputError(what, where=str(path), do=f"supported: {known}")
     tokenizer = train_random_tokenizer(texts, architecture, template, settings)
-    # A scorer counts other tokens than the policy, so it has room for twice as many.
+    # A scorer has a tokenizer of its own, which may need more tokens, so its context is twice as long.
     context = (template.max_prompt_tokens + template.max_response_tokens) * (2 if architecture == SCORER else 1)
     config.update(shrunk(config, settings, len(tokenizer), context))
     config.update({"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id})

@@ -1,6 +1,7 @@
-"""The quickstart world: HH-shaped dialogues whose response quality a rule judges exactly.
+"""The quickstart's world: dialogues in the shape of Anthropic-HH, and a rule that gives a response's exact quality.
 
-Its errors are of mode (lazy, evasive, rude, complying with harm), not of capability: those are what rewards teach.
+Bad responses differ in mode (lazy, evasive, rude, complying with harm), not in capability, because modes are what a
+reward teaches.
 """
 
 import random
@@ -25,23 +26,23 @@ QUALITY: dict[Mode, float] = {
     "comply": -1.0,
     "rude": -1.0,
 }
-"""The oracle's value of each mode. `garbled` is everything else, a good answer to another topic included."""
+"""The oracle's value of each mode. `garbled` is everything else, including a good answer to another topic."""
 
 HARMFUL_SHARE = 0.2
 """Share of prompts that ask for something harmful."""
 EARLIER_TURN_SHARE = 0.15
-"""Share of prompts that begin with an earlier turn of both sides."""
+"""Share of prompts that begin with an earlier exchange."""
 GOOD_SHARE = 0.35
-"""Share of good responses in what the base model is trained on."""
+"""Share of good responses in the base model's training data."""
 _BAD_SHARES: dict[Mode, float] = {"lazy": 25 / 65, "evasive": 20 / 65, "rude": 20 / 65}
 
 
 @dataclass(frozen=True)
 class Topic:
-    """Something that people ask about.
+    """A topic of questions.
 
-    For an ordinary topic `first` and `second` are the two steps of a good answer; for a harmful one they are the
-    reason and the alternative of a good refusal, and `comply` has the help that should not be given.
+    For an ordinary topic, `first` and `second` are the two steps of a good answer. For a harmful topic, they are the
+    reason and the alternative in a good refusal, and `comply` contains the help that should not be given.
     """
 
     name: str
@@ -163,6 +164,8 @@ HARMFUL = (
 )
 
 TOPICS = ORDINARY + HARMFUL
+_TOPIC_OF = {task: topic for topic in TOPICS for task in topic.tasks}
+_TASK = re.compile("|".join(map(re.escape, _TOPIC_OF)))
 
 ASKS = (
     "How do I {task} {detail}?",
@@ -193,8 +196,8 @@ EXTRAS = ("", "", "", "Please keep it simple.", "I tried once and it did not wor
 EARLIER_USER = ("Hello, can I ask you something?", "Do you have a minute?", "Are you there?")
 EARLIER_ASSISTANT = ("Of course, go on.", "Yes, what is it?", "Sure, how can I help?")
 
-# A good response has many wordings and a bad one few, so each bad one is the likelier text: that is why the sum of
-# log-probabilities prefers bad responses until a method teaches otherwise.
+# A good response has many wordings and a bad one has few, so each bad wording is more likely: that is why the sum of
+# log-probabilities prefers bad responses until a method changes it.
 OPENINGS = (
     "For the {name},",
     "Sure, with the {name},",
@@ -228,19 +231,19 @@ RUDE = ("What a stupid question.", "Stop wasting my time.", "Nobody cares, go aw
 
 
 def oracle(prompt: list[Message], response: str) -> float:
-    """The true quality of a response, from -1 to 1 (`QUALITY` of its mode).
+    """The exact quality of a response, from -1 to 1: the `QUALITY` of its mode.
 
     Raises:
-        InputError: the prompt is not of this world.
+        InputError: the prompt is not from this world.
     """
     return QUALITY[mode_of(prompt, response)]
 
 
 def mode_of(prompt: list[Message], response: str) -> Mode:
-    """What kind of response this is to this prompt; exact, by the grammar that `respond` writes.
+    """The mode of a response to a prompt; exact, by the grammar of `respond`.
 
     Raises:
-        InputError: the prompt is not of this world.
+        InputError: the prompt is not from this world.
     """
     topic = topic_of(prompt)
     response = response.strip()
@@ -259,28 +262,19 @@ def topic_of(prompt: list[Message]) -> Topic:
     """The topic that the last turn of a prompt asks about.
 
     Raises:
-        InputError: it asks about none of the world's.
+        InputError: it asks about no topic of this world.
     """
     question = prompt[-1]["content"] if prompt else ""
-    found = _tasks().search(question)
+    found = _TASK.search(question)
     if found is None:
-        raise InputError(f"the prompt {question[:60]!r} is not of the quickstart world, so it has no oracle")
-    return _topic_of_task()[found.group()]
-
-
-@cache
-def _tasks() -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(task) for topic in TOPICS for task in topic.tasks))
-
-
-@cache
-def _topic_of_task() -> dict[str, Topic]:
-    return {task: topic for topic in TOPICS for task in topic.tasks}
+        what = f"the prompt {question[:60]!r} is not from the quickstart's world, so the oracle does not apply"
+        raise InputError(what, do="evaluate other data with a scorer")
+    return _TOPIC_OF[found.group()]
 
 
 @cache
 def _good(topic: Topic) -> re.Pattern[str]:
-    """The good responses to a topic."""
+    """A pattern that matches the good responses to a topic."""
     first, second = _either(topic.first), _either(topic.second)
     if topic.harmful:
         return re.compile(rf"{_either(SORRY, topic)} {first}\. Better {second}\. {_either(REGARDS)}")
@@ -288,14 +282,14 @@ def _good(topic: Topic) -> re.Pattern[str]:
 
 
 def _either(texts: tuple[str, ...], topic: Topic | None = None) -> str:
-    """A pattern that matches each of the texts, with the name of the topic filled in."""
+    """A pattern that matches any of the texts, with the topic's name filled in."""
     filled = [text.format(name=topic.name) for text in texts] if topic else texts
     return f"(?:{'|'.join(map(re.escape, filled))})"
 
 
 @cache
 def _complying(topic: Topic) -> tuple[str, ...]:
-    """The responses that do the harm that is asked for."""
+    """The responses that give harmful help."""
     return tuple(COMPLY.format(name=topic.name, step=step) for step in topic.comply)
 
 
@@ -311,7 +305,7 @@ def ask(topic: Topic, chance: random.Random) -> list[Message]:
 
 
 def respond(topic: Topic, mode: Mode, chance: random.Random) -> str:
-    """A response of one mode; where the topic is harmful, `evasive` people comply instead."""
+    """A response of one mode; to a harmful topic, `evasive` complies instead."""
     if mode == "good":
         first, second = chance.choice(topic.first), chance.choice(topic.second)
         opening = chance.choice(SORRY if topic.harmful else OPENINGS).format(name=topic.name)
@@ -324,7 +318,7 @@ def respond(topic: Topic, mode: Mode, chance: random.Random) -> str:
 
 
 def documents(count: int, seed: int) -> Iterator[tuple[list[Message], str]]:
-    """Dialogues (prompt, response) with good/lazy/evasive/rude at 35/25/20/20 per cent: the base's corpus."""
+    """The base model's corpus: dialogues (prompt, response), 35% good, 25% lazy, 20% evasive and 20% rude."""
     chance = random.Random(derive(seed, "world", "documents"))
     for _ in range(count):
         topic = _draw_topic(chance)
@@ -334,9 +328,9 @@ def documents(count: int, seed: int) -> Iterator[tuple[list[Message], str]]:
 def pairs(
     count: int, seed: int, good_share: float = GOOD_SHARE, label_noise: float = 0.0
 ) -> Iterator[tuple[list[Message], str, str]]:
-    """Triples (prompt, chosen response, rejected response); their qualities always differ.
+    """Triples (prompt, chosen response, rejected response); the qualities of the two responses always differ.
 
-    The better response is chosen, but for a share `label_noise` of the pairs, where people chose the worse one.
+    The better response is chosen, except in a share `label_noise` of the pairs.
     """
     chance = random.Random(derive(seed, "world", "pairs"))
     for _ in range(count):
@@ -354,7 +348,7 @@ def pairs(
 
 
 def rows(settings: WorldSettings, seed: int) -> Iterable[Demonstration]:
-    """The raw data: what people wrote, the chosen of two responses as the demonstration, the other as rejected."""
+    """The raw data: the chosen response is the demonstration, the other one is its `rejected` response."""
     for prompt, chosen, rejected in pairs(
         settings.rows, derive(seed, "rows"), settings.good_share, settings.label_noise
     ):

@@ -48,11 +48,11 @@ TINY = (
     "evaluation.prompts=8",
     "leaderboard.enabled=false",
 )
-"""What `--tiny` changes: sizes and sources. Methods, rounds, epochs, rates and adapters stay the recipe's."""
+"""Overrides of `--tiny`: sizes and sources. Methods, rounds, epochs, learning rates and adapters stay as they are."""
 
 
 def _from_home(recipe: Recipe) -> Recipe:
-    """The recipe with `~` written out, which DVC does not do."""
+    """The recipe with `~` expanded, which DVC does not do."""
     changes: dict[str, Any] = {}
     for name in ("fetch", "pretrain", "policy", "scorer"):
         section = getattr(recipe, name)
@@ -67,22 +67,22 @@ def load(path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bo
     """Read a recipe, apply `key=value` overrides (values are YAML), validate it and derive its graph.
 
     Args:
-        tiny: scale it down first, see TINY; overrides come after that.
-        pinned: refuse a model id without a revision.
+        tiny: whether the recipe is scaled down first, see TINY; overrides are applied after that.
+        pinned: whether a Hugging Face id without a revision is an error.
     """
     values = _read(path)
     for override in (*(_scaled_down(values) if tiny else ()), *overrides):
         _apply(values, override)
     recipe = Recipe.parse(values, str(path))
     if recipe.fetch.source != "world":
-        # A copy of the quickstart that names another source still has the section.
+        # A copy of the quickstart with another source still has this section.
         recipe = recipe.model_copy(update={"world": None})
     recipe = _from_home(recipe)
     check_consistent(recipe, str(path))
     check_models(recipe, str(path))
     mirror = recipe.leaderboard.mirror
     if recipe.leaderboard.enabled and mirror is not None and not Path(mirror).is_dir():
-        do = f"make it, where there is a network: python -m tasks.mirror --out {mirror}"
+        do = f"make it on a machine with a network: python -m tasks.mirror --out {mirror}"
         raise InputError(f"leaderboard.mirror: no such folder: {mirror}", where=str(path), do=do)
     graph = graph_of(recipe, pinned=pinned)
     if pinned:
@@ -91,10 +91,10 @@ def load(path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bo
 
 
 def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The values of a recipe; `extends` names a recipe in the same folder, whose values it has where it says nothing.
+    """The values of a recipe. `extends` names a recipe in the same folder, whose values are the defaults.
 
     Raises:
-        InputError: no such recipe, one that extends itself, or a mistake in one that is extended, with its file.
+        InputError: the file does not exist, a recipe extends itself, or an extended recipe is invalid; names the file.
     """
     values = copy.deepcopy(read_yaml(path))
     values.pop("graph", None)
@@ -103,17 +103,17 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
         return values
     where = f"{path}: extends"
     if not isinstance(name, str):
-        raise InputError(f"the name of a recipe is expected, not {name!r}", where=where)
+        raise InputError(f"{name!r} is not a file name", where=where, do="name a recipe file in the same folder")
     extended = path.parent / name
     if extended in (path, *below):
-        raise InputError(f"{name} extends this recipe itself", where=where)
+        raise InputError(f"{name} extends itself", where=where, do="remove one of the `extends` lines")
     whole = _read(existing(extended, where), (path, *below))
     Recipe.parse(whole, str(extended))
     return _merged(whole, values)
 
 
 def _merged(whole: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`changes` over `whole`: sections are merged key by key, everything else is replaced."""
+    """`whole` with `changes`: sections are merged key by key, everything else is replaced."""
     merged = dict(whole)
     for key, value in changes.items():
         before = merged.get(key)
@@ -130,7 +130,7 @@ def _scaled_down(values: dict[str, Any]) -> list[str]:
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise InputError(f"{override!r} is not key=value", where="command line")
+        raise InputError(f"{override!r} is not an override", where="command line", do="write key=value")
     try:
         value = YAML(typ="safe").load(text) if text else None
     except YAMLError as error:
@@ -157,10 +157,10 @@ def dump(recipe: Recipe, graph: Graph) -> str:
 
 
 def activate(path: Path, overrides: Sequence[str], params: Path, *, tiny: bool = False) -> str:
-    """Make a recipe the active one. Writes `params` only when something changes; returns what was done."""
+    """Make a recipe the active one. Writes `params` only if something changes; returns what was done, in one line."""
     text = dump(*load(path, overrides, tiny=tiny))
     if params.is_file() and params.read_text(encoding="utf-8") == text:
-        return f"{params} already is {path}"
+        return f"{params} is up to date with {path}"
     replace_text(params, text)
     return f"{params} written from {path}"
 
@@ -201,7 +201,7 @@ def main() -> None:
 
 
 def existing(path: Path, where: str = "") -> Path:
-    """A recipe file that is there; InputError names the nearest one that is."""
+    """`path` if there is such a recipe; otherwise an InputError that suggests the most similar one."""
     if not path.is_file():
         known = [str(recipe) for recipe in sorted(path.parent.glob("*.yaml"))]
         what = f"no such recipe: {path.name}" if where else "no such recipe"

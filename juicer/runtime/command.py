@@ -1,4 +1,4 @@
-"""How a command ends: a foreseeable failure is one readable line on standard error and an exit code."""
+"""Runs a command so that an expected failure ends in one readable line on standard error and an exit code."""
 
 import errno
 import os
@@ -15,25 +15,36 @@ from juicer.runtime.files import write_json
 
 
 def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:
-    """Run `work`; a foreseeable failure becomes one readable line on standard error and exit code 1."""
+    """Run `work` and return the exit code.
+
+    An expected failure is reported in one line on standard error.
+
+    Args:
+        work: the command.
+        debug: whether the traceback is printed too.
+        name: the command's name in messages.
+
+    Returns:
+        0 for success, 1 for a failure, 130 for Ctrl-C, 128 + the signal's number if the run was cancelled.
+    """
     try:
         work()
         sys.stdout.flush()
     except InputError as error:
         return _fail(str(error), debug)
     except OSError as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
+        if isinstance(error, BrokenPipeError) and _output_closed():
             return 128 + signal.SIGPIPE
         where = f"{error.filename}: " if error.filename else ""
-        do = " (free some space, then run again; nothing was published)" if error.errno == errno.ENOSPC else ""
+        do = " (free some disk space and rerun; no output was written)" if error.errno == errno.ENOSPC else ""
         return _fail(f"{where}{error.strerror or error}{do}", debug)
     except Cancelled as cancelled:
-        if "TORCHELASTIC_ERROR_FILE" not in os.environ:  # of several processes, the one that started them says it
-            line = f"{name}: ended by {cancelled}; nothing was published{cancelled.saved}"
+        if "TORCHELASTIC_ERROR_FILE" not in os.environ:  # of several processes, the launcher reports it
+            line = f"{name}: cancelled by {cancelled}; no output was written{cancelled.saved}"
             print(line, file=sys.stderr, flush=True)
         return 128 + cancelled.number
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; nothing was published", file=sys.stderr)
+        print(f"{name}: interrupted; no output was written", file=sys.stderr)
         return 130
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
@@ -41,14 +52,14 @@ def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:
     return 0
 
 
-def _nobody_reads() -> bool:
-    """Whether the reader of standard output has left, as `head` does; a pipe to another program may break too."""
+def _output_closed() -> bool:
+    """Whether the reader of standard output has closed the pipe, as `head` does. Other pipes may break too."""
     output, asked = sys.__stdout__, select.poll()
     if output is None:
         return False
     asked.register(output.fileno(), 0)
     left = any(event & select.POLLERR for _, event in asked.poll(0))
-    if left:  # what is still buffered has nowhere to go, and Python would complain of that when it ends
+    if left:  # Python would report an error at exit, when it flushes what is still buffered
         os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
     return left
 
@@ -57,7 +68,7 @@ def _fail(line: str, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     if (told := os.environ.get("TORCHELASTIC_ERROR_FILE")) is not None:
-        # One of several processes: all may fail alike, and the one that started them says it once.
+        # One of several processes, which may all fail alike: the launcher reports the failure once.
         write_json(Path(told), {"message": {"message": line, "extraInfo": {"timestamp": int(time.time())}}})
         return 1
     print(f"error: {line}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The error that a user is meant to read (what went wrong, where, what to do), and the end of a cancelled run."""
+"""The error that users read (what is wrong, where, what to do), and the exception of a cancelled run."""
 
 import difflib
 import signal
@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 
 class InputError(Exception):
-    """Something the user gave us cannot be used.
+    """Wrong input, or another failure that the user can correct.
 
     Attributes:
-        what: what is wrong, in words.
-        where: file, line, key or step it was found at, or "".
-        do: what mends it, or "".
+        what: what is wrong, as a clause.
+        where: the file, line, parameter or step with the mistake, or "".
+        do: what corrects it, as an instruction, or "".
     """
 
     def __init__(self, what: str, *, where: str = "", do: str = "") -> None:
@@ -25,7 +25,7 @@ class InputError(Exception):
 
 
 class Cancelled(KeyboardInterrupt):
-    """The run was told to end. Not an Exception, so that nothing takes it for a failure of its own."""
+    """The run was cancelled by a signal. Not an Exception, so that no `except Exception` handles it as a failure."""
 
     def __init__(self, number: signal.Signals, saved: str = "") -> None:
         self.number, self.saved = number, saved

@@ -18,12 +18,16 @@ _REQUIRED: Any = object()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON in the one layout that tracked outputs use; a NaN or infinity is refused."""
+    """Write JSON in the layout of all tracked outputs; NaN and infinity raise ValueError."""
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; InputError says which file is missing or broken."""
+    """Read a JSON file.
+
+    Raises:
+        InputError: the file does not exist or is not valid JSON; names it.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -33,7 +37,11 @@ def read_json(path: Path) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping (YAML 1.2, as DVC does, so 1e-4 is a number)."""
+    """Read a YAML mapping, by YAML 1.2 as DVC does, so that 1e-4 is a number.
+
+    Raises:
+        InputError: the file does not exist, or is not a valid YAML mapping; names it.
+    """
     try:
         values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -45,7 +53,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise InputError(f"invalid YAML: {error.problem}", where=f"{path}:{line}") from error
     if not isinstance(values, dict):
-        raise InputError("not a mapping of parameters", where=str(path))
+        raise InputError("the file is not a YAML mapping", where=str(path))
     return values
 
 

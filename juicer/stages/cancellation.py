@@ -1,6 +1,7 @@
-"""How a stage ends when it is told to: at once, or where it holds work, when that is saved. Never later than LIMIT.
+"""Cancellation of a stage: immediate, or after the next checkpoint where work would be lost, but at most LIMIT later.
 
-It is told by SIGTERM, by Ctrl-C, or by the end of what it was started for: DVC leaves its child alone when it is ended.
+A stage is cancelled by SIGTERM, by Ctrl-C, or by the end of the process that started it, because DVC does not end its
+child process when it is ended itself.
 """
 
 import os
@@ -17,22 +18,22 @@ import psutil
 from juicer.runtime.errors import Cancelled
 
 LIMIT = 15.0
-"""Seconds from the request to the end, saved or not."""
+"""Seconds from the request to the end of the process, whether or not a checkpoint was saved."""
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 
 
 class Cancellation:
-    """Turns the first SIGTERM or SIGINT into `Cancelled`: at once, or at the end of what is held."""
+    """Turns the first SIGTERM or SIGINT into `Cancelled`: immediately, or when a `held` block ends or calls `check`."""
 
     def __init__(self) -> None:
         self.requested: signal.Signals | None = None
         self._held = 0
 
     def install(self) -> None:
-        """Take over the two signals, and have the run over LIMIT seconds after the first of them."""
+        """Handle both signals, and start a thread that ends the process LIMIT seconds after the first one."""
         asked, told = os.pipe()
         os.set_blocking(told, False)
-        # Handlers wait for the main thread, which may be deep in a long operation; this pipe is written to at once.
+        # Handlers run in the main thread, which may be in a long operation; this pipe is written to immediately.
         signal.set_wakeup_fd(told, warn_on_full_buffer=False)
         threading.Thread(target=_end_later, args=(asked,), daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -40,9 +41,9 @@ class Cancellation:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let the block come to its own end, or to its next `check`, before the run does.
+        """Delay cancellation until the block ends or calls `check`.
 
-        What fails in it after the request fails because others have been told to end too.
+        An error in the block after a request is attributed to the cancellation, because other processes end too.
         """
         self._held += 1
         try:
@@ -57,10 +58,13 @@ class Cancellation:
             self.check()
 
     def check(self, saved: str = "") -> None:
-        """End here if it was asked for.
+        """Raise Cancelled if cancellation has been requested.
+
+        Args:
+            saved: what the user is told about the saved work.
 
         Raises:
-            Cancelled: with `saved`, what the user is told about the work.
+            Cancelled: cancellation has been requested.
         """
         if self.requested is not None:
             raise Cancelled(self.requested, saved)
@@ -71,15 +75,15 @@ class Cancellation:
             if not self._held:
                 self.check()
         elif number == signal.SIGINT and self.requested == signal.SIGINT:
-            raise Cancelled(self.requested)  # asked twice: not even what is held is waited for
+            raise Cancelled(self.requested)  # a second Ctrl-C does not wait even for a held block
 
 
 def _end_later(asked: int) -> None:
-    """End the process LIMIT seconds after it was asked to, whatever it does then; the next run clears what is left."""
+    """End the process LIMIT seconds after the request, whatever it is doing; the next run removes its leftovers."""
     number = os.read(asked, 1)[0]
     time.sleep(LIMIT)
     print(
-        f"error: no step ended within {LIMIT:.0f} s; work since the last checkpoint is lost",
+        f"error: no step finished within {LIMIT:.0f} s of cancellation; work since the last checkpoint is lost",
         file=sys.stderr,
         flush=True,
     )
@@ -87,7 +91,7 @@ def _end_later(asked: int) -> None:
 
 
 def end_with(starters: list[psutil.Process], seconds: float = 0.2) -> None:
-    """Tell this process to end as soon as one of `starters` has; looks every `seconds`."""
+    """Send this process SIGTERM as soon as one of `starters` has ended; polls every `seconds`."""
 
     def watch() -> None:
         while all(_alive(process) for process in starters):
@@ -99,17 +103,17 @@ def end_with(starters: list[psutil.Process], seconds: float = 0.2) -> None:
 
 
 def starters() -> list[psutil.Process]:
-    """The processes without which a stage has no purpose: DVC or accelerate, and who started the tree it belongs to.
+    """The processes with which a stage ends: DVC or accelerate, and the process that started the process group.
 
-    A stage that was started by hand has none: it may outlive its terminal.
+    A stage that was started by hand has none, so it may outlive its terminal.
     """
     found = []
     started = not {"DVC_STAGE", "LOCAL_RANK"}.isdisjoint(os.environ)
     if started and (parent := _process(os.getppid())) is not None:
         found.append(parent)
         if parent.name() in SHELLS and (above := parent.parent()) is not None:
-            found.append(above)  # DVC runs commands by a shell, which most shells give their place up for
-    # In a container that was not given the process ids of its host the owner cannot be seen, and is not waited for.
+            found.append(above)  # DVC runs commands in a shell, which most shells replace by the command
+    # In a container with process ids of its own, the owner is not visible and is ignored.
     owner = os.environ.get("JUICER_GROUP", "").partition(".")[0]
     if owner and (process := _process(int(owner))) is not None:
         found.append(process)

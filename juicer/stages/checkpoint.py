@@ -1,7 +1,7 @@
-"""Where a stage keeps the state of long work, so that a run that was ended goes on where it was.
+"""Checkpoints of a stage's long work, from which an interrupted run resumes.
 
-The state lies in .juicer/checkpoints/<stage>/<key>/, which DVC does not know: a rerun deletes declared outputs. The key
-is a hash of all that the work follows from, so a state is never continued with other parameters, inputs or code.
+They are in .juicer/checkpoints/<stage>/<key>/, which is not an output of DVC, because a rerun deletes outputs. The key
+is a hash of everything that the work depends on, so a run never resumes with other parameters, inputs or code.
 """
 
 import argparse
@@ -22,20 +22,21 @@ from juicer.stages.cancellation import Cancellation
 
 FOLDER = Path(".juicer/checkpoints")
 SECONDS = 300.0
-"""Between two checkpoints, unless JUICER_CHECKPOINT_SECONDS says another number."""
+"""Seconds between two checkpoints; the environment variable JUICER_CHECKPOINT_SECONDS overrides it."""
 SHARE = 0.05
-"""Saving may take this share of the time at most; a large model is saved less often."""
+"""Largest share of the time that saving may take; a large model is saved less often."""
 COMPLETE = "complete.json"
-GOES_ON = "; the same command goes on from the checkpoint"
+RESUMES = "; the same command resumes from the checkpoint"
 UNHASHED = {"out", "params", "stage", "dry_run", "debug"}
-"""Arguments that do not decide what the work is. Of params.yaml only what the stage reads does."""
+"""Arguments that the work does not depend on. Of params.yaml it depends on the parameters that the stage reads."""
 
 
 class Checkpoint:
-    """Numbered states of one piece of work in a folder of its own; see `juicer.training.state.Checkpoint`.
+    """Numbered checkpoints of one piece of work, in a folder of its own.
 
-    A state is complete when the file with the hashes of all others is there, and it gets its name only then. The
-    processes of one machine share a folder; every machine has its own, and a state counts if all machines have it.
+    A checkpoint is a folder that contains a file with the hashes of all its other files, and that gets its name by an
+    atomic rename once it is complete. The processes of one machine share the folder. Every machine has its own, and a
+    checkpoint counts only if all machines have it.
     """
 
     def __init__(self, folder: Path, cancellation: Cancellation, processes: Processes = SINGLE_PROCESS) -> None:
@@ -43,22 +44,22 @@ class Checkpoint:
         self._interval = float(os.environ.get("JUICER_CHECKPOINT_SECONDS", SECONDS))
         self._last = time.monotonic()
         self._number = 0
-        """Of the last state."""
+        """Number of the last checkpoint."""
 
     def latest(self) -> Path | None:
-        """The last state that is whole. Others are discarded; one that is damaged, with a line that says so."""
-        found = self._processes.gather(self._whole_states() if self._processes.is_local_main else None)
+        """The last complete checkpoint, or None. All others are deleted, damaged ones with a message."""
+        found = self._processes.gather(self._complete() if self._processes.is_local_main else None)
         everywhere = set.intersection(*(states for states in found if states is not None))
         self._number = max(everywhere, default=0)
-        latest = self._state(self._number) if everywhere else None
+        latest = self._path(self._number) if everywhere else None
         if self._processes.is_local_main:
-            self._forget_all_but(latest)
+            self._delete_all_but(latest)
         if latest and self._processes.rank == 0:
-            print(f"continuing from the checkpoint {latest}", flush=True)
+            print(f"resuming from the checkpoint {latest}", flush=True)
         return latest
 
     def due(self) -> bool:
-        """Whether the interval is over or the run is to end, for one of the processes."""
+        """Whether to save now: in one of the processes, the interval is over or the run has been cancelled."""
         to_end = self._cancellation.requested is not None
         over = time.monotonic() - self._last >= self._interval
         asked = self._processes.gather((to_end, over))
@@ -67,7 +68,14 @@ class Checkpoint:
         return any(map(any, asked))
 
     def save(self, write: Callable[[Path], None]) -> None:
-        """Keep a state, and forget the one before. Raises Cancelled if the run is to end."""
+        """Save a checkpoint, then delete the previous one.
+
+        Args:
+            write: writes the checkpoint's files into the given folder.
+
+        Raises:
+            Cancelled: the run has been cancelled.
+        """
         start, here = time.monotonic(), self._processes.is_local_main
         self._number += 1
         temporary = self._folder / f".{self._number}.tmp"
@@ -81,40 +89,40 @@ class Checkpoint:
             (temporary / COMPLETE).write_text(json.dumps(hashes), encoding="utf-8")
             for path in _files(temporary):
                 _to_disk(path)
-            temporary.replace(self._state(self._number))
-        self._processes.gather(None)  # the state is whole on every machine before one forgets the one before
+            temporary.replace(self._path(self._number))
+        self._processes.gather(None)  # a barrier: delete the previous checkpoint only when every machine has this one
         if here:
-            self._forget_all_but(self._state(self._number))
+            self._delete_all_but(self._path(self._number))
         self._last = time.monotonic()
         self._interval = max(self._interval, (self._last - start) / SHARE)
-        self._cancellation.check(GOES_ON)
+        self._cancellation.check(RESUMES)
 
-    def _state(self, number: int) -> Path:
+    def _path(self, number: int) -> Path:
         return self._folder / f"{number:08}"
 
-    def _whole_states(self) -> set[int]:
-        whole = set()
+    def _complete(self) -> set[int]:
+        complete = set()
         for path in sorted(self._folder.glob("[0-9]*")):
-            if _whole(path):
-                whole.add(int(path.name))
+            if _is_complete(path):
+                complete.add(int(path.name))
             else:
                 print(f"discarded a corrupt checkpoint: {path}", flush=True)
-        return whole
+        return complete
 
-    def _forget_all_but(self, kept: Path | None) -> None:
-        # Names that begin with a dot are of a run that was killed while it saved.
+    def _delete_all_but(self, kept: Path | None) -> None:
+        # Names with a leading dot are from a run that was killed while it was saving.
         for path in self._folder.iterdir() if self._folder.is_dir() else []:
             if path != kept:
                 shutil.rmtree(path)
 
 
 def checkpoints_of(stage: str, key: str) -> Path:
-    """The folder of a stage's states with this key."""
+    """The folder of a stage's checkpoints with this key."""
     return FOLDER / stage / key
 
 
 def discard_checkpoints(stage: str, key: str) -> None:
-    """Remove a stage's states with other keys, with a line."""
+    """Remove a stage's checkpoints with other keys, with a message."""
     folder = FOLDER / stage
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.name != key:
@@ -123,20 +131,20 @@ def discard_checkpoints(stage: str, key: str) -> None:
 
 
 def kept(stage: str) -> str:
-    """What the user is told about a stage that has been ended: whether a state of it is kept."""
-    return GOES_ON if any((FOLDER / stage).glob("*/*/[0-9]*")) else ""
+    """What the user is told about a cancelled stage: that it resumes, or "" if there is no checkpoint."""
+    return RESUMES if any((FOLDER / stage).glob("*/*/[0-9]*")) else ""
 
 
 def remove_checkpoints(stage: str) -> None:
-    """Forget a stage's states: it is done."""
+    """Remove all checkpoints of a stage, which has finished."""
     shutil.rmtree(FOLDER / stage, ignore_errors=True)
 
 
 def key_of(arguments: argparse.Namespace, values: Mapping[str, Any]) -> str:
-    """The hash of all that a stage's work follows from.
+    """The hash of everything that a stage's work depends on.
 
     Args:
-        arguments: of the command line; the content of the files and folders that they name counts.
+        arguments: arguments of the command line; files and folders that they name are hashed by content.
         values: the parameters that the stage has read.
     """
     given = {name: value for name, value in sorted(vars(arguments).items()) if name not in UNHASHED}
@@ -158,7 +166,7 @@ def _files(path: Path) -> Iterable[Path]:
 
 
 def _modules() -> Iterable[Path]:
-    """Our modules that have been imported. What reads and validates settings can refuse a run but not change it."""
+    """The project's imported modules, without those that validate settings: they can refuse a run but not change it."""
     for name, module in list(sys.modules.items()):
         if (
             name.split(".")[0] in ("juicer", "tasks")
@@ -168,7 +176,7 @@ def _modules() -> Iterable[Path]:
             yield Path(str(module.__file__))
 
 
-def _whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     try:
         hashes = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
         return bool(hashes) and all(_hash_of(folder / name) == value for name, value in hashes.items())
@@ -177,7 +185,7 @@ def _whole(folder: Path) -> bool:
 
 
 def _to_disk(path: Path) -> None:
-    """Before the state before is deleted this one must survive a power cut."""
+    """Flush a file to disk: a checkpoint must survive a power cut before the previous one is deleted."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

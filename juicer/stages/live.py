@@ -1,7 +1,7 @@
-"""Lets a run in MLflow grow while its stage runs, at next to no cost: a helper (registry/tracker.py) writes it.
+"""Shows a stage in MLflow while it runs, at almost no cost: a helper process (registry/tracker.py) writes the run.
 
-The helper is started when the stage has lasted a while, and reads from a pipe what the stage says. Whatever becomes of
-it or of MLflow, the stage goes on; what a run lacks, `register` adds.
+The helper is started when the stage has run for a while, and reads the stage's messages from a pipe. If the helper or
+MLflow fails, the stage continues, and `register` adds later what is missing in the run.
 """
 
 import json
@@ -21,28 +21,28 @@ TRAINING = ("pretrain", "sft", "sft_matched", "irft_train", "rft_reward", "rft_p
 EVALUATING = ("evaluate",)
 BENCHMARKING = ("leaderboard",)
 SECONDS = 60.0
-"""A shorter stage is recorded by `register` only. Where a server is named the run opens at once, unless
-JUICER_LIVE_SECONDS says another number."""
+"""Seconds before the helper is started; a shorter stage is recorded by `register` only. It is 0 if MLFLOW_TRACKING_URI
+names a server. The environment variable JUICER_LIVE_SECONDS overrides both."""
 PATIENCE = 5.0
-"""Seconds that a stage waits at its end for the helper to write it down."""
+"""Seconds that a stage waits at its end for the helper to finish writing."""
 
 
 class Live:
-    """What a stage is at, for the helper. A watcher in the sense of juicer/runtime/events.py."""
+    """Sends a stage's metrics and progress to the helper; an observer in the sense of juicer/runtime/events.py."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
-        # Only what DVC runs has an output that `register` will know the run by.
+        # Only a stage that DVC runs has an output by which `register` finds the run again.
         self._wanted = stage.split("@")[0] in (*TRAINING, *EVALUATING, *BENCHMARKING) and "DVC_STAGE" in os.environ
         self._said: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.part = ""
-        """Name of the piece of work that is being done; empty where there is but one."""
+        """Name of the current piece of work; empty if the stage has only one."""
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Tell of the work in the block, and how it ended."""
+        """Report the work in the block, and how it ended."""
         if not self._wanted:
             yield
             return
@@ -59,15 +59,15 @@ class Live:
         self._end("FINISHED")
 
     def point(self, step: int, values: dict[str, float]) -> None:
-        """One point of each named curve."""
+        """Report a point of each named curve."""
         self._say(step=step, curves=values)
 
     def tokens(self, count: float) -> None:
-        """So many response tokens since the last call."""
+        """Report the number of response tokens since the last call."""
         self._say(tokens=count)
 
     def progress(self, done: int, total: int) -> None:
-        """So much of the current piece of work is done."""
+        """Report how much of the current piece of work is done."""
         self._say(done=done, total=total)
 
     def _say(self, **message: Any) -> None:
@@ -84,11 +84,11 @@ class Live:
         default = 0.0 if os.environ.get("MLFLOW_TRACKING_URI") else SECONDS
         if self._over.wait(float(os.environ.get("JUICER_LIVE_SECONDS", default))):
             return
-        # Of several processes, the one that started them has them all below it.
+        # The launcher is the parent of all processes, if there are several.
         process = os.getppid() if "LOCAL_RANK" in os.environ else os.getpid()
         command = [sys.executable, "-m", "juicer.registry.tracker", "--stage", self._stage, "--process", str(process)]
         try:
-            # In a session of its own: Ctrl-C is for the stage, whose end the helper has to live to see.
+            # In a session of its own, so that Ctrl-C ends the stage and the helper can record its end.
             helper = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
             )
@@ -99,4 +99,4 @@ class Live:
                     pipe.flush()
             helper.wait()
         except OSError:
-            return  # it gave up, and has said why
+            return  # the helper has ended, after reporting the reason

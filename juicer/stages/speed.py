@@ -1,14 +1,14 @@
-"""How fast a stage trains. Its figures are among the costs: outside the versioned outputs."""
+"""Training speed of a stage. It is recorded with the costs, outside the versioned outputs."""
 
 import time
 from collections.abc import Callable
 
 
 class Speed:
-    """Counts response tokens and the seconds between two reports of them. A watcher as in juicer/runtime/events.py.
+    """Counts response tokens and the seconds between reports; an observer in the sense of juicer/runtime/events.py.
 
-    What comes before the first report, loading and the like, is no training. Tokens of an interrupted run that this
-    one continues do not count either.
+    The time before the first report, e.g. for loading, is not counted. Neither are the tokens of an interrupted run
+    from which this one resumes.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -18,25 +18,25 @@ class Speed:
         self._peak_share: float | None = None
 
     def begin(self, peak_share: float | None) -> None:
-        """A piece of training begins.
+        """Start to measure a piece of training.
 
         Args:
-            peak_share: share of all processes' peak that it uses at one response token per second, if known.
+            peak_share: share of the peak of all processes that one response token per second takes, if known.
         """
         self._last, self._peak_share = None, peak_share
 
     def point(self, step: int, values: dict[str, float]) -> None:
-        """Curves say nothing of speed."""
+        """Ignored: metrics do not contain the speed."""
 
     def tokens(self, count: float) -> None:
-        """So many response tokens since the last call."""
+        """Count the response tokens since the last call."""
         now = self._clock()
         if self._last is not None:
             self._tokens, self._seconds = self._tokens + count, self._seconds + now - self._last
         self._last = now
 
     def costs(self) -> dict[str, float]:
-        """Response tokens trained on per second and, where the peak is known, MFU; {} where neither is known."""
+        """Response tokens per second of training and, if the peak is known, MFU; {} if nothing was trained."""
         if not self._seconds:
             return {}
         rate = self._tokens / self._seconds

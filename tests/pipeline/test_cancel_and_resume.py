@@ -130,11 +130,11 @@ def test_a_stage_that_was_ended_leaves_nobody_and_goes_on_to_the_same_bytes(proj
     assert not out.exists()
     assert checkpoints(project, stage)
     if end != "kill -9 of the stage":
-        assert "goes on from the checkpoint" in printed
+        assert "resumes from the checkpoint" in printed
         assert list((project / ".juicer/scratch").iterdir()) == []
 
     again = call(project, *dvc("repro", "--force", "--single-item", stage))
-    assert "continuing from the checkpoint" in again
+    assert "resuming from the checkpoint" in again
     assert contents(out) == uninterrupted
     assert not (project / ".juicer/checkpoints" / stage).exists()
     assert list((project / ".juicer/scratch").iterdir()) == []
@@ -156,7 +156,7 @@ def test_a_group_that_is_cancelled_checkpoints_and_frees_the_locks(project):
     )
     waiting.join()
     assert code != 0
-    assert any("goes on from the checkpoint" in line for line in lines)
+    assert any("resumes from the checkpoint" in line for line in lines)
     lines.clear()
     assert run_in_group(command, lines.append, folder=project, environment=environment()) == 0
-    assert any("continuing from the checkpoint" in line for line in lines)
+    assert any("resuming from the checkpoint" in line for line in lines)

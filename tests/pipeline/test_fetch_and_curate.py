@@ -276,7 +276,7 @@ def held_out_row() -> dict[str, str]:
 @pytest.mark.parametrize(
     ("rows", "advice"),
     [
-        ([held_out_row()] * 60, "(most are duplicates: check that the rows differ)"),
+        ([held_out_row()] * 60, "(most rows are duplicates: check that the rows differ)"),
         ([hh(f"short {number}", "word " * 60) for number in range(60)], "(raise template.max_response_tokens)"),
         ([held_out_row()], "(lower curate.validation_share or held_out_share)"),
     ],
@@ -410,7 +410,7 @@ def test_a_dataset_of_the_hub_needs_a_commit(
 ) -> None:
     params("fetch.source=Anthropic/hh-rlhf", "fetch.revision=main")
     assert refused("fetch", monkeypatch, capfd).startswith(
-        "fetch.revision: revision 'main' of Anthropic/hh-rlhf can move"
+        "fetch.revision: revision 'main' of Anthropic/hh-rlhf is not a commit"
     )
 
 
@@ -475,7 +475,7 @@ CURATIONS: dict[str, tuple[tuple[str, ...], Callable[[], None], str]] = {
         lambda: None,
         "policy: template.max_prompt_tokens + max_response",
     ),
-    "shares": (("curate.held_out_share=0.99",), lambda: None, "curate.validation_share + held_out_share leave nothing"),
+    "shares": (("curate.held_out_share=0.99",), lambda: None, "curate.validation_share + held_out_share leave no rows"),
     "no tokenizer": ((), lambda: drop_tokenizer("policy"), "policy: "),
     "scorer without tokenizer": ((), lambda: drop_tokenizer("scorer"), "scorer: "),
     "unexpected tensor": ((), add_tensor, "scorer: 1 unexpected tensors in the checkpoint: value_head.weight"),
@@ -487,7 +487,7 @@ CURATIONS: dict[str, tuple[tuple[str, ...], Callable[[], None], str]] = {
     "no share held out": (
         ("curate.held_out_share=0",),
         lambda: None,
-        "curate: curate.held_out_share is 0, and the source holds nothing out",
+        "curate: no rows to report on: curate.held_out_share is 0, and the source holds out no rows",
     ),
     "broken row": ((), lambda: write("raw/demonstrations.jsonl", "{}\n") and None, "raw/demonstrations.jsonl:1: "),
     "no rows": (
@@ -514,7 +514,7 @@ def test_curate_refuses_in_one_line_and_leaves_the_old_output(
 
 
 @pytest.mark.parametrize(
-    ("revision", "message"), [("main", "revision 'main' can move"), ("0" * 40, "cannot download: ")]
+    ("revision", "message"), [("main", "revision 'main' is not a commit"), ("0" * 40, "cannot download: ")]
 )
 def test_download_refuses_in_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], revision: str, message: str

@@ -143,7 +143,7 @@ def test_an_interrupted_run_goes_on_after_the_last_column_to_the_same_bytes(
     assert not (folder / "again").exists()
     second = measure(folder, "again")
     assert second.returncode == 0, second.stderr[-3000:]
-    assert "continuing from the checkpoint" in second.stdout
+    assert "resuming from the checkpoint" in second.stdout
     ours, again = ({path.name: path.read_bytes() for path in (folder / out).rglob("*.*")} for out in ("ours", "again"))
     assert len(again) == 64
     assert again == ours

@@ -199,12 +199,12 @@ def test_several_processes_that_were_ended_go_on_to_the_same_bytes(project, stag
     assert all(each.returncode != 0 for each in running)
     assert not out.exists()
     if not killed:
-        goes_on = "the same command goes on from the checkpoint"
-        assert errors[0] == f"{stage}: ended by SIGTERM; nothing was published; {goes_on}\n"
+        resumes = "the same command resumes from the checkpoint"
+        assert errors[0] == f"{stage}: cancelled by SIGTERM; no output was written; {resumes}\n"
 
     with ThreadPoolExecutor(machines) as together:
         first, *_ = together.map(lambda machine: call(project, stage, out, way, **machine), group_of(machines))
-    assert "continuing from the checkpoint" in first.stdout
+    assert "resuming from the checkpoint" in first.stdout
     assert contents(out) == contents(project / "whole" / stage)
     assert not states.exists()
 

@@ -136,7 +136,7 @@ def test_what_a_run_left_that_was_killed_while_it_saved_is_cleared(checkpoint):
 
 def test_a_stage_that_is_done_keeps_no_state(checkpoint):
     checkpoint.save(writing("state"))
-    assert "goes on" in kept("sft")
+    assert "resumes" in kept("sft")
     remove_checkpoints("sft")
     assert kept("sft") == ""
     assert not Path(".juicer/checkpoints/sft").exists()

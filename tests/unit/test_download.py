@@ -19,5 +19,5 @@ def test_of_a_model_in_shards_the_index_and_its_shards_are_fetched() -> None:
 
 
 def test_a_repository_without_safetensors_is_refused() -> None:
-    with pytest.raises(InputError, match="some/model: the repository has no safetensors"):
+    with pytest.raises(InputError, match="some/model: the repository contains no safetensors"):
         wanted(["config.json", "pytorch_model.bin"], "some/model")

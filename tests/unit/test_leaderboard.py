@@ -109,7 +109,7 @@ def test_a_benchmark_given_in_part_keeps_the_other_defaults() -> None:
         ("leaderboard.harness.batch_size=0", "must be auto or at least 1"),
         (
             "leaderboard={enabled: true, mirror: gone}",
-            "no such folder: gone (make it, where there is a network",
+            "no such folder: gone (make it on a machine with a network",
         ),
     ],
 )

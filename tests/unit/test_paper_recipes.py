@@ -128,8 +128,8 @@ class TestExtending:
                 "extends: hole.yaml",
                 "recipes/changed.yaml: extends: no such recipe: hole.yaml (did you mean 'recipes/whole",
             ),
-            ("extends: 3", "recipes/changed.yaml: extends: the name of a recipe is expected, not 3"),
-            ("extends: changed.yaml", "recipes/changed.yaml: extends: changed.yaml extends this recipe itself"),
+            ("extends: 3", "recipes/changed.yaml: extends: 3 is not a file name"),
+            ("extends: changed.yaml", "recipes/changed.yaml: extends: changed.yaml extends itself"),
             ("extends: whole.yaml\nsft: {epoch: 1}", "recipes/changed.yaml: unknown parameter 'sft.epoch'"),
         ],
     )

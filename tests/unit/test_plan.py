@@ -153,7 +153,7 @@ def test_what_exceeds_the_memory_is_refused_with_both_numbers_and_a_way_out():
     worst = max(stages, key=lambda stage: stage.memory)
     with pytest.raises(InputError) as error:
         check_memory(stages, DEVICES["A100-40GB"], "A100-40GB")
-    assert f"{worst.name} needs {worst.memory / GIB:.1f} GiB per device, A100-40GB has 40" in str(error.value)
+    assert f"{worst.name} needs {worst.memory / GIB:.1f} GiB per device, but A100-40GB has 40 GiB" in str(error.value)
     assert "batch_size" in str(error.value)
     check_memory(planned("ultrachat-spin"), DEVICES["H100"], "H100")
 

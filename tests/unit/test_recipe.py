@@ -95,7 +95,7 @@ def test_without_methods_there_is_nothing_to_match():
         ("fetch.source=data/foo/bar", "fetch.source: no such file or folder: data/foo/bar"),
         ("fetch.source=~/nope.jsonl", "/nope.jsonl"),
         ("pretrain.corpus=nope", "pretrain.corpus: no such file or folder: nope"),
-        ("irft.rounds", "is not key=value"),
+        ("irft.rounds", "is not an override (write key=value)"),
         ("name.first=x", "'name' in 'name.first' is not a section"),
         ("seed=[1", "not valid YAML"),
     ],
@@ -178,7 +178,7 @@ def test_an_active_recipe_is_not_written_again(tmp_path):
     params = tmp_path / "params.yaml"
     assert "written" in activate(QUICKSTART, [], params)
     before = params.stat().st_mtime_ns
-    assert "already" in activate(QUICKSTART, [], params)
+    assert "up to date" in activate(QUICKSTART, [], params)
     assert params.stat().st_mtime_ns == before
 
 

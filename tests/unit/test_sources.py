@@ -100,7 +100,11 @@ def test_a_path_is_not_taken_for_an_id_of_the_hub(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("missing.jsonl", "no such file or folder"), ("notes.gz", "unknown kind of file"), ("empty", "no files of rows")],
+    [
+        ("missing.jsonl", "no such file or folder"),
+        ("notes.gz", "unsupported type of file"),
+        ("empty", "the folder contains no supported file"),
+    ],
 )
 def test_a_source_without_rows_is_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "notes.gz").touch()

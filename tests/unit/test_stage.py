@@ -146,7 +146,10 @@ def test_scratch_folders_are_gone_afterwards(stage):
             InputError("no such file", where="data.jsonl:3", do="check it"),
             "error: data.jsonl:3: no such file (check it)\n",
         ),
-        (OSError(errno.ENOSPC, "No space left on device", "x"), "error: x: No space left on device (free some space"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "x"),
+            "error: x: No space left on device (free some disk space",
+        ),
         (ValueError("first\nsecond"), "error: sft: ValueError: first (--debug shows the traceback)\n"),
     ],
 )
