@@ -68,7 +68,7 @@ def run(stage: Stage) -> str:
     template = load_template(given.policy, stage.read("template", TemplateSettings))
     policy = load_policy(given.policy, compute)
     sft = None if given.policy == given.sft else load_policy(given.sft, compute)
-    scorer = scorers.load(stage.read("scorer", ScorerSettings), given.scorer, compute, stage.processes)
+    scorer = scorers.load(stage.read("scorer", ScorerSettings), given.scorer, compute)
     judge: Oracle | None = None
     if stage.value("world") is not None:
         from juicer.quickstart.world import oracle
@@ -82,23 +82,8 @@ def run(stage: Stage) -> str:
         if not rows:
             raise InputError("no rows to evaluate on", where=str(given.data / f"{split}.jsonl"), do="raise its share")
         purpose = derive(seed, "evaluation", split)
-        with (
-            stage.progress(len(rows) // stage.processes.world_size, "prompt", split) as progress,
-            stage.memo(split) as memo,
-        ):
-            done = evaluate_policy(
-                policy,
-                sft,
-                scorer,
-                judge,
-                template,
-                rows,
-                settings.sampling,
-                purpose,
-                progress,
-                memo,
-                stage.processes,
-            )
+        with stage.batches(len(rows) // stage.processes.world_size, "prompt", split) as context:
+            done = evaluate_policy(policy, sft, scorer, judge, template, rows, settings.sampling, purpose, context)
         # Preferences are shares of these, not of all prompts.
         result[split] = {**done.metrics.rounded(), "pairs": sum(row.rejected is not None for row in rows)}
         result[f"{split}_scores"] = [None if score is None else float(f"{score:.6g}") for score in done.scores]

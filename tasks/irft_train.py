@@ -47,17 +47,14 @@ def run(stage: Stage) -> str:
     own = settings.reference == "round" or given.policy == given.initial
     reference = policy if own else load_policy(given.initial, compute, TRAINED)
     adapters = add_adapters(policy, settings.lora, derive(seed, "irft", given.round, "adapters"))
+    dialogues = [each for pair in pairs for each in (pair.demonstration, pair.sample)]
     steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
     with (
-        stage.progress(steps, "step") as progress,
-        stage.checkpoint() as checkpoint,
-        stage.training(peak_share(policy, [each for pair in pairs for each in (pair.demonstration, pair.sample)])),
+        stage.training(peak_share(policy, dialogues), steps=steps) as context,
         mixed_precision(compute),
     ):
         order = derive(seed, "irft", given.round, "order")
-        record = train_round(
-            policy, reference, pairs, settings, template.padding, order, progress, checkpoint, stage.processes
-        )
+        record = train_round(policy, reference, pairs, settings, template.padding, order, context)
     merge_adapters(adapters)
     # The totals count from the SFT policy on: SFT's own steps are every model's.
     record.continue_from(None if given.policy == given.initial else read_training(given.policy))

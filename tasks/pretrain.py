@@ -42,13 +42,13 @@ def run(stage: Stage) -> str:
     dialogues, preferences = corpus_of(settings, derive(seed, "pretrain"), shares)
     with stage.publish(stage.arguments.out) as out:
         steps = pretraining.steps_of(len(dialogues), settings.policy.batch_size, settings.policy.epochs)
-        with stage.progress(steps, "step", "policy") as progress:
-            policy, written = pretraining.train_policy(dialogues, settings.policy, template, compute, seed, progress)
+        with stage.training(None, "policy", steps=steps, resumable=False) as context:
+            policy, written = pretraining.train_policy(dialogues, settings.policy, template, compute, seed, context)
         save_policy(policy, written, out / "policy", None)
         scorer_steps = pretraining.steps_of(len(preferences), settings.scorer.batch_size, settings.scorer.epochs)
-        with stage.progress(scorer_steps, "step", "scorer") as progress:
+        with stage.training(None, "scorer", steps=scorer_steps, resumable=False) as context:
             scorer, tokenizer = pretraining.train_scorer(
-                preferences, settings.scorer, settings.policy, compute, seed, progress
+                preferences, settings.scorer, settings.policy, compute, seed, context
             )
         pretraining.save_scorer(scorer, tokenizer, out / "scorer")
     stage.record(steps=steps + scorer_steps)

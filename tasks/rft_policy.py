@@ -44,11 +44,11 @@ def run(stage: Stage) -> str:
     common = (policy, given.initial, reward, normaliser, template, prompts, settings)
     if stage.value("rft.optimiser") == "ppo":
         # TRL's PPO cannot be continued in the middle, so there is no checkpoint to wait for.
-        with stage.scratch() as scratch, stage.training(None):
-            record = align_policy_by_ppo(*common, ppo, compute, purpose, scratch)
+        with stage.scratch() as scratch, stage.training(None, resumable=False) as context:
+            record = align_policy_by_ppo(*common, ppo, compute, purpose, scratch, context)
     else:
-        with stage.scratch() as scratch, stage.checkpoint() as checkpoint, stage.training(None):
-            record = align_policy(*common, compute, purpose, scratch, checkpoint, stage.processes)
+        with stage.scratch() as scratch, stage.training(None) as context:
+            record = align_policy(*common, compute, purpose, scratch, context)
     record.continue_from(None if given.policy == given.initial else read_training(given.policy))
     # The reward's steps are a part of what the method costs, and so of what the control is given.
     record.total_steps += learnt["steps"]

@@ -37,15 +37,14 @@ def run(stage: Stage) -> str:
     pairs = make_pairs(rows, read_samples(given.samples), template)
     model = load_reward(given.reward, compute, derive(seed, "rft", "head"), TRAINED)
     freeze_blocks(model, settings.frozen_blocks)  # before the operations of a step are counted
+    dialogues = [each for pair in pairs for each in (pair.demonstration, pair.sample)]
     steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
     with (
-        stage.progress(steps, "step") as progress,
-        stage.checkpoint() as checkpoint,
-        stage.training(peak_share(model, [each for pair in pairs for each in (pair.demonstration, pair.sample)])),
+        stage.training(peak_share(model, dialogues), steps=steps) as context,
         mixed_precision(compute),
     ):
         order = derive(seed, "rft", given.round, "reward order")
-        record = train_reward(model, pairs, settings, template.padding, order, progress, checkpoint, stage.processes)
+        record = train_reward(model, pairs, settings, template.padding, order, context)
     for split in ("validation", "held_out"):
         judged = [row for row in demonstrations.read(given.data / f"{split}.jsonl") if row.rejected is not None]
         if not judged:
@@ -60,9 +59,7 @@ def run(stage: Stage) -> str:
             for chosen in (True, False)
         ]
         with mixed_precision(compute):
-            chosen, rejected = (
-                score_rewards(model, each, template.padding, processes=stage.processes) for each in answers
-            )
+            chosen, rejected = (score_rewards(model, each, template.padding, context=stage.context) for each in answers)
         record.facts[f"{split}_preference_accuracy"] = round(float((chosen > rejected).float().mean()), 6)
     stage.record(steps=record.steps, response_tokens=record.response_tokens)
     with stage.publish(given.out) as folder:

@@ -36,22 +36,8 @@ def run(stage: Stage) -> str:
     ]
     if settings.epochs:
         seed = derive(stage.value("seed"), "sft")
-        with (
-            stage.scratch() as scratch,
-            stage.checkpoint() as checkpoint,
-            stage.training(peak_share(policy, dialogues)),
-        ):
-            record = train_sft(
-                policy,
-                template,
-                dialogues,
-                settings,
-                compute,
-                seed,
-                scratch,
-                checkpoint=checkpoint,
-                processes=stage.processes,
-            )
+        with stage.scratch() as scratch, stage.training(peak_share(policy, dialogues)) as context:
+            record = train_sft(policy, template, dialogues, settings, compute, seed, scratch, context)
     else:
         record = TrainingRecord("sft")
     stage.record(steps=record.steps, response_tokens=record.response_tokens)

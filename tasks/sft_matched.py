@@ -57,11 +57,7 @@ def run(stage: Stage) -> str:
     for rate in control.learning_rates:
         policy = load_policy(given.policy, compute, TRAINED)
         optimiser = settings.optimiser.model_copy(update={"learning_rate": rate})
-        with (
-            stage.scratch() as scratch,
-            stage.checkpoint(f"{rate:g}") as checkpoint,
-            stage.training(peak_share(policy, dialogues)),
-        ):
+        with stage.scratch() as scratch, stage.training(peak_share(policy, dialogues), f"{rate:g}") as context:
             record = train_sft(
                 policy,
                 template,
@@ -70,17 +66,16 @@ def run(stage: Stage) -> str:
                 compute,
                 derive(seed, "sft-matched"),
                 scratch,
+                context,
                 stage="sft_matched",
                 steps=steps,
-                checkpoint=checkpoint,
-                processes=stage.processes,
             )
         stage.record(steps=record.steps, response_tokens=record.response_tokens)
         # The trainer leaves the mode for training, in which layers that recompute their activations keep no cache.
         policy.eval()
         figures: dict[str, Any] = {}
         if len(control.learning_rates) > 1:
-            scorer = scorers.load(scoring, given.scorer, compute, stage.processes)
+            scorer = scorers.load(scoring, given.scorer, compute)
             rows = list(demonstrations.read(given.data / "validation.jsonl"))[: evaluation.prompts]
             with mixed_precision(compute):
                 judged = evaluate_policy(
@@ -92,7 +87,7 @@ def run(stage: Stage) -> str:
                     rows,
                     evaluation.sampling,
                     derive(seed, "evaluation"),
-                    processes=stage.processes,
+                    stage.context,
                 ).metrics
             figures = asdict(judged)
         better = best_on_validation([figures] if best is None else [best[0], figures])

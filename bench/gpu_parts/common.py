@@ -137,15 +137,15 @@ def peak(context: Context, values: dict[str, Any]) -> Iterator[None]:
 
 
 class StepClock:
-    """Seconds between optimiser steps. A watcher in the sense of juicer/runtime/events.py."""
+    """Seconds between optimiser steps. An `Observer` (juicer/runtime/context.py)."""
 
     def __init__(self) -> None:
         self._times: list[float] = []
 
-    def point(self, step: int, values: dict[str, float]) -> None:
+    def on_metrics(self, step: int, values: dict[str, float]) -> None:
         self._times.append(time.perf_counter())
 
-    def tokens(self, count: float) -> None:
+    def on_tokens(self, count: float) -> None:
         pass
 
     def milliseconds(self, warmup: int) -> float:

@@ -13,8 +13,7 @@ from juicer.data.dialogues import Dialogue
 from juicer.data.samples import Sample
 from juicer.data.template import Template
 from juicer.models.log_probability import score_dialogues
-from juicer.runtime.memo import Memo, no_memo
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.sampling.decoding import sample_responses
 from juicer.scorers import Scorer
 from juicer.settings.training import SamplingSettings
@@ -87,9 +86,7 @@ def evaluate_policy(
     rows: Sequence[Demonstration],
     settings: SamplingSettings,
     seed: int,
-    progress: Callable[[int], None] = lambda rows: None,
-    memo: Memo = no_memo,
-    processes: Processes = SINGLE_PROCESS,
+    context: WorkContext = LOCAL,
 ) -> Evaluation:
     """Evaluate a policy on held-out rows. One sampled response per prompt.
 
@@ -98,13 +95,12 @@ def evaluate_policy(
         scorer: judge of responses; None leaves the reward out.
         oracle: the world's exact judge; None outside the quickstart.
         seed: the same for every policy, so that all answer with the same random numbers.
-        memo: gives the samples and scores that an interrupted run has made.
-        processes: over which the work is dealt out; the result does not depend on their number.
+        context: its memo keeps samples and scores; the result does not depend on the number of processes.
     """
     prompts = [template.prompt(row.prompt) for row in rows]
     single = settings.model_copy(update={"samples_per_prompt": 1})
     named = [(row.id, prompt) for row, prompt in zip(rows, prompts, strict=True)]
-    samples = sample_responses(policy, template, named, single, seed, progress, memo, processes)
+    samples = sample_responses(policy, template, named, single, seed, context)
     texts = [template.decode(sample.response) for sample in samples]
     demonstrations = [
         Dialogue(prompt, template.response(row.prompt, row.response)) for row, prompt in zip(rows, prompts, strict=True)
@@ -114,7 +110,7 @@ def evaluate_policy(
     rejected = [Dialogue(prompts[row], template.response(rows[row].prompt, rows[row].rejected or "")) for row in judged]
 
     def log_probabilities(model: "PreTrainedModel", dialogues: Sequence[Dialogue]) -> Tensor:
-        return score_dialogues(model, dialogues, template.padding, processes=processes, memo=memo)
+        return score_dialogues(model, dialogues, template.padding, context=context)
 
     chosen_log, own_log, rejected_log = (log_probabilities(policy, each) for each in (demonstrations, own, rejected))
 
@@ -141,7 +137,7 @@ def evaluate_policy(
             implicit = sum(gap > 0 for gap in implicit_gaps) / len(implicit_gaps)
 
     asked = [(row.prompt, text) for row, text in zip(rows, texts, strict=True)]
-    scores: list[float | None] = [None] * len(rows) if scorer is None else list(scorer.score(asked, memo))
+    scores: list[float | None] = [None] * len(rows) if scorer is None else list(scorer.score(asked, context))
     oracles: list[float | None] = [None if oracle is None else oracle(prompt, text) for prompt, text in asked]
     reward_mean, reward_sem = mean_and_error([score for score in scores if score is not None])
     oracle_mean, oracle_sem = mean_and_error([value for value in oracles if value is not None])

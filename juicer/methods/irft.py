@@ -11,11 +11,10 @@ from juicer.data.pairs import Pair, response_tokens
 from juicer.methods.forks import Fork, ForkBatch, fork_log_probabilities, forks_pay
 from juicer.methods.objectives import implicit_reward, irft_loss
 from juicer.models.log_probability import by_length, by_length_in_chunks, response_log_probabilities, score_dialogues
-from juicer.runtime.checkpoints import Checkpoint
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.training.backends import Losses
-from juicer.training.loop import Progress, recompute_activations, shuffled_batches, steps_for, train_loop
+from juicer.training.loop import recompute_activations, shuffled_batches, steps_for, train_loop
 from juicer.training.record import TrainingRecord
 
 if TYPE_CHECKING:
@@ -34,9 +33,7 @@ def train_round(
     settings: IrftTrainingSettings,
     padding: int,
     seed: int,
-    progress: Progress = lambda steps: None,
-    checkpoint: Checkpoint | None = None,
-    processes: Processes = SINGLE_PROCESS,
+    context: WorkContext = LOCAL,
 ) -> TrainingRecord:
     """K steps on one round's pairs; changes `policy` in place.
 
@@ -47,8 +44,7 @@ def train_round(
             taken for the samples', if teacher forcing gives the same.
         padding: any token id.
         seed: of the order of the pairs.
-        checkpoint: see `train_loop`.
-        processes: over which the pairs of each step are divided.
+        context: see `train_loop`.
 
     Returns:
         The record of the round: loss, implicit rewards' margin and accuracy per step.
@@ -56,10 +52,10 @@ def train_round(
     demonstrations, samples = [pair.demonstration for pair in pairs], [pair.sample for pair in pairs]
     lengths = torch.tensor([len(dialogue.response) for dialogue in demonstrations], device=policy.device)
     reference.eval()
-    captured = captured_log_probabilities(reference, pairs, padding, processes) if reference is policy else None
+    captured = captured_log_probabilities(reference, pairs, padding, context) if reference is policy else None
     log_reference = [
-        score_dialogues(reference, demonstrations, padding, processes=processes),
-        score_dialogues(reference, samples, padding, processes=processes) if captured is None else captured,
+        score_dialogues(reference, demonstrations, padding, context=context),
+        score_dialogues(reference, samples, padding, context=context) if captured is None else captured,
     ]
     log_reference = [each.to(policy.device) for each in log_reference]
     log_probabilities = log_probabilities_of(policy, pairs, padding)
@@ -96,16 +92,14 @@ def train_round(
         settings.optimiser,
         settings.micro_batch_size,
         record,
-        progress,
-        checkpoint,
-        processes,
+        context,
     )
     record.facts = {"K": steps, "pairs": len(pairs), "captured": captured is not None}
     return record
 
 
 def captured_log_probabilities(
-    policy: "PreTrainedModel", pairs: Sequence[Pair], padding: int, processes: Processes = SINGLE_PROCESS
+    policy: "PreTrainedModel", pairs: Sequence[Pair], padding: int, context: WorkContext = LOCAL
 ) -> Tensor | None:
     """log pi(y'|x) of the samples as captured while sampling, unless teacher forcing says otherwise of some of them.
 
@@ -120,7 +114,7 @@ def captured_log_probabilities(
     # Long ones and short ones alike: errors grow with the length.
     ordered = [row for rows in by_length([pair.sample for pair in pairs], len(pairs)) for row in rows]
     checked = ordered[:: max(1, len(ordered) // CHECKED)]
-    forced = score_dialogues(policy, [pairs[row].sample for row in checked], padding, processes=processes)
+    forced = score_dialogues(policy, [pairs[row].sample for row in checked], padding, context=context)
     captured = torch.tensor(known)
     return captured if float((captured[checked] - forced).abs().max()) <= AGREE else None
 

@@ -17,9 +17,8 @@ from juicer.methods.objectives import normalise
 from juicer.methods.reward import score_rewards
 from juicer.models.loading import mixed_precision, skip_deepspeed_import
 from juicer.models.log_probability import Batch, by_length, dialogues_of, of_logits
-from juicer.runtime.checkpoints import Checkpoint
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import PolicyAlignmentSettings
@@ -28,10 +27,10 @@ from juicer.training.backends import make_whole
 from juicer.training.record import TrainingRecord
 from juicer.training.trainer import (
     OwnRandomState,
+    checkpoint_callbacks,
     follow,
-    keep_trainer,
-    kept_values,
     plain_on_cpu,
+    saved_values,
     sharding,
     trainer_arguments,
 )
@@ -59,8 +58,7 @@ def align_policy(
     compute: ComputeSettings,
     seed: int,
     scratch: Path,
-    checkpoint: Checkpoint | None = None,
-    processes: Processes = SINGLE_PROCESS,
+    context: WorkContext = LOCAL,
 ) -> TrainingRecord:
     """Take `settings.steps` policy-gradient steps. Changes `policy` in place.
 
@@ -70,8 +68,7 @@ def align_policy(
         reward: r_theta; read on token ids at the last real token, end-of-text included, as it was trained.
         normaliser: mean and deviation of r_theta on the round's pairs.
         prompts: the round's prompts.
-        checkpoint: where an interrupted run is continued from, and what it is saved to between two steps.
-        processes: over which the responses of each step are divided; their number divides the responses.
+        context: the responses of each step are divided over its processes, whose number divides the responses.
 
     Returns:
         The record: reward, KL to pi_0, entropy and length per step.
@@ -90,12 +87,15 @@ def align_policy(
         raise InputError(
             f"{len(prompts)} prompts, RLOO takes {settings.prompts_per_step} at a time", where="rft_policy", do=do
         )
+    processes, checkpoint = context.processes, context.checkpoint
+    # Each process samples its own responses.
+    own = WorkContext(observers=context.observers)
     skip_deepspeed_import()
     datasets.disable_progress_bars()
     reward.eval()
     mean, deviation = normaliser if settings.normalise_reward else (0.0, 1.0)
     latest = checkpoint.latest() if checkpoint else None
-    kept = kept_values(latest, processes) if latest else {"step": 0, "response": 0}
+    kept = saved_values(latest, processes) if latest else {"step": 0, "response": 0}
     tokens = {"response": kept["response"]}
     passes = kept["step"] // max(1, len(prompts) // settings.prompts_per_step)
 
@@ -118,7 +118,7 @@ def align_policy(
             sampling = SamplingSettings(temperature=settings.temperature, batch_size=len(named))
             # ZeroBackend weights are gathered meanwhile: the processes need not take equally many decoding steps.
             with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, mixed_precision(compute):
-                return [sample.response for sample in sample_responses(model, template, named, sampling, seed)]
+                return [sample.response for sample in sample_responses(model, template, named, sampling, seed, own)]
 
         def _get_per_token_logps_and_entropies(
             self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *rest: Any, **more: Any
@@ -167,8 +167,8 @@ def align_policy(
             **sharding(processes, policy, compute),
         ),
         callbacks=[
-            follow("rft_policy", CURVES),
-            *([keep_trainer(checkpoint, processes, lambda: dict(tokens))] if checkpoint else []),
+            follow("rft_policy", CURVES, context),
+            *checkpoint_callbacks(context, lambda: dict(tokens)),
         ],
     )
     trainer.remove_callback(PrinterCallback)

@@ -18,8 +18,8 @@ from torch import Tensor
 from juicer.data.demonstrations import Message
 from juicer.data.template import Template
 from juicer.models.loading import load_policy
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.events import emit_tokens
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import PolicyAlignmentSettings, PpoSettings
 from juicer.training.record import TrainingRecord
@@ -50,6 +50,7 @@ def align_policy_by_ppo(
     compute: ComputeSettings,
     seed: int,
     scratch: Path,
+    context: WorkContext = LOCAL,
 ) -> TrainingRecord:
     """Take `settings.steps` batches of responses and `ppo.epochs` optimiser steps on each. Changes `policy` in place.
 
@@ -92,7 +93,7 @@ def align_policy_by_ppo(
     def count(module: torch.nn.Module, arguments: Any, given: dict[str, Any]) -> None:
         # The reward reads each batch once, in the order in which the loader gave the prompts.
         response_tokens.append(int(given["attention_mask"].sum()) - prompt_tokens[len(response_tokens)])
-        emit_tokens(response_tokens[-1] * ppo.epochs)
+        context.emit_tokens(response_tokens[-1] * ppo.epochs)
 
     mean, deviation = normaliser if settings.normalise_reward else (0.0, 1.0)
     judge = NormalisedReward(reward, mean, deviation)
@@ -124,7 +125,7 @@ def align_policy_by_ppo(
         value_model=copy.deepcopy(reward),
         train_dataset=datasets.Dataset.from_list([{"input_ids": template.prompt(prompt)} for prompt in prompts]),
         data_collator=collate,
-        callbacks=[follow("rft_policy", CURVES)],
+        callbacks=[follow("rft_policy", CURVES, context)],
     )
     trainer.remove_callback(PrinterCallback)
     counting = judge.trunk.register_forward_pre_hook(count, with_kwargs=True)

@@ -16,13 +16,12 @@ from juicer.data.pairs import Pair, response_tokens
 from juicer.methods.objectives import contrastive_loss, mean_and_deviation
 from juicer.models.loading import attention_of, check_weights, device_of, dtype_of, quiet, refuse_missing
 from juicer.models.log_probability import Batch, by_length_in_chunks, in_batches
-from juicer.runtime.checkpoints import Checkpoint
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import RewardSettings
 from juicer.training.backends import Losses
-from juicer.training.loop import Progress, recompute_activations, shuffled_batches, steps_for, train_loop
+from juicer.training.loop import recompute_activations, shuffled_batches, steps_for, train_loop
 from juicer.training.record import TrainingRecord
 
 if TYPE_CHECKING:
@@ -98,10 +97,10 @@ def score_rewards(
     dialogues: Sequence[Dialogue],
     padding: int,
     batch_size: int = 64,
-    processes: Processes = SINGLE_PROCESS,
+    context: WorkContext = LOCAL,
 ) -> Tensor:
     """r(x, y) of many dialogues, batched by length, in the order given. Returns (dialogues,) float32 on the CPU."""
-    return in_batches(partial(rewards, model), dialogues, padding, model.device, batch_size, processes)
+    return in_batches(partial(rewards, model), dialogues, padding, model.device, batch_size, context)
 
 
 def train_reward(
@@ -110,9 +109,7 @@ def train_reward(
     settings: RewardSettings,
     padding: int,
     seed: int,
-    progress: Progress = lambda steps: None,
-    checkpoint: Checkpoint | None = None,
-    processes: Processes = SINGLE_PROCESS,
+    context: WorkContext = LOCAL,
 ) -> TrainingRecord:
     """Reward alignment: K steps of theta <- theta + eta grad h(r(x, y) - r(x, y')). Changes `model` in place.
 
@@ -144,12 +141,10 @@ def train_reward(
         settings.optimiser,
         settings.micro_batch_size,
         record,
-        progress,
-        checkpoint,
-        processes,
+        context,
     )
     both = (demonstrations, samples)
-    final = torch.stack([score_rewards(model, each, padding, processes=processes) for each in both])
+    final = torch.stack([score_rewards(model, each, padding, context=context) for each in both])
     mean, deviation = mean_and_deviation(final)
     record.facts = {
         "K": steps,

@@ -10,18 +10,17 @@ from juicer.data.dialogues import Dialogue
 from juicer.models.adapters import lora_config, merge_adapters
 from juicer.models.loading import mixed_precision, skip_deepspeed_import
 from juicer.models.log_probability import by_length_in_chunks, dialogues_of, response_log_probabilities
-from juicer.runtime.checkpoints import Checkpoint
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.sft import SftSettings
 from juicer.training.backends import make_whole
 from juicer.training.record import TrainingRecord
 from juicer.training.trainer import (
     OwnRandomState,
+    checkpoint_callbacks,
     follow,
-    keep_trainer,
-    kept_values,
     plain_on_cpu,
+    saved_values,
     sharding,
     trainer_arguments,
 )
@@ -42,20 +41,18 @@ def train_sft(
     compute: ComputeSettings,
     seed: int,
     scratch: Path,
+    context: WorkContext = LOCAL,
     *,
     stage: str = "sft",
     steps: int | None = None,
-    checkpoint: Checkpoint | None = None,
-    processes: Processes = SINGLE_PROCESS,
 ) -> TrainingRecord:
     """Minimise the mean negative log-likelihood of the response tokens. Changes `policy` in place.
 
     Args:
         demonstrations: tokens; the loss is taken on the response only, end-of-text included.
         scratch: folder for the trainer's files.
+        context: the demonstrations of each step are divided over its processes, whose number divides `batch_size`.
         steps: optimiser steps; None is `epochs` passes.
-        checkpoint: where an interrupted run is continued from, and what it is saved to between two steps.
-        processes: over which the demonstrations of each step are divided; their number divides `batch_size`.
 
     Raises:
         InputError: the loss is not finite; names the step.
@@ -90,6 +87,7 @@ def train_sft(
                 )
             return -sums.sum() / num_items_in_batch
 
+    processes, checkpoint = context.processes, context.checkpoint
     skip_deepspeed_import()
     datasets.disable_progress_bars()
     rows = datasets.Dataset.from_list(
@@ -118,15 +116,15 @@ def train_sft(
             **sharding(processes, policy, compute),
         ),
         callbacks=[
-            follow(stage, CURVES, mean_tokens_per_step(demonstrations, settings.batch_size)),
-            *([keep_trainer(checkpoint, processes, lambda: passed)] if checkpoint else []),
+            follow(stage, CURVES, context, mean_tokens_per_step(demonstrations, settings.batch_size)),
+            *checkpoint_callbacks(context, lambda: passed),
         ],
         peft_config=None if settings.lora is None else lora_config(settings.lora),
     )
     trainer.remove_callback(PrinterCallback)
     latest = checkpoint.latest() if checkpoint else None
     if latest:
-        passed |= {name: kept_values(latest, processes)[name] for name in passed}
+        passed |= {name: saved_values(latest, processes)[name] for name in passed}
     trainer.train(resume_from_checkpoint=str(latest) if latest else None)
     if processes.zero_stage:
         make_whole(trainer.model_wrapped)

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from juicer.data.dialogues import Dialogue
-from juicer.runtime.memo import Memo, no_memo
-from juicer.runtime.processes import SINGLE_PROCESS, Processes, most
+from juicer.runtime.context import LOCAL, WorkContext
+from juicer.runtime.processes import most
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -161,8 +161,7 @@ def score_dialogues(
     dialogues: Sequence[Dialogue],
     padding: int,
     batch_size: int = 64,
-    processes: Processes = SINGLE_PROCESS,
-    memo: Memo = no_memo,
+    context: WorkContext = LOCAL,
 ) -> Tensor:
     """log pi(y|x) of many dialogues, batched by length, in the order given.
 
@@ -170,7 +169,7 @@ def score_dialogues(
         (dialogues,) float32 on the CPU.
     """
     compute = partial(response_log_probabilities, policy)
-    return in_batches(compute, dialogues, padding, policy.device, batch_size, processes, memo)
+    return in_batches(compute, dialogues, padding, policy.device, batch_size, context)
 
 
 @torch.no_grad()
@@ -180,24 +179,22 @@ def in_batches(
     padding: int,
     device: torch.device,
     batch_size: int,
-    processes: Processes,
-    memo: Memo = no_memo,
+    context: WorkContext = LOCAL,
 ) -> Tensor:
-    """`compute` over dialogues in batches of similar length that are dealt out, in the order given; no gradient.
+    """`compute` over dialogues in batches of similar length, distributed over the processes; no gradient.
 
     Args:
         compute: a batch to (batch,) values.
-        memo: gives the batches that an interrupted run has computed.
 
     Returns:
-        (dialogues,) float32 on the CPU, on every process.
+        (dialogues,) float32 on the CPU, in the order given, on every process.
     """
     batches = list(by_length(dialogues, batch_size))
 
     def one(rows: list[int]) -> list[float]:
         return compute(Batch.of([dialogues[row] for row in rows], padding, device)).tolist()
 
-    values = processes.distribute(batches, lambda rows: memo(partial(one, rows)))
+    values = context.processes.distribute(batches, lambda rows: context.memo(partial(one, rows)))
     result = torch.empty(len(dialogues))
     for rows, each in zip(batches, values, strict=True):
         result[rows] = torch.tensor(each)

@@ -16,9 +16,7 @@ from torch import Tensor
 from juicer.data.samples import Sample
 from juicer.data.template import Template
 from juicer.models.log_probability import by_length
-from juicer.runtime.events import emit_tokens
-from juicer.runtime.memo import Memo, no_memo
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.settings.training import SamplingSettings
 
 if TYPE_CHECKING:
@@ -38,9 +36,7 @@ def sample_responses(
     prompts: Sequence[tuple[str, list[int]]],
     settings: SamplingSettings,
     seed: int,
-    progress: Callable[[int], None] = lambda rows: None,
-    memo: Memo = no_memo,
-    processes: Processes = SINGLE_PROCESS,
+    context: WorkContext = LOCAL,
 ) -> list[Sample]:
     """Sample responses to every prompt.
 
@@ -50,9 +46,8 @@ def sample_responses(
         prompts: (id, tokens) of each prompt.
         settings: temperature, nucleus, samples per prompt, rows decoded at once.
         seed: with a prompt's id and the sample's index it decides the sample.
-        progress: called with the number of responses that this process has just finished.
-        memo: gives the batches that an interrupted run has decoded.
-        processes: over which the batches are dealt out; the samples do not depend on their number.
+        context: its progress counts responses, its memo keeps decoded batches; the samples do not depend on the
+            number of processes.
 
     Returns:
         `samples_per_prompt` samples per prompt, in the order of the prompts.
@@ -63,7 +58,7 @@ def sample_responses(
         uniforms = torch.stack([_uniforms(seed_of(seed, each), count) for each in batch])
         return decode(policy, template, [each.prompt for each in batch], uniforms, settings)
 
-    return sample_in_batches(one, prompts, settings.samples_per_prompt, settings.batch_size, progress, memo, processes)
+    return sample_in_batches(one, prompts, settings.samples_per_prompt, settings.batch_size, context)
 
 
 @dataclass(frozen=True)
@@ -84,22 +79,20 @@ def sample_in_batches(
     prompts: Sequence[tuple[str, list[int]]],
     samples_per_prompt: int,
     batch_size: int,
-    progress: Callable[[int], None],
-    memo: Memo,
-    processes: Processes,
+    context: WorkContext,
 ) -> list[Sample]:
     """Sample by `one` in batches of similar length. Arguments and result as for `sample_responses`."""
     wanted = [Wanted(name, index, prompt) for name, prompt in prompts for index in range(samples_per_prompt)]
     batches = list(by_length([each.prompt for each in wanted], batch_size))
 
     def piece(rows: list[int]) -> list[Decoded]:
-        decoded = memo(partial(one, [wanted[row] for row in rows]))
-        emit_tokens(processes.world_size * sum(len(response) for response, *_ in decoded))
-        progress(len(rows))
+        decoded = context.memo(partial(one, [wanted[row] for row in rows]))
+        context.emit_tokens(context.processes.world_size * sum(len(response) for response, *_ in decoded))
+        context.progress(len(rows))
         return decoded
 
     samples: dict[int, Sample] = {}
-    for rows, decoded in zip(batches, processes.distribute(batches, piece), strict=True):
+    for rows, decoded in zip(batches, context.processes.distribute(batches, piece), strict=True):
         for row, (response, ended, log_probability) in zip(rows, decoded, strict=True):
             samples[row] = Sample(**vars(wanted[row]), response=response, ended=ended, log_probability=log_probability)
     return [samples[row] for row in range(len(wanted))]

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -18,9 +18,9 @@ from typing import Any
 from juicer.data.samples import Sample
 from juicer.data.template import Template
 from juicer.models.loading import check_weights, device_of, dtype_of
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.memo import Memo, no_memo
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
+from juicer.runtime.processes import Processes
 from juicer.sampling.decoding import Decoded, Wanted, sample_in_batches, seed_of
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.training import GenerationSettings
@@ -45,9 +45,7 @@ def sample_by_vllm(
     prompts: Sequence[tuple[str, list[int]]],
     settings: GenerationSettings,
     seed: int,
-    progress: Callable[[int], None] = lambda rows: None,
-    memo: Memo = no_memo,
-    processes: Processes = SINGLE_PROCESS,
+    context: WorkContext = LOCAL,
 ) -> list[Sample]:
     """Sample responses to every prompt by the `engine` that is `llm`; otherwise as `decoding.sample_responses`."""
     from vllm import SamplingParams
@@ -72,9 +70,9 @@ def sample_by_vllm(
         asked = [{"prompt_token_ids": wanted.prompt} for wanted in batch]
         return [decoded(each.outputs[0], end) for each in llm.generate(asked, parameters, use_tqdm=False)]
 
-    share = math.ceil(len(prompts) * settings.samples_per_prompt / processes.world_size)
+    share = math.ceil(len(prompts) * settings.samples_per_prompt / context.processes.world_size)
     size = min(BATCHES_AT_ONCE * settings.batch_size, share)
-    return sample_in_batches(one, prompts, settings.samples_per_prompt, size, progress, memo, processes)
+    return sample_in_batches(one, prompts, settings.samples_per_prompt, size, context)
 
 
 def decoded(output: Any, end_of_text: int) -> Decoded:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from juicer.data.demonstrations import Message
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.memo import Memo, no_memo
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import ScorerSettings
 
@@ -18,11 +17,11 @@ from juicer.settings.data import ScorerSettings
 class Scorer(Protocol):
     """What every scorer can do."""
 
-    def score(self, rows: Sequence[tuple[list[Message], str]], memo: Memo = no_memo) -> list[float]:
+    def score(self, rows: Sequence[tuple[list[Message], str]], context: WorkContext = LOCAL) -> list[float]:
         """Score (prompt, response) rows.
 
         Args:
-            memo: gives the batches that an interrupted run has scored.
+            context: the rows are distributed over its processes; its memo keeps scored batches.
 
         Returns:
             One finite number per row, in the order of the rows; the same rows give the same numbers.
@@ -30,10 +29,8 @@ class Scorer(Protocol):
         ...
 
 
-def load(
-    settings: ScorerSettings, folder: Path, compute: ComputeSettings, processes: Processes = SINGLE_PROCESS
-) -> Scorer | None:
-    """Load the scorer in `folder`, or None for kind `none`. Rows that it scores are dealt out over `processes`.
+def load(settings: ScorerSettings, folder: Path, compute: ComputeSettings) -> Scorer | None:
+    """Load the scorer in `folder`, or None for kind `none`.
 
     Raises:
         InputError: the folder holds no such model, lacks a tokenizer, or its checkpoint has unexpected tensors.
@@ -46,7 +43,7 @@ def load(
     if settings.kind == "beaver":
         from juicer.scorers.beaver import BeaverScorer
 
-        return BeaverScorer.load(folder, settings, compute, processes)
+        return BeaverScorer.load(folder, settings, compute)
     from juicer.scorers.sequence_classification import SequenceClassificationScorer
 
-    return SequenceClassificationScorer.load(folder, settings, compute, processes)
+    return SequenceClassificationScorer.load(folder, settings, compute)

@@ -6,9 +6,8 @@ from functools import partial
 
 import torch
 
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.memo import Memo, no_memo
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +21,7 @@ def score_sequences(
     positions: int | None,
     first: Collection[int | None] = (),
     device: torch.device,
-    processes: Processes = SINGLE_PROCESS,
-    memo: Memo = no_memo,
+    context: WorkContext = LOCAL,
 ) -> list[float]:
     """Score token sequences in batches of similar length, which wastes the least on padding.
 
@@ -37,8 +35,7 @@ def score_sequences(
         first: token ids that a sequence keeps at its start whatever else it loses, such as an encoder's [CLS], where
             its score is read.
         device: where the model is.
-        processes: over which the batches are dealt out.
-        memo: gives the batches that an interrupted run has scored.
+        context: the batches are distributed over its processes; its memo keeps scored batches.
 
     Returns:
         One number per sequence, in the order given.
@@ -68,9 +65,8 @@ def score_sequences(
 
     scores = [0.0] * len(sequences)
     with torch.inference_mode():
-        for rows, values in zip(
-            batches, processes.distribute(batches, lambda rows: memo(partial(one, rows))), strict=True
-        ):
+        results = context.processes.distribute(batches, lambda rows: context.memo(partial(one, rows)))
+        for rows, values in zip(batches, results, strict=True):
             for row, value in zip(rows, values, strict=True):
                 scores[row] = value
     return scores

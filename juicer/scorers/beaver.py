@@ -16,9 +16,8 @@ from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerBase
 
 from juicer.data.demonstrations import Message
 from juicer.models.loading import device_of, dtype_of, load_tokenizer
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.memo import Memo, no_memo
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.scorers.batches import score_sequences
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import ScorerSettings
@@ -227,17 +226,13 @@ class BeaverScorer:
         model: BeaverModel,
         tokenizer: PreTrainedTokenizerBase,
         settings: ScorerSettings,
-        processes: Processes = SINGLE_PROCESS,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings
-        self.processes = processes
 
     @classmethod
-    def load(
-        cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings, processes: Processes = SINGLE_PROCESS
-    ) -> "BeaverScorer":
+    def load(cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings) -> "BeaverScorer":
         """Load model and tokenizer of a folder; see BeaverModel.from_pretrained for what is refused."""
         tokenizer = load_tokenizer(folder)
         if tokenizer.eos_token is None:
@@ -246,9 +241,9 @@ class BeaverScorer:
         known = model.trunk.config.vocab_size
         if len(tokenizer) > known:
             raise InputError(f"the tokenizer has {len(tokenizer)} tokens, the model {known}", where=str(folder))
-        return cls(model, tokenizer, settings, processes)
+        return cls(model, tokenizer, settings)
 
-    def score(self, rows: Sequence[tuple[list[Message], str]], memo: Memo = no_memo) -> list[float]:
+    def score(self, rows: Sequence[tuple[list[Message], str]], context: WorkContext = LOCAL) -> list[float]:
         """One number per (prompt, response) row, in their order; see Scorer.
 
         Raises:
@@ -270,6 +265,5 @@ class BeaverScorer:
             positions=config.max_position_embeddings,
             first=(self.tokenizer.bos_token_id,),
             device=self.model.score_head.weight.device,
-            processes=self.processes,
-            memo=memo,
+            context=context,
         )

@@ -11,9 +11,8 @@ from transformers.utils import logging
 from juicer.data.demonstrations import Message
 from juicer.data.template import HH
 from juicer.models.loading import check_weights, device_of, dtype_of, load_tokenizer
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.memo import Memo, no_memo
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.scorers.batches import score_sequences
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import ScorerSettings
@@ -31,18 +30,14 @@ class SequenceClassificationScorer:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         settings: ScorerSettings,
-        processes: Processes = SINGLE_PROCESS,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings
-        self.processes = processes
         self.positions = positions_of(model, tokenizer)
 
     @classmethod
-    def load(
-        cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings, processes: Processes = SINGLE_PROCESS
-    ) -> "SequenceClassificationScorer":
+    def load(cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings) -> "SequenceClassificationScorer":
         """Load model and tokenizer of a folder.
 
         Raises:
@@ -67,7 +62,7 @@ class SequenceClassificationScorer:
                 names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in loaded[kind])
                 what = f"{len(names)} {kind.removesuffix('_keys')} tensors in the checkpoint, first {names[0]}"
                 raise InputError(what, where=str(folder), do="is scorer.kind right?")
-        return cls(model.to(device_of(compute)).eval(), tokenizer, settings, processes)
+        return cls(model.to(device_of(compute)).eval(), tokenizer, settings)
 
     def render(self, prompt: list[Message], response: str) -> str:
         """The text that is scored."""
@@ -81,7 +76,7 @@ class SequenceClassificationScorer:
         bare = text if own else text.removesuffix(end)
         return bare + end if self.settings.end_of_text and not bare.endswith(end) else bare
 
-    def score(self, rows: Sequence[tuple[list[Message], str]], memo: Memo = no_memo) -> list[float]:
+    def score(self, rows: Sequence[tuple[list[Message], str]], context: WorkContext = LOCAL) -> list[float]:
         """One number per (prompt, response) row, in their order; see Scorer."""
         if not rows:
             return []
@@ -97,8 +92,7 @@ class SequenceClassificationScorer:
             positions=self.positions,
             first=(self.tokenizer.bos_token_id, self.tokenizer.cls_token_id),
             device=self.model.device,
-            processes=self.processes,
-            memo=memo,
+            context=context,
         )
 
     def _end_scores(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 class Speed:
-    """Counts response tokens and the seconds between two reports of them. A watcher as in juicer/runtime/events.py.
+    """Counts response tokens and the seconds between two reports of them. An `Observer` (juicer/runtime/context.py).
 
     What comes before the first report, loading and the like, is no training. Tokens of an interrupted run that this
     one continues do not count either.
@@ -25,11 +25,11 @@ class Speed:
         """
         self._last, self._peak_share = None, peak_share
 
-    def point(self, step: int, values: dict[str, float]) -> None:
+    def on_metrics(self, step: int, values: dict[str, float]) -> None:
         """Curves say nothing of speed."""
 
-    def tokens(self, count: float) -> None:
-        """So many response tokens since the last call."""
+    def on_tokens(self, count: float) -> None:
+        """Receive the number of response tokens since the last call."""
         now = self._clock()
         if self._last is not None:
             self._tokens, self._seconds = self._tokens + count, self._seconds + now - self._last

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from juicer.runtime.checkpoints import Checkpoint
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.events import emit_metrics, emit_tokens
 from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.settings.training import OptimiserSettings
 from juicer.training.backends import Losses, ReplicatedBackend, TrainingBackend, ZeroBackend
@@ -18,8 +17,6 @@ from juicer.training.state import load_progress, save_progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Progress = Callable[[int], None]
 
 
 def steps_for(epochs: float, rows: int, batch_size: int) -> int:
@@ -91,9 +88,7 @@ def train_loop(
     settings: OptimiserSettings,
     micro_batch_size: int | None,
     record: TrainingRecord,
-    progress: Progress = lambda steps: None,
-    checkpoint: Checkpoint | None = None,
-    processes: Processes = SINGLE_PROCESS,
+    context: WorkContext = LOCAL,
 ) -> None:
     """Take `steps` optimiser steps, one per batch of row numbers.
 
@@ -101,12 +96,13 @@ def train_loop(
         loss_of: for row numbers, the loss and what else to plot, per row: (rows,) each.
         micro_batch_size: rows per forward pass of a process; the gradient is that of the whole batch's mean all the
             same.
-        checkpoint: where an interrupted run is continued from, and what it is saved to between two steps.
-        processes: over which the rows of each batch are divided; each holds the whole model before and after.
+        context: the rows of each batch are divided over its processes, each of which holds the whole model before and
+            after; training resumes from its checkpoint, which is saved between two steps; its progress counts steps.
 
     Raises:
         InputError: the loss or the gradient is not finite; names the step.
     """
+    processes, checkpoint = context.processes, context.checkpoint
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = parameters[0].device
     optimiser, schedule = make_optimiser(parameters, settings, steps)
@@ -122,7 +118,7 @@ def train_loop(
     if latest := checkpoint.latest() if checkpoint else None:
         descent.load(latest)
         done = load_progress(latest, schedule, record)
-    progress(done)
+    context.progress(done)
     for step, rows in enumerate(batches, 1):
         if step <= done:
             continue
@@ -145,11 +141,11 @@ def train_loop(
             )
         point = {"loss": plotted.pop("loss"), "gradient_norm": norm, "learning_rate": rate, **plotted}
         record.log(step, **point)
-        emit_metrics(step, **point)
-        emit_tokens(record.response_tokens / steps)
+        context.emit_metrics(step, **point)
+        context.emit_tokens(record.response_tokens / steps)
         descent.step()
         schedule.step()
-        progress(1)
+        context.progress(1)
         if checkpoint and checkpoint.due():
             checkpoint.save(write)
     descent.close()

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from juicer.models.loading import device_of, lower_precision
-from juicer.runtime.checkpoints import Checkpoint
+from juicer.runtime.context import WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.events import emit_metrics, emit_tokens
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
+from juicer.runtime.processes import Processes
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.training import OptimiserSettings
 from juicer.training.backends import zero_configuration
@@ -73,11 +72,11 @@ def sharding(processes: Processes, policy: "PreTrainedModel", compute: ComputeSe
     return {"deepspeed": configuration | dict.fromkeys(known, "auto")}
 
 
-def follow(stage: str, curves: Mapping[str, str], tokens_per_step: float = 0.0) -> Any:
+def follow(stage: str, curves: Mapping[str, str], context: WorkContext, tokens_per_step: float = 0.0) -> Any:
     """A callback that shows progress, and ends training at the first loss that is not finite.
 
     Args:
-        curves: what is shown to those who watch, and what the trainer calls it.
+        curves: the name of each curve that the context's observers receive, and the trainer's name of it.
         tokens_per_step: response tokens, where the sampler does not count them.
     """
     from tqdm import tqdm
@@ -97,7 +96,7 @@ def follow(stage: str, curves: Mapping[str, str], tokens_per_step: float = 0.0) 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.update()
             if tokens_per_step:
-                emit_tokens(tokens_per_step)
+                context.emit_tokens(tokens_per_step)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.close()
@@ -113,7 +112,7 @@ def follow(stage: str, curves: Mapping[str, str], tokens_per_step: float = 0.0) 
                     )
             point = {name: float(logs[key]) for name, key in curves.items() if key in (logs or {})}
             if point:
-                emit_metrics(state.global_step, **point)
+                context.emit_metrics(state.global_step, **point)
 
     return Follow()
 
@@ -145,19 +144,20 @@ def _own_gpu_for_all() -> Iterator[None]:
         cuda.get_rng_state_all, cuda.set_rng_state_all = whole
 
 
-def keep_trainer(
-    checkpoint: Checkpoint, processes: Processes = SINGLE_PROCESS, values: Callable[[], dict[str, Any]] = dict
-) -> Any:
-    """A callback that keeps the state of a Hugging Face trainer, in its own format.
+def checkpoint_callbacks(context: WorkContext, values: Callable[[], dict[str, Any]]) -> list[Any]:
+    """The callback that saves the state of a Hugging Face trainer, in its own format; [] without a checkpoint.
 
     Continue with `trainer.train(resume_from_checkpoint=...)`. Optimiser, schedule and random numbers are in
     torch's format there, which the trainer reads with `weights_only`: nothing in it can run code. (What DeepSpeed
     keeps of sharded weights is its own, and read without that; it never leaves the project's folder.)
 
     Args:
-        values: what else this process must know to continue; `kept_values` gives it back, with the number of steps
-            as `step`.
+        values: what else this process must know to resume; `saved_values` returns it, with the number of steps as
+            `step`.
     """
+    if context.checkpoint is None:
+        return []
+    processes, checkpoint = context.processes, context.checkpoint
     from safetensors.torch import save_model
     from transformers import TrainerCallback
 
@@ -191,10 +191,10 @@ def keep_trainer(
 
             checkpoint.save(write)
 
-    return Keep()
+    return [Keep()]
 
 
-def kept_values(folder: Path, processes: Processes = SINGLE_PROCESS) -> dict[str, Any]:
-    """What `values` gave in this process when the state in `folder` was kept, and `step`."""
+def saved_values(folder: Path, processes: Processes) -> dict[str, Any]:
+    """What `values` returned in this process when the state in `folder` was saved, and `step`."""
     values: dict[str, Any] = json.loads((folder / VALUES.format(processes.rank)).read_text(encoding="utf-8"))
     return values

@@ -25,7 +25,7 @@ ROWS = [
 class LengthScorer:
     """Scores a response by its number of characters."""
 
-    def score(self, rows, memo=None):
+    def score(self, rows, context=None):
         return [float(len(response)) for _, response in rows]
 
 

@@ -156,7 +156,7 @@ def align_over_all_groups(policy, reference, reward, normaliser, folder, monkeyp
     probability = WORLD.log_policy(policy).detach().exp()
     turns, probabilities = dict.fromkeys(WORLD.prompts, 0), []
 
-    def enumerate_responses(model, template, named, sampling, seed):
+    def enumerate_responses(model, template, named, sampling, seed, context):
         (prompt,) = {tuple(tokens) for _, tokens in named}
         group = groups[turns[prompt]]
         turns[prompt] += 1

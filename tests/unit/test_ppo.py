@@ -12,8 +12,8 @@ from juicer.data.dialogues import Dialogue
 from juicer.methods.ppo import NormalisedReward, align_policy_by_ppo, with_own_padding
 from juicer.methods.reward import load_reward, score_rewards
 from juicer.models.loading import save_policy
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.events import observed_by
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import PolicyAlignmentSettings, PpoSettings
@@ -48,10 +48,10 @@ def reward(initial):
     return model
 
 
-def align(policy, template, initial, reward, settings=SETTINGS):
+def align(policy, template, initial, reward, settings=SETTINGS, context=LOCAL):
     scratch = initial.parent / "scratch"
     return align_policy_by_ppo(
-        policy, initial, reward, (0.0, 1.0), template, PROMPTS, settings, PpoSettings(), COMPUTE, 0, scratch
+        policy, initial, reward, (0.0, 1.0), template, PROMPTS, settings, PpoSettings(), COMPUTE, 0, scratch, context
     )
 
 
@@ -71,18 +71,17 @@ def test_the_policy_earns_more_of_the_learnt_reward(policy, template, initial, r
     assert 0 < record.response_tokens <= most
 
 
-def test_whoever_watches_is_told_of_every_token_that_is_trained_on(policy, template, initial, reward):
+def test_observers_receive_the_count_of_every_token_that_is_trained_on(policy, template, initial, reward):
     class Observer:
         told: ClassVar[list[float]] = []
 
-        def point(self, step, values):
+        def on_metrics(self, step, values):
             pass
 
-        def tokens(self, count):
+        def on_tokens(self, count):
             self.told.append(count)
 
-    with observed_by(Observer()):
-        record = align(policy, template, initial, reward)
+    record = align(policy, template, initial, reward, context=WorkContext(observers=(Observer(),)))
     assert len(Observer.told) == 8
     assert sum(Observer.told) == record.response_tokens
 

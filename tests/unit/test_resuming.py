@@ -16,6 +16,7 @@ from juicer.methods.policy_alignment import align_policy
 from juicer.methods.reward import load_reward, train_reward
 from juicer.methods.sft import train_sft
 from juicer.models.loading import save_policy
+from juicer.runtime.context import WorkContext
 from juicer.runtime.memo import CheckpointedMemo
 from juicer.sampling import decoding
 from juicer.sampling.decoding import decode
@@ -93,7 +94,9 @@ def test_a_descent_goes_on_with_its_optimiser_schedule_order_and_random_numbers(
         torch.manual_seed(4)
         record = TrainingRecord("test")
         settings = OptimiserSettings(name=name, learning_rate=0.1, warmup_ratio=0.3)
-        train_loop(model, shuffled_batches(8, 2, 2, 0), 8, loss_of, settings, 1, record, checkpoint=checkpoint)
+        train_loop(
+            model, shuffled_batches(8, 2, 2, 0), 8, loss_of, settings, 1, record, WorkContext(checkpoint=checkpoint)
+        )
         return model, record
 
     whole, parts = memo(work, torch.nn.Linear(1, 3), ends_after=5)
@@ -156,7 +159,7 @@ def test_a_round_of_irft_is_the_same(memo, policy):
     settings = IrftTrainingSettings(epochs=2, batch_size=4, optimiser=ADAM)
 
     def work(model, checkpoint):
-        return model, train_round(model, model, PAIRS, settings, 1, 0, checkpoint=checkpoint)
+        return model, train_round(model, model, PAIRS, settings, 1, 0, WorkContext(checkpoint=checkpoint))
 
     assert_same(*memo(work, policy, ends_after=3))
 
@@ -166,7 +169,7 @@ def test_a_reward_is_the_same(memo, policy, template, tmp_path):
     settings = RewardSettings(epochs=2, batch_size=4, frozen_blocks=1, optimiser=ADAM)
 
     def work(model, checkpoint):
-        return model, train_reward(model, PAIRS, settings, 1, 0, checkpoint=checkpoint)
+        return model, train_reward(model, PAIRS, settings, 1, 0, WorkContext(checkpoint=checkpoint))
 
     assert_same(*memo(work, load_reward(tmp_path / "sft", COMPUTE, 0), ends_after=2))
 
@@ -176,8 +179,8 @@ def test_sft_is_the_same_within_and_after_the_first_epoch(memo, policy, template
     settings = SftSettings(epochs=3, batch_size=4, micro_batch_size=2, optimiser=ADAM, lora=lora)
 
     def work(model, checkpoint):
-        scratch = tmp_path / "scratch"
-        return model, train_sft(model, template, DIALOGUES, settings, COMPUTE, 0, scratch, checkpoint=checkpoint)
+        scratch, context = tmp_path / "scratch", WorkContext(checkpoint=checkpoint)
+        return model, train_sft(model, template, DIALOGUES, settings, COMPUTE, 0, scratch, context)
 
     assert_same(*memo(work, policy, ends_after))
 
@@ -191,7 +194,7 @@ def test_policy_alignment_is_the_same_within_and_after_the_first_pass(memo, poli
 
     def work(model, checkpoint):
         record = align_policy(model, tmp_path / "sft", reward, (0.0, 1.0), template, prompts, settings, COMPUTE, 0,
-                              tmp_path / "scratch", checkpoint)  # fmt: skip
+                              tmp_path / "scratch", WorkContext(checkpoint=checkpoint))  # fmt: skip
         return model, record
 
     assert_same(*memo(work, policy, ends_after))
@@ -204,8 +207,8 @@ def test_batches_that_were_sampled_are_not_sampled_again(policy, template, tmp_p
     monkeypatch.setattr(decoding, "decode", lambda *given: sampled.append(1) or decode(*given))
 
     def sample(ends_after):
-        replay = CheckpointedMemo(EndsAfter(tmp_path / "kept", ends_after))
-        return decoding.sample_responses(policy, template, prompts, settings, 0, memo=replay)
+        context = WorkContext(memo=CheckpointedMemo(EndsAfter(tmp_path / "kept", ends_after)))
+        return decoding.sample_responses(policy, template, prompts, settings, 0, context)
 
     whole = decoding.sample_responses(policy, template, prompts, settings, 0)
     with pytest.raises(Ended):

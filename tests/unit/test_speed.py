@@ -4,8 +4,8 @@ import pytest
 
 from juicer.data.dialogues import Dialogue
 from juicer.models.adapters import add_adapters
+from juicer.runtime.context import WorkContext
 from juicer.runtime.devices import DEVICES, device_called
-from juicer.runtime.events import emit_tokens, observed_by
 from juicer.settings.training import LoraSettings
 from juicer.stages.speed import Speed
 from juicer.training.utilisation import operations_per_response_token
@@ -17,9 +17,8 @@ def timed(reports, peak_share=None):
     speed = Speed(lambda: next(clock))
     for piece in reports:
         speed.begin(peak_share)
-        with observed_by(speed):
-            for _, count in piece:
-                emit_tokens(count)
+        for _, count in piece:
+            WorkContext(observers=(speed,)).emit_tokens(count)
     return speed.costs()
 
 
