@@ -24,7 +24,7 @@ def run(stage: Stage) -> str:
     from juicer.data import demonstrations
     from juicer.data.pairs import make_pairs
     from juicer.data.samples import read_samples
-    from juicer.methods.irft import train_round
+    from juicer.methods.irft import irft_round
     from juicer.models.adapters import add_adapters, merge_adapters
     from juicer.models.loading import (
         TRAINED,
@@ -54,7 +54,7 @@ def run(stage: Stage) -> str:
         mixed_precision(compute),
     ):
         order = derive(seed, "irft", given.round, "order")
-        record = train_round(policy, reference, pairs, settings, template.padding, order, context)
+        record = irft_round(policy, reference, pairs, settings, template.padding, order, context)
     merge_adapters(adapters)
     # The totals count from the SFT policy on: SFT's own steps are every model's.
     record.continue_from(None if given.policy == given.initial else read_training(given.policy))

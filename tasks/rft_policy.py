@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from juicer.settings.compute import ComputeSettings
@@ -40,15 +41,14 @@ def run(stage: Stage) -> str:
     sampled = {sample.id for sample in read_samples(given.samples)}
     prompts = [row.prompt for row in demonstrations.read(given.data / "train.jsonl") if row.id in sampled]
     normaliser = (facts["normaliser_mean"], facts["normaliser_deviation"])
-    purpose, ppo = derive(seed, "rft", given.round, "policy"), stage.read("rft.ppo", PpoSettings)
-    common = (policy, given.initial, reward, normaliser, template, prompts, settings)
-    if stage.value("rft.optimiser") == "ppo":
-        # TRL's PPO cannot be continued in the middle, so there is no checkpoint to wait for.
-        with stage.scratch() as scratch, stage.training(None, resumable=False) as context:
-            record = align_policy_by_ppo(*common, ppo, compute, purpose, scratch, context)
-    else:
-        with stage.scratch() as scratch, stage.training(None) as context:
-            record = align_policy(*common, compute, purpose, scratch, context)
+    ppo, use_ppo = stage.read("rft.ppo", PpoSettings), stage.value("rft.optimiser") == "ppo"
+    optimise = partial(align_policy_by_ppo, ppo=ppo) if use_ppo else align_policy
+    # TRL's PPO cannot resume, so it gets no checkpoint and a request to end need not wait for the next save.
+    with stage.scratch() as scratch, stage.training(None, resumable=not use_ppo) as context:
+        seed = derive(seed, "rft", given.round, "policy")
+        record = optimise(
+            policy, given.initial, reward, normaliser, template, prompts, settings, compute, seed, scratch, context
+        )
     record.continue_from(None if given.policy == given.initial else read_training(given.policy))
     # The reward's steps are a part of what the method costs, and so of what the control is given.
     record.total_steps += learnt["steps"]

@@ -8,7 +8,7 @@ import torch
 from bench.gpu_parts.common import ROOT, Context, StepClock, model_of, pairs_of, peak, utilisation
 from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import response_tokens
-from juicer.methods.irft import train_round
+from juicer.methods.irft import irft_round
 from juicer.models.loading import mixed_precision
 from juicer.planning.plan import Planner
 from juicer.recipe.activation import load
@@ -85,7 +85,7 @@ def step(
         operations = operations_per_response_token(model, dialogues)
         clock, once = StepClock(), settings.model_copy(update={"epochs": 1.0})
         with mixed_precision(recipe.compute):
-            record = train_round(model, model, pairs, once, 1, 0, WorkContext(observers=(clock,)))
+            record = irft_round(model, model, pairs, once, 1, 0, WorkContext(observers=(clock,)))
     milliseconds = clock.milliseconds(warmup)
     responses = response_tokens(pairs, [range(count)]) / record.steps
     return {

@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.gpu_parts.common import Context, model_of, pairs_of
 from bench.gpu_parts.irft import FAST, recipe_of
-from juicer.methods.irft import train_round
+from juicer.methods.irft import irft_round
 from juicer.models.loading import mixed_precision
 from juicer.runtime.context import WorkContext
 
@@ -50,7 +50,7 @@ def profiled(context: Context, overrides: Sequence[str]) -> dict[str, Any]:
     device = context.device.type
     profiler = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])])
     with mixed_precision(recipe.compute):
-        train_round(model, model, pairs, settings, 1, 0, WorkContext(observers=(Recorded(after, steps, profiler),)))
+        irft_round(model, model, pairs, settings, 1, 0, WorkContext(observers=(Recorded(after, steps, profiler),)))
     wanted = torch.autograd.DeviceType.CUDA if device == "cuda" else torch.autograd.DeviceType.CPU
     # Ranges that somebody has named, such as an optimiser's step, are no kernels: they would cover the gaps.
     events = [each for each in profiler.events() if each.device_type == wanted and not each.is_user_annotation]

@@ -20,7 +20,7 @@ from bench.gpu_parts.common import (
 from bench.gpu_parts.irft import planned, recipe_of
 from juicer.data.dialogues import Dialogue
 from juicer.data.template import Template
-from juicer.methods.irft import train_round
+from juicer.methods.irft import irft_round
 from juicer.methods.policy_alignment import align_policy
 from juicer.methods.reward import freeze_blocks, train_reward
 from juicer.methods.sft import train_sft
@@ -171,7 +171,7 @@ def lora(context: Context) -> dict[str, Any]:
         pairs = pairs_of(count, limits.max_prompt_tokens, limits.max_response_tokens, model.config.vocab_size)
         rate, clock = operations_per_response_token(model, _dialogues(pairs)), StepClock()
         with mixed_precision(recipe.compute):
-            record = train_round(
+            record = irft_round(
                 model, model, pairs, settings.model_copy(update={"epochs": 1.0}), 1, 0, WorkContext(observers=(clock,))
             )
     tokens = sum(len(each.response) for each in _dialogues(pairs)) / record.steps

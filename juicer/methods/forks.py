@@ -76,7 +76,7 @@ class ForkBatch:
         return ForkBatch(*(each.to(device) for each in whole))
 
 
-def forks_pay(policy: "PreTrainedModel", forks: Sequence[Fork]) -> bool:
+def forks_are_faster(policy: "PreTrainedModel", forks: Sequence[Fork]) -> bool:
     """Whether forks are faster than two rows for each: measured on CPUs, not measured on GPUs (docs/performance.md).
 
     They save the work of a prompt's tokens in the blocks, and pay in attention, which computes all pairs of a row's

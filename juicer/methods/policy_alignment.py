@@ -16,7 +16,7 @@ from juicer.data.template import Template
 from juicer.methods.objectives import normalise
 from juicer.methods.reward import score_rewards
 from juicer.models.loading import mixed_precision, skip_deepspeed_import
-from juicer.models.log_probability import Batch, by_length, dialogues_of, of_logits
+from juicer.models.log_probability import Batch, dialogues_of, length_sorted_batches, of_logits
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.sampling.decoding import sample_responses
@@ -208,7 +208,7 @@ def per_token(
         return torch.stack([every.gather(1, targets[:, None])[:, 0], entropies], dim=-1)
 
     values, places = [], []
-    for rows in by_length(dialogues, chunk):
+    for rows in length_sorted_batches(dialogues, chunk):
         batch = Batch.of([dialogues[row] for row in rows], padding, policy.device)
         hidden = policy.base_model(input_ids=batch.tokens, attention_mask=batch.attention).last_hidden_state
         predicted = batch.response[:, 1:]

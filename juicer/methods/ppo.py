@@ -46,11 +46,12 @@ def align_policy_by_ppo(
     template: Template,
     prompts: Sequence[list[Message]],
     settings: PolicyAlignmentSettings,
-    ppo: PpoSettings,
     compute: ComputeSettings,
     seed: int,
     scratch: Path,
     context: WorkContext = LOCAL,
+    *,
+    ppo: PpoSettings,
 ) -> TrainingRecord:
     """Take `settings.steps` batches of responses and `ppo.epochs` optimiser steps on each. Changes `policy` in place.
 

@@ -15,7 +15,7 @@ from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair, response_tokens
 from juicer.methods.objectives import contrastive_loss, mean_and_deviation
 from juicer.models.loading import attention_of, check_weights, device_of, dtype_of, quiet, refuse_missing
-from juicer.models.log_probability import Batch, by_length_in_chunks, in_batches
+from juicer.models.log_probability import Batch, compute_in_batches, compute_in_chunks
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.settings.compute import ComputeSettings
@@ -100,7 +100,7 @@ def score_rewards(
     context: WorkContext = LOCAL,
 ) -> Tensor:
     """r(x, y) of many dialogues, batched by length, in the order given. Returns (dialogues,) float32 on the CPU."""
-    return in_batches(partial(rewards, model), dialogues, padding, model.device, batch_size, context)
+    return compute_in_batches(partial(rewards, model), dialogues, padding, model.device, batch_size, context)
 
 
 def train_reward(
@@ -122,7 +122,7 @@ def train_reward(
 
     def loss_of(rows: list[int]) -> Losses:
         both = [demonstrations[row] for row in rows] + [samples[row] for row in rows]
-        r_y, r_y_prime = by_length_in_chunks(partial(rewards, model), both, padding, model.device).chunk(2)
+        r_y, r_y_prime = compute_in_chunks(partial(rewards, model), both, padding, model.device).chunk(2)
         margin = (r_y - r_y_prime).detach()
         return contrastive_loss(r_y, r_y_prime, settings.h), {"margin": margin, "accuracy": (margin > 0).float()}
 

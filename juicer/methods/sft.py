@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from juicer.data.dialogues import Dialogue
 from juicer.models.adapters import lora_config, merge_adapters
 from juicer.models.loading import mixed_precision, skip_deepspeed_import
-from juicer.models.log_probability import by_length_in_chunks, dialogues_of, response_log_probabilities
+from juicer.models.log_probability import compute_in_chunks, dialogues_of, response_log_probabilities
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.sft import SftSettings
@@ -82,7 +82,7 @@ def train_sft(
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             dialogues = dialogues_of(inputs["input_ids"], inputs["attention_mask"], inputs["labels"] != -100)
             with mixed_precision(compute):
-                sums = by_length_in_chunks(
+                sums = compute_in_chunks(
                     partial(response_log_probabilities, policy), dialogues, template.padding, policy.device
                 )
             return -sums.sum() / num_items_in_batch

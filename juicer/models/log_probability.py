@@ -133,7 +133,7 @@ def of_logits(
     return torch.cat([checkpoint(compute, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
 
-def by_length_in_chunks(
+def compute_in_chunks(
     compute: Callable[[Any], Tensor],
     dialogues: Sequence[Any],
     padding: int,
@@ -150,7 +150,7 @@ def by_length_in_chunks(
     Returns:
         (dialogues, ...) differentiable.
     """
-    chunks = list(by_length(dialogues, chunk))
+    chunks = list(length_sorted_batches(dialogues, chunk))
     values = torch.cat([compute(batch_of([dialogues[row] for row in rows], padding, device)) for rows in chunks])
     order = torch.tensor([row for rows in chunks for row in rows], device=device)
     return torch.empty_like(values).index_copy(0, order, values)
@@ -169,11 +169,11 @@ def score_dialogues(
         (dialogues,) float32 on the CPU.
     """
     compute = partial(response_log_probabilities, policy)
-    return in_batches(compute, dialogues, padding, policy.device, batch_size, context)
+    return compute_in_batches(compute, dialogues, padding, policy.device, batch_size, context)
 
 
 @torch.no_grad()
-def in_batches(
+def compute_in_batches(
     compute: Callable[[Batch], Tensor],
     dialogues: Sequence[Dialogue],
     padding: int,
@@ -189,7 +189,7 @@ def in_batches(
     Returns:
         (dialogues,) float32 on the CPU, in the order given, on every process.
     """
-    batches = list(by_length(dialogues, batch_size))
+    batches = list(length_sorted_batches(dialogues, batch_size))
 
     def one(rows: list[int]) -> list[float]:
         return compute(Batch.of([dialogues[row] for row in rows], padding, device)).tolist()
@@ -201,7 +201,7 @@ def in_batches(
     return result
 
 
-def by_length(dialogues: Sequence[Sized], batch_size: int) -> Iterator[list[int]]:
+def length_sorted_batches(dialogues: Sequence[Sized], batch_size: int) -> Iterator[list[int]]:
     """Row numbers in batches of similar length, longest first: a batch that does not fit fails at once."""
     order = sorted(range(len(dialogues)), key=lambda row: (-len(dialogues[row]), row))
     for start in range(0, len(order), batch_size):

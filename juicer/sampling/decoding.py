@@ -15,7 +15,7 @@ from torch import Tensor
 
 from juicer.data.samples import Sample
 from juicer.data.template import Template
-from juicer.models.log_probability import by_length
+from juicer.models.log_probability import length_sorted_batches
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.settings.training import SamplingSettings
 
@@ -83,7 +83,7 @@ def sample_in_batches(
 ) -> list[Sample]:
     """Sample by `one` in batches of similar length. Arguments and result as for `sample_responses`."""
     wanted = [Wanted(name, index, prompt) for name, prompt in prompts for index in range(samples_per_prompt)]
-    batches = list(by_length([each.prompt for each in wanted], batch_size))
+    batches = list(length_sorted_batches([each.prompt for each in wanted], batch_size))
 
     def piece(rows: list[int]) -> list[Decoded]:
         decoded = context.memo(partial(one, [wanted[row] for row in rows]))

@@ -51,7 +51,18 @@ def reward(initial):
 def align(policy, template, initial, reward, settings=SETTINGS, context=LOCAL):
     scratch = initial.parent / "scratch"
     return align_policy_by_ppo(
-        policy, initial, reward, (0.0, 1.0), template, PROMPTS, settings, PpoSettings(), COMPUTE, 0, scratch, context
+        policy,
+        initial,
+        reward,
+        (0.0, 1.0),
+        template,
+        PROMPTS,
+        settings,
+        COMPUTE,
+        0,
+        scratch,
+        context,
+        ppo=PpoSettings(),
     )
 
 

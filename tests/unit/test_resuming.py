@@ -11,7 +11,7 @@ from transformers.training_args import ParallelMode
 
 from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair
-from juicer.methods.irft import train_round
+from juicer.methods.irft import irft_round
 from juicer.methods.policy_alignment import align_policy
 from juicer.methods.reward import load_reward, train_reward
 from juicer.methods.sft import train_sft
@@ -159,7 +159,7 @@ def test_a_round_of_irft_is_the_same(memo, policy):
     settings = IrftTrainingSettings(epochs=2, batch_size=4, optimiser=ADAM)
 
     def work(model, checkpoint):
-        return model, train_round(model, model, PAIRS, settings, 1, 0, WorkContext(checkpoint=checkpoint))
+        return model, irft_round(model, model, PAIRS, settings, 1, 0, WorkContext(checkpoint=checkpoint))
 
     assert_same(*memo(work, policy, ends_after=3))
 
