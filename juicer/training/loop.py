@@ -39,19 +39,15 @@ def make_optimiser(
     parameters: Sequence[torch.nn.Parameter], settings: OptimiserSettings, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """The optimiser of a recipe and its schedule: linear warm-up, then linear decay to zero after `steps`."""
+    from transformers import get_linear_schedule_with_warmup
+
     optimiser: torch.optim.Optimizer
     if settings.name == "rmsprop":
         optimiser = torch.optim.RMSprop(parameters, lr=settings.learning_rate)
     else:
         optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)
     warmup = math.ceil(settings.warmup_ratio * steps)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return step / max(warmup, 1)
-        return max(0.0, (steps - step) / max(steps - warmup, 1))
-
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    return optimiser, get_linear_schedule_with_warmup(optimiser, warmup, steps)
 
 
 def recompute_activations(model: "PreTrainedModel") -> None:
