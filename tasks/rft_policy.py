@@ -1,4 +1,4 @@
-"""Policy alignment: seek the learnt reward, KL-regularised to the SFT policy (RFT, Algorithm 1)."""
+"""Policy alignment: maximise the learnt reward, KL-regularised to the SFT policy (RFT, Algorithm 1)."""
 
 import argparse
 from dataclasses import asdict
@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--initial", type=Path, required=True, help="SFT policy, the reference of the KL term")
     parser.add_argument("--reward", type=Path, required=True, help="this round's reward model")
     parser.add_argument("--data", type=Path, required=True, help="curated data")
-    parser.add_argument("--samples", type=Path, required=True, help="this round's samples: they name its prompts")
+    parser.add_argument("--samples", type=Path, required=True, help="this round's samples, which determine its prompts")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
 
 
@@ -28,13 +28,13 @@ def run(stage: Stage) -> str:
     from juicer.methods.policy_alignment import align_policy
     from juicer.methods.ppo import align_policy_by_ppo
     from juicer.methods.reward import load_reward
-    from juicer.models.loading import TRAINED, load_policy, load_template, read_training, save_policy
+    from juicer.models.loading import TRAINING_DTYPE, load_policy, load_template, read_training, save_policy
     from juicer.runtime.seeding import derive
 
     given, settings = stage.arguments, stage.read("rft.policy", PolicyAlignmentSettings)
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")
     template = load_template(given.policy, stage.read("template", TemplateSettings))
-    policy = load_policy(given.policy, compute, TRAINED)
+    policy = load_policy(given.policy, compute, TRAINING_DTYPE)
     reward = load_reward(given.reward, compute, seed)
     learnt = read_training(given.reward) or {}
     facts = learnt["facts"]
@@ -50,7 +50,7 @@ def run(stage: Stage) -> str:
             policy, given.initial, reward, normaliser, template, prompts, settings, compute, seed, scratch, context
         )
     record.continue_from(None if given.policy == given.initial else read_training(given.policy))
-    # The reward's steps are a part of what the method costs, and so of what the control is given.
+    # The reward's steps are part of the method's cost, which the control has to match.
     record.total_steps += learnt["steps"]
     record.total_response_tokens += learnt["response_tokens"]
     stage.record(steps=record.steps, response_tokens=record.response_tokens)

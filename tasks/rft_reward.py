@@ -25,7 +25,7 @@ def run(stage: Stage) -> str:
     from juicer.data.pairs import make_pairs
     from juicer.data.samples import read_samples
     from juicer.methods.reward import freeze_blocks, load_reward, score_rewards, train_reward
-    from juicer.models.loading import TRAINED, load_template, mixed_precision, save_model
+    from juicer.models.loading import TRAINING_DTYPE, load_template, mixed_precision, save_model
     from juicer.runtime.seeding import derive
     from juicer.training.loop import steps_for
     from juicer.training.utilisation import peak_share
@@ -35,8 +35,8 @@ def run(stage: Stage) -> str:
     template = load_template(given.reward, stage.read("template", TemplateSettings))
     rows = list(demonstrations.read(given.data / "train.jsonl"))
     pairs = make_pairs(rows, read_samples(given.samples), template)
-    model = load_reward(given.reward, compute, derive(seed, "rft", "head"), TRAINED)
-    freeze_blocks(model, settings.frozen_blocks)  # before the operations of a step are counted
+    model = load_reward(given.reward, compute, derive(seed, "rft", "head"), TRAINING_DTYPE)
+    freeze_blocks(model, settings.frozen_blocks)  # before peak_share counts the operations per token
     dialogues = [each for pair in pairs for each in (pair.demonstration, pair.sample)]
     steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
     with (

@@ -52,7 +52,7 @@ def profiled(context: Context, overrides: Sequence[str]) -> dict[str, Any]:
     with mixed_precision(recipe.compute):
         irft_round(model, model, pairs, settings, 1, 0, WorkContext(observers=(Recorded(after, steps, profiler),)))
     wanted = torch.autograd.DeviceType.CUDA if device == "cuda" else torch.autograd.DeviceType.CPU
-    # Ranges that somebody has named, such as an optimiser's step, are no kernels: they would cover the gaps.
+    # Annotated ranges, such as an optimiser's step, are not kernels and would cover the gaps between them.
     events = [each for each in profiler.events() if each.device_type == wanted and not each.is_user_annotation]
     spans = [(each.time_range.start, each.time_range.end) for each in events]
     whole = max(end for _, end in spans) - min(start for start, _ in spans)

@@ -63,7 +63,8 @@ def algorithm_1(
 
         # y' ~ pi_t(.|x)
         prompts = [(row.id, template.prompt(row.prompt)) for row in rows]
-        samples = sample_responses(policy.eval(), template, prompts, settings.sampling, seeds["sampling"])
+        with mixed_precision(compute):
+            samples = sample_responses(policy.eval(), template, prompts, settings.sampling, seeds["sampling"])
         pairs = make_pairs(rows, samples, template)
 
         # theta <- theta + eta grad h(r(x, y) - r(x, y')), K steps

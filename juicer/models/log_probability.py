@@ -13,13 +13,13 @@ from torch.utils.checkpoint import checkpoint
 
 from juicer.data.dialogues import Dialogue
 from juicer.runtime.context import LOCAL, WorkContext
-from juicer.runtime.processes import most
+from juicer.runtime.processes import max_over_processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LOGITS_AT_ONCE = 2**24
-"""Logits in memory at a time, 64 MB in float32; beyond that they are computed again for the gradient."""
+"""Logits in memory at a time: 64 MB in float32. More than that are recomputed in the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Batch:
         tokens: (batch, length) int64.
         attention: (batch, length) int64, 1 on real tokens.
         response: (batch, length) bool, true on response tokens.
-        padded_right: padding follows the real tokens, if there is any.
+        padded_right: padding, if any, follows the real tokens.
     """
 
     tokens: Tensor
@@ -40,9 +40,9 @@ class Batch:
 
     @property
     def mask(self) -> Tensor | None:
-        """What a causal model needs to be told of the padding: nothing if it follows, as no real token looks ahead.
+        """The attention mask that a causal model needs: none if padding follows the tokens that would attend to it.
 
-        Without a mask attention computes half as much, and may take its fastest kernel.
+        Without a mask attention computes half as much and can use its fastest kernel.
         """
         return None if self.padded_right else self.attention
 
@@ -61,12 +61,12 @@ class Batch:
 
 
 def dialogues_of(tokens: Tensor, attention: Tensor, response: Tensor) -> list[Dialogue]:
-    """The dialogues of a padded batch, whichever side its padding is on.
+    """The dialogues of a batch that is padded on either side.
 
     Args:
         tokens: (batch, length) int64.
         attention: (batch, length) true or 1 on real tokens.
-        response: (batch, length) true or 1 on response tokens, padding among them or not.
+        response: (batch, length) true or 1 on response tokens; on padding it is ignored.
     """
     real, answered = attention.bool(), response.bool()
     return [
@@ -78,7 +78,7 @@ def dialogues_of(tokens: Tensor, attention: Tensor, response: Tensor) -> list[Di
 def response_log_probabilities(policy: "PreTrainedModel", batch: Batch) -> Tensor:
     """log pi(y|x) = sum_t log pi(y_t | x, y_<t).
 
-    Only positions that predict a response token reach the output head, so prompt tokens cost no vocabulary.
+    Only positions that predict a response token reach the output head, so no logits are computed for prompts.
 
     Returns:
         (batch,) float32, differentiable.
@@ -91,27 +91,29 @@ def response_log_probabilities(policy: "PreTrainedModel", batch: Batch) -> Tenso
 
 
 def token_log_probabilities(policy: "PreTrainedModel", hidden: Tensor, targets: Tensor) -> Tensor:
-    """log pi of single tokens.
+    """log pi of tokens, each given the tokens before it.
 
     Args:
         hidden: (positions, width) last hidden states.
-        targets: (positions,) the tokens that they predict.
+        targets: (positions,) the predicted tokens.
 
     Returns:
         (positions,) float32, differentiable.
     """
-    return of_logits(policy, lambda logits, targets: -cross_entropy(logits, targets, reduction="none"), hidden, targets)
+    return apply_to_logits(
+        policy, lambda logits, targets: -cross_entropy(logits, targets, reduction="none"), hidden, targets
+    )
 
 
-def of_logits(
-    policy: "PreTrainedModel", of: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, targets: Tensor
+def apply_to_logits(
+    policy: "PreTrainedModel", function: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, targets: Tensor
 ) -> Tensor:
-    """Anything of the logits of single positions; memory for them does not grow with vocabulary times positions.
+    """A function of the logits at each position, in memory that does not grow with vocabulary times positions.
 
-    Many logits are computed in chunks, and again in the backward pass; few take the direct way.
+    More than `LOGITS_AT_ONCE` logits are computed in chunks, and recomputed in the backward pass.
 
     Args:
-        of: logits (some, vocabulary) float32 and targets (some,), to (some, ...).
+        function: maps logits (n, vocabulary) float32 and targets (n,) to (n, ...).
         hidden: (positions, width) last hidden states.
         targets: (positions,) tokens.
 
@@ -121,12 +123,12 @@ def of_logits(
     head = policy.get_output_embeddings()
 
     def compute(hidden: Tensor, targets: Tensor) -> Tensor:
-        return of(head(hidden).float(), targets)
+        return function(head(hidden).float(), targets)
 
     chunks = math.ceil(len(targets) * policy.config.get_text_config().vocab_size / LOGITS_AT_ONCE)
     if hasattr(head.weight, "ds_id"):
-        # DeepSpeed has sharded the weights: it gathers them in each call, so every process must make as many.
-        chunks = most(chunks, hidden.device)
+        # DeepSpeed gathers sharded weights in each call, so every process must make the same number of calls.
+        chunks = max_over_processes(chunks, hidden.device)
     if chunks <= 1:
         return compute(hidden, targets)
     parts = zip(hidden.tensor_split(chunks), targets.tensor_split(chunks), strict=True)
@@ -144,11 +146,11 @@ def compute_in_chunks(
     """`compute` over dialogues in chunks of similar length, in the order given: less padding, the same gradient.
 
     Args:
-        compute: a batch to (batch, ...) values.
-        batch_of: makes a batch of dialogues, given padding and device.
+        compute: maps a batch to values (batch, ...).
+        batch_of: makes a batch of dialogues, given padding token and device.
 
     Returns:
-        (dialogues, ...) differentiable.
+        (dialogues, ...), differentiable.
     """
     chunks = list(length_sorted_batches(dialogues, chunk))
     values = torch.cat([compute(batch_of([dialogues[row] for row in rows], padding, device)) for rows in chunks])
@@ -184,7 +186,7 @@ def compute_in_batches(
     """`compute` over dialogues in batches of similar length, distributed over the processes; no gradient.
 
     Args:
-        compute: a batch to (batch,) values.
+        compute: maps a batch to values (batch,).
 
     Returns:
         (dialogues,) float32 on the CPU, in the order given, on every process.
@@ -202,7 +204,7 @@ def compute_in_batches(
 
 
 def length_sorted_batches(dialogues: Sequence[Sized], batch_size: int) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length, longest first: a batch that does not fit fails at once."""
+    """Row indices in batches of similar length, longest first, so that a batch too large for memory fails at once."""
     order = sorted(range(len(dialogues)), key=lambda row: (-len(dialogues[row]), row))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]

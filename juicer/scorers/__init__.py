@@ -1,6 +1,6 @@
-"""Scorers: models that give a response one number. They curate demonstrations and judge samples.
+"""Scorers: models that assign one number to a response. They select demonstrations and judge samples.
 
-One small interface; what a scorer needs besides (a checkpoint format, a prompt format) stays in its own module.
+All share one small interface; details such as a checkpoint format or a prompt format stay in a scorer's module.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from juicer.settings.data import ScorerSettings
 
 
 class Scorer(Protocol):
-    """What every scorer can do."""
+    """The interface of all scorers."""
 
     def score(self, rows: Sequence[tuple[list[Message], str]], context: WorkContext = LOCAL) -> list[float]:
         """Score (prompt, response) rows.
@@ -39,7 +39,7 @@ def load(settings: ScorerSettings, folder: Path, compute: ComputeSettings) -> Sc
         return None
     if not (folder / "config.json").is_file():
         raise InputError("no model here: config.json is missing", where=str(folder), do="check scorer.model")
-    # Each kind imports torch and transformers, seconds that the kind `none` does not have to pay.
+    # Imported here because they import torch and transformers, which takes seconds and kind `none` does not need.
     if settings.kind == "beaver":
         from juicer.scorers.beaver import BeaverScorer
 

@@ -1,4 +1,4 @@
-"""Scoring token sequences in batches of similar length, which all scorers share."""
+"""Scoring token sequences in batches of similar length, for all scorers."""
 
 import logging
 from collections.abc import Callable, Collection, Sequence
@@ -23,17 +23,17 @@ def score_sequences(
     device: torch.device,
     context: WorkContext = LOCAL,
 ) -> list[float]:
-    """Score token sequences in batches of similar length, which wastes the least on padding.
+    """Score token sequences in batches of similar length, which need little padding.
 
     Args:
         sequences: token ids, one sequence per row.
         end_scores: maps ids (batch, length) and mask (batch, length) to scores (batch,).
         batch_size: rows per batch.
         padding: token id that fills short rows on the right.
-        positions: longest sequence that the model takes, None for no limit. A longer one loses its beginning, because
+        positions: maximal length of a sequence, None for no limit. A longer one is truncated at its beginning, because
             the score is read at the end; a warning is logged.
-        first: token ids that a sequence keeps at its start whatever else it loses, such as an encoder's [CLS], where
-            its score is read.
+        first: token ids that are kept at the start of a truncated sequence, such as an encoder's [CLS], where the score
+            is read.
         device: where the model is.
         context: the batches are distributed over its processes; its memo keeps scored batches.
 
@@ -60,7 +60,9 @@ def score_sequences(
             mask[place, : len(sequences[row])] = 1
         values = end_scores(ids.to(device), mask.to(device)).float()
         if not bool(torch.isfinite(values).all()):
-            raise InputError("the scorer gives NaN or infinity", do="check its weights, or try compute.precision=fp32")
+            raise InputError(
+                "a score is NaN or infinite", where="scorer", do="check its weights, or set compute.precision to fp32"
+            )
         return [float(value) for value in values]
 
     scores = [0.0] * len(sequences)
@@ -73,7 +75,7 @@ def score_sequences(
 
 
 def _end_of(sequence: Sequence[int], positions: int, first: Collection[int | None]) -> Sequence[int]:
-    """The last `positions` tokens, or as many of them as fit behind the first one, if that is to be kept."""
+    """The last `positions` tokens, or the first one and the last `positions - 1` if the first is to be kept."""
     if len(sequence) <= positions:
         return sequence
     kept = 1 if sequence[0] in first else 0

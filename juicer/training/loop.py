@@ -1,4 +1,4 @@
-"""The loop that every contrastive stage shares: K optimiser steps over seeded batches, recorded step by step."""
+"""The training loop of IRFT and of the reward model: K optimiser steps over seeded batches, each step recorded."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ def steps_for(epochs: float, rows: int, batch_size: int) -> int:
 
 
 def shuffled_batches(rows: int, batch_size: int, epochs: float, seed: int) -> Iterator[list[int]]:
-    """K batches of row numbers from `epochs` seeded permutations laid end to end; only the last may be short."""
+    """K batches of row indices from concatenated seeded permutations; only the last batch may be short."""
     generator = torch.Generator().manual_seed(seed)
     wanted = math.ceil(epochs * rows)
     stream: list[int] = []
@@ -51,29 +51,29 @@ def make_optimiser(
 
 
 def recompute_activations(model: "PreTrainedModel") -> None:
-    """Switch gradient checkpointing on in a model that stays in evaluation mode, where transformers would ignore it."""
+    """Enable gradient checkpointing in a model that stays in evaluation mode, in which transformers ignores it."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     model.gradient_checkpointing_enable()
     for module in model.modules():
-        # The mark is the layer's own; its children, and so dropout, stay in evaluation mode.
+        # Only the layer's own flag changes; its children, dropout included, stay in evaluation mode.
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True
 
 
-def passes_of(
+def micro_batches(
     rows: Sequence[int], micro_batch_size: int | None, processes: Processes = SINGLE_PROCESS
 ) -> Iterator[tuple[list[int], int]]:
-    """The forward passes of this process over its share of a batch: row numbers, and how many of them count.
+    """This process's micro-batches of a batch: row indices, and how many of them count.
 
-    Every process makes as many passes over as many rows, as sharded weights demand; what it lacks is filled up with a
-    row that does not count.
+    Sharded weights require that every process runs equally many forward passes over equally many rows, so a short
+    share is padded with a row that does not count.
     """
-    mine = list(rows[processes.rank :: processes.world_size])
-    filled = mine + [rows[-1]] * (math.ceil(len(rows) / processes.world_size) - len(mine))
-    size = micro_batch_size or len(filled)
-    for start in range(0, len(filled), size):
-        yield filled[start : start + size], max(0, min(size, len(mine) - start))
+    share = list(rows[processes.rank :: processes.world_size])
+    padded = share + [rows[-1]] * (math.ceil(len(rows) / processes.world_size) - len(share))
+    size = micro_batch_size or len(padded)
+    for start in range(0, len(padded), size):
+        yield padded[start : start + size], max(0, min(size, len(share) - start))
 
 
 def train_loop(
@@ -86,12 +86,11 @@ def train_loop(
     record: TrainingRecord,
     context: WorkContext = LOCAL,
 ) -> None:
-    """Take `steps` optimiser steps, one per batch of row numbers.
+    """Take `steps` optimiser steps, one per batch of row indices.
 
     Args:
-        loss_of: for row numbers, the loss and what else to plot, per row: (rows,) each.
-        micro_batch_size: rows per forward pass of a process; the gradient is that of the whole batch's mean all the
-            same.
+        loss_of: returns the loss, and other quantities to plot, of the rows with the given indices: (rows,) each.
+        micro_batch_size: rows per forward pass of a process; the gradient is always that of the mean over the batch.
         context: the rows of each batch are divided over its processes, each of which holds the whole model before and
             after; training resumes from its checkpoint, which is saved between two steps; its progress counts steps.
 
@@ -102,33 +101,33 @@ def train_loop(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = parameters[0].device
     optimiser, schedule = make_optimiser(parameters, settings, steps)
-    kind = ZeroBackend if processes.zero_stage else ReplicatedBackend
-    descent: TrainingBackend = kind(model, loss_of, optimiser, settings.max_gradient_norm, processes)
+    backend_type = ZeroBackend if processes.zero_stage else ReplicatedBackend
+    backend: TrainingBackend = backend_type(model, loss_of, optimiser, settings.max_gradient_norm, processes)
 
     def write(folder: Path) -> None:
-        descent.save(folder)
+        backend.save(folder)
         if processes.is_local_main:
             save_progress(folder, schedule, record)
 
     done = 0
     if latest := checkpoint.latest() if checkpoint else None:
-        descent.load(latest)
+        backend.load(latest)
         done = load_progress(latest, schedule, record)
     context.progress(done)
     for step, rows in enumerate(batches, 1):
         if step <= done:
             continue
         sums = {"loss": 0.0}
-        passes = list(passes_of(rows, micro_batch_size, processes))
+        passes = list(micro_batches(rows, micro_batch_size, processes))
         for number, (micro, counted) in enumerate(passes, 1):
-            losses, values = descent.losses(micro)
+            losses, values = backend.losses(micro)
             share = counted / len(rows)
             mean = losses[:counted].mean() if counted else losses.sum()
-            descent.backward(mean * share, last=number == len(passes))
+            backend.backward(mean * share, last=number == len(passes))
             for name, value in ({"loss": losses.detach()} | values).items():
                 sums[name] = sums.get(name, 0.0) + (float(value[:counted].mean()) * share if counted else 0.0)
         plotted = dict(zip(sums, processes.sum(list(sums.values()), device), strict=True))
-        rate, norm = float(schedule.get_last_lr()[0]), descent.gradient_norm()
+        rate, norm = float(schedule.get_last_lr()[0]), backend.gradient_norm()
         if not math.isfinite(plotted["loss"]) or not math.isfinite(norm):
             raise InputError(
                 f"the loss is {plotted['loss']} and the gradient norm {norm} at step {step} of {steps}",
@@ -139,10 +138,10 @@ def train_loop(
         record.log(step, **point)
         context.emit_metrics(step, **point)
         context.emit_tokens(record.response_tokens / steps)
-        descent.step()
+        backend.step()
         schedule.step()
         context.progress(1)
         if checkpoint and checkpoint.due():
             checkpoint.save(write)
-    descent.close()
+    backend.close()
     record.steps += steps

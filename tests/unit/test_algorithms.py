@@ -11,7 +11,7 @@ from juicer.data.demonstrations import Demonstration
 from juicer.data.template import Template
 from juicer.methods.algorithms import algorithm_1, algorithm_2
 from juicer.methods.reward import load_reward
-from juicer.models.loading import TRAINED, load_policy, load_template, save_policy
+from juicer.models.loading import TRAINING_DTYPE, load_policy, load_template, save_policy
 from juicer.recipe.activation import dump, load
 from juicer.runtime.seeding import derive
 from juicer.stages.stage import Stage
@@ -60,7 +60,7 @@ def assert_same_weights(model, saved):
 def test_algorithm_2_gives_the_weights_of_its_stages(recipe, reference, slices):
     settings = recipe("irft.rounds=2", f"irft.training.reference={reference}", f"irft.slice={slices}")
     template = load_template(SFT, settings.template)
-    policy, start = (load_policy(SFT, settings.compute, TRAINED) for _ in range(2))
+    policy, start = (load_policy(SFT, settings.compute, TRAINING_DTYPE) for _ in range(2))
     records = algorithm_2(policy, ROWS, template, settings.irft, settings.compute, settings.seed)
 
     previous = SFT
@@ -69,7 +69,7 @@ def test_algorithm_2_gives_the_weights_of_its_stages(recipe, reference, slices):
         run(irft_generate, f"irft_generate@{name}", round=name, part=part, policy=previous, out=samples)
         run(irft_train, f"irft_train@{name}", round=name, policy=previous, initial=SFT, samples=samples, out=out)
         previous = out
-    assert_same_weights(policy, load_policy(previous, settings.compute, TRAINED))
+    assert_same_weights(policy, load_policy(previous, settings.compute, TRAINING_DTYPE))
     assert any(not torch.equal(one, two) for one, two in zip(policy.parameters(), start.parameters(), strict=True))
     assert [record.facts["pairs"] for record in records] == ([6, 6] if slices == "split" else [12, 12])
 
@@ -78,8 +78,8 @@ def test_algorithm_1_gives_the_weights_of_its_stages(recipe, tmp_path):
     settings = recipe("rft.rounds=2", "rft.slice=split", "rft.policy.steps=3", "rft.policy.prompts_per_step=2")
     compute, seed = settings.compute, settings.seed
     template = load_template(SFT, settings.template)
-    policy, start = (load_policy(SFT, compute, TRAINED) for _ in range(2))
-    reward = load_reward(SFT, compute, derive(seed, "rft", "head"), TRAINED)
+    policy, start = (load_policy(SFT, compute, TRAINING_DTYPE) for _ in range(2))
+    reward = load_reward(SFT, compute, derive(seed, "rft", "head"), TRAINING_DTYPE)
     records = algorithm_1(policy, reward, SFT, ROWS, template, settings.rft, compute, seed, tmp_path / "scratch")
 
     previous, learnt = SFT, SFT
@@ -90,7 +90,7 @@ def test_algorithm_1_gives_the_weights_of_its_stages(recipe, tmp_path):
         run(rft_policy, f"rft_policy@{name}", round=name, policy=previous, initial=SFT, reward=judge,
             samples=samples, out=out)  # fmt: skip
         previous, learnt = out, judge
-    assert_same_weights(policy, load_policy(previous, compute, TRAINED))
-    assert_same_weights(reward, load_reward(learnt, compute, seed, TRAINED))
+    assert_same_weights(policy, load_policy(previous, compute, TRAINING_DTYPE))
+    assert_same_weights(reward, load_reward(learnt, compute, seed, TRAINING_DTYPE))
     assert any(not torch.equal(one, two) for one, two in zip(policy.parameters(), start.parameters(), strict=True))
     assert [aligned.steps for _, aligned in records] == [3, 3]

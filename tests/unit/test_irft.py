@@ -10,7 +10,7 @@ from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair
 from juicer.methods.irft import irft_round, pair_log_probabilities
 from juicer.models.adapters import add_adapters, merge_adapters
-from juicer.models.loading import TRAINED, mixed_precision
+from juicer.models.loading import TRAINING_DTYPE, mixed_precision
 from juicer.models.log_probability import score_dialogues
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.irft import IrftTrainingSettings
@@ -98,7 +98,7 @@ def test_steps_that_bf16_weights_would_lose_are_taken_in_mixed_precision(policy)
     compute = ComputeSettings(device="cpu", precision="bf16")
     small = SETTINGS.model_copy(update={"optimiser": OptimiserSettings(name="rmsprop", learning_rate=1e-6)})
     moved = []
-    for weights in (torch.bfloat16, TRAINED):
+    for weights in (torch.bfloat16, TRAINING_DTYPE):
         each = copy.deepcopy(policy).to(weights)
         before = each.base_model.layers[0].attention.dense.weight.clone()
         with mixed_precision(compute):
@@ -109,32 +109,32 @@ def test_steps_that_bf16_weights_would_lose_are_taken_in_mixed_precision(policy)
     assert moved[0] < 0.5 < 0.99 < moved[1]
 
 
-def with_captured(policy, error=0.0):
-    """The pairs with what sampling would have captured, wrong by `error` nats."""
+def with_recorded(policy, error=0.0):
+    """The pairs with the log-probabilities that sampling would have recorded, off by `error` nats."""
     values = score_dialogues(policy, [pair.sample for pair in PAIRS], 1).tolist()
     return [replace(pair, sample_log_probability=value + error) for pair, value in zip(PAIRS, values, strict=True)]
 
 
-def test_captured_log_probabilities_stand_in_for_a_forward_pass(policy):
+def test_log_probabilities_recorded_while_sampling_replace_a_forward_pass(policy):
     other = copy.deepcopy(policy)
     plain = irft_round(policy, policy, PAIRS, SETTINGS, 1, 0)
-    captured = irft_round(other, other, with_captured(other, error=2e-5), SETTINGS, 1, 0)
+    captured = irft_round(other, other, with_recorded(other, error=2e-5), SETTINGS, 1, 0)
     assert (plain.facts["captured"], captured.facts["captured"]) == (False, True)
     assert captured.curves["loss"]["value"] == pytest.approx(plain.curves["loss"]["value"], abs=1e-4)
     for one, two in zip(policy.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-3)
 
 
-def test_captured_log_probabilities_that_differ_from_teacher_forcing_are_not_used(policy):
+def test_recorded_log_probabilities_that_differ_from_teacher_forcing_are_not_used(policy):
     other = copy.deepcopy(policy)
     plain = irft_round(policy, policy, PAIRS, SETTINGS, 1, 0)
-    record = irft_round(other, other, with_captured(other, error=5e-4), SETTINGS, 1, 0)
+    record = irft_round(other, other, with_recorded(other, error=5e-4), SETTINGS, 1, 0)
     assert record == plain
 
 
-def test_captured_log_probabilities_are_not_those_of_another_reference(policy):
+def test_recorded_log_probabilities_are_not_used_for_another_reference(policy):
     reference = copy.deepcopy(policy)
-    record = irft_round(policy, reference, with_captured(policy), SETTINGS, 1, 0)
+    record = irft_round(policy, reference, with_recorded(policy), SETTINGS, 1, 0)
     assert record.facts["captured"] is False
 
 
@@ -142,11 +142,11 @@ def test_a_prompt_is_computed_once_for_both_responses_where_that_pays(policy):
     rows = list(range(len(PAIRS)))
     places = []
     policy.get_input_embeddings().register_forward_hook(lambda _, given, __: places.append(given[0].numel()))
-    together = pair_log_probabilities(policy, PAIRS, 1)(rows)
+    in_one_row = pair_log_probabilities(policy, PAIRS, 1)(rows)
     policy.config.model_type = "another"
-    apart = pair_log_probabilities(policy, PAIRS, 1)(rows)
+    in_two_rows = pair_log_probabilities(policy, PAIRS, 1)(rows)
     assert places[0] == len(PAIRS) * 9 < sum(places[1:])
-    for one, other in zip(together, apart, strict=True):
+    for one, other in zip(in_one_row, in_two_rows, strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
 
 

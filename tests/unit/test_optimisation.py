@@ -8,7 +8,7 @@ import torch
 from juicer.runtime.errors import InputError
 from juicer.runtime.processes import Processes
 from juicer.settings.training import OptimiserSettings
-from juicer.training.loop import make_optimiser, passes_of, shuffled_batches, steps_for, train_loop
+from juicer.training.loop import make_optimiser, micro_batches, shuffled_batches, steps_for, train_loop
 from juicer.training.record import TrainingRecord
 
 SETTINGS = OptimiserSettings(learning_rate=0.1, warmup_ratio=0.2)
@@ -62,7 +62,7 @@ def test_micro_batches_change_nothing_but_memory():
 @pytest.mark.parametrize(("rows", "size", "micro"), [(8, 3, None), (8, 3, 2), (2, 3, None), (7, 2, 3), (5, 1, 2)])
 def test_processes_make_the_same_passes_and_every_row_counts_once(rows, size, micro):
     batch = list(range(10, 10 + rows))
-    each = [list(passes_of(batch, micro, Processes(rank, size))) for rank in range(size)]
+    each = [list(micro_batches(batch, micro, Processes(rank, size))) for rank in range(size)]
     assert len({tuple(len(row_numbers) for row_numbers, _ in passes) for passes in each}) == 1
     counted = [row for passes in each for row_numbers, count in passes for row in row_numbers[:count]]
     assert sorted(counted) == batch

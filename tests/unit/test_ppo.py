@@ -9,7 +9,7 @@ import torch
 from packaging.version import Version
 
 from juicer.data.dialogues import Dialogue
-from juicer.methods.ppo import NormalisedReward, align_policy_by_ppo, with_own_padding
+from juicer.methods.ppo import NormalisedReward, align_policy_by_ppo, with_padding_token
 from juicer.methods.reward import load_reward, score_rewards
 from juicer.models.loading import save_policy
 from juicer.runtime.context import LOCAL, WorkContext
@@ -114,7 +114,7 @@ def test_trl_reads_the_reward_where_it_was_trained(template, reward, padding_is_
 
     if padding_is_end_of_text:
         template.tokenizer.pad_token = template.tokenizer.eos_token
-    padding = with_own_padding(template.tokenizer, reward.config.vocab_size + 1).pad_token_id
+    padding = with_padding_token(template.tokenizer, reward.config.vocab_size + 1).pad_token_id
     end = template.end_of_text
     assert padding != end
     dialogues = [Dialogue([5, 6, 7], [8, 9, end]), Dialogue([6, 7], [9, 10, 11, 12]), Dialogue([7], [end])]
@@ -130,10 +130,10 @@ def test_trl_reads_the_reward_where_it_was_trained(template, reward, padding_is_
 def test_a_vocabulary_without_room_for_padding_is_refused(template):
     template.tokenizer.pad_token = template.tokenizer.eos_token
     with pytest.raises(InputError, match="no room"):
-        with_own_padding(template.tokenizer, 1)
+        with_padding_token(template.tokenizer, 1)
 
 
 def test_too_few_prompts_are_refused(policy, template, initial, reward):
     settings = SETTINGS.model_copy(update={"prompts_per_step": 9})
-    with pytest.raises(InputError, match="16 prompts, PPO takes 18 at a time"):
+    with pytest.raises(InputError, match="there are 16 prompts, but a step of PPO takes 18"):
         align(policy, template, initial, reward, settings)
