@@ -34,8 +34,8 @@ STAGE = '''
 import os, time
 from pathlib import Path
 from juicer.runtime.errors import InputError
+from juicer.runtime.files import write_json
 from juicer.stages.launch import main
-from juicer.stages.stage import write_json
 
 def arguments(parser):
     parser.add_argument("--data", type=Path)
