@@ -22,10 +22,10 @@ from torch import Tensor
 
 from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair
-from juicer.methods.irft import train_round
+from juicer.methods.irft import irft_round
 from juicer.methods.objectives import contrastive_loss, irft_loss
 from juicer.methods.reward import rewards
-from juicer.models.log_probability import by_length_in_chunks, response_log_probabilities
+from juicer.models.log_probability import compute_in_chunks, response_log_probabilities
 from juicer.runtime.seeding import derive
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.irft import IrftTrainingSettings
@@ -83,7 +83,7 @@ def run_exactly(method: Method, rounds: int, steps: int, rate: float) -> list[Po
         return optimal_policy(log_reference, WORLD.reward(model), BETA)
 
     def values() -> Tensor:
-        return by_length_in_chunks(compute, DIALOGUES, END_OF_TEXT, CPU, len(DIALOGUES)).view_as(DEMONSTRATIONS)
+        return compute_in_chunks(compute, DIALOGUES, END_OF_TEXT, CPU, len(DIALOGUES)).view_as(DEMONSTRATIONS)
 
     def loss_of(start: Tensor) -> Tensor:
         (y, y_prime), (start_y, start_y_prime) = ((each[:, :, None], each[:, None, :]) for each in (values(), start))
@@ -132,7 +132,7 @@ def run_as_it_is(rounds: int, steps: int, samples: int, learning_rate: float) ->
             Pair(Dialogue(one.prompt, one.response), Dialogue(other.prompt, other.response))
             for one, other in zip(y, y_prime, strict=True)
         ]
-        train_round(policy, policy, pairs, settings, END_OF_TEXT, seed=finished)
+        irft_round(policy, policy, pairs, settings, END_OF_TEXT, seed=finished)
     return [*points, measure(rounds * steps, WORLD.log_policy(policy), policy)]
 
 

@@ -14,8 +14,8 @@ from transformers import GPTNeoXForCausalLM
 
 from bench.measure import Timings
 from juicer.data.dialogues import Dialogue
-from juicer.methods.forks import Fork, ForkBatch, fork_log_probabilities, forks_pay
-from juicer.models.log_probability import by_length_in_chunks, response_log_probabilities
+from juicer.methods.forks import Fork, ForkBatch, fork_log_probabilities, forks_are_faster
+from juicer.models.log_probability import compute_in_chunks, response_log_probabilities
 from juicer.quickstart.pretraining import policy_config
 from juicer.settings.world import TinyPolicySettings
 
@@ -38,10 +38,10 @@ def compare(policy: GPTNeoXForCausalLM, prompt: int, response: int, repeats: int
     dialogues = [Dialogue(fork.prompt, each) for fork in forks for each in (fork.one, fork.other)]
 
     def together() -> Tensor:
-        return by_length_in_chunks(partial(fork_log_probabilities, policy), forks, 1, CPU, batch_of=ForkBatch.of)
+        return compute_in_chunks(partial(fork_log_probabilities, policy), forks, 1, CPU, batch_of=ForkBatch.of)
 
     def apart() -> Tensor:
-        return by_length_in_chunks(partial(response_log_probabilities, policy), dialogues, 1, CPU)
+        return compute_in_chunks(partial(response_log_probabilities, policy), dialogues, 1, CPU)
 
     ways = {together: Timings(), apart: Timings()}
     for way in ways:
@@ -49,7 +49,7 @@ def compare(policy: GPTNeoXForCausalLM, prompt: int, response: int, repeats: int
     for _ in range(repeats):
         for way, times in ways.items():
             times.time(lambda way=way: way().sum().backward())
-    return ways[together].median("cpu") / ways[apart].median("cpu"), forks_pay(policy, forks)
+    return ways[together].median("cpu") / ways[apart].median("cpu"), forks_are_faster(policy, forks)
 
 
 def main() -> None:

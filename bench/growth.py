@@ -12,7 +12,7 @@ from bench.part import main
 from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair, make_pairs
 from juicer.data.template import Template
-from juicer.methods.irft import train_round
+from juicer.methods.irft import irft_round
 from juicer.quickstart.pretraining import policy_config
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.irft import IrftTrainingSettings
@@ -47,7 +47,7 @@ def run(prompts: int, repeats: int) -> dict[str, Any]:
 
     def round_of(rows: int) -> None:
         samples = sample_responses(policy, template, named[:rows], SamplingSettings(), seed=0)
-        train_round(policy, policy, make_pairs(given.rows, samples, template), PASS, template.padding, 0)
+        irft_round(policy, policy, make_pairs(given.rows, samples, template), PASS, template.padding, 0)
 
     def rows(factor: int) -> int:
         round_of(factor * prompts // 8)
@@ -76,7 +76,7 @@ def run(prompts: int, repeats: int) -> dict[str, Any]:
     def trained(length: int) -> int:
         columns = zip(tokens(16), tokens(length), tokens(length), strict=True)
         pairs = [Pair(Dialogue(prompt, one), Dialogue(prompt, other)) for prompt, one, other in columns]
-        train_round(random, random, pairs, PASS.model_copy(update={"batch_size": 8}), 1, 0)
+        irft_round(random, random, pairs, PASS.model_copy(update={"batch_size": 8}), 1, 0)
         return 2 * count * length
 
     ways = {

@@ -17,7 +17,7 @@ from bench import inputs, stock
 from bench.part import main, quiet
 from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair, make_pairs
-from juicer.methods.irft import train_round
+from juicer.methods.irft import irft_round
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.settings.training import OptimiserSettings, SamplingSettings
@@ -44,7 +44,7 @@ def large_vocabulary(way: str) -> float:
         prompt, one, other = torch.randint(2, VOCABULARY, (3, TOKENS // 2)).tolist()
         pairs.append(Pair(Dialogue(prompt, one), Dialogue(prompt, other)))
     if way == "ours":
-        return risen(lambda: train_round(policy, policy, pairs, STEP, 1, 0))
+        return risen(lambda: irft_round(policy, policy, pairs, STEP, 1, 0))
     options = stock.DEFAULTS if way == "stock" else stock.matched(STEP)
     template = inputs.make(1).template
     with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +61,7 @@ def round_of(rows: int) -> float:
 
     def work() -> None:
         samples = sample_responses(policy, given.template, named, SamplingSettings(), seed=0)
-        train_round(policy, policy, make_pairs(given.rows, samples, given.template), settings, 1, 0)
+        irft_round(policy, policy, make_pairs(given.rows, samples, given.template), settings, 1, 0)
 
     return risen(work)
 

@@ -14,7 +14,7 @@ from bench.measure import Timings, ratio, total
 from bench.part import main
 from juicer.data.pairs import make_pairs
 from juicer.data.samples import Sample
-from juicer.methods.irft import train_round
+from juicer.methods.irft import irft_round
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.settings.training import OptimiserSettings, SamplingSettings
@@ -45,7 +45,7 @@ def run(prompts: int, repeats: int) -> dict[str, Any]:
         pairs = make_pairs(given.rows, samples, template)
         fresh = given.policy()
         record = times["train"].time(
-            lambda fresh=fresh, pairs=pairs: train_round(fresh, fresh, pairs, TRAINING, template.padding, 0)
+            lambda fresh=fresh, pairs=pairs: irft_round(fresh, fresh, pairs, TRAINING, template.padding, 0)
         )
         losses["ours"] = sum(record.curves["loss"]["value"]) / record.steps
         for name, options in (

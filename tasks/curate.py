@@ -11,6 +11,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -18,9 +19,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from juicer import scorers
 from juicer.data import demonstrations
 from juicer.data.demonstrations import Demonstration
+from juicer.runtime.context import WorkContext
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json, write_json
-from juicer.runtime.memo import Memo, no_memo
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, ScorerSettings, TemplateSettings
 from juicer.stages.launch import main
@@ -70,15 +71,17 @@ def run(stage: Stage) -> str:
     if template.replaced and stage.is_main:
         print(f"{stage.name}: {REPLACED}", file=sys.stderr)
     scoring = stage.read("scorer", ScorerSettings)
-    scorer = scorers.load(scoring, given.scorer, stage.read("compute", ComputeSettings), stage.processes)
+    scorer = scorers.load(scoring, given.scorer, stage.read("compute", ComputeSettings))
 
     raw = given.raw / "demonstrations.jsonl"
     with stage.publish(given.out) as out, ExitStack() as files:
         out.mkdir()
         names: tuple[Split, ...] = ("train", "validation", "held_out")
         opened = {name: files.enter_context((out / f"{name}.jsonl").open("wb")) for name in names}
-        memo = files.enter_context(stage.memo()) if scorer else no_memo
-        curation = Curation(settings, scoring, scorer, Lengths(template), opened, memo)
+        context = stage.context
+        if scorer:
+            context = replace(context, memo=files.enter_context(stage.memo()))
+        curation = Curation(settings, scoring, scorer, Lengths(template), opened, context)
         curation.take(raw, stage.name)
         write_json(out / "curation.json", curation.finish())
     stage.record(rows=curation.read)
@@ -95,7 +98,7 @@ class Curation:
         scorer: scores training rows; None keeps them in the order of the source.
         lengths: counts tokens.
         files: the open output file of each split.
-        memo: returns the scores that an interrupted run has computed already.
+        context: of the scoring; its memo keeps scored batches.
     """
 
     def __init__(
@@ -105,12 +108,12 @@ class Curation:
         scorer: scorers.Scorer | None,
         lengths: "Lengths",
         files: "Mapping[Split, BinaryIO]",
-        memo: Memo,
+        context: WorkContext,
     ) -> None:
         from juicer.data.curation import Best
 
         self.settings, self.scoring, self.scorer = settings, scoring, scorer
-        self.lengths, self.files, self.memo = lengths, files, memo
+        self.lengths, self.files, self.context = lengths, files, context
         self.read = 0
         self.kept: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
@@ -256,7 +259,7 @@ class Curation:
         rows, self._waiting = self._waiting, []
         if self.scorer is None or not rows:
             return
-        scores = self.scorer.score([(row.prompt, row.response) for row in rows], self.memo)
+        scores = self.scorer.score([(row.prompt, row.response) for row in rows], self.context)
         for row, score in zip(rows, scores, strict=True):
             line = _line(row.model_copy(update={"score": score}))
             if self.best is None:

@@ -23,17 +23,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", required=True, help="base, sft, sft-matched, irft or rft")
     parser.add_argument("--round", type=int, required=True, help="round of the method, 0 for none")
     parser.add_argument("--policy", type=Path, required=True, help="model folder")
-    parser.add_argument("--sft", type=Path, required=True, help="SFT model, that KL and implicit reward refer to")
+    parser.add_argument("--sft", type=Path, required=True, help="SFT model, the reference of KL and implicit reward")
     parser.add_argument("--scorer", type=Path, required=True, help="scorer folder")
     parser.add_argument("--data", type=Path, required=True, help="curated data")
     parser.add_argument("--out", type=Path, required=True, help="evaluation to write (.json)")
 
 
-def samples_of(template: "Template", rows: "Sequence[Demonstration]", done: "Evaluation") -> list[dict[str, Any]]:
-    """What the report shows of the first `rows`; all have the same keys.
+def report_samples(template: "Template", rows: "Sequence[Demonstration]", done: "Evaluation") -> list[dict[str, Any]]:
+    """The samples of the first `rows` for the report; all have the same keys.
 
-    Their turns are there where the prompt is in a model's own format, whose marks nobody likes to read, and `ended`
-    where a response was cut.
+    `turns` is there if the prompt is in a model's own format, whose markup is hard to read, and `ended` if any response
+    was cut at the limit.
     """
     shown: list[dict[str, Any]] = [
         {
@@ -64,11 +64,11 @@ def run(stage: Stage) -> str:
 
     given, settings = stage.arguments, stage.read("evaluation", EvaluationSettings)
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")
-    # The base model has no template of its own yet; it is judged in the one that it is going to learn.
+    # The base model has no template yet; it is evaluated in the one that it is going to be trained in.
     template = load_template(given.policy, stage.read("template", TemplateSettings))
     policy = load_policy(given.policy, compute)
     sft = None if given.policy == given.sft else load_policy(given.sft, compute)
-    scorer = scorers.load(stage.read("scorer", ScorerSettings), given.scorer, compute, stage.processes)
+    scorer = scorers.load(stage.read("scorer", ScorerSettings), given.scorer, compute)
     judge: Oracle | None = None
     if stage.value("world") is not None:
         from juicer.quickstart.world import oracle
@@ -82,24 +82,9 @@ def run(stage: Stage) -> str:
         if not rows:
             raise InputError("no rows to evaluate on", where=str(given.data / f"{split}.jsonl"), do="raise its share")
         purpose = derive(seed, "evaluation", split)
-        with (
-            stage.progress(len(rows) // stage.processes.world_size, "prompt", split) as progress,
-            stage.memo(split) as memo,
-        ):
-            done = evaluate_policy(
-                policy,
-                sft,
-                scorer,
-                judge,
-                template,
-                rows,
-                settings.sampling,
-                purpose,
-                progress,
-                memo,
-                stage.processes,
-            )
-        # Preferences are shares of these, not of all prompts.
+        with stage.batches(len(rows) // stage.processes.world_size, "prompt", split) as context:
+            done = evaluate_policy(policy, sft, scorer, judge, template, rows, settings.sampling, purpose, context)
+        # Preference metrics are shares of these pairs, not of all prompts.
         result[split] = {**done.metrics.rounded(), "pairs": sum(row.rejected is not None for row in rows)}
         result[f"{split}_scores"] = [None if score is None else float(f"{score:.6g}") for score in done.scores]
         stage.record(prompts=len(rows), response_tokens=sum(len(sample.response) for sample in done.samples))
@@ -107,7 +92,7 @@ def run(stage: Stage) -> str:
             reward = done.metrics.reward_mean
             line = "" if reward is None else f"reward {reward:.3f}, "
             line += f"{done.metrics.response_tokens:.1f} tokens, {done.metrics.ended:.0%} ended"
-            result["samples"] = samples_of(template, rows[: settings.shown], done)
+            result["samples"] = report_samples(template, rows[: settings.shown], done)
     result["training"] = read_training(given.policy)
     with stage.publish(given.out) as path:
         write_json(path, result)

@@ -1,4 +1,4 @@
-"""K steps against the policy's own samples (second half of a round of IRFT, Algorithm 2 of the paper)."""
+"""K steps that prefer demonstrations to the policy's samples (second half of a round of IRFT, Algorithm 2)."""
 
 import argparse
 from dataclasses import asdict
@@ -14,7 +14,9 @@ from juicer.stages.stage import Stage
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--round", required=True, help="round, for example r1; part of every seed")
     parser.add_argument("--policy", type=Path, required=True, help="policy that the round starts from")
-    parser.add_argument("--initial", type=Path, required=True, help="SFT policy, the reference if it is `initial`")
+    parser.add_argument(
+        "--initial", type=Path, required=True, help="SFT policy, the reference in every round if so set"
+    )
     parser.add_argument("--data", type=Path, required=True, help="curated data")
     parser.add_argument("--samples", type=Path, required=True, help="the policy's samples of this round")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
@@ -24,10 +26,10 @@ def run(stage: Stage) -> str:
     from juicer.data import demonstrations
     from juicer.data.pairs import make_pairs
     from juicer.data.samples import read_samples
-    from juicer.methods.irft import train_round
+    from juicer.methods.irft import irft_round
     from juicer.models.adapters import add_adapters, merge_adapters
     from juicer.models.loading import (
-        TRAINED,
+        TRAINING_DTYPE,
         load_policy,
         load_template,
         mixed_precision,
@@ -43,23 +45,20 @@ def run(stage: Stage) -> str:
     template = load_template(given.policy, stage.read("template", TemplateSettings))
     rows = list(demonstrations.read(given.data / "train.jsonl"))
     pairs = make_pairs(rows, read_samples(given.samples), template)
-    policy = load_policy(given.policy, compute, TRAINED)
+    policy = load_policy(given.policy, compute, TRAINING_DTYPE)
     own = settings.reference == "round" or given.policy == given.initial
-    reference = policy if own else load_policy(given.initial, compute, TRAINED)
+    reference = policy if own else load_policy(given.initial, compute, TRAINING_DTYPE)
     adapters = add_adapters(policy, settings.lora, derive(seed, "irft", given.round, "adapters"))
+    dialogues = [each for pair in pairs for each in (pair.demonstration, pair.sample)]
     steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
     with (
-        stage.progress(steps, "step") as progress,
-        stage.checkpoint() as checkpoint,
-        stage.training(peak_share(policy, [each for pair in pairs for each in (pair.demonstration, pair.sample)])),
+        stage.training(peak_share(policy, dialogues), steps=steps) as context,
         mixed_precision(compute),
     ):
         order = derive(seed, "irft", given.round, "order")
-        record = train_round(
-            policy, reference, pairs, settings, template.padding, order, progress, checkpoint, stage.processes
-        )
+        record = irft_round(policy, reference, pairs, settings, template.padding, order, context)
     merge_adapters(adapters)
-    # The totals count from the SFT policy on: SFT's own steps are every model's.
+    # Totals start at the SFT policy, because all models share the steps of SFT.
     record.continue_from(None if given.policy == given.initial else read_training(given.policy))
     stage.record(steps=record.steps, response_tokens=record.response_tokens)
     with stage.publish(given.out) as folder:

@@ -1,6 +1,7 @@
-"""The quickstart's tiny models, from scratch: a GPT-NeoX for pythia and a LlamaForScore for beaver-7b.
+"""The quickstart's tiny models, trained from scratch: a GPT-NeoX like pythia and a LlamaForScore like beaver-7b.
 
-Trained on the quickstart's world or on local preference data; written as ordinary folders, policy/ and scorer/.
+They are trained on the quickstart's world or on local preference data and saved as ordinary folders, policy/ and
+scorer/.
 """
 
 import argparse
@@ -42,13 +43,13 @@ def run(stage: Stage) -> str:
     dialogues, preferences = corpus_of(settings, derive(seed, "pretrain"), shares)
     with stage.publish(stage.arguments.out) as out:
         steps = pretraining.steps_of(len(dialogues), settings.policy.batch_size, settings.policy.epochs)
-        with stage.progress(steps, "step", "policy") as progress:
-            policy, written = pretraining.train_policy(dialogues, settings.policy, template, compute, seed, progress)
+        with stage.training(None, "policy", steps=steps, resumable=False) as context:
+            policy, written = pretraining.train_policy(dialogues, settings.policy, template, compute, seed, context)
         save_policy(policy, written, out / "policy", None)
         scorer_steps = pretraining.steps_of(len(preferences), settings.scorer.batch_size, settings.scorer.epochs)
-        with stage.progress(scorer_steps, "step", "scorer") as progress:
+        with stage.training(None, "scorer", steps=scorer_steps, resumable=False) as context:
             scorer, tokenizer = pretraining.train_scorer(
-                preferences, settings.scorer, settings.policy, compute, seed, progress
+                preferences, settings.scorer, settings.policy, compute, seed, context
             )
         pretraining.save_scorer(scorer, tokenizer, out / "scorer")
     stage.record(steps=steps + scorer_steps)
@@ -64,7 +65,7 @@ def corpus_of(
 ) -> "tuple[list[tuple[list[Message], str]], list[Preference]]":
     """Dialogues for the policy and preferences for the scorer, at most as many as the settings ask for.
 
-    Of a local corpus, only those whose prompts `curate` would train on: it may well be the demonstrations' source.
+    A local corpus may be the source of the demonstrations, so prompts that `curate` would hold out are left out.
 
     Raises:
         InputError: the corpus cannot be read, or has no rejected responses to train the scorer with.
@@ -86,14 +87,14 @@ def corpus_of(
 
 
 def _demonstrations(corpus: str, shares: CurateSettings) -> Iterator[Demonstration]:
-    """Usable rows of a local corpus with prompts for training; fetch reports those that are not usable."""
+    """Usable rows of a local corpus whose prompts are for training; fetch reports unusable rows."""
     from juicer.data.curation import split_of
 
     files = sources.files_of(corpus)
     held_out = {row.prompt_hash() for row in _usable([file for file in files if file.held_out])}
     for row in _usable([file for file in files if not file.held_out]):
         prompt = row.prompt_hash()
-        # fetch.source may be other files than these, so what they hold out does not say what curate will.
+        # fetch.source may be other files, so the rows held out here do not determine what curate holds out.
         if prompt not in held_out and split_of(prompt, shares, source_holds_out=False) == "train":
             yield row
 
@@ -109,7 +110,7 @@ def _usable(files: Iterable[sources.SourceFile]) -> Iterator[Demonstration]:
 
 
 def _some(rows: list[T], count: int, seed: int) -> list[T]:
-    """A seeded choice of `count` rows, or all of them."""
+    """A seeded sample of `count` rows, or all rows if there are fewer."""
     return random.Random(seed).sample(rows, min(count, len(rows)))
 
 

@@ -1,7 +1,8 @@
-"""Policy alignment: seek the learnt reward, KL-regularised to the SFT policy (RFT, Algorithm 1)."""
+"""Policy alignment: maximise the learnt reward, KL-regularised to the SFT policy (RFT, Algorithm 1)."""
 
 import argparse
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from juicer.settings.compute import ComputeSettings
@@ -17,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--initial", type=Path, required=True, help="SFT policy, the reference of the KL term")
     parser.add_argument("--reward", type=Path, required=True, help="this round's reward model")
     parser.add_argument("--data", type=Path, required=True, help="curated data")
-    parser.add_argument("--samples", type=Path, required=True, help="this round's samples: they name its prompts")
+    parser.add_argument("--samples", type=Path, required=True, help="this round's samples, which determine its prompts")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
 
 
@@ -27,30 +28,29 @@ def run(stage: Stage) -> str:
     from juicer.methods.policy_alignment import align_policy
     from juicer.methods.ppo import align_policy_by_ppo
     from juicer.methods.reward import load_reward
-    from juicer.models.loading import TRAINED, load_policy, load_template, read_training, save_policy
+    from juicer.models.loading import TRAINING_DTYPE, load_policy, load_template, read_training, save_policy
     from juicer.runtime.seeding import derive
 
     given, settings = stage.arguments, stage.read("rft.policy", PolicyAlignmentSettings)
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")
     template = load_template(given.policy, stage.read("template", TemplateSettings))
-    policy = load_policy(given.policy, compute, TRAINED)
+    policy = load_policy(given.policy, compute, TRAINING_DTYPE)
     reward = load_reward(given.reward, compute, seed)
     learnt = read_training(given.reward) or {}
     facts = learnt["facts"]
     sampled = {sample.id for sample in read_samples(given.samples)}
     prompts = [row.prompt for row in demonstrations.read(given.data / "train.jsonl") if row.id in sampled]
     normaliser = (facts["normaliser_mean"], facts["normaliser_deviation"])
-    purpose, ppo = derive(seed, "rft", given.round, "policy"), stage.read("rft.ppo", PpoSettings)
-    common = (policy, given.initial, reward, normaliser, template, prompts, settings)
-    if stage.value("rft.optimiser") == "ppo":
-        # TRL's PPO cannot be continued in the middle, so there is no checkpoint to wait for.
-        with stage.scratch() as scratch, stage.training(None):
-            record = align_policy_by_ppo(*common, ppo, compute, purpose, scratch)
-    else:
-        with stage.scratch() as scratch, stage.checkpoint() as checkpoint, stage.training(None):
-            record = align_policy(*common, compute, purpose, scratch, checkpoint, stage.processes)
+    ppo, use_ppo = stage.read("rft.ppo", PpoSettings), stage.value("rft.optimiser") == "ppo"
+    optimise = partial(align_policy_by_ppo, ppo=ppo) if use_ppo else align_policy
+    # TRL's PPO cannot resume, so it gets no checkpoint and a request to end need not wait for the next save.
+    with stage.scratch() as scratch, stage.training(None, resumable=not use_ppo) as context:
+        seed = derive(seed, "rft", given.round, "policy")
+        record = optimise(
+            policy, given.initial, reward, normaliser, template, prompts, settings, compute, seed, scratch, context
+        )
     record.continue_from(None if given.policy == given.initial else read_training(given.policy))
-    # The reward's steps are a part of what the method costs, and so of what the control is given.
+    # The reward's steps are part of the method's cost, which the control has to match.
     record.total_steps += learnt["steps"]
     record.total_response_tokens += learnt["response_tokens"]
     stage.record(steps=record.steps, response_tokens=record.response_tokens)

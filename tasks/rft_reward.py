@@ -25,7 +25,7 @@ def run(stage: Stage) -> str:
     from juicer.data.pairs import make_pairs
     from juicer.data.samples import read_samples
     from juicer.methods.reward import freeze_blocks, load_reward, score_rewards, train_reward
-    from juicer.models.loading import TRAINED, load_template, mixed_precision, save_model
+    from juicer.models.loading import TRAINING_DTYPE, load_template, mixed_precision, save_model
     from juicer.runtime.seeding import derive
     from juicer.training.loop import steps_for
     from juicer.training.utilisation import peak_share
@@ -35,17 +35,16 @@ def run(stage: Stage) -> str:
     template = load_template(given.reward, stage.read("template", TemplateSettings))
     rows = list(demonstrations.read(given.data / "train.jsonl"))
     pairs = make_pairs(rows, read_samples(given.samples), template)
-    model = load_reward(given.reward, compute, derive(seed, "rft", "head"), TRAINED)
-    freeze_blocks(model, settings.frozen_blocks)  # before the operations of a step are counted
+    model = load_reward(given.reward, compute, derive(seed, "rft", "head"), TRAINING_DTYPE)
+    freeze_blocks(model, settings.frozen_blocks)  # before peak_share counts the operations per token
+    dialogues = [each for pair in pairs for each in (pair.demonstration, pair.sample)]
     steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
     with (
-        stage.progress(steps, "step") as progress,
-        stage.checkpoint() as checkpoint,
-        stage.training(peak_share(model, [each for pair in pairs for each in (pair.demonstration, pair.sample)])),
+        stage.training(peak_share(model, dialogues), steps=steps) as context,
         mixed_precision(compute),
     ):
         order = derive(seed, "rft", given.round, "reward order")
-        record = train_reward(model, pairs, settings, template.padding, order, progress, checkpoint, stage.processes)
+        record = train_reward(model, pairs, settings, template.padding, order, context)
     for split in ("validation", "held_out"):
         judged = [row for row in demonstrations.read(given.data / f"{split}.jsonl") if row.rejected is not None]
         if not judged:
@@ -60,9 +59,7 @@ def run(stage: Stage) -> str:
             for chosen in (True, False)
         ]
         with mixed_precision(compute):
-            chosen, rejected = (
-                score_rewards(model, each, template.padding, processes=stage.processes) for each in answers
-            )
+            chosen, rejected = (score_rewards(model, each, template.padding, context=stage.context) for each in answers)
         record.facts[f"{split}_preference_accuracy"] = round(float((chosen > rejected).float().mean()), 6)
     stage.record(steps=record.steps, response_tokens=record.response_tokens)
     with stage.publish(given.out) as folder:

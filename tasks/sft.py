@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of the base model on the curated demonstrations: pi_0, where both methods start."""
+"""Supervised fine-tuning of the base model on the curated demonstrations: pi_0, the start of both methods."""
 
 import argparse
 from dataclasses import asdict
@@ -21,7 +21,7 @@ def run(stage: Stage) -> str:
     from juicer.data import demonstrations
     from juicer.data.dialogues import Dialogue
     from juicer.methods.sft import train_sft
-    from juicer.models.loading import TRAINED, load_policy, load_template, save_policy
+    from juicer.models.loading import TRAINING_DTYPE, load_policy, load_template, save_policy
     from juicer.runtime.seeding import derive
     from juicer.training.record import TrainingRecord
     from juicer.training.utilisation import peak_share
@@ -29,36 +29,22 @@ def run(stage: Stage) -> str:
     given, settings = stage.arguments, stage.read("sft", SftSettings)
     compute = stage.read("compute", ComputeSettings)
     template = load_template(given.policy, stage.read("template", TemplateSettings))
-    policy = load_policy(given.policy, compute, TRAINED)
+    policy = load_policy(given.policy, compute, TRAINING_DTYPE)
     dialogues = [
         Dialogue(template.prompt(row.prompt), template.response(row.prompt, row.response))
         for row in demonstrations.read(given.data / "train.jsonl")
     ]
     if settings.epochs:
         seed = derive(stage.value("seed"), "sft")
-        with (
-            stage.scratch() as scratch,
-            stage.checkpoint() as checkpoint,
-            stage.training(peak_share(policy, dialogues)),
-        ):
-            record = train_sft(
-                policy,
-                template,
-                dialogues,
-                settings,
-                compute,
-                seed,
-                scratch,
-                checkpoint=checkpoint,
-                processes=stage.processes,
-            )
+        with stage.scratch() as scratch, stage.training(peak_share(policy, dialogues)) as context:
+            record = train_sft(policy, template, dialogues, settings, compute, seed, scratch, context)
     else:
         record = TrainingRecord("sft")
     stage.record(steps=record.steps, response_tokens=record.response_tokens)
     with stage.publish(given.out) as folder:
         save_policy(policy, template, folder, asdict(record))
     if not record.steps:
-        return "the base model as it is: sft.epochs is 0"
+        return "the base model unchanged: sft.epochs is 0"
     return f"{record.steps} steps, loss {record.curves['loss']['value'][-1]:.3f}"
 
 

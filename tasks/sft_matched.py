@@ -1,6 +1,6 @@
-"""The control: SFT continued for as many optimiser steps and response tokens as the longer method used.
+"""The control: SFT continued for as many optimiser steps and response tokens as the more expensive method used.
 
-Each learning rate of the recipe is tried; the one that is best on validation is kept.
+All learning rates of the recipe are tried; the model that is best on validation prompts is kept.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from juicer.stages.stage import Stage
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", type=Path, required=True, help="SFT model folder")
     parser.add_argument("--data", type=Path, required=True, help="curated data")
-    parser.add_argument("--scorer", type=Path, required=True, help="scorer folder; judges on validation")
+    parser.add_argument("--scorer", type=Path, required=True, help="scorer folder, for the choice of the learning rate")
     parser.add_argument("--irft", type=Path, required=True, help="last IRFT model, whose cost is matched")
     parser.add_argument("--rft", type=Path, required=True, help="last RFT model, whose cost is matched")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
@@ -33,7 +33,14 @@ def run(stage: Stage) -> str:
     from juicer.evaluation.choice import best_on_validation
     from juicer.evaluation.metrics import evaluate_policy
     from juicer.methods.sft import mean_tokens_per_step, train_sft
-    from juicer.models.loading import TRAINED, load_policy, load_template, mixed_precision, read_training, save_policy
+    from juicer.models.loading import (
+        TRAINING_DTYPE,
+        load_policy,
+        load_template,
+        mixed_precision,
+        read_training,
+        save_policy,
+    )
     from juicer.runtime.seeding import derive
     from juicer.training.utilisation import peak_share
 
@@ -49,19 +56,15 @@ def run(stage: Stage) -> str:
     used = [read_training(folder) or {} for folder in (given.irft, given.rft)]
     steps = max(record.get("total_steps", 0) for record in used)
     tokens = max(record.get("total_response_tokens", 0) for record in used)
-    # Not fewer steps and not fewer tokens than the method: whichever is reached later decides.
+    # At least as many steps and at least as many tokens as the method.
     steps = max(steps, math.ceil(tokens / mean_tokens_per_step(dialogues, settings.batch_size)))
 
     best = None
     tried = {}
     for rate in control.learning_rates:
-        policy = load_policy(given.policy, compute, TRAINED)
+        policy = load_policy(given.policy, compute, TRAINING_DTYPE)
         optimiser = settings.optimiser.model_copy(update={"learning_rate": rate})
-        with (
-            stage.scratch() as scratch,
-            stage.checkpoint(f"{rate:g}") as checkpoint,
-            stage.training(peak_share(policy, dialogues)),
-        ):
+        with stage.scratch() as scratch, stage.training(peak_share(policy, dialogues), f"{rate:g}") as context:
             record = train_sft(
                 policy,
                 template,
@@ -70,17 +73,16 @@ def run(stage: Stage) -> str:
                 compute,
                 derive(seed, "sft-matched"),
                 scratch,
+                context,
                 stage="sft_matched",
                 steps=steps,
-                checkpoint=checkpoint,
-                processes=stage.processes,
             )
         stage.record(steps=record.steps, response_tokens=record.response_tokens)
-        # The trainer leaves the mode for training, in which layers that recompute their activations keep no cache.
+        # The trainer leaves the model in training mode, in which gradient checkpointing disables the key-value cache.
         policy.eval()
         figures: dict[str, Any] = {}
         if len(control.learning_rates) > 1:
-            scorer = scorers.load(scoring, given.scorer, compute, stage.processes)
+            scorer = scorers.load(scoring, given.scorer, compute)
             rows = list(demonstrations.read(given.data / "validation.jsonl"))[: evaluation.prompts]
             with mixed_precision(compute):
                 judged = evaluate_policy(
@@ -92,7 +94,7 @@ def run(stage: Stage) -> str:
                     rows,
                     evaluation.sampling,
                     derive(seed, "evaluation"),
-                    processes=stage.processes,
+                    stage.context,
                 ).metrics
             figures = asdict(judged)
         better = best_on_validation([figures] if best is None else [best[0], figures])

@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _end_with_starter() -> None:
-    """End this process and all that it has started when its standard input ends: whoever started it is gone."""
+    """End this process and its children when its standard input closes, because its parent has ended."""
 
     def watch() -> None:
         os.read(0, 1)

@@ -20,7 +20,7 @@ import torch
 from bench import hh_lengths
 from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair
-from juicer.runtime.devices import GIB, device_called
+from juicer.runtime.devices import GIB, device_by_name
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = (
@@ -91,7 +91,7 @@ def works(device: torch.device) -> bool:
 
 def utilisation(context: Context, operations: float, seconds: float) -> float | None:
     """The share of the card's bf16 peak, by its data sheet; None where that is not known."""
-    device = None if context.tiny else device_called(torch.cuda.get_device_name())
+    device = None if context.tiny else device_by_name(torch.cuda.get_device_name())
     return None if device is None else round(operations / seconds / device.operations, 4)
 
 
@@ -137,15 +137,15 @@ def peak(context: Context, values: dict[str, Any]) -> Iterator[None]:
 
 
 class StepClock:
-    """Seconds between optimiser steps. A watcher in the sense of juicer/runtime/events.py."""
+    """Seconds between optimiser steps. An `Observer` (juicer/runtime/context.py)."""
 
     def __init__(self) -> None:
         self._times: list[float] = []
 
-    def point(self, step: int, values: dict[str, float]) -> None:
+    def on_metrics(self, step: int, values: dict[str, float]) -> None:
         self._times.append(time.perf_counter())
 
-    def tokens(self, count: float) -> None:
+    def on_tokens(self, count: float) -> None:
         pass
 
     def milliseconds(self, warmup: int) -> float:

@@ -8,14 +8,14 @@ import torch
 from bench.gpu_parts.common import ROOT, Context, StepClock, model_of, pairs_of, peak, utilisation
 from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import response_tokens
-from juicer.methods.irft import train_round
+from juicer.methods.irft import irft_round
 from juicer.models.loading import mixed_precision
 from juicer.planning.planner import Planner
 from juicer.recipe.activation import load
 from juicer.recipe.graph import Graph
 from juicer.recipe.schema import Recipe
+from juicer.runtime.context import WorkContext
 from juicer.runtime.devices import DEVICES, GIB
-from juicer.runtime.events import observed_by
 from juicer.training.utilisation import operations_per_response_token
 
 ONE_CARD = ("compute.processes=1", "compute.zero_stage=0")
@@ -84,8 +84,8 @@ def step(
         dialogues = [each for pair in pairs for each in (pair.demonstration, pair.sample)]
         operations = operations_per_response_token(model, dialogues)
         clock, once = StepClock(), settings.model_copy(update={"epochs": 1.0})
-        with observed_by(clock), mixed_precision(recipe.compute):
-            record = train_round(model, model, pairs, once, 1, 0)
+        with mixed_precision(recipe.compute):
+            record = irft_round(model, model, pairs, once, 1, 0, WorkContext(observers=(clock,)))
     milliseconds = clock.milliseconds(warmup)
     responses = response_tokens(pairs, [range(count)]) / record.steps
     return {

@@ -8,9 +8,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.gpu_parts.common import Context, model_of, pairs_of
 from bench.gpu_parts.irft import FAST, recipe_of
-from juicer.methods.irft import train_round
+from juicer.methods.irft import irft_round
 from juicer.models.loading import mixed_precision
-from juicer.runtime.events import observed_by
+from juicer.runtime.context import WorkContext
 
 LISTED = 12
 
@@ -24,18 +24,18 @@ def measurements(context: Context) -> dict[str, Callable[[], dict[str, Any]]]:
 
 
 class Recorded:
-    """Profiles the steps after the first `after`. A watcher in the sense of juicer/runtime/events.py."""
+    """Profiles the steps after the first `after`. An `Observer` (juicer/runtime/context.py)."""
 
     def __init__(self, after: int, steps: int, profiler: Any) -> None:
         self._after, self._last, self._profiler = after, after + steps, profiler
 
-    def point(self, step: int, values: dict[str, float]) -> None:
+    def on_metrics(self, step: int, values: dict[str, float]) -> None:
         if step == self._after:
             self._profiler.start()
         elif step == self._last:
             self._profiler.stop()
 
-    def tokens(self, count: float) -> None:
+    def on_tokens(self, count: float) -> None:
         pass
 
 
@@ -49,10 +49,10 @@ def profiled(context: Context, overrides: Sequence[str]) -> dict[str, Any]:
     pairs = pairs_of(count, limits.max_prompt_tokens, limits.max_response_tokens, model.config.vocab_size)
     device = context.device.type
     profiler = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])])
-    with observed_by(Recorded(after, steps, profiler)), mixed_precision(recipe.compute):
-        train_round(model, model, pairs, settings, 1, 0)
+    with mixed_precision(recipe.compute):
+        irft_round(model, model, pairs, settings, 1, 0, WorkContext(observers=(Recorded(after, steps, profiler),)))
     wanted = torch.autograd.DeviceType.CUDA if device == "cuda" else torch.autograd.DeviceType.CPU
-    # Ranges that somebody has named, such as an optimiser's step, are no kernels: they would cover the gaps.
+    # Annotated ranges, such as an optimiser's step, are not kernels and would cover the gaps between them.
     events = [each for each in profiler.events() if each.device_type == wanted and not each.is_user_annotation]
     spans = [(each.time_range.start, each.time_range.end) for each in events]
     whole = max(end for _, end in spans) - min(start for start, _ in spans)

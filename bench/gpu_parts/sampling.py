@@ -13,7 +13,7 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from bench.gpu_parts.common import Context, lengths_forced, lengths_within, model_of, peak, synchronise
-from juicer.sampling.decoding import Wanted, sample_responses, seed_of
+from juicer.sampling.decoding import SampleRequest, sample_responses, seed_of
 from juicer.settings.data import TemplateSettings
 from juicer.settings.training import SamplingSettings
 
@@ -58,7 +58,7 @@ def measured(context: Context, way: "Way", rows: int) -> dict[str, Any]:
             for row in range(rows)
         ]
         lengths = [each[1] for each in real]
-        wanted = [lengths[seed_of(SEED, Wanted(name, 0, prompt)) % len(lengths)] for name, prompt in prompts]
+        wanted = [lengths[seed_of(SEED, SampleRequest(name, 0, prompt)) % len(lengths)] for name, prompt in prompts]
         with way(context, policy, template, prompts) as respond:
             respond([3], [3] * rows)  # kernels and memory are set up in the first call
             synchronise(context.device)
@@ -79,7 +79,7 @@ def measured(context: Context, way: "Way", rows: int) -> dict[str, Any]:
 
 
 Respond = Callable[[list[int], list[int]], int | None]
-"""Sample responses of the lengths wanted; returns the rows of all decoding steps together, None where nobody knows.
+"""Sample responses of the lengths wanted; returns the total rows of all decoding steps, None where unknown.
 
 Takes the lengths that names choose from, and those wanted, a row each.
 """

@@ -20,7 +20,7 @@ from bench.gpu_parts.common import (
 from bench.gpu_parts.irft import planned, recipe_of
 from juicer.data.dialogues import Dialogue
 from juicer.data.template import Template
-from juicer.methods.irft import train_round
+from juicer.methods.irft import irft_round
 from juicer.methods.policy_alignment import align_policy
 from juicer.methods.reward import freeze_blocks, train_reward
 from juicer.methods.sft import train_sft
@@ -28,7 +28,7 @@ from juicer.models.adapters import add_adapters
 from juicer.models.loading import mixed_precision, save_policy
 from juicer.quickstart.random_models import train_random_tokenizer
 from juicer.recipe.schema import Recipe
-from juicer.runtime.events import observed_by
+from juicer.runtime.context import WorkContext
 from juicer.settings.tiny import TinySettings
 from juicer.training.utilisation import operations_per_response_token
 
@@ -82,8 +82,17 @@ def sft(context: Context, overrides: tuple[str, ...]) -> dict[str, Any]:
         )
         rows = [pair.demonstration for pair in pairs]
         clock, rate = StepClock(), operations_per_response_token(model, rows)
-        with observed_by(clock):
-            record = train_sft(model, _template(recipe), rows, settings, recipe.compute, 0, Path(scratch), steps=steps)
+        record = train_sft(
+            model,
+            _template(recipe),
+            rows,
+            settings,
+            recipe.compute,
+            0,
+            Path(scratch),
+            WorkContext(observers=(clock,)),
+            steps=steps,
+        )
     tokens = sum(len(row.response) for row in rows) / record.steps
     figures = _figures(context, clock.milliseconds(warmup), rate, tokens)
     return figures | values | planned(recipe, graph, "sft", rows)
@@ -100,8 +109,10 @@ def reward(context: Context) -> dict[str, Any]:
         pairs = pairs_of(count, limits.max_prompt_tokens, limits.max_response_tokens, model.config.vocab_size)
         freeze_blocks(model, settings.frozen_blocks)
         rate, clock = operations_per_response_token(model, _dialogues(pairs)), StepClock()
-        with observed_by(clock), mixed_precision(recipe.compute):
-            record = train_reward(model, pairs, settings.model_copy(update={"epochs": 1.0}), 1, 0)
+        with mixed_precision(recipe.compute):
+            record = train_reward(
+                model, pairs, settings.model_copy(update={"epochs": 1.0}), 1, 0, WorkContext(observers=(clock,))
+            )
     tokens = sum(len(each.response) for each in _dialogues(pairs)) / record.steps
     figures = _figures(context, clock.milliseconds(warmup), rate, tokens)
     return figures | values | planned(recipe, graph, "rft_reward@r1", _dialogues(pairs))
@@ -122,7 +133,7 @@ def rloo(context: Context) -> dict[str, Any]:
         save_policy(policy, template, initial, None)
         judge = model_of(context, "pythia-1b", "reward", torch.float32 if context.tiny else torch.bfloat16)
         clock = StepClock()
-        with observed_by(clock), lengths_forced(lengths, template.end_of_text):
+        with lengths_forced(lengths, template.end_of_text):
             record = align_policy(
                 policy,
                 initial,
@@ -134,6 +145,7 @@ def rloo(context: Context) -> dict[str, Any]:
                 recipe.compute,
                 0,
                 Path(scratch) / "run",
+                WorkContext(observers=(clock,)),
             )
     milliseconds, tokens = clock.milliseconds(warmup), record.response_tokens / record.steps
     return {
@@ -158,8 +170,10 @@ def lora(context: Context) -> dict[str, Any]:
         count = settings.batch_size * (warmup + timed + 1)
         pairs = pairs_of(count, limits.max_prompt_tokens, limits.max_response_tokens, model.config.vocab_size)
         rate, clock = operations_per_response_token(model, _dialogues(pairs)), StepClock()
-        with observed_by(clock), mixed_precision(recipe.compute):
-            record = train_round(model, model, pairs, settings.model_copy(update={"epochs": 1.0}), 1, 0)
+        with mixed_precision(recipe.compute):
+            record = irft_round(
+                model, model, pairs, settings.model_copy(update={"epochs": 1.0}), 1, 0, WorkContext(observers=(clock,))
+            )
     tokens = sum(len(each.response) for each in _dialogues(pairs)) / record.steps
     figures = _figures(context, clock.milliseconds(warmup), rate, tokens)
     return figures | values | planned(recipe, graph, "irft_train@r1", _dialogues(pairs))

@@ -18,8 +18,8 @@ class Pair:
 
     demonstration: Dialogue
     sample: Dialogue
-    captured: float | None = None
-    """log pi(y'|x) in nats, computed when the policy sampled y'; None if unknown."""
+    sample_log_probability: float | None = None
+    """log pi(y'|x) as recorded while the policy sampled y'; None where it was not recorded."""
 
 
 def part_of(rows: Sequence[Demonstration], part: str, seed: int) -> list[Demonstration]:

@@ -1,4 +1,4 @@
-"""Which of several models is best on validation prompts: one rule, for every choice that is made there."""
+"""The best of several models on validation prompts, by one rule for all choices."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ CRITERIA = ("reward_mean", "preference_accuracy", "demonstration_gap")
 
 
 class Choice(NamedTuple):
-    """What was chosen, and by which figure."""
+    """The chosen model and the metric that decided."""
 
     place: int
     criterion: str
@@ -15,11 +15,11 @@ class Choice(NamedTuple):
 
 
 def best_on_validation(figures: Sequence[Mapping[str, Any]]) -> Choice | None:
-    """The best of several models by their figures on validation prompts; the earlier (simpler) one on a tie.
+    """The best of several models by their metrics on validation prompts; on a tie the earlier, simpler one.
 
-    The figure is the first of these that every model has: the highest reward_mean; without a scorer, the highest
-    preference_accuracy; without rejected responses either, the demonstration_gap nearest to 0, where the policy's own
-    samples are as likely as the demonstrations (as they are for pi = pi_E). None if there is no such figure.
+    The deciding metric is the first of these that every model has: the highest reward_mean; without a scorer, the
+    highest preference_accuracy; without rejected responses, the demonstration_gap nearest to 0, where the policy's own
+    samples are as likely as the demonstrations (as they are for pi = pi_E). None if the models share none of them.
     """
     for criterion in CRITERIA:
         values: list[Any] = [model.get(criterion) for model in figures]

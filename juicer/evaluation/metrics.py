@@ -1,4 +1,4 @@
-"""What a policy is judged by: scorer's reward, preference gap, and the usual ways that self-play goes wrong."""
+"""The metrics of a policy: the scorer's reward, the preference gap, and symptoms of failing self-play."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,8 +13,7 @@ from juicer.data.dialogues import Dialogue
 from juicer.data.samples import Sample
 from juicer.data.template import Template
 from juicer.models.log_probability import score_dialogues
-from juicer.runtime.memo import Memo, no_memo
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.sampling.decoding import sample_responses
 from juicer.scorers import Scorer
 from juicer.settings.training import SamplingSettings
@@ -27,36 +26,36 @@ Oracle = Callable[[list[Message], str], float]
 
 @dataclass(frozen=True)
 class Metrics:
-    """Metrics of one policy on one set of prompts; None where one cannot be had."""
+    """Metrics of one policy on one set of prompts; None where one is not available."""
 
     prompts: int
-    """Prompts evaluated."""
+    """Number of prompts."""
     reward_mean: float | None
-    """Mean scorer's value of the policy's own sampled responses (the paper's Figure 2b)."""
+    """Mean score of the policy's own samples (the paper's Figure 2b)."""
     reward_sem: float | None
     """Its standard error."""
     preference_accuracy: float | None
     """Share of held-out pairs with log pi(chosen|x) > log pi(rejected|x)."""
     preference_accuracy_per_token: float | None
-    """The same with both divided by their number of tokens: short responses are likely, good or bad."""
+    """The same with each log-probability divided by its number of tokens, because long ones are unlikely."""
     preference_gap: float | None
     """Mean of log pi(chosen|x) - log pi(rejected|x), nats (Figure 2a)."""
     preference_gap_sem: float | None
     """Its standard error."""
     implicit_preference_accuracy: float | None
-    """Share of pairs with a higher implicit reward log pi/pi_sft for the chosen response; None for SFT itself."""
+    """Share of pairs whose chosen response has the higher implicit reward log pi/pi_sft; None for SFT itself."""
     demonstration_gap: float
     """Mean of log pi(y|x) - log pi(y'|x), y the demonstration, y' the policy's own sample, nats."""
     response_tokens: float
     """Mean length of a sampled response, end-of-text included."""
     ended: float
-    """Share of sampled responses that stopped by themselves."""
+    """Share of sampled responses that ended with end-of-text instead of being cut at the limit."""
     kl_to_sft: float
     """KL(pi || pi_sft) per response, nats, estimated on the policy's own samples."""
     distinct_2: float
-    """Distinct token pairs over all token pairs of the samples: low when the policy has collapsed."""
+    """Distinct token pairs divided by all token pairs of the samples: low when the policy has collapsed."""
     oracle_mean: float | None
-    """Mean of the world's exact judgement; only in the quickstart world."""
+    """Mean of the exact quality in the quickstart's world; None elsewhere."""
     oracle_sem: float | None
     """Its standard error."""
 
@@ -69,7 +68,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics and what they were computed from."""
+    """Metrics and the samples, texts and scores that they were computed from."""
 
     metrics: Metrics
     samples: list[Sample]
@@ -87,34 +86,33 @@ def evaluate_policy(
     rows: Sequence[Demonstration],
     settings: SamplingSettings,
     seed: int,
-    progress: Callable[[int], None] = lambda rows: None,
-    memo: Memo = no_memo,
-    processes: Processes = SINGLE_PROCESS,
+    context: WorkContext = LOCAL,
 ) -> Evaluation:
     """Evaluate a policy on held-out rows. One sampled response per prompt.
 
     Args:
         sft: the SFT policy that KL and implicit reward refer to; None if `policy` is the SFT policy itself.
-        scorer: judge of responses; None leaves the reward out.
-        oracle: the world's exact judge; None outside the quickstart.
-        seed: the same for every policy, so that all answer with the same random numbers.
-        memo: gives the samples and scores that an interrupted run has made.
-        processes: over which the work is dealt out; the result does not depend on their number.
+        scorer: scores the samples; None leaves the reward out.
+        oracle: the exact quality of a response; None outside the quickstart.
+        seed: the same for every policy, so that all are sampled with the same random numbers.
+        context: its memo keeps samples and scores; the result does not depend on the number of processes.
     """
     prompts = [template.prompt(row.prompt) for row in rows]
     single = settings.model_copy(update={"samples_per_prompt": 1})
     named = [(row.id, prompt) for row, prompt in zip(rows, prompts, strict=True)]
-    samples = sample_responses(policy, template, named, single, seed, progress, memo, processes)
+    samples = sample_responses(policy, template, named, single, seed, context)
     texts = [template.decode(sample.response) for sample in samples]
     demonstrations = [
         Dialogue(prompt, template.response(row.prompt, row.response)) for row, prompt in zip(rows, prompts, strict=True)
     ]
     own = [Dialogue(sample.prompt, sample.response) for sample in samples]
-    judged = [row for row in range(len(rows)) if rows[row].rejected is not None]
-    rejected = [Dialogue(prompts[row], template.response(rows[row].prompt, rows[row].rejected or "")) for row in judged]
+    with_rejected = [row for row in range(len(rows)) if rows[row].rejected is not None]
+    rejected = [
+        Dialogue(prompts[row], template.response(rows[row].prompt, rows[row].rejected or "")) for row in with_rejected
+    ]
 
     def log_probabilities(model: "PreTrainedModel", dialogues: Sequence[Dialogue]) -> Tensor:
-        return score_dialogues(model, dialogues, template.padding, processes=processes, memo=memo)
+        return score_dialogues(model, dialogues, template.padding, context=context)
 
     chosen_log, own_log, rejected_log = (log_probabilities(policy, each) for each in (demonstrations, own, rejected))
 
@@ -122,26 +120,26 @@ def evaluate_policy(
     if sft is not None:
         kl = float((own_log - log_probabilities(sft, own)).mean())
     gap_mean = gap_sem = accuracy = accuracy_per_token = None
-    if judged:
-        gaps = (chosen_log[judged] - rejected_log).tolist()
+    if with_rejected:
+        gaps = (chosen_log[with_rejected] - rejected_log).tolist()
         gap_mean, gap_sem = mean_and_error(gaps)
         accuracy = sum(gap > 0 for gap in gaps) / len(gaps)
-        chosen_lengths = [len(demonstrations[row].response) for row in judged]
+        chosen_lengths = [len(demonstrations[row].response) for row in with_rejected]
         per_token = [
             float(chosen_log[row]) / length > float(rejected_log[number]) / len(rejected[number].response)
-            for number, (row, length) in enumerate(zip(judged, chosen_lengths, strict=True))
+            for number, (row, length) in enumerate(zip(with_rejected, chosen_lengths, strict=True))
         ]
         accuracy_per_token = sum(per_token) / len(per_token)
         if sft is not None:
-            chosen_dialogues = [demonstrations[row] for row in judged]
+            chosen_dialogues = [demonstrations[row] for row in with_rejected]
             implicit_gaps = (
-                (chosen_log[judged] - log_probabilities(sft, chosen_dialogues))
+                (chosen_log[with_rejected] - log_probabilities(sft, chosen_dialogues))
                 - (rejected_log - log_probabilities(sft, rejected))
             ).tolist()
             implicit = sum(gap > 0 for gap in implicit_gaps) / len(implicit_gaps)
 
     asked = [(row.prompt, text) for row, text in zip(rows, texts, strict=True)]
-    scores: list[float | None] = [None] * len(rows) if scorer is None else list(scorer.score(asked, memo))
+    scores: list[float | None] = [None] * len(rows) if scorer is None else list(scorer.score(asked, context))
     oracles: list[float | None] = [None if oracle is None else oracle(prompt, text) for prompt, text in asked]
     reward_mean, reward_sem = mean_and_error([score for score in scores if score is not None])
     oracle_mean, oracle_sem = mean_and_error([value for value in oracles if value is not None])
@@ -166,7 +164,7 @@ def evaluate_policy(
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Mean and standard error of the mean (None, None for no values; an error of 0 for one)."""
+    """Mean and standard error of the mean; (None, None) without values, an error of 0 for a single value."""
     if not values:
         return None, None
     mean = sum(values) / len(values)
@@ -177,6 +175,6 @@ def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]
 
 
 def distinct_pairs(responses: Sequence[list[int]]) -> float:
-    """Distinct adjacent token pairs over all adjacent token pairs, in [0, 1]; 0 where there are none."""
+    """Number of distinct adjacent token pairs divided by the number of all, in [0, 1]; 0 if there are none."""
     pairs = [pair for response in responses for pair in pairwise(response)]
     return len(set(pairs)) / len(pairs) if pairs else 0.0

@@ -1,1 +1,17 @@
-"""The paper: SFT, IRFT (Algorithm 2), RFT (Algorithm 1) and the objectives they train with."""
+"""The paper: RFT (Algorithm 1), IRFT (Algorithm 2), SFT, and the objectives that they train with.
+
+Start at `algorithms`: each algorithm in one function. `irft` is one round of Algorithm 2; `reward` and
+`policy_alignment` (RLOO) or `ppo` are the two halves of a round of Algorithm 1; `objectives` are the losses as pure
+functions; `forks` computes the prompt of a pair once where that is faster.
+
+Three losses have a CPU path, which the quickstart takes on a machine without a GPU. They compute the same quantity (the
+tests compare both paths), but in another order of summation, so weights agree to rounding and not in every byte:
+
+- SFT (`on_single_cpu`): only positions that predict a response token reach the output head, in chunks of similar
+  length. On GPUs, and with several processes, TRL's SFTTrainer computes the loss.
+- RLOO (`on_single_cpu`): log-probabilities and entropies are computed the same way; otherwise by TRL's RLOOTrainer.
+- IRFT (`forks_are_faster`): the prompt of a pair is computed once, in one row with both responses, for model types
+  whose attention takes a custom mask. On GPUs demonstration and sample are separate rows.
+
+Everything else is the same code on CPUs and GPUs: sampling (by torch), the reward, the optimisers and the evaluation.
+"""

@@ -1,4 +1,4 @@
-"""Two responses to one prompt in one row: the prompt is computed once, and neither response sees the other."""
+"""Two responses to one prompt in one row: the prompt is computed once, and neither response attends to the other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FORKABLE = ("gpt_neox", "llama")
-"""Types of models that take positions and a mask of ours as they are; others may add a window or keep a state."""
+"""Model types that apply given positions and masks unchanged; others may add a window or keep a recurrent state."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class ForkBatch:
 
     Attributes:
         tokens: (batch, length) int64.
-        positions: (batch, length) int64; both responses count on from the prompt.
-        mask: (batch, 1, length, length) bool, true where the row's token may see the column's.
-        sources: (predictions,) int64, the place in the flattened batch whose hidden state predicts a response token.
+        positions: (batch, length) int64; in both responses they continue from the prompt's.
+        mask: (batch, 1, length, length) bool, true where the row's token may attend to the column's.
+        sources: (predictions,) int64, the flattened batch's indices of hidden states that predict a response token.
         targets: (predictions,) int64, that token.
-        responses: (predictions,) int64, the response it belongs to: 2 * row, or 2 * row + 1.
+        responses: (predictions,) int64, the response that the token belongs to: 2 * row or 2 * row + 1.
     """
 
     tokens: Tensor
@@ -50,7 +50,7 @@ class ForkBatch:
 
     @staticmethod
     def of(forks: Sequence[Fork], padding: int, device: torch.device) -> "ForkBatch":
-        """Pad `forks` to the longest of them; `padding` is any token id, no response sees it."""
+        """Pad `forks` to the longest of them; `padding` is any token id, because no response attends to it."""
         length = max(map(len, forks))
         tokens = torch.full((len(forks), length), padding, dtype=torch.int64)
         positions = torch.zeros((len(forks), length), dtype=torch.int64)
@@ -67,34 +67,34 @@ class ForkBatch:
             first = row * length
             for number, (response, start) in enumerate(((fork.one, begin), (fork.other, middle))):
                 if response:
-                    # The prompt's last token predicts the first token of both.
+                    # The prompt's last token predicts the first token of both responses.
                     sources += [first + begin - 1, *range(first + start, first + start + len(response) - 1)]
                     targets += response
                     responses += [2 * row + number] * len(response)
         mask = torch.ones(length, length, dtype=torch.bool).tril() & ~hidden
-        whole = (tokens, positions, mask[:, None], *map(torch.tensor, (sources, targets, responses)))
-        return ForkBatch(*(each.to(device) for each in whole))
+        tensors = (tokens, positions, mask[:, None], *map(torch.tensor, (sources, targets, responses)))
+        return ForkBatch(*(each.to(device) for each in tensors))
 
 
-def forks_pay(policy: "PreTrainedModel", forks: Sequence[Fork]) -> bool:
-    """Whether forks are faster than two rows for each: measured on CPUs, not measured on GPUs (docs/performance.md).
+def forks_are_faster(policy: "PreTrainedModel", forks: Sequence[Fork]) -> bool:
+    """Whether forks are faster than two rows per pair: measured on CPUs, not on GPUs (docs/performance.md).
 
-    They save the work of a prompt's tokens in the blocks, and pay in attention, which computes all pairs of a row's
-    tokens under a mask of ours and only half of them for a row that needs none. Flash attention takes no such mask.
+    They save the prompt's work in the blocks once. They cost more in attention, which computes all pairs of tokens
+    under a custom mask, but only half of them under a causal one. Flash attention does not support custom masks.
     """
     config = policy.config
     if policy.device.type != "cpu" or config.model_type not in FORKABLE or config._attn_implementation != "sdpa":
         return False
     saved = sum(3 * config.hidden_size * len(fork.prompt) for fork in forks)
-    paid = sum(
+    added = sum(
         len(fork) ** 2 - sum((len(fork.prompt) + len(each)) ** 2 for each in (fork.one, fork.other)) / 2
         for fork in forks
     )
-    return paid < saved
+    return added < saved
 
 
 def fork_log_probabilities(policy: "PreTrainedModel", batch: ForkBatch) -> Tensor:
-    """log pi(y|x) of both responses of each fork, as `response_log_probabilities` gives them.
+    """log pi(y|x) of both responses of each fork, as `response_log_probabilities` computes it.
 
     Returns:
         (batch, 2) float32, differentiable.

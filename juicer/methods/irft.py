@@ -1,4 +1,7 @@
-"""IRFT, Algorithm 2 of the paper: the policy is its own reward, and learns to tell demonstrations from its samples."""
+"""One round of IRFT, Algorithm 2 of the paper: the policy is its own reward and learns to prefer demonstrations.
+
+All rounds in one function: `juicer.methods.algorithms.algorithm_2`.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,143 +11,149 @@ import torch
 from torch import Tensor
 
 from juicer.data.pairs import Pair, response_tokens
-from juicer.methods.forks import Fork, ForkBatch, fork_log_probabilities, forks_pay
+from juicer.methods.forks import Fork, ForkBatch, fork_log_probabilities, forks_are_faster
 from juicer.methods.objectives import implicit_reward, irft_loss
-from juicer.models.log_probability import by_length, by_length_in_chunks, response_log_probabilities, score_dialogues
-from juicer.runtime.checkpoints import Checkpoint
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
+from juicer.models.log_probability import (
+    compute_in_chunks,
+    length_sorted_batches,
+    response_log_probabilities,
+    score_dialogues,
+)
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.training.backends import Losses
-from juicer.training.loop import Progress, recompute_activations, shuffled_batches, steps_for, train_loop
+from juicer.training.loop import recompute_activations, shuffled_batches, steps_for, train_loop
 from juicer.training.record import TrainingRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-AGREE = 1e-4
-"""Nats by which a captured log-probability may differ from teacher forcing."""
+TOLERANCE = 1e-4
+"""Largest difference, in nats, between a log-probability recorded while sampling and the one of a forward pass."""
 CHECKED = 16
-"""Captured log-probabilities that are compared, at least, where there are so many."""
+"""Number of recorded log-probabilities that are compared with a forward pass, where there are that many."""
+
+PairLogProbabilities = Callable[[list[int]], tuple[Tensor, Tensor]]
+"""log pi(y|x) and log pi(y'|x) of the pairs with the given indices: (rows,) each."""
 
 
-def train_round(
+def irft_round(
     policy: "PreTrainedModel",
     reference: "PreTrainedModel",
     pairs: Sequence[Pair],
     settings: IrftTrainingSettings,
     padding: int,
     seed: int,
-    progress: Progress = lambda steps: None,
-    checkpoint: Checkpoint | None = None,
-    processes: Processes = SINGLE_PROCESS,
+    context: WorkContext = LOCAL,
 ) -> TrainingRecord:
-    """K steps on one round's pairs; changes `policy` in place.
+    """K optimiser steps on one round's pairs (x, y, y'): theta_t becomes theta_{t+1}. Changes `policy` in place.
 
     Args:
-        policy: pi_theta, at theta_t when the round starts: it has made the samples.
-        reference: pi_theta_t or pi_0, only read, and only before the first step: its log-probabilities are
-            constants of the round. Pass `policy` itself for pi_theta_t: what was captured while sampling is then
-            taken for the samples', if teacher forcing gives the same.
+        policy: pi_theta_t, which has sampled y'.
+        reference: pi_theta_t or pi_0. Only read, and only before the first step: its log-probabilities are constants
+            of the round. Pass `policy` itself for pi_theta_t: the log-probabilities recorded while sampling then serve
+            as log ref(y'|x), if a forward pass confirms them.
         padding: any token id.
-        seed: of the order of the pairs.
-        checkpoint: see `train_loop`.
-        processes: over which the pairs of each step are divided.
+        seed: determines the order of the pairs.
+        context: see `train_loop`.
 
     Returns:
-        The record of the round: loss, implicit rewards' margin and accuracy per step.
+        The record of the round: loss, margin and accuracy of the implicit reward per step.
     """
-    demonstrations, samples = [pair.demonstration for pair in pairs], [pair.sample for pair in pairs]
-    lengths = torch.tensor([len(dialogue.response) for dialogue in demonstrations], device=policy.device)
-    reference.eval()
-    captured = captured_log_probabilities(reference, pairs, padding, processes) if reference is policy else None
-    log_reference = [
-        score_dialogues(reference, demonstrations, padding, processes=processes),
-        score_dialogues(reference, samples, padding, processes=processes) if captured is None else captured,
-    ]
-    log_reference = [each.to(policy.device) for each in log_reference]
-    log_probabilities = log_probabilities_of(policy, pairs, padding)
-    beta = settings.beta
+    steps = steps_for(settings.epochs, len(pairs), settings.batch_size)  # K
+    batches = list(shuffled_batches(len(pairs), settings.batch_size, settings.epochs, seed))
+    record = TrainingRecord("irft_train", response_tokens=response_tokens(pairs, batches))
+    log_ref, from_sampling = reference_log_probabilities(
+        reference, pairs, padding, reused=reference is policy, context=context
+    )
+    log_pi = pair_log_probabilities(policy, pairs, padding)
+    lengths = torch.tensor([len(pair.demonstration.response) for pair in pairs], device=policy.device)
 
     def loss_of(rows: list[int]) -> Losses:
-        y, y_prime = log_probabilities(rows)
-        ref_y, ref_y_prime = (each[rows] for each in log_reference)
-        loss = irft_loss((y, y_prime), (ref_y, ref_y_prime), beta, settings.h)
+        y, y_prime = log_pi(rows)
+        ref_y, ref_y_prime = log_ref(rows)
+        # -h( beta [log pi(y|x) - log ref(y|x)] - beta [log pi(y'|x) - log ref(y'|x)] )
+        loss = irft_loss((y, y_prime), (ref_y, ref_y_prime), settings.beta, settings.h)
         if settings.sft_weight:
-            # Per token on average over the round, so that no row's weight depends on the rows that it is passed with.
+            # Divided by the round's mean length, so that a row's weight does not depend on its micro-batch.
             loss = loss - settings.sft_weight * y / lengths.float().mean()
         with torch.no_grad():
-            margin = implicit_reward(y, ref_y, beta) - implicit_reward(y_prime, ref_y_prime, beta)
-            accuracy = (margin > 0).float()
+            margin = implicit_reward(y, ref_y, settings.beta) - implicit_reward(y_prime, ref_y_prime, settings.beta)
             return loss, {
                 "margin": margin,
-                "accuracy": accuracy,
+                "accuracy": (margin > 0).float(),
                 "demonstration_log_probability": y / lengths[rows],
             }
 
-    steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
-    batches = list(shuffled_batches(len(pairs), settings.batch_size, settings.epochs, seed))
-    record = TrainingRecord("irft_train", response_tokens=response_tokens(pairs, batches))
-    # Dropout stays off: the objective compares pi with itself at the round's start, and noise is no difference.
+    # Dropout stays off: the objective compares pi with itself at the round's start, and dropout would add noise to it.
     policy.eval()
     if settings.gradient_checkpointing:
         recompute_activations(policy)
-    train_loop(
-        policy,
-        batches,
-        steps,
-        loss_of,
-        settings.optimiser,
-        settings.micro_batch_size,
-        record,
-        progress,
-        checkpoint,
-        processes,
-    )
-    record.facts = {"K": steps, "pairs": len(pairs), "captured": captured is not None}
+    train_loop(policy, batches, steps, loss_of, settings.optimiser, settings.micro_batch_size, record, context)
+    record.facts = {"K": steps, "pairs": len(pairs), "captured": from_sampling}
     return record
 
 
-def captured_log_probabilities(
-    policy: "PreTrainedModel", pairs: Sequence[Pair], padding: int, processes: Processes = SINGLE_PROCESS
-) -> Tensor | None:
-    """log pi(y'|x) of the samples as captured while sampling, unless teacher forcing says otherwise of some of them.
+def reference_log_probabilities(
+    reference: "PreTrainedModel", pairs: Sequence[Pair], padding: int, reused: bool, context: WorkContext = LOCAL
+) -> tuple[PairLogProbabilities, bool]:
+    """log ref(y|x) and log ref(y'|x), computed once for the whole round.
 
-    In bf16 it does, and where the weights that train are not of the type of those that sampled.
+    Args:
+        reused: whether the log-probabilities recorded while sampling may serve as log ref(y'|x).
 
     Returns:
-        (pairs,) float32 on the CPU; None where it was not captured or differs by more than `AGREE`.
+        The lookup by the pairs' indices, and whether recorded log-probabilities are used.
     """
-    known = [pair.captured for pair in pairs if pair.captured is not None]
+    demonstrations, samples = [pair.demonstration for pair in pairs], [pair.sample for pair in pairs]
+    reference.eval()
+    recorded = recorded_log_probabilities(reference, pairs, padding, context) if reused else None
+    log_ref_y = score_dialogues(reference, demonstrations, padding, context=context)
+    log_ref_y_prime = score_dialogues(reference, samples, padding, context=context) if recorded is None else recorded
+    both = [each.to(reference.device) for each in (log_ref_y, log_ref_y_prime)]
+    return lambda rows: (both[0][rows], both[1][rows]), recorded is not None
+
+
+def recorded_log_probabilities(
+    policy: "PreTrainedModel", pairs: Sequence[Pair], padding: int, context: WorkContext = LOCAL
+) -> Tensor | None:
+    """log pi(y'|x) of the samples as recorded while sampling, unless a forward pass over some of them disagrees.
+
+    They disagree in bf16, and where the weights that train have another type than the weights that sampled.
+
+    Returns:
+        (pairs,) float32 on the CPU; None where any is missing or differs by more than `TOLERANCE`.
+    """
+    known = [pair.sample_log_probability for pair in pairs if pair.sample_log_probability is not None]
     if len(known) < len(pairs):
         return None
-    # Long ones and short ones alike: errors grow with the length.
-    ordered = [row for rows in by_length([pair.sample for pair in pairs], len(pairs)) for row in rows]
+    # Samples of all lengths are checked, because errors grow with the length.
+    batches = length_sorted_batches([pair.sample for pair in pairs], len(pairs))
+    ordered = [row for rows in batches for row in rows]
     checked = ordered[:: max(1, len(ordered) // CHECKED)]
-    forced = score_dialogues(policy, [pairs[row].sample for row in checked], padding, processes=processes)
-    captured = torch.tensor(known)
-    return captured if float((captured[checked] - forced).abs().max()) <= AGREE else None
+    computed = score_dialogues(policy, [pairs[row].sample for row in checked], padding, context=context)
+    recorded = torch.tensor(known)
+    return recorded if float((recorded[checked] - computed).abs().max()) <= TOLERANCE else None
 
 
-def log_probabilities_of(
-    policy: "PreTrainedModel", pairs: Sequence[Pair], padding: int
-) -> Callable[[list[int]], tuple[Tensor, Tensor]]:
-    """log pi(y|x) and log pi(y'|x), differentiable, of pairs given by their numbers: (rows,) each."""
+def pair_log_probabilities(policy: "PreTrainedModel", pairs: Sequence[Pair], padding: int) -> PairLogProbabilities:
+    """log pi(y|x) and log pi(y'|x), differentiable, looked up by the pairs' indices.
+
+    Where it is faster, on some CPU models only (`forks_are_faster`), both responses of a pair share one row and their
+    prompt is computed once. The values are the same up to rounding.
+    """
     forks = [Fork(pair.sample.prompt, pair.demonstration.response, pair.sample.response) for pair in pairs]
-    if all(pair.demonstration.prompt == pair.sample.prompt for pair in pairs) and forks_pay(policy, forks):
+    same_prompts = all(pair.demonstration.prompt == pair.sample.prompt for pair in pairs)
 
-        def together(rows: list[int]) -> tuple[Tensor, Tensor]:
-            compute = partial(fork_log_probabilities, policy)
-            both = by_length_in_chunks(
-                compute, [forks[row] for row in rows], padding, policy.device, batch_of=ForkBatch.of
-            )
-            return both[:, 0], both[:, 1]
+    def in_one_row(rows: list[int]) -> tuple[Tensor, Tensor]:
+        chosen, compute = [forks[row] for row in rows], partial(fork_log_probabilities, policy)
+        both = compute_in_chunks(compute, chosen, padding, policy.device, batch_of=ForkBatch.of)
+        return both[:, 0], both[:, 1]
 
-        return together
-
-    def apart(rows: list[int]) -> tuple[Tensor, Tensor]:
-        both = [pairs[row].demonstration for row in rows] + [pairs[row].sample for row in rows]
+    def in_two_rows(rows: list[int]) -> tuple[Tensor, Tensor]:
+        dialogues = [pairs[row].demonstration for row in rows] + [pairs[row].sample for row in rows]
         compute = partial(response_log_probabilities, policy)
-        y, y_prime = by_length_in_chunks(compute, both, padding, policy.device).chunk(2)
+        y, y_prime = compute_in_chunks(compute, dialogues, padding, policy.device).chunk(2)
         return y, y_prime
 
-    return apart
+    return in_one_row if same_prompts and forks_are_faster(policy, forks) else in_two_rows

@@ -12,7 +12,7 @@ Contrast = Literal["logistic", "identity"]
 
 
 def implicit_reward(log_policy: Tensor, log_reference: Tensor, beta: float) -> Tensor:
-    """r(x, y) = beta * [log pi(y|x) - log pi_ref(y|x)]: the reward that a policy is optimal for, up to log Z(x).
+    """r(x, y) = beta * [log pi(y|x) - log pi_ref(y|x)]: the reward for which the policy is optimal, up to log Z(x).
 
     Source: section 3 of the paper (closed form of the inner problem of (1)).
     """
@@ -44,7 +44,7 @@ def irft_loss(
 
 
 def normalise(reward: Tensor, mean: float, standard_deviation: float) -> Tensor:
-    """(r - mean) / sd: keeps the reward of one round comparable with that of the next (and with the KL term)."""
+    """(r - mean) / sd: keeps rewards comparable between rounds, and with the KL term."""
     return (reward - mean) / max(standard_deviation, 1e-6)
 
 

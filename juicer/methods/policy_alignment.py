@@ -1,6 +1,6 @@
 """Policy alignment of RFT: maximise E[r] - beta KL(pi || pi_0) by RLOO (TRL), started at the current policy.
 
-RLOO optimises exactly this objective: the reward of the whole response, with beta [log pi - log pi_0] inside it.
+RLOO optimises exactly this objective: the reward of the whole response, minus beta [log pi - log pi_0].
 """
 
 from collections.abc import Sequence
@@ -16,23 +16,22 @@ from juicer.data.template import Template
 from juicer.methods.objectives import normalise
 from juicer.methods.reward import score_rewards
 from juicer.models.loading import mixed_precision, skip_deepspeed_import
-from juicer.models.log_probability import Batch, by_length, dialogues_of, of_logits
-from juicer.runtime.checkpoints import Checkpoint
+from juicer.models.log_probability import Batch, apply_to_logits, dialogues_of, length_sorted_batches
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import PolicyAlignmentSettings
 from juicer.settings.training import SamplingSettings
-from juicer.training.backends import make_whole
+from juicer.training.backends import unshard
 from juicer.training.record import TrainingRecord
 from juicer.training.trainer import (
-    OwnRandomState,
-    follow,
-    keep_trainer,
-    kept_values,
-    plain_on_cpu,
-    sharding,
+    LocalGpuRandomState,
+    checkpoint_callbacks,
+    deepspeed_arguments,
+    on_single_cpu,
+    progress_callback,
+    saved_values,
     trainer_arguments,
 )
 
@@ -59,19 +58,17 @@ def align_policy(
     compute: ComputeSettings,
     seed: int,
     scratch: Path,
-    checkpoint: Checkpoint | None = None,
-    processes: Processes = SINGLE_PROCESS,
+    context: WorkContext = LOCAL,
 ) -> TrainingRecord:
     """Take `settings.steps` policy-gradient steps. Changes `policy` in place.
 
     Args:
         policy: pi_t, where the round starts.
         initial: folder of pi_0, the reference of the KL term in every round.
-        reward: r_theta; read on token ids at the last real token, end-of-text included, as it was trained.
+        reward: r_theta, read at the last real token of the token ids, end-of-text included, as in its training.
         normaliser: mean and deviation of r_theta on the round's pairs.
         prompts: the round's prompts.
-        checkpoint: where an interrupted run is continued from, and what it is saved to between two steps.
-        processes: over which the responses of each step are divided; their number divides the responses.
+        context: the responses of each step are divided over its processes, whose number divides the responses.
 
     Returns:
         The record: reward, KL to pi_0, entropy and length per step.
@@ -88,16 +85,21 @@ def align_policy(
     if len(prompts) < settings.prompts_per_step:
         do = "lower rft.policy.prompts_per_step"
         raise InputError(
-            f"{len(prompts)} prompts, RLOO takes {settings.prompts_per_step} at a time", where="rft_policy", do=do
+            f"there are {len(prompts)} prompts, but a step of RLOO takes {settings.prompts_per_step}",
+            where="rft_policy",
+            do=do,
         )
+    processes, checkpoint = context.processes, context.checkpoint
+    # Each process samples its own responses.
+    own = WorkContext(observers=context.observers)
     skip_deepspeed_import()
     datasets.disable_progress_bars()
     reward.eval()
     mean, deviation = normaliser if settings.normalise_reward else (0.0, 1.0)
     latest = checkpoint.latest() if checkpoint else None
-    kept = kept_values(latest, processes) if latest else {"step": 0, "response": 0}
-    tokens = {"response": kept["response"]}
-    passes = kept["step"] // max(1, len(prompts) // settings.prompts_per_step)
+    saved = saved_values(latest, processes) if latest else {"step": 0, "response": 0}
+    tokens = {"response": saved["response"]}
+    passes = saved["step"] // max(1, len(prompts) // settings.prompts_per_step)
 
     def learnt_reward(prompts: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float | None]:
         dialogues = [
@@ -108,22 +110,22 @@ def align_policy(
         values = normalise(score_rewards(reward, dialogues, template.padding), mean, deviation)
         return [float(value) for value in values]
 
-    class Trainer(OwnRandomState, RLOOTrainer):
-        """RLOO whose responses come from our sampler: finished rows leave the batch, and every draw is seeded."""
+    class Trainer(LocalGpuRandomState, RLOOTrainer):
+        """RLOO with our sampler: finished rows leave the batch, and every response has its own seed."""
 
         def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any) -> list[list[int]]:
-            # Prompts stand in groups of equal ones; the place in the batch tells the responses of a group apart.
+            # Equal prompts form a group; the position in the batch distinguishes the responses of a group.
             first = processes.rank * len(prompt_ids)
             named = [(f"{self.state.global_step}/{place}", prompt) for place, prompt in enumerate(prompt_ids, first)]
             sampling = SamplingSettings(temperature=settings.temperature, batch_size=len(named))
-            # ZeroBackend weights are gathered meanwhile: the processes need not take equally many decoding steps.
+            # Sharded weights are gathered for the block, so processes may take different numbers of decoding steps.
             with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, mixed_precision(compute):
-                return [sample.response for sample in sample_responses(model, template, named, sampling, seed)]
+                return [sample.response for sample in sample_responses(model, template, named, sampling, seed, own)]
 
         def _get_per_token_logps_and_entropies(
             self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *rest: Any, **more: Any
         ) -> Any:
-            if not plain_on_cpu(policy, processes):
+            if not on_single_cpu(policy, processes):
                 return super()._get_per_token_logps_and_entropies(
                     model, input_ids, attention_mask, logits_to_keep, *rest, **more
                 )
@@ -138,12 +140,12 @@ def align_policy(
 
         def _get_train_sampler(self, dataset: Any = None) -> Any:
             sampler = super()._get_train_sampler(dataset)
-            # A pass over the prompts draws its order from one stream; an interrupted run has drawn for these already.
+            # Each pass over the prompts draws an order from one generator; skip those of the interrupted run.
             for _ in range(passes):
                 next(iter(sampler))
             return sampler
 
-    # TRL loads the reference of the KL term from the path that the policy names as its own; it is pi_0, not pi_t.
+    # TRL loads the reference of the KL term from the path in the policy's config; it must be pi_0, not pi_t.
     policy.config._name_or_path = str(initial)
     batch = settings.prompts_per_step * settings.samples_per_prompt
     micro = settings.micro_batch_size or batch // processes.world_size
@@ -164,17 +166,17 @@ def align_policy(
             beta=settings.kl_coefficient,
             disable_dropout=True,
             **trainer_arguments(settings.optimiser, compute, seed, scratch, settings.gradient_checkpointing),
-            **sharding(processes, policy, compute),
+            **deepspeed_arguments(processes, policy, compute),
         ),
         callbacks=[
-            follow("rft_policy", CURVES),
-            *([keep_trainer(checkpoint, processes, lambda: dict(tokens))] if checkpoint else []),
+            progress_callback("rft_policy", CURVES, context),
+            *checkpoint_callbacks(context, lambda: dict(tokens)),
         ],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=str(latest) if latest else None)
     if processes.zero_stage:
-        make_whole(trainer.model_wrapped)
+        unshard(trainer.model_wrapped)
     sampled = round(processes.sum([tokens["response"]], policy.device)[0])
     record = TrainingRecord("rft_policy", steps=settings.steps, response_tokens=sampled)
     for entry in trainer.state.log_history:
@@ -195,24 +197,24 @@ def per_token(
 
     Args:
         length: columns of the results; no response is longer.
-        temperature: that the policy is sampled at.
+        temperature: the sampling temperature.
 
     Returns:
-        (dialogues, length) each, zero behind a response; the entropy carries no gradient.
+        (dialogues, length) each, zero after the response's end; the entropy carries no gradient.
     """
 
     def both(logits: Tensor, targets: Tensor) -> Tensor:
-        every = (logits / temperature).log_softmax(-1)
+        log_pi = (logits / temperature).log_softmax(-1)
         with torch.no_grad():
-            entropies = -(every.exp() * every).sum(-1)
-        return torch.stack([every.gather(1, targets[:, None])[:, 0], entropies], dim=-1)
+            entropies = -(log_pi.exp() * log_pi).sum(-1)
+        return torch.stack([log_pi.gather(1, targets[:, None])[:, 0], entropies], dim=-1)
 
     values, places = [], []
-    for rows in by_length(dialogues, chunk):
+    for rows in length_sorted_batches(dialogues, chunk):
         batch = Batch.of([dialogues[row] for row in rows], padding, policy.device)
         hidden = policy.base_model(input_ids=batch.tokens, attention_mask=batch.attention).last_hidden_state
         predicted = batch.response[:, 1:]
-        values.append(of_logits(policy, both, hidden[:, :-1][predicted], batch.tokens[:, 1:][predicted]))
+        values.append(apply_to_logits(policy, both, hidden[:, :-1][predicted], batch.tokens[:, 1:][predicted]))
         places += [(row, place) for row in rows for place in range(len(dialogues[row].response))]
     where = tuple(torch.tensor(places, device=policy.device).T)
     empty = torch.zeros(len(dialogues), length, device=policy.device)

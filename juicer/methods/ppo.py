@@ -1,7 +1,7 @@
-"""Policy alignment of RFT by PPO, which the paper ran, with the last release of TRL that has it (1.12, experimental).
+"""Policy alignment of RFT by PPO, as in the paper, with the last release of TRL that has it (1.12, experimental).
 
-TRL scores a response at the last token before its padding. That is the token which the reward was trained at, the
-end-of-text, only where padding is another token than end-of-text: here it always is.
+TRL scores a response at the last token before its padding. The reward was trained at the end-of-text token, and the
+two are the same only if padding is a different token than end-of-text: here it always is (`with_padding_token`).
 """
 
 import copy
@@ -18,12 +18,12 @@ from torch import Tensor
 from juicer.data.demonstrations import Message
 from juicer.data.template import Template
 from juicer.models.loading import load_policy
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.events import emit_tokens
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import PolicyAlignmentSettings, PpoSettings
 from juicer.training.record import TrainingRecord
-from juicer.training.trainer import follow, trainer_arguments
+from juicer.training.trainer import progress_callback, trainer_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,14 +46,16 @@ def align_policy_by_ppo(
     template: Template,
     prompts: Sequence[list[Message]],
     settings: PolicyAlignmentSettings,
-    ppo: PpoSettings,
     compute: ComputeSettings,
     seed: int,
     scratch: Path,
+    context: WorkContext = LOCAL,
+    *,
+    ppo: PpoSettings,
 ) -> TrainingRecord:
     """Take `settings.steps` batches of responses and `ppo.epochs` optimiser steps on each. Changes `policy` in place.
 
-    The value model starts as a copy of the reward and is dropped afterwards. TRL's loop does not clip the gradient.
+    The value model starts as a copy of the reward and is discarded at the end. TRL's loop does not clip the gradient.
 
     Args:
         policy: pi_t, where the round starts.
@@ -66,7 +68,7 @@ def align_policy_by_ppo(
         The record: reward, KL to pi_0 per response, entropy and the two losses per batch.
 
     Raises:
-        InputError: fewer prompts than one batch has, or no token is left for padding.
+        InputError: there are fewer prompts than a batch takes, or no token is available for padding.
     """
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     import datasets
@@ -76,9 +78,11 @@ def align_policy_by_ppo(
     batch = settings.prompts_per_step * settings.samples_per_prompt
     if len(prompts) < batch:
         do = "lower rft.policy.prompts_per_step"
-        raise InputError(f"{len(prompts)} prompts, PPO takes {batch} at a time", where="rft_policy", do=do)
+        raise InputError(
+            f"there are {len(prompts)} prompts, but a step of PPO takes {batch}", where="rft_policy", do=do
+        )
     datasets.disable_progress_bars()
-    tokenizer = with_own_padding(template.tokenizer, policy.config.vocab_size)
+    tokenizer = with_padding_token(template.tokenizer, policy.config.vocab_size)
     padding = int(tokenizer.pad_token_id)
     prompt_tokens: list[int] = []
     response_tokens: list[int] = []
@@ -86,13 +90,13 @@ def align_policy_by_ppo(
     def collate(rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
         lengths = [len(row["input_ids"]) for row in rows]
         prompt_tokens.append(sum(lengths))
-        filled = [[padding] * (max(lengths) - len(row["input_ids"])) + row["input_ids"] for row in rows]
-        return {"input_ids": torch.tensor(filled)}
+        padded = [[padding] * (max(lengths) - len(row["input_ids"])) + row["input_ids"] for row in rows]
+        return {"input_ids": torch.tensor(padded)}
 
     def count(module: torch.nn.Module, arguments: Any, given: dict[str, Any]) -> None:
-        # The reward reads each batch once, in the order in which the loader gave the prompts.
+        # The reward reads each batch once, in the loader's order of the prompts.
         response_tokens.append(int(given["attention_mask"].sum()) - prompt_tokens[len(response_tokens)])
-        emit_tokens(response_tokens[-1] * ppo.epochs)
+        context.emit_tokens(response_tokens[-1] * ppo.epochs)
 
     mean, deviation = normaliser if settings.normalise_reward else (0.0, 1.0)
     judge = NormalisedReward(reward, mean, deviation)
@@ -124,11 +128,11 @@ def align_policy_by_ppo(
         value_model=copy.deepcopy(reward),
         train_dataset=datasets.Dataset.from_list([{"input_ids": template.prompt(prompt)} for prompt in prompts]),
         data_collator=collate,
-        callbacks=[follow("rft_policy", CURVES)],
+        callbacks=[progress_callback("rft_policy", CURVES, context)],
     )
     trainer.remove_callback(PrinterCallback)
     counting = judge.trunk.register_forward_pre_hook(count, with_kwargs=True)
-    with redirect_stdout(io.StringIO()):  # TRL prints a line of its own
+    with redirect_stdout(io.StringIO()):  # TRL prints a line
         trainer.train()
     counting.remove()
     tokens = ppo.epochs * sum(response_tokens)
@@ -140,7 +144,7 @@ def align_policy_by_ppo(
 
 
 class NormalisedReward(torch.nn.Module):
-    """r_theta with zero mean and unit variance on the round's pairs, under the names that TRL looks for."""
+    """r_theta with zero mean and unit variance on the round's pairs, under the attribute names that TRL expects."""
 
     base_model_prefix = "trunk"
 
@@ -156,23 +160,23 @@ class NormalisedReward(torch.nn.Module):
         return (values.float() - self.mean) / self.deviation
 
 
-def with_own_padding(tokenizer: "PreTrainedTokenizerBase", vocabulary: int) -> "PreTrainedTokenizerBase":
-    """A copy of the tokenizer whose padding is not end-of-text.
+def with_padding_token(tokenizer: "PreTrainedTokenizerBase", vocabulary: int) -> "PreTrainedTokenizerBase":
+    """A copy of the tokenizer whose padding token is not end-of-text.
 
     Args:
-        vocabulary: number of tokens that the policy knows.
+        vocabulary: size of the policy's vocabulary.
 
     Raises:
-        InputError: the tokenizer has no such token, and the policy's vocabulary no room for one.
+        InputError: the tokenizer has no such token and the policy's vocabulary has no free id for one.
     """
-    own = copy.deepcopy(tokenizer)
-    own.padding_side = "left"
-    if own.pad_token_id in (None, own.eos_token_id):
-        own.add_special_tokens({"pad_token": PADDING})
-    if own.pad_token_id >= vocabulary:
+    padded = copy.deepcopy(tokenizer)
+    padded.padding_side = "left"
+    if padded.pad_token_id in (None, padded.eos_token_id):
+        padded.add_special_tokens({"pad_token": PADDING})
+    if padded.pad_token_id >= vocabulary:
         raise InputError(
-            "PPO needs a padding token beside end-of-text; the tokenizer has none and the vocabulary no room for one",
+            "PPO needs a padding token other than end-of-text, and the policy's vocabulary has no room for one",
             where="rft_policy",
             do="set rft.optimiser to rloo",
         )
-    return own
+    return padded

@@ -14,15 +14,14 @@ from torch import Tensor
 from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair, response_tokens
 from juicer.methods.objectives import contrastive_loss, mean_and_deviation
-from juicer.models.loading import attention_of, check_weights, device_of, dtype_of, quiet, refuse_missing
-from juicer.models.log_probability import Batch, by_length_in_chunks, in_batches
-from juicer.runtime.checkpoints import Checkpoint
+from juicer.models.loading import attention_of, check_missing, check_weights, device_of, dtype_of, quiet
+from juicer.models.log_probability import Batch, compute_in_batches, compute_in_chunks
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import RewardSettings
 from juicer.training.backends import Losses
-from juicer.training.loop import Progress, recompute_activations, shuffled_batches, steps_for, train_loop
+from juicer.training.loop import recompute_activations, shuffled_batches, steps_for, train_loop
 from juicer.training.record import TrainingRecord
 
 if TYPE_CHECKING:
@@ -32,21 +31,21 @@ if TYPE_CHECKING:
 def load_reward(
     folder: Path, compute: ComputeSettings, seed: int, dtype: torch.dtype | None = None
 ) -> "PreTrainedModel":
-    """Load a reward model, or make one from a language model's trunk with a fresh bias-free head.
+    """Load a reward model, or build one from a language model's trunk with a new bias-free head.
 
     Args:
-        folder: a folder that `save_model` wrote, or any causal language model's.
-        seed: of a fresh head.
-        dtype: of the weights; None is the recipe's type.
+        folder: a folder written by `save_model`, or that of any causal language model.
+        seed: determines a new head.
+        dtype: of the weights; None is the recipe's dtype.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     check_weights(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    fresh = not any("SequenceClassification" in name for name in config.architectures or [])
+    new = not any("SequenceClassification" in name for name in config.architectures or [])
     device = device_of(compute)
     torch.manual_seed(seed)
-    # A fresh head is expected to be missing and the language-model head to be left over.
+    # The new head is expected to be missing, and the language-model head to be unused.
     with quiet():
         model, loaded = AutoModelForSequenceClassification.from_pretrained(
             folder,
@@ -57,10 +56,11 @@ def load_reward(
             attn_implementation=attention_of(device),
             output_loading_info=True,
         )
-    refuse_missing(loaded, folder, allowed="score" if fresh else None)
+    check_missing(loaded, folder, allowed="score" if new else None)
     if not hasattr(model, "score"):
-        raise InputError(f"{type(model).__name__} has no scalar head called score", where=str(folder))
-    if fresh:
+        do = "use a model whose AutoModelForSequenceClassification has one"
+        raise InputError(f"{type(model).__name__} has no scalar head named `score`", where=str(folder), do=do)
+    if new:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             weight = torch.randn(model.score.weight.shape, generator=generator) / model.score.weight.shape[1]
@@ -69,7 +69,7 @@ def load_reward(
 
 
 def freeze_blocks(model: "PreTrainedModel", count: int) -> None:
-    """Stop the embedding and the `count` lowest transformer blocks from training.
+    """Freeze the embedding and the `count` lowest transformer blocks.
 
     Raises:
         InputError: the trunk has fewer blocks.
@@ -78,7 +78,11 @@ def freeze_blocks(model: "PreTrainedModel", count: int) -> None:
         return
     blocks = getattr(model.base_model, "layers", None) or getattr(model.base_model, "h", None)
     if blocks is None or len(blocks) < count:
-        raise InputError(f"rft.reward.frozen_blocks is {count}, the trunk has {0 if blocks is None else len(blocks)}")
+        found = 0 if blocks is None else len(blocks)
+        raise InputError(
+            f"rft.reward.frozen_blocks is {count}, but the trunk has {found} blocks",
+            do="lower rft.reward.frozen_blocks",
+        )
     for module in (model.get_input_embeddings(), *blocks[:count]):
         module.requires_grad_(False)
 
@@ -98,10 +102,10 @@ def score_rewards(
     dialogues: Sequence[Dialogue],
     padding: int,
     batch_size: int = 64,
-    processes: Processes = SINGLE_PROCESS,
+    context: WorkContext = LOCAL,
 ) -> Tensor:
     """r(x, y) of many dialogues, batched by length, in the order given. Returns (dialogues,) float32 on the CPU."""
-    return in_batches(partial(rewards, model), dialogues, padding, model.device, batch_size, processes)
+    return compute_in_batches(partial(rewards, model), dialogues, padding, model.device, batch_size, context)
 
 
 def train_reward(
@@ -110,22 +114,20 @@ def train_reward(
     settings: RewardSettings,
     padding: int,
     seed: int,
-    progress: Progress = lambda steps: None,
-    checkpoint: Checkpoint | None = None,
-    processes: Processes = SINGLE_PROCESS,
+    context: WorkContext = LOCAL,
 ) -> TrainingRecord:
     """Reward alignment: K steps of theta <- theta + eta grad h(r(x, y) - r(x, y')). Changes `model` in place.
 
-    Source: Algorithm 1. theta is carried from round to round; only the optimiser starts afresh.
+    Source: Algorithm 1. theta is carried from round to round; only the optimiser starts anew.
 
     Returns:
-        The record, with the normaliser (mean and deviation over the round's pairs) and the final training accuracy.
+        The record. Its facts hold the normaliser (mean and deviation over the round's pairs) and the final accuracy.
     """
     demonstrations, samples = [pair.demonstration for pair in pairs], [pair.sample for pair in pairs]
 
     def loss_of(rows: list[int]) -> Losses:
         both = [demonstrations[row] for row in rows] + [samples[row] for row in rows]
-        r_y, r_y_prime = by_length_in_chunks(partial(rewards, model), both, padding, model.device).chunk(2)
+        r_y, r_y_prime = compute_in_chunks(partial(rewards, model), both, padding, model.device).chunk(2)
         margin = (r_y - r_y_prime).detach()
         return contrastive_loss(r_y, r_y_prime, settings.h), {"margin": margin, "accuracy": (margin > 0).float()}
 
@@ -144,12 +146,10 @@ def train_reward(
         settings.optimiser,
         settings.micro_batch_size,
         record,
-        progress,
-        checkpoint,
-        processes,
+        context,
     )
     both = (demonstrations, samples)
-    final = torch.stack([score_rewards(model, each, padding, processes=processes) for each in both])
+    final = torch.stack([score_rewards(model, each, padding, context=context) for each in both])
     mean, deviation = mean_and_deviation(final)
     record.facts = {
         "K": steps,

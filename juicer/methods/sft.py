@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on response tokens, by TRL's SFTTrainer on tokens that our template made."""
+"""Supervised fine-tuning on response tokens by TRL's SFTTrainer, on dialogues that are already tokenised."""
 
 import math
 from collections.abc import Sequence
@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING, Any
 from juicer.data.dialogues import Dialogue
 from juicer.models.adapters import lora_config, merge_adapters
 from juicer.models.loading import mixed_precision, skip_deepspeed_import
-from juicer.models.log_probability import by_length_in_chunks, dialogues_of, response_log_probabilities
-from juicer.runtime.checkpoints import Checkpoint
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
+from juicer.models.log_probability import compute_in_chunks, dialogues_of, response_log_probabilities
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.sft import SftSettings
-from juicer.training.backends import make_whole
+from juicer.training.backends import unshard
 from juicer.training.record import TrainingRecord
 from juicer.training.trainer import (
-    OwnRandomState,
-    follow,
-    keep_trainer,
-    kept_values,
-    plain_on_cpu,
-    sharding,
+    LocalGpuRandomState,
+    checkpoint_callbacks,
+    deepspeed_arguments,
+    on_single_cpu,
+    progress_callback,
+    saved_values,
     trainer_arguments,
 )
 
@@ -42,20 +41,18 @@ def train_sft(
     compute: ComputeSettings,
     seed: int,
     scratch: Path,
+    context: WorkContext = LOCAL,
     *,
     stage: str = "sft",
     steps: int | None = None,
-    checkpoint: Checkpoint | None = None,
-    processes: Processes = SINGLE_PROCESS,
 ) -> TrainingRecord:
     """Minimise the mean negative log-likelihood of the response tokens. Changes `policy` in place.
 
     Args:
         demonstrations: tokens; the loss is taken on the response only, end-of-text included.
         scratch: folder for the trainer's files.
-        steps: optimiser steps; None is `epochs` passes.
-        checkpoint: where an interrupted run is continued from, and what it is saved to between two steps.
-        processes: over which the demonstrations of each step are divided; their number divides `batch_size`.
+        context: the demonstrations of each step are divided over its processes, whose number divides `batch_size`.
+        steps: number of optimiser steps; None for `settings.epochs` epochs.
 
     Raises:
         InputError: the loss is not finite; names the step.
@@ -65,31 +62,29 @@ def train_sft(
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    class Trainer(OwnRandomState, SFTTrainer):
-        """SFT with the same loss from fewer operations: only response positions reach the output head.
-
-        It counts what it is given, because the last step of an epoch has fewer rows than the others.
-        """
+    class Trainer(LocalGpuRandomState, SFTTrainer):
+        """SFT that counts its rows and tokens (an epoch's last step has fewer rows) and has a CPU path for the loss."""
 
         def get_batch_samples(self, *arguments: Any, **more: Any) -> Any:
             batches, items = super().get_batch_samples(*arguments, **more)
             for batch in batches:
-                passed["rows"] += len(batch["labels"])
-                passed["response_tokens"] += int((batch["labels"] != -100).sum())
+                consumed["rows"] += len(batch["labels"])
+                consumed["response_tokens"] += int((batch["labels"] != -100).sum())
             return batches, items
 
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
-            if not plain_on_cpu(policy, processes):
+            if not on_single_cpu(policy, processes):
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             dialogues = dialogues_of(inputs["input_ids"], inputs["attention_mask"], inputs["labels"] != -100)
             with mixed_precision(compute):
-                sums = by_length_in_chunks(
+                sums = compute_in_chunks(
                     partial(response_log_probabilities, policy), dialogues, template.padding, policy.device
                 )
             return -sums.sum() / num_items_in_batch
 
+    processes, checkpoint = context.processes, context.checkpoint
     skip_deepspeed_import()
     datasets.disable_progress_bars()
     rows = datasets.Dataset.from_list(
@@ -103,7 +98,7 @@ def train_sft(
     )
     micro = settings.micro_batch_size or settings.batch_size // processes.world_size
     steps = steps or math.ceil(settings.epochs * len(rows) / settings.batch_size)
-    passed = {"rows": 0, "response_tokens": 0}
+    consumed = {"rows": 0, "response_tokens": 0}
     trainer = Trainer(
         model=policy,
         processing_class=template.tokenizer,
@@ -115,32 +110,32 @@ def train_sft(
             completion_only_loss=True,
             max_steps=steps,
             **trainer_arguments(settings.optimiser, compute, seed, scratch, settings.gradient_checkpointing),
-            **sharding(processes, policy, compute),
+            **deepspeed_arguments(processes, policy, compute),
         ),
         callbacks=[
-            follow(stage, CURVES, mean_tokens_per_step(demonstrations, settings.batch_size)),
-            *([keep_trainer(checkpoint, processes, lambda: passed)] if checkpoint else []),
+            progress_callback(stage, CURVES, context, mean_tokens_per_step(demonstrations, settings.batch_size)),
+            *checkpoint_callbacks(context, lambda: consumed),
         ],
         peft_config=None if settings.lora is None else lora_config(settings.lora),
     )
     trainer.remove_callback(PrinterCallback)
     latest = checkpoint.latest() if checkpoint else None
     if latest:
-        passed |= {name: kept_values(latest, processes)[name] for name in passed}
+        consumed |= {name: saved_values(latest, processes)[name] for name in consumed}
     trainer.train(resume_from_checkpoint=str(latest) if latest else None)
     if processes.zero_stage:
-        make_whole(trainer.model_wrapped)
+        unshard(trainer.model_wrapped)
     merge_adapters(None if settings.lora is None else trainer.model)
     record = TrainingRecord(stage, steps=steps)
     for entry in trainer.state.log_history:
         if "loss" in entry:
             record.log(int(entry["step"]), **{name: entry[key] for name, key in CURVES.items()})
-    shares = processes.gather(passed)
+    shares = processes.gather(consumed)
     record.response_tokens = sum(share["response_tokens"] for share in shares)
     record.facts = {"epochs": round(sum(share["rows"] for share in shares) / len(demonstrations), 3)}
     return record
 
 
 def mean_tokens_per_step(demonstrations: Sequence[Dialogue], batch_size: int) -> float:
-    """Response tokens of a step, on average over an epoch, whose last step has the rows that are left."""
+    """Response tokens per optimiser step, on average over an epoch, whose last batch may be short."""
     return sum(len(each.response) for each in demonstrations) / math.ceil(len(demonstrations) / batch_size)

@@ -1,4 +1,4 @@
-"""LoRA adapters: added to a policy before a round, merged into its weights after it, so that folders stay ordinary."""
+"""LoRA adapters: added to a policy before a round and merged into its weights after it, so saved models have none."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def lora_config(lora: LoraSettings) -> Any:
-    """The peft configuration of a recipe: adapters on every linear layer but the output head."""
+    """The peft configuration of a recipe: adapters on every linear layer except the output head."""
     from peft import LoraConfig
 
     return LoraConfig(
@@ -18,7 +18,7 @@ def lora_config(lora: LoraSettings) -> Any:
 
 
 def add_adapters(policy: "PreTrainedModel", lora: LoraSettings | None, seed: int) -> Any:
-    """Put fresh adapters inside `policy`; only they train. Returns the handle for `merge_adapters`, or None."""
+    """Add new adapters to `policy`; only they train. Returns the handle for `merge_adapters`, None without LoRA."""
     if lora is None:
         return None
     import torch
@@ -29,6 +29,6 @@ def add_adapters(policy: "PreTrainedModel", lora: LoraSettings | None, seed: int
 
 
 def merge_adapters(handle: Any) -> None:
-    """Fold the adapters into the weights and take them out again; does nothing without a handle."""
+    """Merge the adapters into the weights and remove them; does nothing without a handle."""
     if handle is not None:
         handle.merge_and_unload()

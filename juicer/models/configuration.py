@@ -1,4 +1,4 @@
-"""The config.json of a model, without its weights: read, or shrunk to a tiny model of the same architecture."""
+"""The config.json of a model, without its weights: read it, or shrink it to a tiny model of the same architecture."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def read_config(path: Path) -> tuple[str, "PretrainedConfig"]:
         the name of its architecture, for example "GPTNeoXForCausalLM", and the configuration.
 
     Raises:
-        InputError: no such file, no JSON, or no architecture in it.
+        InputError: the file is missing, is not valid JSON, or names no architecture.
     """
     from transformers import AutoConfig
 
@@ -35,7 +35,7 @@ def read_config(path: Path) -> tuple[str, "PretrainedConfig"]:
 
 
 def shrunk(config: "PretrainedConfig", settings: TinySettings, vocabulary: int, context: int) -> dict[str, Any]:
-    """What a tiny configuration has instead of the real one's sizes; everything else stays the real one's."""
+    """The sizes of a tiny configuration; all other values stay those of the real one."""
     heads = settings.heads
     sizes: dict[str, Any] = {
         "hidden_size": settings.hidden_size,

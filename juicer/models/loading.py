@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def device_of(compute: ComputeSettings) -> torch.device:
-    """The device to compute on.
+    """The device that the recipe computes on.
 
     Raises:
-        InputError: a CUDA device is asked for and there is none.
+        InputError: the recipe asks for a CUDA device and torch sees none.
     """
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise InputError("compute.device is 'cuda' but torch sees no CUDA device", do="set compute.device to auto")
@@ -32,41 +32,41 @@ def device_of(compute: ComputeSettings) -> torch.device:
 
 
 def dtype_of(compute: ComputeSettings) -> torch.dtype:
-    """The floating-point type of weights and activations."""
+    """The recipe's floating-point type of weights and activations."""
     if compute.precision == "auto":
         return torch.bfloat16 if device_of(compute).type == "cuda" else torch.float32
     return torch.bfloat16 if compute.precision == "bf16" else torch.float32
 
 
-TRAINED = torch.float32
-"""The type of weights that train and are saved: a step of the paper's size, and most of a round of them, is lost in
-bf16's 8 bits."""
+TRAINING_DTYPE = torch.float32
+"""The dtype of weights that are trained and saved. A step of the paper's size, and most of a round, would be lost to
+rounding in bf16, which has 8 significant bits."""
 
 
 def mixed_precision(compute: ComputeSettings) -> torch.autocast:
-    """The context in which float32 weights train in the recipe's precision; does nothing where that is float32."""
+    """The autocast context in which float32 weights train in the recipe's precision; disabled where that is float32."""
     lower = lower_precision(compute)
-    # Casts are not cached: they would outlive the step that changes the weights.
+    # Casts are not cached: they would become stale when a step changes the weights.
     return torch.autocast(device_of(compute).type, torch.bfloat16, enabled=lower, cache_enabled=False)
 
 
 def lower_precision(compute: ComputeSettings) -> bool:
-    """Whether the passes over weights that train are bf16."""
-    return dtype_of(compute) != TRAINED
+    """Whether forward and backward passes over trainable weights are in bf16."""
+    return dtype_of(compute) != TRAINING_DTYPE
 
 
 def attention_of(device: torch.device) -> str:
-    """`flash_attention_2` where it is installed and there is a GPU, else torch's own."""
+    """`flash_attention_2` on a GPU where it is installed, otherwise torch's `sdpa`."""
     from transformers.utils.import_utils import is_flash_attn_2_available
 
     return "flash_attention_2" if device.type == "cuda" and is_flash_attn_2_available() else "sdpa"
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer of a model folder; a missing padding token becomes end-of-text.
+    """Load the tokenizer of a model folder; a missing padding token is set to end-of-text.
 
     Raises:
-        InputError: no such folder, or it holds no tokenizer.
+        InputError: the folder is missing or holds no tokenizer.
     """
     from transformers import AutoTokenizer
 
@@ -84,16 +84,16 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
 
 
 def load_policy(folder: Path, compute: ComputeSettings, dtype: torch.dtype | None = None) -> "PreTrainedModel":
-    """Load a causal language model in evaluation mode on the recipe's device, in the recipe's type unless told.
+    """Load a causal language model in evaluation mode on the recipe's device, by default in the recipe's dtype.
 
     Raises:
-        InputError: no such folder, no safetensors weights in it, or not all of them.
+        InputError: the folder is missing, holds no safetensors weights, or lacks some of the model's tensors.
     """
     from transformers import AutoModelForCausalLM
 
     check_weights(folder)
     device = device_of(compute)
-    loading: Any = AutoModelForCausalLM.from_pretrained  # its type knows no report
+    loading: Any = AutoModelForCausalLM.from_pretrained  # its type stub lacks output_loading_info
     with quiet():
         model, loaded = loading(
             folder,
@@ -103,7 +103,7 @@ def load_policy(folder: Path, compute: ComputeSettings, dtype: torch.dtype | Non
             attn_implementation=attention_of(device),
             output_loading_info=True,
         )
-    refuse_missing(loaded, folder)
+    check_missing(loaded, folder)
     policy: PreTrainedModel = model.to(device).eval()
     return policy
 
@@ -114,10 +114,10 @@ def load_template(folder: Path, settings: TemplateSettings) -> Template:
 
 
 def skip_deepspeed_import() -> None:
-    """Let accelerate look for DeepSpeed's wrapper only where DeepSpeed has been imported.
+    """Keep accelerate from importing DeepSpeed where nothing has imported it before.
 
-    It would import it whenever a model is trained or saved, more than a second each time, to learn that nothing is
-    wrapped in it.
+    accelerate imports it whenever a model is trained or saved, more than a second each time, only to check whether the
+    model is wrapped in it.
     """
     from accelerate.utils import other
 
@@ -125,10 +125,10 @@ def skip_deepspeed_import() -> None:
 
 
 def save_policy(model: "PreTrainedModel", template: Template, folder: Path, training: dict[str, Any] | None) -> None:
-    """Save a policy so that plain transformers loads it and samples as we do, with its training record beside it."""
+    """Save a policy, with its training record, so that plain transformers loads it and samples as Juicer does."""
     model.generation_config.eos_token_id = template.end_of_text
     model.generation_config.pad_token_id = template.padding
-    # transformers, left to itself, would draw from the 50 likeliest tokens only.
+    # transformers' default is to sample from the 50 likeliest tokens only.
     model.generation_config.do_sample = True
     model.generation_config.temperature = 1.0
     model.generation_config.top_k = 0
@@ -138,9 +138,9 @@ def save_policy(model: "PreTrainedModel", template: Template, folder: Path, trai
 
 
 def save_model(model: "PreTrainedModel", template: Template, folder: Path, training: dict[str, Any] | None) -> None:
-    """Save weights (safetensors), tokenizer and training record; nothing in it depends on where it is saved.
+    """Save weights (safetensors), tokenizer and training record; the bytes do not depend on the folder.
 
-    The record's facts get the attention's implementation: it is chosen by what is installed.
+    The attention implementation is added to the record's facts, because it depends on what is installed.
     """
     folder.mkdir(parents=True)
     skip_deepspeed_import()
@@ -155,13 +155,13 @@ def save_model(model: "PreTrainedModel", template: Template, folder: Path, train
 
 
 def read_training(folder: Path) -> dict[str, Any] | None:
-    """The training record that `save_model` left in a folder; None for a model that came from elsewhere."""
+    """The training record that `save_model` wrote; None for a model that another program saved."""
     path = folder / "training.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def check_weights(folder: Path) -> None:
-    """Refuse a folder without safetensors weights: pickled weights can run code."""
+    """Raise InputError for a folder without safetensors weights: pickled weights can run code."""
     _check_folder(folder)
     if not any(folder.glob("*.safetensors")):
         raise InputError("the model folder holds no safetensors weights", where=str(folder))
@@ -169,7 +169,7 @@ def check_weights(folder: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' report of missing tensors from standing beside ours."""
+    """Silence transformers' report of missing tensors: `check_missing` raises one error for them."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -180,11 +180,11 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def refuse_missing(loaded: Mapping[str, Collection[str]], folder: Path, allowed: str | None = None) -> None:
-    """Refuse a checkpoint without some of the model's tensors: transformers makes those up at random.
+def check_missing(loaded: Mapping[str, Collection[str]], folder: Path, allowed: str | None = None) -> None:
+    """Raise InputError for a checkpoint that lacks some of the model's tensors: transformers draws those at random.
 
     Args:
-        loaded: what transformers says of the loading.
+        loaded: transformers' loading report.
         allowed: a module that may be missing.
     """
     missing = sorted(name for name in loaded["missing_keys"] if name.split(".")[0] != allowed)

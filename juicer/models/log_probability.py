@@ -12,14 +12,14 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from juicer.data.dialogues import Dialogue
-from juicer.runtime.memo import Memo, no_memo
-from juicer.runtime.processes import SINGLE_PROCESS, Processes, most
+from juicer.runtime.context import LOCAL, WorkContext
+from juicer.runtime.processes import max_over_processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LOGITS_AT_ONCE = 2**24
-"""Logits in memory at a time, 64 MB in float32; beyond that they are computed again for the gradient."""
+"""Logits in memory at a time: 64 MB in float32. More than that are recomputed in the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Batch:
         tokens: (batch, length) int64.
         attention: (batch, length) int64, 1 on real tokens.
         response: (batch, length) bool, true on response tokens.
-        padded_right: padding follows the real tokens, if there is any.
+        padded_right: padding, if any, follows the real tokens.
     """
 
     tokens: Tensor
@@ -40,9 +40,9 @@ class Batch:
 
     @property
     def mask(self) -> Tensor | None:
-        """What a causal model needs to be told of the padding: nothing if it follows, as no real token looks ahead.
+        """The attention mask that a causal model needs: none if padding follows the tokens that would attend to it.
 
-        Without a mask attention computes half as much, and may take its fastest kernel.
+        Without a mask attention computes half as much and can use its fastest kernel.
         """
         return None if self.padded_right else self.attention
 
@@ -61,12 +61,12 @@ class Batch:
 
 
 def dialogues_of(tokens: Tensor, attention: Tensor, response: Tensor) -> list[Dialogue]:
-    """The dialogues of a padded batch, whichever side its padding is on.
+    """The dialogues of a batch that is padded on either side.
 
     Args:
         tokens: (batch, length) int64.
         attention: (batch, length) true or 1 on real tokens.
-        response: (batch, length) true or 1 on response tokens, padding among them or not.
+        response: (batch, length) true or 1 on response tokens; on padding it is ignored.
     """
     real, answered = attention.bool(), response.bool()
     return [
@@ -78,7 +78,7 @@ def dialogues_of(tokens: Tensor, attention: Tensor, response: Tensor) -> list[Di
 def response_log_probabilities(policy: "PreTrainedModel", batch: Batch) -> Tensor:
     """log pi(y|x) = sum_t log pi(y_t | x, y_<t).
 
-    Only positions that predict a response token reach the output head, so prompt tokens cost no vocabulary.
+    Only positions that predict a response token reach the output head, so no logits are computed for prompts.
 
     Returns:
         (batch,) float32, differentiable.
@@ -91,27 +91,29 @@ def response_log_probabilities(policy: "PreTrainedModel", batch: Batch) -> Tenso
 
 
 def token_log_probabilities(policy: "PreTrainedModel", hidden: Tensor, targets: Tensor) -> Tensor:
-    """log pi of single tokens.
+    """log pi of tokens, each given the tokens before it.
 
     Args:
         hidden: (positions, width) last hidden states.
-        targets: (positions,) the tokens that they predict.
+        targets: (positions,) the predicted tokens.
 
     Returns:
         (positions,) float32, differentiable.
     """
-    return of_logits(policy, lambda logits, targets: -cross_entropy(logits, targets, reduction="none"), hidden, targets)
+    return apply_to_logits(
+        policy, lambda logits, targets: -cross_entropy(logits, targets, reduction="none"), hidden, targets
+    )
 
 
-def of_logits(
-    policy: "PreTrainedModel", of: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, targets: Tensor
+def apply_to_logits(
+    policy: "PreTrainedModel", function: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, targets: Tensor
 ) -> Tensor:
-    """Anything of the logits of single positions; memory for them does not grow with vocabulary times positions.
+    """A function of the logits at each position, in memory that does not grow with vocabulary times positions.
 
-    Many logits are computed in chunks, and again in the backward pass; few take the direct way.
+    More than `LOGITS_AT_ONCE` logits are computed in chunks, and recomputed in the backward pass.
 
     Args:
-        of: logits (some, vocabulary) float32 and targets (some,), to (some, ...).
+        function: maps logits (n, vocabulary) float32 and targets (n,) to (n, ...).
         hidden: (positions, width) last hidden states.
         targets: (positions,) tokens.
 
@@ -121,19 +123,19 @@ def of_logits(
     head = policy.get_output_embeddings()
 
     def compute(hidden: Tensor, targets: Tensor) -> Tensor:
-        return of(head(hidden).float(), targets)
+        return function(head(hidden).float(), targets)
 
     chunks = math.ceil(len(targets) * policy.config.get_text_config().vocab_size / LOGITS_AT_ONCE)
     if hasattr(head.weight, "ds_id"):
-        # DeepSpeed has sharded the weights: it gathers them in each call, so every process must make as many.
-        chunks = most(chunks, hidden.device)
+        # DeepSpeed gathers sharded weights in each call, so every process must make the same number of calls.
+        chunks = max_over_processes(chunks, hidden.device)
     if chunks <= 1:
         return compute(hidden, targets)
     parts = zip(hidden.tensor_split(chunks), targets.tensor_split(chunks), strict=True)
     return torch.cat([checkpoint(compute, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
 
-def by_length_in_chunks(
+def compute_in_chunks(
     compute: Callable[[Any], Tensor],
     dialogues: Sequence[Any],
     padding: int,
@@ -144,13 +146,13 @@ def by_length_in_chunks(
     """`compute` over dialogues in chunks of similar length, in the order given: less padding, the same gradient.
 
     Args:
-        compute: a batch to (batch, ...) values.
-        batch_of: makes a batch of dialogues, given padding and device.
+        compute: maps a batch to values (batch, ...).
+        batch_of: makes a batch of dialogues, given padding token and device.
 
     Returns:
-        (dialogues, ...) differentiable.
+        (dialogues, ...), differentiable.
     """
-    chunks = list(by_length(dialogues, chunk))
+    chunks = list(length_sorted_batches(dialogues, chunk))
     values = torch.cat([compute(batch_of([dialogues[row] for row in rows], padding, device)) for rows in chunks])
     order = torch.tensor([row for rows in chunks for row in rows], device=device)
     return torch.empty_like(values).index_copy(0, order, values)
@@ -161,8 +163,7 @@ def score_dialogues(
     dialogues: Sequence[Dialogue],
     padding: int,
     batch_size: int = 64,
-    processes: Processes = SINGLE_PROCESS,
-    memo: Memo = no_memo,
+    context: WorkContext = LOCAL,
 ) -> Tensor:
     """log pi(y|x) of many dialogues, batched by length, in the order given.
 
@@ -170,42 +171,40 @@ def score_dialogues(
         (dialogues,) float32 on the CPU.
     """
     compute = partial(response_log_probabilities, policy)
-    return in_batches(compute, dialogues, padding, policy.device, batch_size, processes, memo)
+    return compute_in_batches(compute, dialogues, padding, policy.device, batch_size, context)
 
 
 @torch.no_grad()
-def in_batches(
+def compute_in_batches(
     compute: Callable[[Batch], Tensor],
     dialogues: Sequence[Dialogue],
     padding: int,
     device: torch.device,
     batch_size: int,
-    processes: Processes,
-    memo: Memo = no_memo,
+    context: WorkContext = LOCAL,
 ) -> Tensor:
-    """`compute` over dialogues in batches of similar length that are dealt out, in the order given; no gradient.
+    """`compute` over dialogues in batches of similar length, distributed over the processes; no gradient.
 
     Args:
-        compute: a batch to (batch,) values.
-        memo: gives the batches that an interrupted run has computed.
+        compute: maps a batch to values (batch,).
 
     Returns:
-        (dialogues,) float32 on the CPU, on every process.
+        (dialogues,) float32 on the CPU, in the order given, on every process.
     """
-    batches = list(by_length(dialogues, batch_size))
+    batches = list(length_sorted_batches(dialogues, batch_size))
 
     def one(rows: list[int]) -> list[float]:
         return compute(Batch.of([dialogues[row] for row in rows], padding, device)).tolist()
 
-    values = processes.distribute(batches, lambda rows: memo(partial(one, rows)))
+    values = context.processes.distribute(batches, lambda rows: context.memo(partial(one, rows)))
     result = torch.empty(len(dialogues))
     for rows, each in zip(batches, values, strict=True):
         result[rows] = torch.tensor(each)
     return result
 
 
-def by_length(dialogues: Sequence[Sized], batch_size: int) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length, longest first: a batch that does not fit fails at once."""
+def length_sorted_batches(dialogues: Sequence[Sized], batch_size: int) -> Iterator[list[int]]:
+    """Row indices in batches of similar length, longest first, so that a batch too large for memory fails at once."""
     order = sorted(range(len(dialogues)), key=lambda row: (-len(dialogues[row]), row))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]

@@ -19,8 +19,8 @@ from juicer.data.dialogues import Dialogue
 from juicer.data.template import Template
 from juicer.models.loading import device_of
 from juicer.models.log_probability import Batch
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.events import emit_metrics
 from juicer.runtime.seeding import derive
 from juicer.scorers.beaver import BeaverModel, dialogue
 from juicer.settings.compute import ComputeSettings
@@ -43,7 +43,6 @@ MOMENTS = 512
 """Number of scores from which the checkpoint's normaliser is computed."""
 
 Answered = tuple[list[Message], str]
-Progress = Callable[[int], None]
 
 
 class Preference(NamedTuple):
@@ -151,14 +150,14 @@ def train_policy(
     template: TemplateSettings,
     compute: ComputeSettings,
     seed: int,
-    progress: Progress = lambda steps: None,
+    context: WorkContext = LOCAL,
 ) -> tuple["GPTNeoXForCausalLM", Template]:
     """Train tokenizer and GPT-NeoX from scratch, as a plain language model on whole dialogues.
 
     Args:
         dialogues: (prompt, response); of a dialogue longer than the context, the beginning is cut off.
         template: the template's settings; the chat template is always hh, because a new model has no other.
-        progress: called with the number of steps just taken.
+        context: its progress counts steps, its observers receive the loss.
 
     Returns:
         The model and its template.
@@ -193,7 +192,7 @@ def train_policy(
 
     order = derive(seed, "pretrain", "policy", "order")
     batches = batches_by_length(list(map(len, sequences)), settings.batch_size, settings.epochs, order)
-    train_loop(model, batches, loss_of, settings.learning_rate, "pretrain policy", progress)
+    train_loop(model, batches, loss_of, settings.learning_rate, "pretrain policy", context)
     return model.eval(), written
 
 
@@ -203,7 +202,7 @@ def train_scorer(
     policy: TinyPolicySettings,
     compute: ComputeSettings,
     seed: int,
-    progress: Progress = lambda steps: None,
+    context: WorkContext = LOCAL,
 ) -> tuple[BeaverModel, "PreTrainedTokenizerFast"]:
     """Train tokenizer and LlamaForScore on preferences, by the Bradley-Terry loss -log sigmoid(r(better) - r(worse)).
 
@@ -211,7 +210,7 @@ def train_scorer(
         preferences: the training pairs; the labels of a share `label_noise` of them are flipped.
         policy: the scorer has the vocabulary size of the tiny policy and twice its context, because its tokenizer is
             another one. It is trained on the last `policy.context` tokens of a dialogue.
-        progress: called with the number of steps just taken.
+        context: its progress counts steps, its observers receive the loss.
 
     Returns:
         The model and its tokenizer.
@@ -243,7 +242,7 @@ def train_scorer(
     lengths = [max(len(sequences[2 * row]), len(sequences[2 * row + 1])) for row in range(len(preferences))]
     order = derive(seed, "pretrain", "scorer", "order")
     batches = batches_by_length(lengths, settings.batch_size, settings.epochs, order)
-    train_loop(model, batches, loss_of, settings.learning_rate, "pretrain scorer", progress)
+    train_loop(model, batches, loss_of, settings.learning_rate, "pretrain scorer", context)
     model.eval()
     _note_moments(model, sequences[:MOMENTS], tokenizer.pad_token_id)
     return model, tokenizer
@@ -271,7 +270,7 @@ def train_loop(
     loss_of: Callable[[list[int]], Tensor],
     learning_rate: float,
     name: str,
-    progress: Progress,
+    context: WorkContext,
 ) -> None:
     """Train a fresh model: Muon on the matrices of its blocks, AdamW on everything else.
 
@@ -315,8 +314,8 @@ def train_loop(
             optimiser.step()
             schedule.step()
             optimiser.zero_grad(set_to_none=True)
-        emit_metrics(step, loss=value)
-        progress(1)
+        context.emit_metrics(step, loss=value)
+        context.progress(1)
 
 
 def steps_of(rows: int, batch_size: int, epochs: float) -> int:

@@ -129,12 +129,9 @@ def graph_of(recipe: Recipe, *, pinned: bool = True) -> Graph:
         reward = located("reward", "rft.reward", recipe.rft.reward.model, recipe.rft.reward.revision)
 
     irft, rft = {}, {}
-    parts = recipe.irft.rounds // recipe.irft.passes
-    for t in range(1, recipe.irft.rounds + 1):
-        part = "all" if recipe.irft.slice == "all" else f"{(t - 1) % parts + 1}/{parts}"
+    for t, part in enumerate(recipe.irft.parts, 1):
         irft[f"r{t}"] = IrftRound(previous=f"models/irft/r{t - 1}" if t > 1 else SFT, part=part)
-    for t in range(1, recipe.rft.rounds + 1):
-        part = "all" if recipe.rft.slice == "all" else f"{t}/{recipe.rft.rounds}"
+    for t, part in enumerate(recipe.rft.parts, 1):
         rft[f"r{t}"] = RftRound(
             previous=f"models/rft/r{t - 1}/policy" if t > 1 else SFT,
             reward=f"models/rft/r{t - 1}/reward" if t > 1 else reward,

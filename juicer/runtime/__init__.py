@@ -1,1 +1,1 @@
-"""What everything else stands on: errors, seeds, processes, devices, events. Knows no data and no model."""
+"""What everything else stands on: errors, seeds, processes, devices, work contexts. Knows no data and no model."""

@@ -1,4 +1,4 @@
-"""Where long work keeps its state, as the work sees it; `juicer.stages.checkpoint` is where it is kept."""
+"""The interface to checkpoints for the code that trains; `juicer.stages.checkpoint` implements it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,22 +6,22 @@ from typing import Protocol
 
 
 class Checkpoint(Protocol):
-    """Where the state of one piece of work is kept."""
+    """Stores the state of one piece of work, so that an interrupted run can resume."""
 
     def latest(self) -> Path | None:
-        """The folder of the last state that is complete and belongs to this very work; None to start at the start."""
+        """The folder of the last complete state of exactly this work; None to start from the beginning."""
         ...
 
     def due(self) -> bool:
-        """Whether the state should be saved now: some time has passed, or the run is to end.
+        """Whether to save the state now, because the interval has passed or the run was asked to end.
 
-        Processes that train together all ask after the same step, and all get the same answer.
+        Processes that train together all call it after the same step, and all get the same answer.
         """
         ...
 
     def save(self, write: Callable[[Path], None]) -> None:
-        """Keep what `write` puts into the folder that it is given. Does not return if the run is to end.
+        """Save what `write` writes into the folder passed to it. Does not return if the run was asked to end.
 
-        Processes that train together all call it after the same step; those of one machine write to one folder.
+        Processes that train together all call it after the same step; those of one machine share a folder.
         """
         ...

@@ -1,16 +1,12 @@
-"""Accelerators: by their data sheets, which of them a process sees, and what share of one's peak training uses (MFU).
+"""Accelerators: their data sheets, which GPUs a process sees, and how much device memory it has used.
 
-Nothing here imports torch by itself: which GPUs a process sees has to be settled before that.
+Nothing here imports torch: which GPUs a process sees has to be decided before that.
 """
 
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 GIB, MIB = 2**30, 2**20
 
@@ -39,8 +35,8 @@ DEVICES = {
 }
 
 
-def device_called(name: str) -> Device | None:
-    """The device of DEVICES that CUDA calls `name`, for example "NVIDIA A100-SXM4-80GB"; None if it is none."""
+def device_by_name(name: str) -> Device | None:
+    """The entry of DEVICES for CUDA's `name`, for example "NVIDIA A100-SXM4-80GB"; None for an unknown device."""
     words = name.replace(" ", "")
     if "MIG" in words:  # a part of a card
         return None
@@ -51,24 +47,23 @@ def device_called(name: str) -> Device | None:
 
 
 def visible_gpus(setting: str | None, count: int) -> list[str]:
-    """What CUDA calls the GPUs that it shows a process, in its order; no CUDA is asked.
+    """CUDA's identifiers of the GPUs that a process sees, in CUDA's order, without initialising CUDA.
 
     Args:
         setting: the value of CUDA_VISIBLE_DEVICES (numbers, or names such as "GPU-8a56..."), None where it is not set.
-        count: GPUs of the machine.
+        count: number of GPUs in the machine.
     """
     if setting is None:
         return [str(number) for number in range(count)]
-    # CUDA shows none from the first that is none on: "0,-1,2" is GPU 0.
+    # CUDA ignores everything from the first invalid entry on: "0,-1,2" is GPU 0.
     return list(takewhile(lambda name: name and not name.startswith("-"), map(str.strip, setting.split(","))))
 
 
 def peak_memory() -> dict[str, float]:
-    """The most memory of its GPU, in MiB, that this process has had: in tensors, and reserved for them by torch.
+    """Peak GPU memory of this process in MiB: allocated to tensors, and reserved by torch.
 
-    A plan is an estimate of the first, and has `juicer.planning.costs.OVERHEAD` for the rest. What another process
-    uses, such as vLLM's engine, is not in it. {} where this process has not used CUDA: to ask would open a context on
-    the GPU.
+    A plan estimates the first and adds `juicer.planning.costs.OVERHEAD`. Memory of other processes, such as vLLM's
+    engine, is not included. {} where this process has not used CUDA: a query would open a context on the GPU.
     """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
@@ -80,7 +75,7 @@ def peak_memory() -> dict[str, float]:
 
 
 def highest(peaks: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Of each name the highest value."""
+    """The maximum of each named value."""
     found: dict[str, float] = {}
     for peak in peaks:
         found |= {name: max(value, found.get(name, value)) for name, value in peak.items()}

@@ -1,4 +1,4 @@
-"""Long work in pieces: those that an interrupted run has done are not done again."""
+"""Long work in batches: a resumed run does not repeat the batches that the interrupted run computed."""
 
 import json
 from collections.abc import Callable
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class Memo(Protocol):
-    """Gives the result of a piece of work, plain JSON: what it was in the interrupted run, else by doing it."""
+    """Returns the result, plain JSON, of a piece of work: recalled from the interrupted run, or computed now."""
 
     def __call__(self, work: Callable[[], T]) -> T:
-        """Do `work` unless its result is known."""
+        """The result of `work`, which is called only if its result is not known yet."""
         ...
 
 
@@ -24,9 +24,9 @@ def no_memo(work: Callable[[], T]) -> T:
 
 
 class CheckpointedMemo:
-    """An `Memo` with a checkpoint: results of pieces of work, in the order they are always done in.
+    """A `Memo` that saves results in a checkpoint, in the order of the calls, which must be the same in every run.
 
-    Of several processes each has its own, so a piece of work is one that a process does without the others.
+    Each of several processes has its own, so the work must not communicate with other processes.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -38,7 +38,7 @@ class CheckpointedMemo:
             self._results = json.loads((latest / "results.json").read_text(encoding="utf-8"))
 
     def __call__(self, work: Callable[[], T]) -> T:
-        """Do a piece of work, unless its result is there from the interrupted run."""
+        """See `Memo`."""
         self._place += 1
         if self._place <= len(self._results):
             known: T = self._results[self._place - 1]

@@ -1,4 +1,4 @@
-"""Running a command and all that it starts as one tree that can be cancelled: nothing of it is left behind."""
+"""Run a command in a process group that can be cancelled as a whole, including everything that it starts."""
 
 import os
 import queue
@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 GROUP = "JUICER_GROUP"
-"""Environment variable that marks a tree: `<pid of who started it>.<id>`. Stages end when that process is gone."""
+"""Environment variable that marks a group: `<pid of the starting process>.<id>`. Stages end when it has ended."""
 
 
 def run_in_group(
@@ -25,21 +25,21 @@ def run_in_group(
     folder: Path | None = None,
     environment: dict[str, str] | None = None,
 ) -> int:
-    """Run a command in a session of its own and hand on its output, line by line, in the calling thread.
+    """Run a command in a new session and pass its output, line by line, to `line` in the calling thread.
 
-    Whatever ends the wait (the command itself, `cancel`, or an exception in the calling thread such as
-    KeyboardInterrupt), no process of the tree is left when this returns: those that run get SIGTERM, on which a stage
-    checkpoints; after `grace` seconds the rest gets SIGKILL.
+    However the wait ends (the command exits, `cancel` is set, or the calling thread gets an exception such as
+    KeyboardInterrupt), no process of the group survives this call: running ones get SIGTERM, on which a stage saves a
+    checkpoint; after `grace` seconds the remaining ones get SIGKILL.
 
     Args:
         line: called with each line of standard output and standard error, without its end.
-        cancel: set it, from any thread, to end the tree. The caller knows that it did; the exit code is not 0 then.
+        cancel: set it, from any thread, to end the group; the exit code is then not 0.
         grace: seconds from SIGTERM to SIGKILL.
         folder: working directory.
-        environment: variables beside those of this process.
+        environment: variables in addition to those of this process.
 
     Returns:
-        The command's exit code; minus the number of the signal that ended it, if one did.
+        The command's exit code, or the negative number of the signal that ended it.
     """
     group = f"{os.getpid()}.{uuid.uuid4().hex}"
     process = subprocess.Popen(
@@ -58,23 +58,23 @@ def run_in_group(
     reader.start()
     try:
         while process.poll() is None and not (cancel is not None and cancel.is_set()):
-            _hand_on(lines, line, wait=0.1)
+            _forward(lines, line, wait=0.1)
     finally:
-        _end(process, group, grace, lambda: _hand_on(lines, line, wait=0.1))
+        _end(process, group, grace, lambda: _forward(lines, line, wait=0.1))
     reader.join(timeout=1)
-    _hand_on(lines, line, wait=0)
+    _forward(lines, line, wait=0)
     return process.returncode
 
 
 def members(group: str) -> list[psutil.Process]:
-    """Living processes of a tree, told by their environment: new sessions and orphans included."""
+    """Running processes of a group, recognised by their environment: new sessions and orphans are included."""
     found = []
     for process in psutil.process_iter():
         try:
             if process.environ().get(GROUP) == group and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except (psutil.Error, OSError):
-            continue  # gone in the meantime, or somebody else's
+            continue  # it has ended, or belongs to another user
     return found
 
 
@@ -85,8 +85,8 @@ def _read(process: "subprocess.Popen[str]", lines: "queue.SimpleQueue[str]") -> 
             lines.put(text.rstrip("\n"))
 
 
-def _hand_on(lines: "queue.SimpleQueue[str]", line: Callable[[str], None], wait: float) -> None:
-    """Hand on what has been printed; waits at most `wait` seconds for the first line."""
+def _forward(lines: "queue.SimpleQueue[str]", line: Callable[[str], None], wait: float) -> None:
+    """Pass on the lines printed so far; wait at most `wait` seconds for the first one."""
     try:
         while True:
             line(lines.get(timeout=wait) if wait else lines.get_nowait())
@@ -96,14 +96,14 @@ def _hand_on(lines: "queue.SimpleQueue[str]", line: Callable[[str], None], wait:
 
 
 def _end(process: "subprocess.Popen[str]", group: str, grace: float, meanwhile: Callable[[], None]) -> None:
-    """End what still runs of a tree; whatever happens here, nothing of it survives."""
+    """End all processes of a group, even if an exception interrupts the wait."""
     try:
-        asked = set[int]()
+        signalled = set[int]()
         deadline = time.monotonic() + grace
         while (running := members(group)) and time.monotonic() < deadline:
             for each in running:
-                if each.pid not in asked:
-                    asked.add(each.pid)
+                if each.pid not in signalled:
+                    signalled.add(each.pid)
                     _signal(each, signal.SIGTERM)
             meanwhile()
     finally:
@@ -111,7 +111,7 @@ def _end(process: "subprocess.Popen[str]", group: str, grace: float, meanwhile: 
             for each in running:
                 _signal(each, signal.SIGKILL)
             time.sleep(0.02)
-        process.kill()  # for a command that took the mark out of its own environment; else it is gone already
+        process.kill()  # in case the command removed the mark from its environment
         process.wait()
 
 
@@ -119,4 +119,4 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
     try:
         process.send_signal(number)
     except psutil.Error:
-        return  # it ended by itself
+        return  # it has ended

@@ -1,6 +1,6 @@
-"""Several processes that share the work of one stage: which of them this is, and who does what.
+"""The processes that share the work of one stage: rank, world size, and how work is distributed over them.
 
-Every process runs the same program on the same inputs. What is dealt out comes back to all of them, in order.
+Every process runs the same program on the same inputs. The results of distributed work return to all of them, in order.
 """
 
 import os
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 B = TypeVar("B")
 R = TypeVar("R")
 LONGEST_WAIT = timedelta(hours=6)
-"""For the slowest process to finish its share; one that fails ends the others at once."""
+"""Timeout for the slowest process to finish its share. A process that fails ends the others at once."""
 
 
 @dataclass(frozen=True)
@@ -27,35 +27,34 @@ class Processes:
     """The processes of a stage, seen from one of them."""
 
     rank: int = 0
-    """Number of this process, from 0."""
+    """Index of this process among all processes, from 0."""
     world_size: int = 1
     """Number of processes on all machines."""
     zero_stage: int = 0
-    """What DeepSpeed shards over them in training: 0 nothing, 2 gradients and optimiser state, 3 also weights."""
+    """ZeRO stage of training: 0 shards nothing, 2 gradients and optimiser state, 3 also weights."""
     local_rank: int = 0
-    """Number of this process on its machine, from 0."""
+    """Index of this process on its machine, from 0."""
     machine: int = 0
-    """Number of this process's machine, from 0."""
+    """Index of this process's machine, from 0."""
 
     @property
     def is_local_main(self) -> bool:
-        """Whether this process does what is done once per machine, such as writing what all of them hold."""
+        """Whether this is its machine's main process, which does what is done once per machine, such as writing."""
         return self.local_rank == 0
 
     def distribute(self, batches: Iterable[B], compute: Callable[[B], R]) -> list[R]:
         """`compute` of every batch, in order, on every process.
 
-        Whole batches are dealt out, so that a result does not depend on the number of processes: not even the
-        padding of its batch does.
+        Whole batches are distributed, so a result does not depend on the world size, not even through padding.
         """
-        mine = [compute(batch) for batch in islice(batches, self.rank, None, self.world_size)]
+        own = [compute(batch) for batch in islice(batches, self.rank, None, self.world_size)]
         if self.world_size == 1:
-            return mine
-        shares = self.gather(mine)
+            return own
+        shares = self.gather(own)
         return [shares[place % self.world_size][place // self.world_size] for place in range(sum(map(len, shares)))]
 
     def gather(self, value: R) -> list[R]:
-        """`value` of every process in the order of their ranks, on every process. None goes on before all are here."""
+        """`value` of every process in the order of their ranks, on every process; also a barrier."""
         if self.world_size == 1:
             return [value]
         import torch
@@ -78,7 +77,7 @@ class Processes:
 SINGLE_PROCESS = Processes()
 
 
-def most(count: int, device: "torch.device") -> int:
+def max_over_processes(count: int, device: "torch.device") -> int:
     """The largest `count` of all processes, on every process."""
     import torch
 
@@ -88,16 +87,16 @@ def most(count: int, device: "torch.device") -> int:
 
 
 def join(compute: ComputeSettings) -> Processes:
-    """Join the processes that `accelerate launch` has started; a process that was not launched is alone.
+    """Join the process group that `accelerate launch` started; otherwise the only process.
 
     Raises:
-        InputError: another number of processes was launched than the recipe says.
+        InputError: the number of launched processes differs from the recipe's, or this process has no GPU.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != compute.processes:
         raise InputError(
-            f"compute.processes is {compute.processes}, {launched} were launched",
-            do="start the stage without accelerate launch, or launch as many",
+            f"compute.processes is {compute.processes}, but {launched} processes were launched",
+            do="start the stage without accelerate launch, or launch that many processes",
         )
     if "LOCAL_RANK" not in os.environ:
         return SINGLE_PROCESS
@@ -108,7 +107,7 @@ def join(compute: ComputeSettings) -> Processes:
         local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():
             raise InputError(
-                f"process {local} of this machine has no GPU of its own, there are {torch.cuda.device_count()}",
+                f"process {local} on this machine has no GPU; torch sees {torch.cuda.device_count()} GPUs",
                 do="lower compute.processes",
             )
         torch.cuda.set_device(local)
@@ -120,7 +119,7 @@ def join(compute: ComputeSettings) -> Processes:
 
 
 def leave() -> None:
-    """Let go of the other processes."""
+    """Leave the process group."""
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():

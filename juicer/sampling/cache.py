@@ -1,4 +1,4 @@
-"""The keys and values that decoding keeps, in buffers large enough from the start: no new token copies the old ones."""
+"""The key-value cache of decoding, in preallocated buffers, so that a new token does not copy the previous ones."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
 class BufferedLayer(DynamicLayer):
-    """One layer's keys and values, each (rows, heads, capacity, width) of which the first `length` positions are used.
+    """One layer's keys and values, each (rows, heads, capacity, width); the first `length` positions are in use.
 
-    Prompts are filled in some rows at a time, so that short ones are not padded to the longest of all; they end at
-    the same position. A layer with a sliding window keeps all positions too: its mask hides what is outside.
+    Prompts are filled in a few rows at a time, so short ones are not padded to the longest of all; all end at the same
+    position. A layer with a sliding window keeps all positions too: its mask hides those outside the window.
     """
 
     is_sliding = False
@@ -19,20 +19,20 @@ class BufferedLayer(DynamicLayer):
     def __init__(self, rows: int, length: int, capacity: int) -> None:
         """
         Args:
-            rows: sequences.
-            length: of the longest prompt.
-            capacity: positions in all.
+            rows: number of sequences.
+            length: of the longest prompt, in tokens.
+            capacity: positions in total.
         """
         super().__init__()
         self._rows, self._length, self._capacity = rows, length, capacity
         self.filling: slice | None = None
-        """The rows whose prompts are being read."""
+        """The rows whose prompts are being filled in; None while decoding."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Add keys and values (rows, heads, positions, width); returns those that may be attended to."""
+        """Add keys and values (rows, heads, positions, width); returns all that the new positions may attend to."""
         if not self.is_initialized:
             self._buffers = [
-                # Zeros: what is never attended to is multiplied by 0, and 0 times NaN is NaN.
+                # Zeros, because masked values are multiplied by 0, and 0 times NaN is NaN.
                 states.new_zeros(self._rows, states.shape[1], self._capacity, states.shape[3])
                 for states in (key_states, value_states)
             ]
@@ -53,7 +53,7 @@ class BufferedLayer(DynamicLayer):
         return 0 if self.filling is not None else self._length
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows only; `indices` ascend."""
+        """Keep only the rows with these ascending indices."""
         for place, buffer in enumerate(self._buffers):
             kept = buffer[: len(indices)]
             kept[:, :, : self._length] = buffer[indices, :, : self._length]
@@ -61,7 +61,7 @@ class BufferedLayer(DynamicLayer):
 
 
 class BufferedCache(Cache):
-    """The cache of a whole model; arguments as for a layer."""
+    """The cache of a whole model; arguments as for `BufferedLayer`."""
 
     def __init__(self, config: PreTrainedConfig, rows: int, length: int, capacity: int) -> None:
         count = len(DynamicCache(config=config).layers)
@@ -69,6 +69,6 @@ class BufferedCache(Cache):
         super().__init__(layers=list(self._buffered))
 
     def fill(self, rows: slice | None) -> None:
-        """What follows are the prompts of these rows; None: the next tokens of all rows."""
+        """Announce the prompts of these rows; with None, the next tokens of all rows."""
         for layer in self._buffered:
             layer.filling = rows

@@ -1,6 +1,6 @@
 """Sampling responses y' ~ pi(.|x): seeded per sample, batched by length, finished rows leave the batch.
 
-A sample's random numbers follow from its own name, so it does not depend on what else is in the batch.
+A sample's random numbers are derived from its id, so they do not depend on the rest of the batch.
 """
 
 import hashlib
@@ -15,10 +15,8 @@ from torch import Tensor
 
 from juicer.data.samples import Sample
 from juicer.data.template import Template
-from juicer.models.log_probability import by_length
-from juicer.runtime.events import emit_tokens
-from juicer.runtime.memo import Memo, no_memo
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
+from juicer.models.log_probability import length_sorted_batches
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.settings.training import SamplingSettings
 
 if TYPE_CHECKING:
@@ -26,10 +24,10 @@ if TYPE_CHECKING:
 
     from juicer.sampling.cache import BufferedCache
 
-READ_AT_ONCE = 32
-"""Prompts in one forward pass: of similar length, so little padding, and no more memory than training takes."""
-EVICT_BELOW = 0.8
-"""Share of the rows that must still be going; below it they are copied together."""
+PREFILL_BATCH_SIZE = 32
+"""Prompts per forward pass: of similar length, so with little padding, and in no more memory than training needs."""
+COMPACT_BELOW = 0.8
+"""When fewer than this share of the rows is unfinished, finished rows are removed from the batch."""
 
 
 def sample_responses(
@@ -38,37 +36,34 @@ def sample_responses(
     prompts: Sequence[tuple[str, list[int]]],
     settings: SamplingSettings,
     seed: int,
-    progress: Callable[[int], None] = lambda rows: None,
-    memo: Memo = no_memo,
-    processes: Processes = SINGLE_PROCESS,
+    context: WorkContext = LOCAL,
 ) -> list[Sample]:
     """Sample responses to every prompt.
 
     Args:
         policy: in evaluation mode.
-        template: gives end-of-text and the most tokens to sample.
+        template: defines end-of-text and the maximal length of a response.
         prompts: (id, tokens) of each prompt.
-        settings: temperature, nucleus, samples per prompt, rows decoded at once.
-        seed: with a prompt's id and the sample's index it decides the sample.
-        progress: called with the number of responses that this process has just finished.
-        memo: gives the batches that an interrupted run has decoded.
-        processes: over which the batches are dealt out; the samples do not depend on their number.
+        settings: temperature, nucleus, samples per prompt, rows per batch.
+        seed: together with the prompt's id and the sample's index it determines the sample.
+        context: its progress counts responses, its memo keeps decoded batches; the samples do not depend on the
+            number of processes.
 
     Returns:
         `samples_per_prompt` samples per prompt, in the order of the prompts.
     """
     count = template.settings.max_response_tokens
 
-    def one(batch: Sequence[Wanted]) -> list[Decoded]:
+    def decode_batch(batch: Sequence[SampleRequest]) -> list[Decoded]:
         uniforms = torch.stack([_uniforms(seed_of(seed, each), count) for each in batch])
         return decode(policy, template, [each.prompt for each in batch], uniforms, settings)
 
-    return sample_in_batches(one, prompts, settings.samples_per_prompt, settings.batch_size, progress, memo, processes)
+    return sample_in_batches(decode_batch, prompts, settings.samples_per_prompt, settings.batch_size, context)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A response that is to be sampled; see `Sample`."""
+class SampleRequest:
+    """A response to sample; see `Sample`."""
 
     id: str
     index: int
@@ -76,38 +71,37 @@ class Wanted:
 
 
 Decoded = tuple[list[int], bool, float]
-"""Response tokens, whether it ended by itself, log pi(y'|x) in nats."""
+"""Response tokens, whether the response ended itself, log pi(y'|x) in nats."""
 
 
 def sample_in_batches(
-    one: Callable[[Sequence[Wanted]], list[Decoded]],
+    decode_batch: Callable[[Sequence[SampleRequest]], list[Decoded]],
     prompts: Sequence[tuple[str, list[int]]],
     samples_per_prompt: int,
     batch_size: int,
-    progress: Callable[[int], None],
-    memo: Memo,
-    processes: Processes,
+    context: WorkContext,
 ) -> list[Sample]:
-    """Sample by `one` in batches of similar length. Arguments and result as for `sample_responses`."""
-    wanted = [Wanted(name, index, prompt) for name, prompt in prompts for index in range(samples_per_prompt)]
-    batches = list(by_length([each.prompt for each in wanted], batch_size))
+    """Sample by `decode_batch` in batches of similar length. Other arguments and result: see `sample_responses`."""
+    requests = [SampleRequest(name, index, prompt) for name, prompt in prompts for index in range(samples_per_prompt)]
+    batches = list(length_sorted_batches([each.prompt for each in requests], batch_size))
 
-    def piece(rows: list[int]) -> list[Decoded]:
-        decoded = memo(partial(one, [wanted[row] for row in rows]))
-        emit_tokens(processes.world_size * sum(len(response) for response, *_ in decoded))
-        progress(len(rows))
+    def sample_batch(rows: list[int]) -> list[Decoded]:
+        decoded = context.memo(partial(decode_batch, [requests[row] for row in rows]))
+        context.emit_tokens(context.processes.world_size * sum(len(response) for response, *_ in decoded))
+        context.progress(len(rows))
         return decoded
 
     samples: dict[int, Sample] = {}
-    for rows, decoded in zip(batches, processes.distribute(batches, piece), strict=True):
+    for rows, decoded in zip(batches, context.processes.distribute(batches, sample_batch), strict=True):
         for row, (response, ended, log_probability) in zip(rows, decoded, strict=True):
-            samples[row] = Sample(**vars(wanted[row]), response=response, ended=ended, log_probability=log_probability)
-    return [samples[row] for row in range(len(wanted))]
+            request = vars(requests[row])
+            samples[row] = Sample(**request, response=response, ended=ended, log_probability=log_probability)
+    return [samples[row] for row in range(len(requests))]
 
 
-def seed_of(seed: int, wanted: Wanted) -> int:
-    """128 bits for a sample, from the seed and the sample's own name."""
-    key = hashlib.sha256(f"{seed}/{wanted.id}/{wanted.index}".encode()).digest()[:16]
+def seed_of(seed: int, request: SampleRequest) -> int:
+    """A 128-bit seed for one sample, from the seed and the sample's id and index."""
+    key = hashlib.sha256(f"{seed}/{request.id}/{request.index}".encode()).digest()[:16]
     return int.from_bytes(key, "big")
 
 
@@ -125,14 +119,14 @@ def decode(
     uniforms: Tensor,
     settings: SamplingSettings,
 ) -> list[Decoded]:
-    """Decode one batch of prompts to the end.
+    """Decode one batch of prompts until every response has ended or reached its maximal length.
 
     Args:
         prompts: (batch,) token lists of any lengths; padded on the left.
-        uniforms: (batch, steps) random numbers in [0, 1), one per row and step; `steps` bounds the response.
+        uniforms: (batch, steps) random numbers in [0, 1), one per row and step; `steps` is the maximal length.
 
     Returns:
-        per row: response tokens, whether it ended by itself, log pi(y'|x) in nats.
+        per row: response tokens, whether the response ended itself, log pi(y'|x) in nats.
     """
     from juicer.sampling.cache import BufferedCache
 
@@ -145,8 +139,8 @@ def decode(
     attention = attention.to(device)
     hidden = torch.cat(
         [
-            _read(policy, template.padding, prompts[start : start + READ_AT_ONCE], cache, start)
-            for start in range(0, len(prompts), READ_AT_ONCE)
+            _prefill(policy, template.padding, prompts[start : start + PREFILL_BATCH_SIZE], cache, start)
+            for start in range(0, len(prompts), PREFILL_BATCH_SIZE)
         ]
     )
     cache.fill(None)
@@ -154,18 +148,18 @@ def decode(
     live = torch.arange(len(prompts), device=device)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     responses = torch.full(uniforms.shape, template.end_of_text, dtype=torch.int64, device=device)
-    captured = torch.zeros(uniforms.shape, dtype=torch.float64, device=device)
+    chosen_log_probabilities = torch.zeros(uniforms.shape, dtype=torch.float64, device=device)
     for step in range(steps):
         log_probabilities = policy.get_output_embeddings()(hidden).float().log_softmax(-1)
         chosen = draw(log_probabilities, uniforms[live, step], settings)
         responses[live, step] = chosen
-        captured[live, step] = log_probabilities.gather(1, chosen[:, None])[:, 0].double()
+        chosen_log_probabilities[live, step] = log_probabilities.gather(1, chosen[:, None])[:, 0].double()
         ended = ended | (chosen == template.end_of_text)
-        going = len(live) - int(ended.sum())
-        if not going or step + 1 == steps:
+        unfinished = len(live) - int(ended.sum())
+        if not unfinished or step + 1 == steps:
             break
-        # Rows that have ended are carried along until it pays to copy the others together.
-        if going <= EVICT_BELOW * len(live):
+        # Finished rows stay in the batch until removing them saves more than copying the cache costs.
+        if unfinished <= COMPACT_BELOW * len(live):
             keep = (~ended).nonzero()[:, 0]
             cache.batch_select_indices(keep)
             live, chosen, attention, positions, ended = (
@@ -182,7 +176,7 @@ def decode(
     stopped = ends.any(1)
     lengths = torch.where(stopped, ends.int().argmax(1) + 1, steps)
     within = torch.arange(steps, device=device) < lengths[:, None]
-    totals = (captured * within).sum(1)
+    totals = (chosen_log_probabilities * within).sum(1)
     return [
         (response[:end], ended_itself, log_probability)
         for response, end, ended_itself, log_probability in zip(
@@ -191,10 +185,10 @@ def decode(
     ]
 
 
-def _read(
+def _prefill(
     policy: "PreTrainedModel", padding: int, prompts: Sequence[list[int]], cache: "BufferedCache", first: int
 ) -> Tensor:
-    """Read some prompts, padded on the left, into the cache's rows from `first` on.
+    """Fill the cache's rows from `first` on with some prompts, padded on the left.
 
     Returns:
         (prompts, width) the hidden state that predicts the first response token.
@@ -226,7 +220,7 @@ def draw(log_probabilities: Tensor, uniform: Tensor, settings: SamplingSettings)
     Returns:
         (batch,) token ids.
     """
-    # The likeliest token weighs 1: at low temperatures all weights would be too small for float32 otherwise.
+    # The likeliest token has weight 1: otherwise all weights would underflow in float32 at low temperatures.
     weights = ((log_probabilities - log_probabilities.amax(-1, keepdim=True)) / settings.temperature).exp()
     if settings.top_p < 1:
         ordered, order = torch.sort(weights.double(), dim=-1, descending=True, stable=True)

@@ -1,7 +1,7 @@
-"""Sampling by vLLM, which keeps a GPU busier than our own decoder: records of the same kind, of other random numbers.
+"""Sampling by vLLM, which uses a GPU better than `decoding`: the same records, from other random numbers.
 
-A sample's seed follows from its own name here too. Its logits may differ in the last digits with what is computed
-beside it, so samples are the same again on the same machine and versions, not everywhere.
+Each sample has its own seed here too. Its logits may differ in the last digits with the rest of the batch, so samples
+are reproducible on the same machine with the same versions, but not across machines.
 """
 
 import math
@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -18,24 +18,24 @@ from typing import Any
 from juicer.data.samples import Sample
 from juicer.data.template import Template
 from juicer.models.loading import check_weights, device_of, dtype_of
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.memo import Memo, no_memo
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
-from juicer.sampling.decoding import Decoded, Wanted, sample_in_batches, seed_of
+from juicer.runtime.processes import Processes
+from juicer.sampling.decoding import Decoded, SampleRequest, sample_in_batches, seed_of
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.training import GenerationSettings
 
 BATCHES_AT_ONCE = 16
-"""That vLLM is given at most; it decodes `batch_size` rows of them at any time, and the next as soon as one ends."""
-OURS = "JUICER_VLLM"
-"""In the environment of the processes that vLLM starts for us."""
-LAUNCHED = re.compile(
+"""Batches passed to vLLM at a time. It decodes `batch_size` rows at once, and starts the next as soon as one ends."""
+MARK = "JUICER_VLLM"
+"""Environment variable that marks the processes that vLLM starts for Juicer."""
+LAUNCHER_VARIABLES = re.compile(
     r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCH_NCCL_ASYNC_ERROR_HANDLING"
     r"|(TORCHELASTIC|ACCELERATE)_\w+"
 )
-"""What torch's launcher and accelerate's put into the environment of a process that they start among others.
+"""Environment variables that torch's and accelerate's launchers set in the processes of a group.
 
-TORCHELASTIC_USE_AGENT_STORE alone would let vLLM wait for a store that the launcher is to keep, and does not for it.
+TORCHELASTIC_USE_AGENT_STORE, for one, would make vLLM wait for a store that the launcher does not provide to it.
 """
 
 
@@ -45,26 +45,24 @@ def sample_by_vllm(
     prompts: Sequence[tuple[str, list[int]]],
     settings: GenerationSettings,
     seed: int,
-    progress: Callable[[int], None] = lambda rows: None,
-    memo: Memo = no_memo,
-    processes: Processes = SINGLE_PROCESS,
+    context: WorkContext = LOCAL,
 ) -> list[Sample]:
-    """Sample responses to every prompt by the `engine` that is `llm`; otherwise as `decoding.sample_responses`."""
+    """Sample responses to every prompt by the `engine` `llm`; otherwise like `decoding.sample_responses`."""
     from vllm import SamplingParams
 
     limit, end = template.settings.max_response_tokens, template.end_of_text
 
-    def one(batch: Sequence[Wanted]) -> list[Decoded]:
+    def decode_batch(batch: Sequence[SampleRequest]) -> list[Decoded]:
         parameters = [
             SamplingParams(
                 temperature=settings.temperature,
                 top_p=settings.top_p,
                 max_tokens=limit,
-                # Only what the template calls the end is one, whatever the model's own configuration says.
+                # The template's end-of-text is the only stop token, whatever the model's configuration says.
                 ignore_eos=True,
                 stop_token_ids=[end],
                 seed=seed_of(seed, wanted) >> 65,  # vLLM takes 63 bits
-                logprobs=0,  # of what was sampled, and of no other token
+                logprobs=0,  # only of the sampled token
                 detokenize=False,
             )
             for wanted in batch
@@ -72,16 +70,16 @@ def sample_by_vllm(
         asked = [{"prompt_token_ids": wanted.prompt} for wanted in batch]
         return [decoded(each.outputs[0], end) for each in llm.generate(asked, parameters, use_tqdm=False)]
 
-    share = math.ceil(len(prompts) * settings.samples_per_prompt / processes.world_size)
+    share = math.ceil(len(prompts) * settings.samples_per_prompt / context.processes.world_size)
     size = min(BATCHES_AT_ONCE * settings.batch_size, share)
-    return sample_in_batches(one, prompts, settings.samples_per_prompt, size, progress, memo, processes)
+    return sample_in_batches(decode_batch, prompts, settings.samples_per_prompt, size, context)
 
 
 def decoded(output: Any, end_of_text: int) -> Decoded:
-    """What vLLM says of a response, as our own decoder says it.
+    """A response of vLLM in the form of `decoding.decode`.
 
     Raises:
-        RuntimeError: the engine was ended in the middle of it, which vLLM hands out like any other response.
+        RuntimeError: the engine was stopped before the response ended; vLLM returns it like any other.
     """
     if output.finish_reason not in ("stop", "length"):
         raise RuntimeError(f"vLLM did not finish a response: {output.finish_reason}")
@@ -91,16 +89,16 @@ def decoded(output: Any, end_of_text: int) -> Decoded:
 
 @contextmanager
 def engine(folder: Path, compute: ComputeSettings, length: int, rows: int, processes: Processes) -> Iterator[Any]:
-    """A vLLM engine for the policy in `folder`, in a process of its own, for as long as the block lasts.
+    """A vLLM engine for the policy in `folder`, in a separate process, for the duration of the block.
 
     Args:
-        folder: of the policy.
-        length: tokens of the longest prompt and response together.
+        folder: the policy's.
+        length: maximal number of tokens of prompt and response together.
         rows: responses decoded at once.
-        processes: each has an engine and a GPU of its own.
+        processes: each has its own engine and GPU.
 
     Raises:
-        InputError: vLLM is not installed, or there are no weights in `folder`.
+        InputError: vLLM cannot be imported, or `folder` holds no weights.
     """
     check_weights(folder)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -109,18 +107,18 @@ def engine(folder: Path, compute: ComputeSettings, length: int, rows: int, proce
         from vllm import LLM
     except ImportError as error:
         do = "pip install vllm, or set sampling.engine to torch"
-        raise InputError(f"sampling.engine is vllm, which cannot be imported: {error}", do=do) from error
-    with _by_itself(processes):
+        raise InputError(f"sampling.engine is vllm, but vLLM cannot be imported: {error}", do=do) from error
+    with _isolated_environment(processes):
         llm = LLM(
             model=str(folder),
             skip_tokenizer_init=True,
             dtype=str(dtype_of(compute)).removeprefix("torch."),
             max_model_len=length,
             max_num_seqs=rows,
-            logprobs_mode="raw_logprobs",  # at temperature 1, as the mathematics asks for
+            logprobs_mode="raw_logprobs",  # at temperature 1, as `Sample.log_probability` requires
             disable_log_stats=True,
             use_tqdm_on_load=False,
-            # vLLM 0.32 turns a sample's generator back after a part of a prompt, which no generator of a CPU can do.
+            # After a part of a prompt vLLM 0.32 rewinds the sample's generator, which CPU generators do not support.
             enable_chunked_prefill=device_of(compute).type != "cpu",
         )
     try:
@@ -130,15 +128,15 @@ def engine(folder: Path, compute: ComputeSettings, length: int, rows: int, proce
 
 
 @contextmanager
-def _by_itself(processes: Processes) -> Iterator[None]:
-    """Let what is started inside know nothing of the other processes, and see the GPU of this one only."""
+def _isolated_environment(processes: Processes) -> Iterator[None]:
+    """Hide the process group from processes that are started in the block, and show them this process's GPU only."""
     before = dict(os.environ)
-    for name in filter(LAUNCHED.fullmatch, before):
+    for name in filter(LAUNCHER_VARIABLES.fullmatch, before):
         del os.environ[name]
-    os.environ[OURS] = "1"
-    seen = before.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(processes.local_rank + 1)))).split(",")
-    if processes.world_size > 1 and len(seen) > processes.local_rank:
-        os.environ["CUDA_VISIBLE_DEVICES"] = seen[processes.local_rank]
+    os.environ[MARK] = "1"
+    visible = before.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(processes.local_rank + 1)))).split(",")
+    if processes.world_size > 1 and len(visible) > processes.local_rank:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[processes.local_rank]
     try:
         yield
     finally:
@@ -147,12 +145,12 @@ def _by_itself(processes: Processes) -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Let a process that vLLM has started for us end when the one that started it does, however that ends.
+    """End a process that vLLM started for Juicer when its parent ends, for whatever reason.
 
-    vLLM calls this in each of its processes, as a plugin that pyproject.toml names; by itself it leaves them behind.
+    vLLM calls this plug-in, registered in pyproject.toml, in each of its processes. Without it they would survive.
     """
     parent = multiprocessing.parent_process()
-    if parent is None or OURS not in os.environ:
+    if parent is None or MARK not in os.environ:
         return
 
     def watch() -> None:

@@ -1,6 +1,6 @@
-"""Scorers: models that give a response one number. They curate demonstrations and judge samples.
+"""Scorers: models that assign one number to a response. They select demonstrations and judge samples.
 
-One small interface; what a scorer needs besides (a checkpoint format, a prompt format) stays in its own module.
+All share one small interface; details such as a checkpoint format or a prompt format stay in a scorer's module.
 """
 
 from collections.abc import Sequence
@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Protocol
 
 from juicer.data.demonstrations import Message
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.memo import Memo, no_memo
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import ScorerSettings
 
 
 class Scorer(Protocol):
-    """What every scorer can do."""
+    """The interface of all scorers."""
 
-    def score(self, rows: Sequence[tuple[list[Message], str]], memo: Memo = no_memo) -> list[float]:
+    def score(self, rows: Sequence[tuple[list[Message], str]], context: WorkContext = LOCAL) -> list[float]:
         """Score (prompt, response) rows.
 
         Args:
-            memo: gives the batches that an interrupted run has scored.
+            context: the rows are distributed over its processes; its memo keeps scored batches.
 
         Returns:
             One finite number per row, in the order of the rows; the same rows give the same numbers.
@@ -30,10 +29,8 @@ class Scorer(Protocol):
         ...
 
 
-def load(
-    settings: ScorerSettings, folder: Path, compute: ComputeSettings, processes: Processes = SINGLE_PROCESS
-) -> Scorer | None:
-    """Load the scorer in `folder`, or None for kind `none`. Rows that it scores are dealt out over `processes`.
+def load(settings: ScorerSettings, folder: Path, compute: ComputeSettings) -> Scorer | None:
+    """Load the scorer in `folder`, or None for kind `none`.
 
     Raises:
         InputError: the folder holds no such model, lacks a tokenizer, or its checkpoint has unexpected tensors.
@@ -42,11 +39,11 @@ def load(
         return None
     if not (folder / "config.json").is_file():
         raise InputError("no model here: config.json is missing", where=str(folder), do="check scorer.model")
-    # Each kind imports torch and transformers, seconds that the kind `none` does not have to pay.
+    # Imported here because they import torch and transformers, which takes seconds and kind `none` does not need.
     if settings.kind == "beaver":
         from juicer.scorers.beaver import BeaverScorer
 
-        return BeaverScorer.load(folder, settings, compute, processes)
+        return BeaverScorer.load(folder, settings, compute)
     from juicer.scorers.sequence_classification import SequenceClassificationScorer
 
-    return SequenceClassificationScorer.load(folder, settings, compute, processes)
+    return SequenceClassificationScorer.load(folder, settings, compute)

@@ -1,4 +1,4 @@
-"""Scoring token sequences in batches of similar length, which all scorers share."""
+"""Scoring token sequences in batches of similar length, for all scorers."""
 
 import logging
 from collections.abc import Callable, Collection, Sequence
@@ -6,9 +6,8 @@ from functools import partial
 
 import torch
 
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.memo import Memo, no_memo
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
 
 log = logging.getLogger(__name__)
 
@@ -22,23 +21,21 @@ def score_sequences(
     positions: int | None,
     first: Collection[int | None] = (),
     device: torch.device,
-    processes: Processes = SINGLE_PROCESS,
-    memo: Memo = no_memo,
+    context: WorkContext = LOCAL,
 ) -> list[float]:
-    """Score token sequences in batches of similar length, which wastes the least on padding.
+    """Score token sequences in batches of similar length, which need little padding.
 
     Args:
         sequences: token ids, one sequence per row.
         end_scores: maps ids (batch, length) and mask (batch, length) to scores (batch,).
         batch_size: rows per batch.
         padding: token id that fills short rows on the right.
-        positions: longest sequence that the model takes, None for no limit. A longer one loses its beginning, because
+        positions: maximal length of a sequence, None for no limit. A longer one is truncated at its beginning, because
             the score is read at the end; a warning is logged.
-        first: token ids that a sequence keeps at its start whatever else it loses, such as an encoder's [CLS], where
-            its score is read.
+        first: token ids that are kept at the start of a truncated sequence, such as an encoder's [CLS], where the score
+            is read.
         device: where the model is.
-        processes: over which the batches are dealt out.
-        memo: gives the batches that an interrupted run has scored.
+        context: the batches are distributed over its processes; its memo keeps scored batches.
 
     Returns:
         One number per sequence, in the order given.
@@ -63,21 +60,22 @@ def score_sequences(
             mask[place, : len(sequences[row])] = 1
         values = end_scores(ids.to(device), mask.to(device)).float()
         if not bool(torch.isfinite(values).all()):
-            raise InputError("the scorer gives NaN or infinity", do="check its weights, or try compute.precision=fp32")
+            raise InputError(
+                "a score is NaN or infinite", where="scorer", do="check its weights, or set compute.precision to fp32"
+            )
         return [float(value) for value in values]
 
     scores = [0.0] * len(sequences)
     with torch.inference_mode():
-        for rows, values in zip(
-            batches, processes.distribute(batches, lambda rows: memo(partial(one, rows))), strict=True
-        ):
+        results = context.processes.distribute(batches, lambda rows: context.memo(partial(one, rows)))
+        for rows, values in zip(batches, results, strict=True):
             for row, value in zip(rows, values, strict=True):
                 scores[row] = value
     return scores
 
 
 def _end_of(sequence: Sequence[int], positions: int, first: Collection[int | None]) -> Sequence[int]:
-    """The last `positions` tokens, or as many of them as fit behind the first one, if that is to be kept."""
+    """The last `positions` tokens, or the first one and the last `positions - 1` if the first is to be kept."""
     if len(sequence) <= positions:
         return sequence
     kept = 1 if sequence[0] in first else 0

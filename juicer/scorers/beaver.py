@@ -16,19 +16,18 @@ from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerBase
 
 from juicer.data.demonstrations import Message
 from juicer.models.loading import device_of, dtype_of, load_tokenizer
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.memo import Memo, no_memo
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.scorers.batches import score_sequences
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import ScorerSettings
 
 NORMALISER = ("mean", "var", "count")
-"""State of the running normaliser of rewards; `count` is how many it has seen, which no score depends on."""
+"""State of the running normaliser of rewards; `count`, the number of rewards seen, does not affect scores."""
 
 
 class BeaverModel(torch.nn.Module):
-    """A Llama trunk, a linear score head with a bias, and a normaliser that the configuration switches on.
+    """A Llama trunk, a linear score head with a bias, and a normaliser that the configuration may enable.
 
     Attributes:
         trunk: the Llama model without a language head.
@@ -69,7 +68,7 @@ class BeaverModel(torch.nn.Module):
         """
         values = _configuration(folder)
         tensors = dict(_tensors(folder))
-        # Without initialisation: every weight is replaced below, and a 7B model would take minutes to draw.
+        # Without initialisation: every weight is replaced below, and initialising a 7B model takes minutes.
         with torch.device("meta"):
             config = LlamaConfig.from_dict(values)
             trunk = LlamaModel(config)
@@ -88,7 +87,7 @@ class BeaverModel(torch.nn.Module):
         if tensors:
             names = sorted(tensors)
             shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            do = "this is not a LlamaForScore checkpoint; is scorer.kind right?"
+            do = "this is not a LlamaForScore checkpoint; check scorer.kind"
             raise InputError(f"{len(names)} unexpected tensors in the checkpoint: {shown}", where=where, do=do)
         missing = [f"model.{name}" for name in self.trunk.state_dict() if name not in trunk]
         missing += [] if "weight" in head else ["score_head.weight"]
@@ -101,13 +100,13 @@ class BeaverModel(torch.nn.Module):
                 module.load_state_dict(cast, assign=True)
             except RuntimeError as error:
                 reason = str(error).splitlines()[-1].strip()
-                raise InputError(f"a tensor has not the shape that config.json says: {reason}", where=where) from error
+                raise InputError(f"the shape of a tensor contradicts config.json: {reason}", where=where) from error
         for name in ("mean", "var"):
             value = state.get(name, values.get(name))
             if value is not None:
                 getattr(self, name).copy_(torch.as_tensor(value, dtype=torch.float32).reshape(1))
             elif self.do_normalize:
-                raise InputError(f"config.json asks for do_normalize, but there is no normaliser {name}", where=where)
+                raise InputError(f"config.json sets do_normalize, but there is no normaliser {name}", where=where)
         if "count" in state:
             self.count.copy_(state["count"].reshape(-1)[:1])
 
@@ -119,7 +118,7 @@ class BeaverModel(torch.nn.Module):
             attention_mask: (batch, length), 1 on real tokens.
 
         Returns:
-            (batch,) fp32: score_head at the last position where the mask is 1, normalised if the model says so.
+            (batch,) fp32: score_head at the last position where the mask is 1, normalised if do_normalize is set.
         """
         hidden = self.trunk(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
         last = (attention_mask * torch.arange(attention_mask.shape[1], device=attention_mask.device)).argmax(dim=1)
@@ -169,7 +168,7 @@ def _configuration(folder: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise InputError(f"invalid JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
     if values.get("model_type", "llama") != "llama":
-        do = "is scorer.kind right?"
+        do = "check scorer.kind"
         raise InputError(f"model_type is {values['model_type']!r}; beaver's format is a llama", where=str(path), do=do)
     if values.get("score_dim", 1) != 1:
         raise InputError(f"score_dim is {values['score_dim']}; only one score per response is used", where=str(path))
@@ -186,7 +185,7 @@ def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     for name in names:
         path = folder / name
         if not path.is_file():
-            raise InputError("no such file; only safetensors are read", where=str(path), do="download the whole model")
+            raise InputError("the safetensors file is missing", where=str(path), do="download the whole model")
         try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118  not a mapping
@@ -199,7 +198,7 @@ def dialogue(prompt: list[Message], response: str, *, end_of_text: str, append_e
     """A dialogue in the format that beaver was trained on.
 
     `BEGINNING OF CONVERSATION: USER: {x} ASSISTANT:{y}`, no space after `ASSISTANT:`; every earlier assistant turn
-    is followed by end-of-text. A system turn, which the format does not have, stands before the next user turn.
+    is followed by end-of-text. A system turn, which the format lacks, is put before the next user turn.
 
     Args:
         prompt: the dialogue up to the response.
@@ -227,28 +226,24 @@ class BeaverScorer:
         model: BeaverModel,
         tokenizer: PreTrainedTokenizerBase,
         settings: ScorerSettings,
-        processes: Processes = SINGLE_PROCESS,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings
-        self.processes = processes
 
     @classmethod
-    def load(
-        cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings, processes: Processes = SINGLE_PROCESS
-    ) -> "BeaverScorer":
-        """Load model and tokenizer of a folder; see BeaverModel.from_pretrained for what is refused."""
+    def load(cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings) -> "BeaverScorer":
+        """Load model and tokenizer of a folder; see BeaverModel.from_pretrained for errors."""
         tokenizer = load_tokenizer(folder)
         if tokenizer.eos_token is None:
             raise InputError("the tokenizer has no end-of-text token", where=str(folder))
         model = BeaverModel.from_pretrained(folder, dtype=dtype_of(compute), device=device_of(compute))
         known = model.trunk.config.vocab_size
         if len(tokenizer) > known:
-            raise InputError(f"the tokenizer has {len(tokenizer)} tokens, the model {known}", where=str(folder))
-        return cls(model, tokenizer, settings, processes)
+            raise InputError(f"the tokenizer has {len(tokenizer)} tokens, but the model has {known}", where=str(folder))
+        return cls(model, tokenizer, settings)
 
-    def score(self, rows: Sequence[tuple[list[Message], str]], memo: Memo = no_memo) -> list[float]:
+    def score(self, rows: Sequence[tuple[list[Message], str]], context: WorkContext = LOCAL) -> list[float]:
         """One number per (prompt, response) row, in their order; see Scorer.
 
         Raises:
@@ -259,7 +254,7 @@ class BeaverScorer:
             dialogue(prompt, response, end_of_text=end, append_end_of_text=self.settings.end_of_text)
             for prompt, response in rows
         ]
-        # As the model card does: with the tokenizer's special tokens, which for Llama is a begin-of-text.
+        # Like the model card: with the tokenizer's special tokens, for Llama a begin-of-text token.
         sequences: list[list[int]] = self.tokenizer(texts, verbose=False)["input_ids"] if texts else []
         config = self.model.trunk.config
         return score_sequences(
@@ -270,6 +265,5 @@ class BeaverScorer:
             positions=config.max_position_embeddings,
             first=(self.tokenizer.bos_token_id,),
             device=self.model.score_head.weight.device,
-            processes=self.processes,
-            memo=memo,
+            context=context,
         )

@@ -1,4 +1,4 @@
-"""Any AutoModelForSequenceClassification with one label as a scorer: how most reward models are published."""
+"""Any AutoModelForSequenceClassification with one label as a scorer, the format of most published reward models."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +11,8 @@ from transformers.utils import logging
 from juicer.data import hh
 from juicer.data.demonstrations import Message
 from juicer.models.loading import check_weights, device_of, dtype_of, load_tokenizer
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.memo import Memo, no_memo
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.scorers.batches import score_sequences
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import ScorerSettings
@@ -22,8 +21,8 @@ from juicer.settings.data import ScorerSettings
 class SequenceClassificationScorer:
     """Scores a dialogue by the one logit of a classifier.
 
-    The dialogue is written in the tokenizer's chat template. Without one it is written as Anthropic-HH writes it, with
-    the tokenizer's special tokens around it; `scorer.end_of_text` says whether it ends in end-of-text.
+    The dialogue is rendered in the tokenizer's chat template. Without one it is rendered in Anthropic-HH's format with
+    the tokenizer's special tokens; `scorer.end_of_text` determines whether it ends in end-of-text.
     """
 
     def __init__(
@@ -31,31 +30,28 @@ class SequenceClassificationScorer:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         settings: ScorerSettings,
-        processes: Processes = SINGLE_PROCESS,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings
-        self.processes = processes
         self.positions = positions_of(model, tokenizer)
 
     @classmethod
-    def load(
-        cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings, processes: Processes = SINGLE_PROCESS
-    ) -> "SequenceClassificationScorer":
+    def load(cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings) -> "SequenceClassificationScorer":
         """Load model and tokenizer of a folder.
 
         Raises:
-            InputError: no tokenizer, no safetensors, more labels than one, or tensors that are missing (they would be
-                drawn at random), unexpected or of another shape.
+            InputError: there is no tokenizer, no safetensors file or more than one label, or tensors are missing
+                (transformers would draw them at random), unexpected or of another shape.
         """
         tokenizer = load_tokenizer(folder)
         check_weights(folder)
         labels = AutoConfig.from_pretrained(folder, local_files_only=True).num_labels
         if labels != 1:
-            raise InputError(f"a scorer has one label, this model has {labels}", where=str(folder / "config.json"))
+            what = f"a scorer must have one label, but this model has {labels}"
+            raise InputError(what, where=str(folder / "config.json"), do="set scorer.model to a reward model")
         verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # its report of missing tensors would stand beside ours
+        logging.set_verbosity_error()  # the error below replaces transformers' report of missing tensors
         try:
             model, loaded = AutoModelForSequenceClassification.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=dtype_of(compute), output_loading_info=True
@@ -66,8 +62,8 @@ class SequenceClassificationScorer:
             if loaded.get(kind):
                 names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in loaded[kind])
                 what = f"{len(names)} {kind.removesuffix('_keys')} tensors in the checkpoint, first {names[0]}"
-                raise InputError(what, where=str(folder), do="is scorer.kind right?")
-        return cls(model.to(device_of(compute)).eval(), tokenizer, settings, processes)
+                raise InputError(what, where=str(folder), do="check scorer.kind")
+        return cls(model.to(device_of(compute)).eval(), tokenizer, settings)
 
     def render(self, prompt: list[Message], response: str) -> str:
         """The text that is scored."""
@@ -77,11 +73,11 @@ class SequenceClassificationScorer:
         template = None if own else hh.CHAT_TEMPLATE
         text = str(self.tokenizer.apply_chat_template(answered, chat_template=template, tokenize=False))
         end = self.tokenizer.eos_token or ""
-        # A model's own template has been trained with; only ours is made to follow the setting both ways.
+        # The model was trained with its own template, so end-of-text is never removed from that.
         bare = text if own else text.removesuffix(end)
         return bare + end if self.settings.end_of_text and not bare.endswith(end) else bare
 
-    def score(self, rows: Sequence[tuple[list[Message], str]], memo: Memo = no_memo) -> list[float]:
+    def score(self, rows: Sequence[tuple[list[Message], str]], context: WorkContext = LOCAL) -> list[float]:
         """One number per (prompt, response) row, in their order; see Scorer."""
         if not rows:
             return []
@@ -97,13 +93,12 @@ class SequenceClassificationScorer:
             positions=self.positions,
             first=(self.tokenizer.bos_token_id, self.tokenizer.cls_token_id),
             device=self.model.device,
-            processes=self.processes,
-            memo=memo,
+            context=context,
         )
 
     def _end_scores(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        # Decoders take the last token that is not padding. Where padding is end-of-text too, and the dialogue ends in
-        # it, that would be one token too early; so such rows are padded with a token that none of them ends in.
+        # Decoders read the last token that is not padding. If padding is also end-of-text and a dialogue ends in it,
+        # that would be one token too early, so such batches are padded with a token that no dialogue ends in.
         ends = set(ids.gather(1, mask.sum(dim=1, keepdim=True) - 1).flatten().tolist())
         padding = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
         if padding in ends:
@@ -115,11 +110,11 @@ class SequenceClassificationScorer:
 
 
 def positions_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Longest sequence that a model takes, None for no limit."""
-    limits = [int(tokenizer.model_max_length)]  # a huge number where the tokenizer knows of no limit
+    """Maximal length of a sequence, None for no limit."""
+    limits = [int(tokenizer.model_max_length)]  # a huge number where the tokenizer has no limit
     limits.append(getattr(model.config, "max_position_embeddings", None) or limits[0])
     for name, module in model.named_modules():
-        # RoBERTa and its kin number positions from behind the padding's, so they have fewer than rows in the table.
+        # RoBERTa and similar models start positions after the padding index, so the table has more rows than positions.
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             limits.append(int(module.num_embeddings) - int(module.padding_idx) - 1)
     shortest = min(limits)

@@ -48,3 +48,9 @@ class IrftSettings(Settings):
     """How the policy's responses are sampled."""
     training: IrftTrainingSettings = IrftTrainingSettings()
     """The K optimiser steps of a round."""
+
+    @property
+    def parts(self) -> list[str]:
+        """The part of the demonstrations that each round sees, as `juicer.data.pairs.part_of` reads it."""
+        count = self.rounds // self.passes
+        return ["all" if self.slice == "all" else f"{t % count + 1}/{count}" for t in range(self.rounds)]

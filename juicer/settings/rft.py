@@ -90,3 +90,8 @@ class RftSettings(Settings):
     """Policy alignment."""
     ppo: PpoSettings = PpoSettings()
     """Settings of PPO; RLOO does not read them."""
+
+    @property
+    def parts(self) -> list[str]:
+        """The part of the demonstrations that each round sees, as `juicer.data.pairs.part_of` reads it."""
+        return ["all" if self.slice == "all" else f"{t + 1}/{self.rounds}" for t in range(self.rounds)]

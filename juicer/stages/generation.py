@@ -45,9 +45,8 @@ def generate(
             sample = partial(sample_by_vllm, llm)
         else:
             sample = partial(sample_responses, load_policy(given.policy, compute))
-        progress = opened.enter_context(stage.progress(share, "sample"))
-        memo = opened.enter_context(stage.memo())
-        samples = sample(template, prompts, sampling, purpose, progress, memo, stage.processes)
+        context = opened.enter_context(stage.batches(share, "sample"))
+        samples = sample(template, prompts, sampling, purpose, context)
     tokens = sum(len(sample.response) for sample in samples)
     stage.record(samples=len(samples), response_tokens=tokens)
     with stage.publish(given.out) as path:

@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from juicer.runtime.events import observed_by
-
 TRAINING = ("pretrain", "sft", "sft_matched", "irft_train", "rft_reward", "rft_policy")
 EVALUATING = ("evaluate",)
 BENCHMARKING = ("leaderboard",)
@@ -28,7 +26,7 @@ PATIENCE = 5.0
 
 
 class Live:
-    """Sends a stage's metrics and progress to the helper; an observer in the sense of juicer/runtime/events.py."""
+    """What a stage is at, for the helper. An `Observer` (juicer/runtime/context.py)."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
@@ -48,8 +46,7 @@ class Live:
             return
         self._thread.start()
         try:
-            with observed_by(self):
-                yield
+            yield
         except KeyboardInterrupt:
             self._end("KILLED")
             raise
@@ -58,12 +55,12 @@ class Live:
             raise
         self._end("FINISHED")
 
-    def point(self, step: int, values: dict[str, float]) -> None:
-        """Report a point of each named curve."""
+    def on_metrics(self, step: int, values: dict[str, float]) -> None:
+        """Receive one point of each named curve."""
         self._say(step=step, curves=values)
 
-    def tokens(self, count: float) -> None:
-        """Report the number of response tokens since the last call."""
+    def on_tokens(self, count: float) -> None:
+        """Receive the number of response tokens since the last call."""
         self._say(tokens=count)
 
     def progress(self, done: int, total: int) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 class Speed:
-    """Counts response tokens and the seconds between reports; an observer in the sense of juicer/runtime/events.py.
+    """Counts response tokens and the seconds between two reports of them. An `Observer` (juicer/runtime/context.py).
 
     The time before the first report, e.g. for loading, is not counted. Neither are the tokens of an interrupted run
     from which this one resumes.
@@ -25,11 +25,11 @@ class Speed:
         """
         self._last, self._peak_share = None, peak_share
 
-    def point(self, step: int, values: dict[str, float]) -> None:
-        """Ignored: metrics do not contain the speed."""
+    def on_metrics(self, step: int, values: dict[str, float]) -> None:
+        """Curves say nothing of speed."""
 
-    def tokens(self, count: float) -> None:
-        """Count the response tokens since the last call."""
+    def on_tokens(self, count: float) -> None:
+        """Receive the number of response tokens since the last call."""
         now = self._clock()
         if self._last is not None:
             self._tokens, self._seconds = self._tokens + count, self._seconds + now - self._last

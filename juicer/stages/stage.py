@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,9 +22,9 @@ import psutil
 
 from juicer.recipe.checks import validate
 from juicer.runtime.command import guarded
+from juicer.runtime.context import WorkContext, no_progress
 from juicer.runtime.devices import highest, peak_memory
 from juicer.runtime.errors import InputError
-from juicer.runtime.events import observed_by
 from juicer.runtime.files import md5_of_file, read_yaml, remove, temporary_beside, value_at
 from juicer.runtime.processes import SINGLE_PROCESS
 from juicer.settings.base import Settings
@@ -123,16 +123,43 @@ class Stage:
 
             yield update
 
+    @property
+    def context(self) -> WorkContext:
+        """The context of work that is neither resumed nor shown: this stage's processes and its live run in MLflow."""
+        return WorkContext(self.processes, observers=(self.live,))
+
     @contextmanager
-    def training(self, peak_share: float | None) -> Iterator[None]:
-        """Note how fast the work in the block trains.
+    def training(
+        self, peak_share: float | None, part: str = WORK, *, steps: int | None = None, resumable: bool = True
+    ) -> Iterator[WorkContext]:
+        """The context of training: with a checkpoint, and the speed of training among the costs.
 
         Args:
-            peak_share: of one device, as `juicer.runtime.devices.peak_share` gives it.
+            peak_share: of one device, as `juicer.training.utilisation.peak_share` gives it.
+            part: name of this training, of several in one stage.
+            steps: total of the progress bar; None where the trainer shows its own.
+            resumable: whether the training can resume from a checkpoint; see `checkpoint`.
         """
         self.speed.begin(None if peak_share is None else peak_share / self.processes.world_size)
-        with observed_by(self.speed):
-            yield
+        with ExitStack() as opened:
+            yield WorkContext(
+                self.processes,
+                progress=opened.enter_context(self.progress(steps, "step", part)) if steps else no_progress,
+                checkpoint=opened.enter_context(self.checkpoint(part)) if resumable else None,
+                observers=(self.live, self.speed),
+            )
+
+    @contextmanager
+    def batches(self, total: int, unit: str, part: str = WORK) -> Iterator[WorkContext]:
+        """The context of work in batches, whose results are kept for a resumed run: sampling and scoring.
+
+        Args:
+            total: units of the progress bar.
+            unit: what is counted.
+            part: name of this work, of several in one stage.
+        """
+        with self.progress(total, unit, part) as progress, self.memo(part) as memo:
+            yield WorkContext(self.processes, memo=memo, progress=progress, observers=(self.live,))
 
     @contextmanager
     def publish(self, path: Path) -> Iterator[Path]:

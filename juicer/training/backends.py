@@ -1,4 +1,4 @@
-"""How one optimiser step is taken: by one process, by several that hold all weights each, or by DeepSpeed's ZeRO."""
+"""How one optimiser step is taken: by processes that each hold all weights, or by DeepSpeed's ZeRO."""
 
 import io
 import math
@@ -16,36 +16,36 @@ from juicer.training.state import load_weights, save_weights
 
 Losses = tuple[Tensor, dict[str, Tensor]]
 SHARDS = "shards"
-"""Folder of a checkpoint with what DeepSpeed keeps, in its own format."""
+"""Folder inside a checkpoint with DeepSpeed's state, in its own format."""
 
 
 class TrainingBackend(Protocol):
-    """The steps of one training run. For each: losses and backward passes, then the norm, then the step."""
+    """The steps of one training run. Each step calls `losses` and `backward` per pass, `gradient_norm`, then `step`."""
 
     def losses(self, rows: list[int]) -> Losses:
-        """The loss and what else is plotted, per row: (rows,) each."""
+        """The loss and other quantities to plot, per row: (rows,) each."""
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        """Add this process's part of the gradient; `last` in the last pass of a step. The parts sum to the gradient."""
+        """Add this process's part of the gradient; the parts sum to the gradient. `last` marks a step's last pass."""
 
     def gradient_norm(self) -> float:
-        """The norm of the whole gradient before it is clipped."""
+        """The norm of the whole gradient before clipping."""
 
     def step(self) -> None:
-        """Change the weights by the clipped gradient."""
+        """Update the weights by the clipped gradient."""
 
     def save(self, folder: Path) -> None:
-        """Write weights and optimiser between two steps; all processes of a machine to one folder."""
+        """Write weights and optimiser state between two steps; all processes of a machine share the folder."""
 
     def load(self, folder: Path) -> None:
-        """Put back what `save` wrote."""
+        """Restore what `save` wrote."""
 
     def close(self) -> None:
-        """Give every process the whole model, as it was before."""
+        """Give every process the whole model, as before training."""
 
 
 class ReplicatedBackend:
-    """Every process holds all weights and all of the optimiser's state."""
+    """Every process holds all weights and the whole optimiser state; gradients are all-reduced."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class ReplicatedBackend:
 
 
 class ZeroBackend:
-    """DeepSpeed holds each process's share of the optimiser's state and gradients, and at stage 3 of the weights.
+    """DeepSpeed shards optimiser state and gradients over the processes, and at stage 3 also the weights.
 
     Source: Rajbhandari et al., ZeRO (arXiv 1910.02054).
     """
@@ -116,11 +116,11 @@ class ZeroBackend:
 
     def backward(self, loss: Tensor, last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(last)
-        # DeepSpeed takes the mean over the processes where we want the sum.
+        # DeepSpeed averages over the processes; the sum is wanted.
         self._engine.backward(loss * self._processes.world_size)
 
     def gradient_norm(self) -> float:
-        self._engine.step()  # the norm is known only then
+        self._engine.step()  # the norm is only available afterwards
         return float(self._engine.get_global_grad_norm())
 
     def step(self) -> None:
@@ -133,11 +133,11 @@ class ZeroBackend:
         self._engine.load_checkpoint(str(folder), tag=SHARDS, load_lr_scheduler_states=False)
 
     def close(self) -> None:
-        make_whole(self._engine)
+        unshard(self._engine)
 
 
 class _Objective(torch.nn.Module):
-    """Model and loss in one module: DeepSpeed follows the weights through a module's forward pass."""
+    """Model and loss in one module: DeepSpeed gathers weights in a module's forward pass."""
 
     def __init__(self, model: torch.nn.Module, loss_of: Callable[[list[int]], Losses]) -> None:
         super().__init__()
@@ -148,28 +148,28 @@ class _Objective(torch.nn.Module):
 
 
 def zero_configuration(stage: int, model: torch.nn.Module, lower_precision: bool) -> dict[str, Any]:
-    """What a DeepSpeed configuration says of sharding and precision, for DeepSpeed itself and for TRL's trainers.
+    """The sharding and precision entries of a DeepSpeed configuration, for DeepSpeed itself and for TRL's trainers.
 
     Weights are float32, as everywhere; with `lower_precision` the passes over them are bf16. At stage 3 the matrices
-    then travel as bf16, and so do their gradients.
+    and their gradients are then also communicated as bf16.
     """
     _start_deepspeed()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {
         "zero_optimization": {
             "stage": stage,
-            # DeepSpeed allocates a buffer of this many numbers, however small the model is.
+            # DeepSpeed allocates a buffer of this many elements, even for a small model.
             "reduce_bucket_size": min(500_000_000, parameters),
-            # Without it a trainer saves no weights, and says nothing.
+            # Without it a trainer silently saves no weights.
             "stage3_gather_16bit_weights_on_model_save": True,
         },
         "zero_allow_untested_optimizer": True,
-        # Every machine keeps what its own processes need to go on.
+        # Each machine stores what its own processes need to resume.
         "checkpoint": {"use_node_local_storage": True},
         "torch_autocast": {
             "enabled": lower_precision,
             "dtype": "bfloat16",
-            # What is gathered in float32 and cast afterwards would be kept whole for the backward pass.
+            # Weights gathered in float32 and cast afterwards would stay in memory for the backward pass.
             **({} if stage == 3 else {"lower_precision_safe_modules": []}),
         },
         "steps_per_print": 10**9,
@@ -177,7 +177,7 @@ def zero_configuration(stage: int, model: torch.nn.Module, lower_precision: bool
 
 
 def _start_deepspeed() -> None:
-    """Let DeepSpeed join the processes, without what it prints meanwhile on standard output."""
+    """Let DeepSpeed join the process group, without its messages on standard output."""
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
     import deepspeed
 
@@ -185,14 +185,14 @@ def _start_deepspeed() -> None:
         deepspeed.init_distributed(auto_mpi_discovery=False)
 
 
-def make_whole(engine: Any) -> None:
-    """Take DeepSpeed out of a model and give every process all of its weights."""
+def unshard(engine: Any) -> None:
+    """Remove DeepSpeed from a model and give every process all of its weights."""
     from deepspeed import zero
     from deepspeed.runtime.torch_autocast import PARAM_COMM_DTYPE_ATTR_NAME
 
-    made: dict[int, torch.nn.Parameter] = {}  # tied weights stay tied
+    gathered: dict[int, torch.nn.Parameter] = {}  # by identity, so that tied weights stay tied
     for parameter in engine.module.parameters():
-        # They are gathered as they are kept, no longer as they travel for a bf16 pass.
+        # Gather in the stored type, no longer in the type that is communicated for a bf16 pass.
         vars(parameter).pop(PARAM_COMM_DTYPE_ATTR_NAME, None)
     engine.destroy()
     for module in engine.module.modules():
@@ -202,10 +202,10 @@ def make_whole(engine: Any) -> None:
         for name, parameter in parameters.items():
             if parameter is None:
                 continue
-            if id(parameter) not in made:
+            if id(parameter) not in gathered:
                 with zero.GatheredParameters([parameter]):
                     values = parameter.detach().clone()
-                made[id(parameter)] = torch.nn.Parameter(values, requires_grad=parameter.requires_grad)
-            parameters[name] = made[id(parameter)]
+                gathered[id(parameter)] = torch.nn.Parameter(values, requires_grad=parameter.requires_grad)
+            parameters[name] = gathered[id(parameter)]
         module._parameters = parameters
         del module._original_parameters

@@ -1,4 +1,4 @@
-"""The loop that every contrastive stage shares: K optimiser steps over seeded batches, recorded step by step."""
+"""The training loop of IRFT and of the reward model: K optimiser steps over seeded batches, each step recorded."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from juicer.runtime.checkpoints import Checkpoint
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.events import emit_metrics, emit_tokens
 from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.settings.training import OptimiserSettings
 from juicer.training.backends import Losses, ReplicatedBackend, TrainingBackend, ZeroBackend
@@ -19,8 +18,6 @@ from juicer.training.state import load_progress, save_progress
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Progress = Callable[[int], None]
-
 
 def steps_for(epochs: float, rows: int, batch_size: int) -> int:
     """K = ceil(epochs * rows / batch size)."""
@@ -28,7 +25,7 @@ def steps_for(epochs: float, rows: int, batch_size: int) -> int:
 
 
 def shuffled_batches(rows: int, batch_size: int, epochs: float, seed: int) -> Iterator[list[int]]:
-    """K batches of row numbers from `epochs` seeded permutations laid end to end; only the last may be short."""
+    """K batches of row indices from concatenated seeded permutations; only the last batch may be short."""
     generator = torch.Generator().manual_seed(seed)
     wanted = math.ceil(epochs * rows)
     stream: list[int] = []
@@ -42,45 +39,41 @@ def make_optimiser(
     parameters: Sequence[torch.nn.Parameter], settings: OptimiserSettings, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """The optimiser of a recipe and its schedule: linear warm-up, then linear decay to zero after `steps`."""
+    from transformers import get_linear_schedule_with_warmup
+
     optimiser: torch.optim.Optimizer
     if settings.name == "rmsprop":
         optimiser = torch.optim.RMSprop(parameters, lr=settings.learning_rate)
     else:
         optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)
     warmup = math.ceil(settings.warmup_ratio * steps)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return step / max(warmup, 1)
-        return max(0.0, (steps - step) / max(steps - warmup, 1))
-
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    return optimiser, get_linear_schedule_with_warmup(optimiser, warmup, steps)
 
 
 def recompute_activations(model: "PreTrainedModel") -> None:
-    """Switch gradient checkpointing on in a model that stays in evaluation mode, where transformers would ignore it."""
+    """Enable gradient checkpointing in a model that stays in evaluation mode, in which transformers ignores it."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     model.gradient_checkpointing_enable()
     for module in model.modules():
-        # The mark is the layer's own; its children, and so dropout, stay in evaluation mode.
+        # Only the layer's own flag changes; its children, dropout included, stay in evaluation mode.
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True
 
 
-def passes_of(
+def micro_batches(
     rows: Sequence[int], micro_batch_size: int | None, processes: Processes = SINGLE_PROCESS
 ) -> Iterator[tuple[list[int], int]]:
-    """The forward passes of this process over its share of a batch: row numbers, and how many of them count.
+    """This process's micro-batches of a batch: row indices, and how many of them count.
 
-    Every process makes as many passes over as many rows, as sharded weights demand; what it lacks is filled up with a
-    row that does not count.
+    Sharded weights require that every process runs equally many forward passes over equally many rows, so a short
+    share is padded with a row that does not count.
     """
-    mine = list(rows[processes.rank :: processes.world_size])
-    filled = mine + [rows[-1]] * (math.ceil(len(rows) / processes.world_size) - len(mine))
-    size = micro_batch_size or len(filled)
-    for start in range(0, len(filled), size):
-        yield filled[start : start + size], max(0, min(size, len(mine) - start))
+    share = list(rows[processes.rank :: processes.world_size])
+    padded = share + [rows[-1]] * (math.ceil(len(rows) / processes.world_size) - len(share))
+    size = micro_batch_size or len(padded)
+    for start in range(0, len(padded), size):
+        yield padded[start : start + size], max(0, min(size, len(share) - start))
 
 
 def train_loop(
@@ -91,52 +84,50 @@ def train_loop(
     settings: OptimiserSettings,
     micro_batch_size: int | None,
     record: TrainingRecord,
-    progress: Progress = lambda steps: None,
-    checkpoint: Checkpoint | None = None,
-    processes: Processes = SINGLE_PROCESS,
+    context: WorkContext = LOCAL,
 ) -> None:
-    """Take `steps` optimiser steps, one per batch of row numbers.
+    """Take `steps` optimiser steps, one per batch of row indices.
 
     Args:
-        loss_of: for row numbers, the loss and what else to plot, per row: (rows,) each.
-        micro_batch_size: rows per forward pass of a process; the gradient is that of the whole batch's mean all the
-            same.
-        checkpoint: where an interrupted run is continued from, and what it is saved to between two steps.
-        processes: over which the rows of each batch are divided; each holds the whole model before and after.
+        loss_of: returns the loss, and other quantities to plot, of the rows with the given indices: (rows,) each.
+        micro_batch_size: rows per forward pass of a process; the gradient is always that of the mean over the batch.
+        context: the rows of each batch are divided over its processes, each of which holds the whole model before and
+            after; training resumes from its checkpoint, which is saved between two steps; its progress counts steps.
 
     Raises:
         InputError: the loss or the gradient is not finite; names the step.
     """
+    processes, checkpoint = context.processes, context.checkpoint
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = parameters[0].device
     optimiser, schedule = make_optimiser(parameters, settings, steps)
-    kind = ZeroBackend if processes.zero_stage else ReplicatedBackend
-    descent: TrainingBackend = kind(model, loss_of, optimiser, settings.max_gradient_norm, processes)
+    backend_type = ZeroBackend if processes.zero_stage else ReplicatedBackend
+    backend: TrainingBackend = backend_type(model, loss_of, optimiser, settings.max_gradient_norm, processes)
 
     def write(folder: Path) -> None:
-        descent.save(folder)
+        backend.save(folder)
         if processes.is_local_main:
             save_progress(folder, schedule, record)
 
     done = 0
     if latest := checkpoint.latest() if checkpoint else None:
-        descent.load(latest)
+        backend.load(latest)
         done = load_progress(latest, schedule, record)
-    progress(done)
+    context.progress(done)
     for step, rows in enumerate(batches, 1):
         if step <= done:
             continue
         sums = {"loss": 0.0}
-        passes = list(passes_of(rows, micro_batch_size, processes))
+        passes = list(micro_batches(rows, micro_batch_size, processes))
         for number, (micro, counted) in enumerate(passes, 1):
-            losses, values = descent.losses(micro)
+            losses, values = backend.losses(micro)
             share = counted / len(rows)
             mean = losses[:counted].mean() if counted else losses.sum()
-            descent.backward(mean * share, last=number == len(passes))
+            backend.backward(mean * share, last=number == len(passes))
             for name, value in ({"loss": losses.detach()} | values).items():
                 sums[name] = sums.get(name, 0.0) + (float(value[:counted].mean()) * share if counted else 0.0)
         plotted = dict(zip(sums, processes.sum(list(sums.values()), device), strict=True))
-        rate, norm = float(schedule.get_last_lr()[0]), descent.gradient_norm()
+        rate, norm = float(schedule.get_last_lr()[0]), backend.gradient_norm()
         if not math.isfinite(plotted["loss"]) or not math.isfinite(norm):
             raise InputError(
                 f"the loss is {plotted['loss']} and the gradient norm {norm} at step {step} of {steps}",
@@ -145,12 +136,12 @@ def train_loop(
             )
         point = {"loss": plotted.pop("loss"), "gradient_norm": norm, "learning_rate": rate, **plotted}
         record.log(step, **point)
-        emit_metrics(step, **point)
-        emit_tokens(record.response_tokens / steps)
-        descent.step()
+        context.emit_metrics(step, **point)
+        context.emit_tokens(record.response_tokens / steps)
+        backend.step()
         schedule.step()
-        progress(1)
+        context.progress(1)
         if checkpoint and checkpoint.due():
             checkpoint.save(write)
-    descent.close()
+    backend.close()
     record.steps += steps

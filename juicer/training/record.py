@@ -1,4 +1,4 @@
-"""What a training stage did: counts and curves, saved beside the weights and versioned with them."""
+"""The record of a training stage: counts and curves, saved beside the weights and versioned with them."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 
 @dataclass
 class TrainingRecord:
-    """What a training stage did, free of timings: it is saved beside the weights and versioned with them."""
+    """What a training stage did. It holds no timings, because it is versioned with the weights."""
 
     stage: str
     steps: int = 0
     """Optimiser steps of this stage."""
     response_tokens: int = 0
-    """Response tokens that a gradient was taken through, in this stage."""
+    """Response tokens that this stage trained on, repetitions included."""
     total_steps: int = 0
     """Steps since the SFT policy, earlier rounds included."""
     total_response_tokens: int = 0
@@ -20,7 +20,7 @@ class TrainingRecord:
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     """Per quantity: `step` and `value`."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Single numbers worth keeping: K, accuracy, the normaliser."""
+    """Single values: K, accuracy, the normaliser."""
 
     def log(self, step: int, **values: float) -> None:
         """Add one point to each named curve."""

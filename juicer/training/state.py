@@ -1,6 +1,6 @@
-"""Stopping in the middle of long work and going on later, to the same bytes as without the stop.
+"""What a checkpoint of the training loop holds: a resumed run ends with the same bytes as an uninterrupted one.
 
-The work says when it can be stopped and what its state is; where that is kept, and for how long, is the caller's.
+Where checkpoints are stored, and for how long, is up to the caller (juicer/stages/checkpoint.py).
 """
 
 import json
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def save_weights(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Write the parameters that train and the optimiser's state: tensors as safetensors, the rest as JSON."""
+    """Write trainable parameters and optimiser state: tensors as safetensors, everything else as JSON."""
     from safetensors.torch import save_file
 
     state = optimiser.state_dict()
-    tensors = {f"model.{name}": value.detach() for name, value in _trained(model).items()}
+    tensors = {f"model.{name}": value.detach() for name, value in _trainable(model).items()}
     plain: dict[str, dict[str, Any]] = {}
     for index, values in state["state"].items():
         for name, value in values.items():
@@ -34,13 +34,13 @@ def save_weights(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Op
 
 
 def load_weights(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Put back what `save_weights` wrote, in place."""
+    """Restore what `save_weights` wrote, in place."""
     from safetensors.torch import load_file
 
     tensors = load_file(folder / "weights.safetensors")
     values = json.loads((folder / "weights.json").read_text(encoding="utf-8"))
     with torch.no_grad():
-        for name, parameter in _trained(model).items():
+        for name, parameter in _trainable(model).items():
             parameter.copy_(tensors[f"model.{name}"])
     state: dict[int, dict[str, Any]] = {int(index): plain for index, plain in values["plain"].items()}
     for name, tensor in tensors.items():
@@ -52,7 +52,7 @@ def load_weights(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Op
 
 
 def save_progress(folder: Path, schedule: torch.optim.lr_scheduler.LRScheduler, record: "TrainingRecord") -> None:
-    """Write how far a training run has come: the schedule, torch's random numbers and the record so far."""
+    """Write the progress of a training run: the schedule, torch's random state and the record so far."""
     from safetensors.torch import save_file
 
     save_file(_random_states(), folder / "random.safetensors")
@@ -61,7 +61,7 @@ def save_progress(folder: Path, schedule: torch.optim.lr_scheduler.LRScheduler, 
 
 
 def load_progress(folder: Path, schedule: torch.optim.lr_scheduler.LRScheduler, record: "TrainingRecord") -> int:
-    """Put back what `save_progress` wrote, in place. Returns the number of optimiser steps that are done."""
+    """Restore what `save_progress` wrote, in place. Returns the number of optimiser steps taken so far."""
     from safetensors.torch import load_file
 
     tensors = load_file(folder / "random.safetensors")
@@ -75,12 +75,12 @@ def load_progress(folder: Path, schedule: torch.optim.lr_scheduler.LRScheduler, 
     return int(values["schedule"]["last_epoch"])
 
 
-def _trained(model: torch.nn.Module) -> dict[str, Tensor]:
+def _trainable(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def _random_states() -> dict[str, Tensor]:
-    """Of the CPU and, if CUDA is in use, of this process's GPU: to ask the others would open a context on each."""
+    """The random state of the CPU and, if CUDA is in use, of this process's GPU: a query opens a context on a GPU."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():
         states["cuda"] = torch.cuda.get_rng_state()

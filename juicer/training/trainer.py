@@ -1,4 +1,19 @@
-"""What the stages that train by TRL share: arguments, sharding, progress, and checkpoints of a Hugging Face trainer."""
+"""What the stages that train with TRL share: arguments, sharding, progress, and checkpoints of a Hugging Face trainer.
+
+These methods of TRL's and transformers' trainers are overridden. Most are private, so check them for every release:
+
+| method | of | overridden in | why |
+|---|---|---|---|
+| `get_batch_samples` | transformers' Trainer | methods/sft.py | counts the rows and response tokens of each step |
+| `compute_loss` | SFTTrainer | methods/sft.py | CPU only: prompt positions skip the output head |
+| `_generate_single_turn` | RLOOTrainer | methods/policy_alignment.py | responses come from our seeded sampler |
+| `_get_per_token_logps_and_entropies` | RLOOTrainer | methods/policy_alignment.py | CPU only: as `compute_loss` |
+| `_get_train_sampler` | RLOOTrainer | methods/policy_alignment.py | a resumed run skips the orders already drawn |
+| `_save_rng_state`, `_load_rng_state` | transformers' Trainer | here | a process saves the state of its own GPU only |
+
+Two more assumptions: RLOOTrainer loads the KL reference from the path `policy.config._name_or_path`, and PPOTrainer of
+TRL 1.12 finds trunk and head of a reward model by the names that `NormalisedReward` in methods/ppo.py has.
+"""
 
 import json
 import math
@@ -11,10 +26,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from juicer.models.loading import device_of, lower_precision
-from juicer.runtime.checkpoints import Checkpoint
+from juicer.runtime.context import WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.events import emit_metrics, emit_tokens
-from juicer.runtime.processes import SINGLE_PROCESS, Processes
+from juicer.runtime.processes import Processes
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.training import OptimiserSettings
 from juicer.training.backends import zero_configuration
@@ -25,10 +39,11 @@ if TYPE_CHECKING:
 VALUES = "values.{}.json"
 
 
-def plain_on_cpu(policy: "PreTrainedModel", processes: Processes) -> bool:
-    """Whether a trainer may call the policy's parts itself, and gains by it.
+def on_single_cpu(policy: "PreTrainedModel", processes: Processes) -> bool:
+    """Whether the CPU path of SFT and RLOO applies (`juicer.methods` says what it changes): one process, no sharding.
 
-    On a GPU TRL's kernel skips the prompts too; on a CPU it puts them through the head, and makes statistics of them.
+    On a GPU TRL's fused loss skips prompt positions too. On a CPU TRL passes them through the output head and computes
+    statistics of them, which the CPU path avoids.
     """
     return policy.device.type == "cpu" and processes.world_size == 1 and not processes.zero_stage
 
@@ -36,7 +51,7 @@ def plain_on_cpu(policy: "PreTrainedModel", processes: Processes) -> bool:
 def trainer_arguments(
     optimiser: OptimiserSettings, compute: ComputeSettings, seed: int, scratch: Path, gradient_checkpointing: bool
 ) -> dict[str, Any]:
-    """What every TRL trainer gets: precision and device of the recipe, linear schedule, no files, no reporting."""
+    """Arguments of every TRL trainer: the recipe's precision and device, a linear schedule, no files, no reporting."""
     cpu = device_of(compute).type == "cpu"
     return {
         "output_dir": str(scratch),
@@ -49,13 +64,13 @@ def trainer_arguments(
         "weight_decay": 0.0,
         "use_cpu": cpu,
         "ddp_find_unused_parameters": False,
-        # Under ZeRO it is DeepSpeed that casts.
+        # Under ZeRO DeepSpeed does the casting.
         "bf16": lower_precision(compute) and not compute.zero_stage,
         "gradient_checkpointing": gradient_checkpointing,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "save_strategy": "no",
-        "save_on_each_node": True,  # a checkpoint is each machine's own
+        "save_on_each_node": True,  # each machine has its own checkpoints
         "report_to": "none",
         "disable_tqdm": True,
         "seed": seed,
@@ -64,8 +79,8 @@ def trainer_arguments(
     }
 
 
-def sharding(processes: Processes, policy: "PreTrainedModel", compute: ComputeSettings) -> dict[str, Any]:
-    """What a TRL trainer gets besides if DeepSpeed shards its model; it knows the batch sizes itself."""
+def deepspeed_arguments(processes: Processes, policy: "PreTrainedModel", compute: ComputeSettings) -> dict[str, Any]:
+    """Further arguments of a TRL trainer whose model DeepSpeed shards; the trainer fills in the batch sizes."""
     if not processes.zero_stage:
         return {}
     known = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
@@ -73,18 +88,18 @@ def sharding(processes: Processes, policy: "PreTrainedModel", compute: ComputeSe
     return {"deepspeed": configuration | dict.fromkeys(known, "auto")}
 
 
-def follow(stage: str, curves: Mapping[str, str], tokens_per_step: float = 0.0) -> Any:
-    """A callback that shows progress, and ends training at the first loss that is not finite.
+def progress_callback(stage: str, curves: Mapping[str, str], context: WorkContext, tokens_per_step: float = 0.0) -> Any:
+    """A callback that shows progress, emits metrics, and ends training at the first loss that is not finite.
 
     Args:
-        curves: what is shown to those who watch, and what the trainer calls it.
-        tokens_per_step: response tokens, where the sampler does not count them.
+        curves: the name of each curve that the context's observers receive, and the trainer's name of it.
+        tokens_per_step: response tokens, where no sampler emits their count.
     """
     from tqdm import tqdm
     from transformers import TrainerCallback
     from transformers.trainer_utils import IntervalStrategy
 
-    class Follow(TrainerCallback):
+    class ShowProgress(TrainerCallback):
         def __init__(self) -> None:
             self.bar: Any = None
 
@@ -97,7 +112,7 @@ def follow(stage: str, curves: Mapping[str, str], tokens_per_step: float = 0.0) 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.update()
             if tokens_per_step:
-                emit_tokens(tokens_per_step)
+                context.emit_tokens(tokens_per_step)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.close()
@@ -113,57 +128,58 @@ def follow(stage: str, curves: Mapping[str, str], tokens_per_step: float = 0.0) 
                     )
             point = {name: float(logs[key]) for name, key in curves.items() if key in (logs or {})}
             if point:
-                emit_metrics(state.global_step, **point)
+                context.emit_metrics(state.global_step, **point)
 
-    return Follow()
+    return ShowProgress()
 
 
-class OwnRandomState:
-    """To be named before a Hugging Face trainer: it keeps the random state of its process's own GPU only.
+class LocalGpuRandomState:
+    """A mixin, listed before a Hugging Face trainer, that saves the random state of this process's GPU only.
 
-    One of several processes would keep those of all GPUs that it sees, and open a context on each.
+    The trainer of a distributed run would save the states of all visible GPUs, and so open a context on each.
     """
 
     def _save_rng_state(self, *given: Any) -> None:
-        with _own_gpu_for_all():
+        with _current_gpu_only():
             super()._save_rng_state(*given)  # type: ignore[misc]
 
     def _load_rng_state(self, *given: Any) -> None:
-        with _own_gpu_for_all():
+        with _current_gpu_only():
             super()._load_rng_state(*given)  # type: ignore[misc]
 
 
 @contextmanager
-def _own_gpu_for_all() -> Iterator[None]:
+def _current_gpu_only() -> Iterator[None]:
     cuda = torch.cuda.random
-    whole = cuda.get_rng_state_all, cuda.set_rng_state_all
+    original = cuda.get_rng_state_all, cuda.set_rng_state_all
     cuda.get_rng_state_all = lambda: [cuda.get_rng_state()]
     cuda.set_rng_state_all = lambda new_states: cuda.set_rng_state(next(iter(new_states)))
     try:
         yield
     finally:
-        cuda.get_rng_state_all, cuda.set_rng_state_all = whole
+        cuda.get_rng_state_all, cuda.set_rng_state_all = original
 
 
-def keep_trainer(
-    checkpoint: Checkpoint, processes: Processes = SINGLE_PROCESS, values: Callable[[], dict[str, Any]] = dict
-) -> Any:
-    """A callback that keeps the state of a Hugging Face trainer, in its own format.
+def checkpoint_callbacks(context: WorkContext, values: Callable[[], dict[str, Any]]) -> list[Any]:
+    """The callback that saves the state of a Hugging Face trainer, in its own format; [] without a checkpoint.
 
-    Continue with `trainer.train(resume_from_checkpoint=...)`. Optimiser, schedule and random numbers are in
-    torch's format there, which the trainer reads with `weights_only`: nothing in it can run code. (What DeepSpeed
-    keeps of sharded weights is its own, and read without that; it never leaves the project's folder.)
+    Resume with `trainer.train(resume_from_checkpoint=...)`. Optimiser, schedule and random state are in torch's
+    format, which the trainer reads with `weights_only`, so they cannot run code. (DeepSpeed's state of sharded weights
+    is in its own format and is read without that protection; it never leaves the project's folder.)
 
     Args:
-        values: what else this process must know to continue; `kept_values` gives it back, with the number of steps
-            as `step`.
+        values: what else this process must know to resume; `saved_values` returns it, with the number of steps as
+            `step`.
     """
+    if context.checkpoint is None:
+        return []
+    processes, checkpoint = context.processes, context.checkpoint
     from safetensors.torch import save_model
     from transformers import TrainerCallback
 
-    class Keep(TrainerCallback):
+    class SaveCheckpoint(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            # A trainer that is continued after its last step would take one more.
+            # A trainer that resumes after its last step would take one more.
             control.should_save = state.global_step < state.max_steps and checkpoint.due()
 
         def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
@@ -173,8 +189,8 @@ def keep_trainer(
                 weights = list(written.glob("model*.safetensors*"))
                 for path in weights:
                     path.unlink()
-                # transformers 5.23 writes the hub's names of tensors and reads the module's: where the two differ, as
-                # for GPT-NeoX's output head, the trainer would go on with the tensor of the start.
+                # transformers 5.23 writes the hub's tensor names and reads the module's. Where the two differ, as for
+                # GPT-NeoX's output head, a resumed trainer would keep the initial tensor.
                 if weights and not processes.zero_stage:
                     save_model(model, str(written / "model.safetensors"))
                 for path in written.rglob("*"):
@@ -183,7 +199,7 @@ def keep_trainer(
                         place.parent.mkdir(parents=True, exist_ok=True)
                         path.replace(place)
                 shutil.rmtree(written)
-                # DeepSpeed says on the first machine only which of its folders is the last, and asks on every one.
+                # DeepSpeed writes `latest` on the first machine only, and reads it on every machine.
                 for shards in folder.glob("global_step*"):
                     (folder / "latest").write_text(shards.name, encoding="utf-8")
                 own = {**values(), "step": state.global_step}
@@ -191,10 +207,10 @@ def keep_trainer(
 
             checkpoint.save(write)
 
-    return Keep()
+    return [SaveCheckpoint()]
 
 
-def kept_values(folder: Path, processes: Processes = SINGLE_PROCESS) -> dict[str, Any]:
-    """What `values` gave in this process when the state in `folder` was kept, and `step`."""
+def saved_values(folder: Path, processes: Processes) -> dict[str, Any]:
+    """What `values` returned in this process when the state in `folder` was saved, and `step`."""
     values: dict[str, Any] = json.loads((folder / VALUES.format(processes.rank)).read_text(encoding="utf-8"))
     return values

@@ -1,4 +1,4 @@
-"""Model FLOPs utilisation (MFU): what share of its GPU's peak a training run uses."""
+"""Model FLOPs utilisation (MFU): the share of a GPU's peak that a training run uses."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from juicer.data.dialogues import Dialogue
-from juicer.runtime.devices import device_called
+from juicer.runtime.devices import device_by_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def operations_per_response_token(model: "PreTrainedModel", dialogues: Sequence[Dialogue]) -> float:
     """Operations of training per response token, by the usual estimate: without attention, recomputation and padding.
 
-    Per parameter and token 2 forward, 2 for the gradients of activations and 2 for those of the weights that train.
-    Parameters below the first one that trains, such as frozen lowest blocks, are passed forward only.
+    Per parameter and token: 2 forward, 2 for the gradients of activations, 2 for the gradients of trainable weights.
+    Parameters below the first trainable one, such as frozen lowest blocks, take part in the forward pass only.
     All tokens of a dialogue go through the trunk; only response tokens reach an output head.
     """
     head: torch.nn.Module | None = model.get_output_embeddings()
@@ -35,9 +35,9 @@ def operations_per_response_token(model: "PreTrainedModel", dialogues: Sequence[
 def peak_share(model: "PreTrainedModel", dialogues: Sequence[Dialogue]) -> float | None:
     """The share of its GPU's bf16 peak that training `model` uses at one response token per second.
 
-    None where the peak is not known.
+    None on a CPU or a GPU whose peak is unknown.
     """
     if model.device.type != "cuda":
         return None
-    device = device_called(torch.cuda.get_device_name(model.device))
+    device = device_by_name(torch.cuda.get_device_name(model.device))
     return None if device is None else operations_per_response_token(model, dialogues) / device.operations

@@ -34,9 +34,8 @@ STAGE = '''
 import os, time
 from pathlib import Path
 from juicer.runtime.errors import InputError
-from juicer.runtime.events import emit_metrics, emit_tokens
+from juicer.runtime.files import write_json
 from juicer.stages.launch import main
-from juicer.stages.stage import write_json
 
 def arguments(parser):
     parser.add_argument("--data", type=Path)
@@ -45,11 +44,11 @@ def arguments(parser):
 def run(stage):
     stage.value("seed")
     Path("pid").write_text(str(os.getpid()))
-    with stage.progress(3, "step") as progress:
+    with stage.training(None, steps=3, resumable=False) as context:
         for step in (1, 2, 3):
-            emit_metrics(step, loss=1 / step)
-            emit_tokens(100)
-            progress(1)
+            context.emit_metrics(step, loss=1 / step)
+            context.emit_tokens(100)
+            context.progress(1)
             while step == 2 and not Path("go").exists():
                 time.sleep(0.05)
                 if Path("broken").exists():

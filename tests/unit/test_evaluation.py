@@ -14,7 +14,7 @@ from juicer.models.log_probability import score_dialogues
 from juicer.quickstart.random_models import CHAT
 from juicer.settings.data import TemplateSettings
 from juicer.settings.training import SamplingSettings
-from tasks.evaluate import samples_of
+from tasks.evaluate import report_samples
 
 ROWS = [
     Demonstration.make([{"role": "user", "content": f"hello {i}"}], "well", rejected="bad world" if i % 2 else None)
@@ -25,7 +25,7 @@ ROWS = [
 class LengthScorer:
     """Scores a response by its number of characters."""
 
-    def score(self, rows, memo=None):
+    def score(self, rows, context=None):
         return [float(len(response)) for _, response in rows]
 
 
@@ -85,7 +85,7 @@ def test_distinct_pairs_fall_when_a_policy_repeats_itself():
     assert distinct_pairs([[1], []]) == 0.0
 
 
-def test_the_samples_of_a_chat_model_keep_their_turns_and_say_which_were_cut(tokenizer):
+def test_the_report_samples_a_chat_model_keep_their_turns_and_say_which_were_cut(tokenizer):
     row = Demonstration.make([{"role": "user", "content": "hello"}], "hi")
     tokenizer.chat_template = CHAT
     chat, plain = (Template(copy.deepcopy(tokenizer), TemplateSettings(name=name)) for name in ("model", "hh"))
@@ -93,7 +93,7 @@ def test_the_samples_of_a_chat_model_keep_their_turns_and_say_which_were_cut(tok
     def shown(template, *ended):
         samples = [Sample(row.id, 0, [1], [2], each, -1.0) for each in ended]
         done = Evaluation(None, samples, ["well"] * len(ended), [None] * len(ended), [None] * len(ended))
-        return samples_of(template, [row] * 2, done)
+        return report_samples(template, [row] * 2, done)
 
     assert [each["turns"] for each in shown(chat, True, True, False)] == [[{"role": "user", "content": "hello"}]] * 2
     usual = ["prompt", "demonstration", "response", "score", "oracle"]

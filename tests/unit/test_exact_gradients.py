@@ -9,7 +9,7 @@ from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair
 from juicer.data.samples import Sample
 from juicer.methods import policy_alignment
-from juicer.methods.irft import train_round
+from juicer.methods.irft import irft_round
 from juicer.methods.policy_alignment import align_policy
 from juicer.methods.reward import train_reward
 from juicer.models.loading import save_policy
@@ -58,7 +58,7 @@ def irft_step(policy, reference, demonstrations, samples, h):
     settings = IrftTrainingSettings(epochs=1, batch_size=1, h=h, beta=BETA, optimiser=STILL)
 
     def train(pairs):
-        train_round(policy, reference, pairs, settings, END_OF_TEXT, seed=0)
+        irft_round(policy, reference, pairs, settings, END_OF_TEXT, seed=0)
 
     return expected_step(policy, demonstrations, samples, train)
 
@@ -156,7 +156,7 @@ def align_over_all_groups(policy, reference, reward, normaliser, folder, monkeyp
     probability = WORLD.log_policy(policy).detach().exp()
     turns, probabilities = dict.fromkeys(WORLD.prompts, 0), []
 
-    def enumerate_responses(model, template, named, sampling, seed):
+    def enumerate_responses(model, template, named, sampling, seed, context):
         (prompt,) = {tuple(tokens) for _, tokens in named}
         group = groups[turns[prompt]]
         turns[prompt] += 1

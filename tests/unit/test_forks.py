@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from juicer.data.dialogues import Dialogue
-from juicer.methods.forks import Fork, ForkBatch, fork_log_probabilities, forks_pay
+from juicer.methods.forks import Fork, ForkBatch, fork_log_probabilities, forks_are_faster
 from juicer.models.log_probability import Batch, response_log_probabilities
 
 CPU = torch.device("cpu")
@@ -65,11 +65,11 @@ def test_an_empty_response_has_log_probability_zero(policy):
 
 
 def test_models_that_may_need_another_mask_are_not_forked(policy):
-    assert forks_pay(policy, FORKS)
+    assert forks_are_faster(policy, FORKS)
     policy.config.model_type = "mistral"
-    assert not forks_pay(policy, FORKS)
+    assert not forks_are_faster(policy, FORKS)
 
 
 def test_long_responses_to_short_prompts_are_not_forked(policy):
-    assert forks_pay(policy, [Fork([5] * 40, [6] * 20, [7] * 20)])
-    assert not forks_pay(policy, [Fork([5] * 4, [6] * 200, [7] * 200)])
+    assert forks_are_faster(policy, [Fork([5] * 40, [6] * 20, [7] * 20)])
+    assert not forks_are_faster(policy, [Fork([5] * 4, [6] * 200, [7] * 200)])

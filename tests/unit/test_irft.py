@@ -8,9 +8,9 @@ import torch
 
 from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair
-from juicer.methods.irft import log_probabilities_of, train_round
+from juicer.methods.irft import irft_round, pair_log_probabilities
 from juicer.models.adapters import add_adapters, merge_adapters
-from juicer.models.loading import TRAINED, mixed_precision
+from juicer.models.loading import TRAINING_DTYPE, mixed_precision
 from juicer.models.log_probability import score_dialogues
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.irft import IrftTrainingSettings
@@ -27,30 +27,30 @@ def gap(policy):
 
 def test_a_round_widens_the_gap_between_demonstrations_and_samples(policy):
     before = gap(policy)
-    record = train_round(policy, policy, PAIRS, SETTINGS, padding=1, seed=0)
+    record = irft_round(policy, policy, PAIRS, SETTINGS, padding=1, seed=0)
     assert gap(policy) > before + 1
     assert record.facts["K"] == record.steps == 8
     assert record.curves["accuracy"]["value"][-1] > 0.5
 
 
 def test_the_implicit_reward_is_zero_before_the_first_step(policy):
-    record = train_round(policy, policy, PAIRS, SETTINGS, padding=1, seed=0)
+    record = irft_round(policy, policy, PAIRS, SETTINGS, padding=1, seed=0)
     assert record.curves["margin"]["value"][0] == pytest.approx(0.0, abs=1e-5)
 
 
 def test_the_reference_is_read_before_the_policy_moves(policy):
     other = copy.deepcopy(policy)
     records = [
-        train_round(policy, policy, PAIRS, SETTINGS, 1, 0),
-        train_round(other, copy.deepcopy(other), PAIRS, SETTINGS, 1, 0),
+        irft_round(policy, policy, PAIRS, SETTINGS, 1, 0),
+        irft_round(other, copy.deepcopy(other), PAIRS, SETTINGS, 1, 0),
     ]
     assert records[0].curves == records[1].curves
 
 
 def test_micro_batches_give_the_same_policy(policy):
     other = copy.deepcopy(policy)
-    train_round(policy, policy, PAIRS, SETTINGS, 1, 0)
-    train_round(other, other, PAIRS, SETTINGS.model_copy(update={"micro_batch_size": 3}), 1, 0)
+    irft_round(policy, policy, PAIRS, SETTINGS, 1, 0)
+    irft_round(other, other, PAIRS, SETTINGS.model_copy(update={"micro_batch_size": 3}), 1, 0)
     for one, two in zip(policy.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(one, two, atol=2e-5, rtol=1e-3)
 
@@ -61,7 +61,7 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(policy):
     for each, on in ((policy, False), (other, True)):
         counted = []
         each.base_model.layers[0].attention.register_forward_hook(lambda *_, counted=counted: counted.append(1))
-        train_round(each, each, PAIRS, SETTINGS.model_copy(update={"gradient_checkpointing": on}), 1, 0)
+        irft_round(each, each, PAIRS, SETTINGS.model_copy(update={"gradient_checkpointing": on}), 1, 0)
         forwards.append(len(counted))
     assert forwards[1] > forwards[0]
     assert all(torch.equal(one, two) for one, two in zip(policy.parameters(), other.parameters(), strict=True))
@@ -70,8 +70,8 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(policy):
 def test_the_sft_term_raises_the_demonstrations_likelihood(policy):
     other = copy.deepcopy(policy)
     demonstrations = [pair.demonstration for pair in PAIRS]
-    train_round(policy, policy, PAIRS, SETTINGS, 1, 0)
-    train_round(other, other, PAIRS, SETTINGS.model_copy(update={"sft_weight": 5.0}), 1, 0)
+    irft_round(policy, policy, PAIRS, SETTINGS, 1, 0)
+    irft_round(other, other, PAIRS, SETTINGS.model_copy(update={"sft_weight": 5.0}), 1, 0)
     assert score_dialogues(other, demonstrations, 1).mean() > score_dialogues(policy, demonstrations, 1).mean()
 
 
@@ -80,7 +80,7 @@ def test_adapters_train_alone_and_merge_into_an_ordinary_model(policy):
     embedding = policy.get_input_embeddings().weight.clone()
     before = gap(policy)
     handle = add_adapters(policy, LoraSettings(r=4, alpha=8), seed=0)
-    train_round(policy, policy, PAIRS, SETTINGS, 1, 0)
+    irft_round(policy, policy, PAIRS, SETTINGS, 1, 0)
     trained = gap(policy)
     merge_adapters(handle)
     assert [name for name, _ in policy.named_parameters()] == names
@@ -90,7 +90,7 @@ def test_adapters_train_alone_and_merge_into_an_ordinary_model(policy):
 
 
 def test_response_tokens_count_both_sides_of_every_pair(policy):
-    record = train_round(policy, policy, PAIRS, SETTINGS, 1, 0)
+    record = irft_round(policy, policy, PAIRS, SETTINGS, 1, 0)
     assert record.response_tokens == 4 * sum(len(p.demonstration.response) + len(p.sample.response) for p in PAIRS)
 
 
@@ -98,43 +98,43 @@ def test_steps_that_bf16_weights_would_lose_are_taken_in_mixed_precision(policy)
     compute = ComputeSettings(device="cpu", precision="bf16")
     small = SETTINGS.model_copy(update={"optimiser": OptimiserSettings(name="rmsprop", learning_rate=1e-6)})
     moved = []
-    for weights in (torch.bfloat16, TRAINED):
+    for weights in (torch.bfloat16, TRAINING_DTYPE):
         each = copy.deepcopy(policy).to(weights)
         before = each.base_model.layers[0].attention.dense.weight.clone()
         with mixed_precision(compute):
-            record = train_round(each, each, PAIRS, small, 1, 0)
+            record = irft_round(each, each, PAIRS, small, 1, 0)
         moved.append(float((each.base_model.layers[0].attention.dense.weight != before).float().mean()))
         # Policy and reference are one model here; how far bf16 kernels differ by batch shape is up to the processor.
         assert record.curves["margin"]["value"][0] == pytest.approx(0.0, abs=0.05)
     assert moved[0] < 0.5 < 0.99 < moved[1]
 
 
-def with_captured(policy, error=0.0):
-    """The pairs with what sampling would have captured, wrong by `error` nats."""
+def with_recorded(policy, error=0.0):
+    """The pairs with the log-probabilities that sampling would have recorded, off by `error` nats."""
     values = score_dialogues(policy, [pair.sample for pair in PAIRS], 1).tolist()
-    return [replace(pair, captured=value + error) for pair, value in zip(PAIRS, values, strict=True)]
+    return [replace(pair, sample_log_probability=value + error) for pair, value in zip(PAIRS, values, strict=True)]
 
 
-def test_captured_log_probabilities_stand_in_for_a_forward_pass(policy):
+def test_log_probabilities_recorded_while_sampling_replace_a_forward_pass(policy):
     other = copy.deepcopy(policy)
-    plain = train_round(policy, policy, PAIRS, SETTINGS, 1, 0)
-    captured = train_round(other, other, with_captured(other, error=2e-5), SETTINGS, 1, 0)
+    plain = irft_round(policy, policy, PAIRS, SETTINGS, 1, 0)
+    captured = irft_round(other, other, with_recorded(other, error=2e-5), SETTINGS, 1, 0)
     assert (plain.facts["captured"], captured.facts["captured"]) == (False, True)
     assert captured.curves["loss"]["value"] == pytest.approx(plain.curves["loss"]["value"], abs=1e-4)
     for one, two in zip(policy.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-3)
 
 
-def test_captured_log_probabilities_that_differ_from_teacher_forcing_are_not_used(policy):
+def test_recorded_log_probabilities_that_differ_from_teacher_forcing_are_not_used(policy):
     other = copy.deepcopy(policy)
-    plain = train_round(policy, policy, PAIRS, SETTINGS, 1, 0)
-    record = train_round(other, other, with_captured(other, error=5e-4), SETTINGS, 1, 0)
+    plain = irft_round(policy, policy, PAIRS, SETTINGS, 1, 0)
+    record = irft_round(other, other, with_recorded(other, error=5e-4), SETTINGS, 1, 0)
     assert record == plain
 
 
-def test_captured_log_probabilities_are_not_those_of_another_reference(policy):
+def test_recorded_log_probabilities_are_not_used_for_another_reference(policy):
     reference = copy.deepcopy(policy)
-    record = train_round(policy, reference, with_captured(policy), SETTINGS, 1, 0)
+    record = irft_round(policy, reference, with_recorded(policy), SETTINGS, 1, 0)
     assert record.facts["captured"] is False
 
 
@@ -142,16 +142,16 @@ def test_a_prompt_is_computed_once_for_both_responses_where_that_pays(policy):
     rows = list(range(len(PAIRS)))
     places = []
     policy.get_input_embeddings().register_forward_hook(lambda _, given, __: places.append(given[0].numel()))
-    together = log_probabilities_of(policy, PAIRS, 1)(rows)
+    in_one_row = pair_log_probabilities(policy, PAIRS, 1)(rows)
     policy.config.model_type = "another"
-    apart = log_probabilities_of(policy, PAIRS, 1)(rows)
+    in_two_rows = pair_log_probabilities(policy, PAIRS, 1)(rows)
     assert places[0] == len(PAIRS) * 9 < sum(places[1:])
-    for one, other in zip(together, apart, strict=True):
+    for one, other in zip(in_one_row, in_two_rows, strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
 
 
 def test_pairs_with_different_prompts_are_not_forked(policy):
     pairs = [Pair(PAIRS[0].demonstration, PAIRS[1].sample)]
-    y, y_prime = log_probabilities_of(policy, pairs, 1)([0])
+    y, y_prime = pair_log_probabilities(policy, pairs, 1)([0])
     expected = score_dialogues(policy, [pairs[0].demonstration, pairs[0].sample], 1)
     torch.testing.assert_close(torch.cat([y, y_prime]), expected, atol=2e-5, rtol=1e-5)

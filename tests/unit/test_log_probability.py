@@ -11,8 +11,8 @@ from juicer.data.dialogues import Dialogue
 from juicer.models import log_probability
 from juicer.models.log_probability import (
     Batch,
-    by_length,
-    by_length_in_chunks,
+    compute_in_chunks,
+    length_sorted_batches,
     response_log_probabilities,
     score_dialogues,
 )
@@ -97,7 +97,7 @@ def test_a_row_without_response_has_log_probability_zero(policy):
 
 
 def test_batches_by_length_hold_every_row_once_longest_first():
-    batches = list(by_length([[1], [1, 2, 3], [1, 2], [1, 2, 3]], 2))
+    batches = list(length_sorted_batches([[1], [1, 2, 3], [1, 2], [1, 2, 3]], 2))
     assert batches == [[1, 3], [2, 0]]
 
 
@@ -108,7 +108,7 @@ def test_chunks_by_length_change_neither_values_nor_gradients(policy, chunk):
     for size in (3, chunk):
         policy.zero_grad()
         compute = partial(response_log_probabilities, policy)
-        values = by_length_in_chunks(compute, DIALOGUES, 1, torch.device("cpu"), size)
+        values = compute_in_chunks(compute, DIALOGUES, 1, torch.device("cpu"), size)
         (values * weights).sum().backward()
         gradients.append([parameter.grad.clone() for parameter in policy.parameters()])
     assert values.tolist() == pytest.approx(score_dialogues(policy, DIALOGUES, 1).tolist(), abs=2e-5)

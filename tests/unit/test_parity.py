@@ -10,7 +10,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair
-from juicer.methods.irft import train_round
+from juicer.methods.irft import irft_round
 from juicer.methods.sft import train_sft
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.irft import IrftTrainingSettings
@@ -64,7 +64,7 @@ def test_a_round_of_irft_is_dpo_with_samples_as_the_rejected_responses(policy, t
     pairs, other = make_pairs(40), copy.deepcopy(policy)
     optimiser = OptimiserSettings(name=name, learning_rate=RATES[name])
     settings = IrftTrainingSettings(epochs=5, batch_size=BATCH, beta=BETA, h="logistic", optimiser=optimiser)
-    record = train_round(policy, policy, pairs, settings, template.padding, SEED)
+    record = irft_round(policy, policy, pairs, settings, template.padding, SEED)
 
     order = [pairs[row] for rows in shuffled_batches(len(pairs), BATCH, 5, SEED) for row in rows]
     trainer = PlainDpo(

@@ -109,7 +109,7 @@ def test_the_steps_are_trl_s_own(policy, template, initial, reward, monkeypatch)
     with torch.no_grad():
         reward.score.weight.mul_(20)
     records = [align(ours, template, initial, reward, settings)]
-    monkeypatch.setattr("juicer.methods.policy_alignment.plain_on_cpu", lambda policy, processes: False)
+    monkeypatch.setattr("juicer.methods.policy_alignment.on_single_cpu", lambda policy, processes: False)
     records.append(align(trl, template, initial, reward, settings))
     for name in ("reward", "kl_per_token", "entropy", "length"):
         one, other = (record.curves[name]["value"] for record in records)
@@ -167,5 +167,5 @@ def test_mixed_precision_trains_float32_weights(policy, template, initial, rewar
 
 def test_fewer_prompts_than_a_step_takes_are_refused(policy, template, initial, reward):
     settings = SETTINGS.model_copy(update={"prompts_per_step": 17})
-    with pytest.raises(InputError, match="16 prompts, RLOO takes 17 at a time"):
+    with pytest.raises(InputError, match="there are 16 prompts, but a step of RLOO takes 17"):
         align(policy, template, initial, reward, settings)

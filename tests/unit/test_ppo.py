@@ -9,11 +9,11 @@ import torch
 from packaging.version import Version
 
 from juicer.data.dialogues import Dialogue
-from juicer.methods.ppo import NormalisedReward, align_policy_by_ppo, with_own_padding
+from juicer.methods.ppo import NormalisedReward, align_policy_by_ppo, with_padding_token
 from juicer.methods.reward import load_reward, score_rewards
 from juicer.models.loading import save_policy
+from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
-from juicer.runtime.events import observed_by
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import PolicyAlignmentSettings, PpoSettings
@@ -48,10 +48,21 @@ def reward(initial):
     return model
 
 
-def align(policy, template, initial, reward, settings=SETTINGS):
+def align(policy, template, initial, reward, settings=SETTINGS, context=LOCAL):
     scratch = initial.parent / "scratch"
     return align_policy_by_ppo(
-        policy, initial, reward, (0.0, 1.0), template, PROMPTS, settings, PpoSettings(), COMPUTE, 0, scratch
+        policy,
+        initial,
+        reward,
+        (0.0, 1.0),
+        template,
+        PROMPTS,
+        settings,
+        COMPUTE,
+        0,
+        scratch,
+        context,
+        ppo=PpoSettings(),
     )
 
 
@@ -71,18 +82,17 @@ def test_the_policy_earns_more_of_the_learnt_reward(policy, template, initial, r
     assert 0 < record.response_tokens <= most
 
 
-def test_whoever_watches_is_told_of_every_token_that_is_trained_on(policy, template, initial, reward):
+def test_observers_receive_the_count_of_every_token_that_is_trained_on(policy, template, initial, reward):
     class Observer:
         told: ClassVar[list[float]] = []
 
-        def point(self, step, values):
+        def on_metrics(self, step, values):
             pass
 
-        def tokens(self, count):
+        def on_tokens(self, count):
             self.told.append(count)
 
-    with observed_by(Observer()):
-        record = align(policy, template, initial, reward)
+    record = align(policy, template, initial, reward, context=WorkContext(observers=(Observer(),)))
     assert len(Observer.told) == 8
     assert sum(Observer.told) == record.response_tokens
 
@@ -104,7 +114,7 @@ def test_trl_reads_the_reward_where_it_was_trained(template, reward, padding_is_
 
     if padding_is_end_of_text:
         template.tokenizer.pad_token = template.tokenizer.eos_token
-    padding = with_own_padding(template.tokenizer, reward.config.vocab_size + 1).pad_token_id
+    padding = with_padding_token(template.tokenizer, reward.config.vocab_size + 1).pad_token_id
     end = template.end_of_text
     assert padding != end
     dialogues = [Dialogue([5, 6, 7], [8, 9, end]), Dialogue([6, 7], [9, 10, 11, 12]), Dialogue([7], [end])]
@@ -120,10 +130,10 @@ def test_trl_reads_the_reward_where_it_was_trained(template, reward, padding_is_
 def test_a_vocabulary_without_room_for_padding_is_refused(template):
     template.tokenizer.pad_token = template.tokenizer.eos_token
     with pytest.raises(InputError, match="no room"):
-        with_own_padding(template.tokenizer, 1)
+        with_padding_token(template.tokenizer, 1)
 
 
 def test_too_few_prompts_are_refused(policy, template, initial, reward):
     settings = SETTINGS.model_copy(update={"prompts_per_step": 9})
-    with pytest.raises(InputError, match="16 prompts, PPO takes 18 at a time"):
+    with pytest.raises(InputError, match="there are 16 prompts, but a step of PPO takes 18"):
         align(policy, template, initial, reward, settings)

@@ -31,7 +31,7 @@ def test_a_process_that_was_not_launched_is_alone_and_does_all():
 def test_another_number_of_processes_than_the_recipe_says_is_refused(monkeypatch, size, launched):
     if launched:
         monkeypatch.setenv("WORLD_SIZE", launched)
-    with pytest.raises(InputError, match=f"compute.processes is {size}, {launched or 1} were launched"):
+    with pytest.raises(InputError, match=f"compute.processes is {size}, but {launched or 1} processes were launched"):
         join(ComputeSettings(processes=size))
 
 

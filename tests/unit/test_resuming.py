@@ -1,4 +1,4 @@
-"""Work that was ended in the middle and continued gives the same bytes as work that was not."""
+"""A run that is interrupted and resumed gives the same bytes as an uninterrupted one."""
 
 import copy
 from dataclasses import asdict
@@ -11,11 +11,12 @@ from transformers.training_args import ParallelMode
 
 from juicer.data.dialogues import Dialogue
 from juicer.data.pairs import Pair
-from juicer.methods.irft import train_round
+from juicer.methods.irft import irft_round
 from juicer.methods.policy_alignment import align_policy
 from juicer.methods.reward import load_reward, train_reward
 from juicer.methods.sft import train_sft
 from juicer.models.loading import save_policy
+from juicer.runtime.context import WorkContext
 from juicer.runtime.memo import CheckpointedMemo
 from juicer.sampling import decoding
 from juicer.sampling.decoding import decode
@@ -27,7 +28,7 @@ from juicer.settings.training import LoraSettings, OptimiserSettings, SamplingSe
 from juicer.training.loop import shuffled_batches, train_loop
 from juicer.training.record import TrainingRecord
 from juicer.training.state import load_progress, save_progress
-from juicer.training.trainer import OwnRandomState
+from juicer.training.trainer import LocalGpuRandomState
 
 COMPUTE = ComputeSettings(threads=1, device="cpu")
 ADAM = OptimiserSettings(learning_rate=1e-3, warmup_ratio=0.3)
@@ -35,12 +36,12 @@ DIALOGUES = [Dialogue([5, 6, 7 + i], [9 + i, 11, 12 + i % 3, 0]) for i in range(
 PAIRS = [Pair(each, Dialogue(each.prompt, each.response[::-1])) for each in DIALOGUES]
 
 
-class Ended(Exception):
-    """The run was ended by the test."""
+class Interrupted(Exception):
+    """The test interrupts the run."""
 
 
-class EndsAfter:
-    """A checkpoint in a folder of the test, at which the run ends the `count`-th time that it asks; 0 never ends it."""
+class InterruptsAfter:
+    """A checkpoint that interrupts the run at the `count`-th call of `due`; with 0 it never does."""
 
     def __init__(self, folder, count):
         self.folder, self.count = folder, count
@@ -55,19 +56,19 @@ class EndsAfter:
     def save(self, write):
         self.folder.mkdir()
         write(self.folder)
-        raise Ended
+        raise Interrupted
 
 
 @pytest.fixture
-def memo(tmp_path):
-    """Runs work with no checkpoint and, from the same start, in two parts; returns what both gave."""
+def interrupted(tmp_path):
+    """Runs work without a checkpoint and, from the same start, interrupted and resumed; returns both results."""
 
-    def run(work, start, ends_after):
+    def run(work, start, interrupt_after):
         whole = work(copy.deepcopy(start), None)
-        with pytest.raises(Ended):
-            work(copy.deepcopy(start), EndsAfter(tmp_path / "kept", ends_after))
+        with pytest.raises(Interrupted):
+            work(copy.deepcopy(start), InterruptsAfter(tmp_path / "kept", interrupt_after))
         torch.rand(3)  # whatever else the new process has drawn
-        return whole, work(copy.deepcopy(start), EndsAfter(tmp_path / "kept", 0))
+        return whole, work(copy.deepcopy(start), InterruptsAfter(tmp_path / "kept", 0))
 
     return run
 
@@ -81,7 +82,7 @@ def assert_same(one, two):
 
 
 @pytest.mark.parametrize("name", ["adamw", "rmsprop"])
-def test_a_descent_goes_on_with_its_optimiser_schedule_order_and_random_numbers(memo, name):
+def test_a_resumed_training_loop_restores_optimiser_schedule_order_and_random_state(interrupted, name):
     def work(model, checkpoint):
         def loss_of(rows):
             x = torch.tensor([[float(row)] for row in rows])
@@ -93,17 +94,19 @@ def test_a_descent_goes_on_with_its_optimiser_schedule_order_and_random_numbers(
         torch.manual_seed(4)
         record = TrainingRecord("test")
         settings = OptimiserSettings(name=name, learning_rate=0.1, warmup_ratio=0.3)
-        train_loop(model, shuffled_batches(8, 2, 2, 0), 8, loss_of, settings, 1, record, checkpoint=checkpoint)
+        train_loop(
+            model, shuffled_batches(8, 2, 2, 0), 8, loss_of, settings, 1, record, WorkContext(checkpoint=checkpoint)
+        )
         return model, record
 
-    whole, parts = memo(work, torch.nn.Linear(1, 3), ends_after=5)
+    whole, parts = interrupted(work, torch.nn.Linear(1, 3), interrupt_after=5)
     assert_same(whole, parts)
     assert parts[1].steps == 8
     assert parts[1].curves["loss"]["step"] == list(range(1, 9))
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])
-def test_the_random_numbers_that_are_kept_are_of_the_gpu_in_use_and_open_no_other(tmp_path, monkeypatch, on_gpu):
+def test_only_the_random_state_of_the_gpu_in_use_is_saved(tmp_path, monkeypatch, on_gpu):
     class Gpu:
         state = torch.tensor([1, 2, 3], dtype=torch.uint8)
 
@@ -130,8 +133,8 @@ def test_the_random_numbers_that_are_kept_are_of_the_gpu_in_use_and_open_no_othe
     assert Gpu.state.tolist() == ([1, 2, 3] if on_gpu else [0, 0, 0])
 
 
-def test_a_trainer_that_is_one_of_several_opens_no_context_on_the_gpus_of_the_others(tmp_path, monkeypatch):
-    class Launched(OwnRandomState, Trainer):
+def test_a_trainer_in_a_distributed_run_opens_no_context_on_other_gpus(tmp_path, monkeypatch):
+    class Launched(LocalGpuRandomState, Trainer):
         def __init__(self):
             self.args = SimpleNamespace(parallel_mode=ParallelMode.DISTRIBUTED, world_size=2, process_index=1)
 
@@ -152,38 +155,42 @@ def test_a_trainer_that_is_one_of_several_opens_no_context_on_the_gpus_of_the_ot
     assert random.get_rng_state_all is refused
 
 
-def test_a_round_of_irft_is_the_same(memo, policy):
+def test_a_resumed_round_of_irft_gives_the_same_bytes(interrupted, policy):
     settings = IrftTrainingSettings(epochs=2, batch_size=4, optimiser=ADAM)
 
     def work(model, checkpoint):
-        return model, train_round(model, model, PAIRS, settings, 1, 0, checkpoint=checkpoint)
+        return model, irft_round(model, model, PAIRS, settings, 1, 0, WorkContext(checkpoint=checkpoint))
 
-    assert_same(*memo(work, policy, ends_after=3))
+    assert_same(*interrupted(work, policy, interrupt_after=3))
 
 
-def test_a_reward_is_the_same(memo, policy, template, tmp_path):
+def test_a_resumed_reward_gives_the_same_bytes(interrupted, policy, template, tmp_path):
     save_policy(policy, template, tmp_path / "sft", None)
     settings = RewardSettings(epochs=2, batch_size=4, frozen_blocks=1, optimiser=ADAM)
 
     def work(model, checkpoint):
-        return model, train_reward(model, PAIRS, settings, 1, 0, checkpoint=checkpoint)
+        return model, train_reward(model, PAIRS, settings, 1, 0, WorkContext(checkpoint=checkpoint))
 
-    assert_same(*memo(work, load_reward(tmp_path / "sft", COMPUTE, 0), ends_after=2))
+    assert_same(*interrupted(work, load_reward(tmp_path / "sft", COMPUTE, 0), interrupt_after=2))
 
 
-@pytest.mark.parametrize(("lora", "ends_after"), [(None, 2), (None, 6), (LoraSettings(r=2, dropout=0.1), 5)])
-def test_sft_is_the_same_within_and_after_the_first_epoch(memo, policy, template, tmp_path, lora, ends_after):
+@pytest.mark.parametrize(("lora", "interrupt_after"), [(None, 2), (None, 6), (LoraSettings(r=2, dropout=0.1), 5)])
+def test_sft_resumed_within_or_after_the_first_epoch_gives_the_same_bytes(
+    interrupted, policy, template, tmp_path, lora, interrupt_after
+):
     settings = SftSettings(epochs=3, batch_size=4, micro_batch_size=2, optimiser=ADAM, lora=lora)
 
     def work(model, checkpoint):
-        scratch = tmp_path / "scratch"
-        return model, train_sft(model, template, DIALOGUES, settings, COMPUTE, 0, scratch, checkpoint=checkpoint)
+        scratch, context = tmp_path / "scratch", WorkContext(checkpoint=checkpoint)
+        return model, train_sft(model, template, DIALOGUES, settings, COMPUTE, 0, scratch, context)
 
-    assert_same(*memo(work, policy, ends_after))
+    assert_same(*interrupted(work, policy, interrupt_after))
 
 
-@pytest.mark.parametrize("ends_after", [2, 3])
-def test_policy_alignment_is_the_same_within_and_after_the_first_pass(memo, policy, template, tmp_path, ends_after):
+@pytest.mark.parametrize("interrupt_after", [2, 3])
+def test_policy_alignment_resumed_within_or_after_the_first_pass_gives_the_same_bytes(
+    interrupted, policy, template, tmp_path, interrupt_after
+):
     save_policy(policy, template, tmp_path / "sft", None)
     reward = load_reward(tmp_path / "sft", COMPUTE, seed=3)
     settings = PolicyAlignmentSettings(steps=5, prompts_per_step=4, samples_per_prompt=2, optimiser=ADAM)
@@ -191,25 +198,25 @@ def test_policy_alignment_is_the_same_within_and_after_the_first_pass(memo, poli
 
     def work(model, checkpoint):
         record = align_policy(model, tmp_path / "sft", reward, (0.0, 1.0), template, prompts, settings, COMPUTE, 0,
-                              tmp_path / "scratch", checkpoint)  # fmt: skip
+                              tmp_path / "scratch", WorkContext(checkpoint=checkpoint))  # fmt: skip
         return model, record
 
-    assert_same(*memo(work, policy, ends_after))
+    assert_same(*interrupted(work, policy, interrupt_after))
 
 
-def test_batches_that_were_sampled_are_not_sampled_again(policy, template, tmp_path, monkeypatch):
+def test_a_resumed_run_does_not_sample_finished_batches_again(policy, template, tmp_path, monkeypatch):
     prompts = [(str(number), [5, 6, 7 + number]) for number in range(6)]
     settings = SamplingSettings(batch_size=2)
     sampled: list[int] = []
     monkeypatch.setattr(decoding, "decode", lambda *given: sampled.append(1) or decode(*given))
 
-    def sample(ends_after):
-        replay = CheckpointedMemo(EndsAfter(tmp_path / "kept", ends_after))
-        return decoding.sample_responses(policy, template, prompts, settings, 0, memo=replay)
+    def sample(interrupt_after):
+        context = WorkContext(memo=CheckpointedMemo(InterruptsAfter(tmp_path / "kept", interrupt_after)))
+        return decoding.sample_responses(policy, template, prompts, settings, 0, context)
 
     whole = decoding.sample_responses(policy, template, prompts, settings, 0)
-    with pytest.raises(Ended):
-        sample(ends_after=2)
+    with pytest.raises(Interrupted):
+        sample(interrupt_after=2)
     sampled.clear()
-    assert sample(ends_after=0) == whole
+    assert sample(interrupt_after=0) == whole
     assert len(sampled) == 1

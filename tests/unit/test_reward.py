@@ -70,5 +70,5 @@ def test_frozen_blocks_do_not_train(trunk):
 
 
 def test_freezing_more_blocks_than_there_are_is_refused(trunk):
-    with pytest.raises(InputError, match="frozen_blocks is 3, the trunk has 2"):
+    with pytest.raises(InputError, match="frozen_blocks is 3, but the trunk has 2 blocks"):
         freeze_blocks(load_reward(trunk, COMPUTE, seed=0), 3)

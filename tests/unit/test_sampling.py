@@ -55,8 +55,8 @@ def test_samples_do_not_depend_on_how_prompts_are_read_and_ended_rows_evicted(
     policy, template, prompts, monkeypatch, read_at_once, evict_below
 ):
     expected = sample_responses(policy, template, prompts, SamplingSettings(), seed=0)
-    monkeypatch.setattr(decoding, "READ_AT_ONCE", read_at_once)
-    monkeypatch.setattr(decoding, "EVICT_BELOW", evict_below)
+    monkeypatch.setattr(decoding, "PREFILL_BATCH_SIZE", read_at_once)
+    monkeypatch.setattr(decoding, "COMPACT_BELOW", evict_below)
     samples = sample_responses(policy, template, prompts, SamplingSettings(), seed=0)
     assert [(s.response, s.ended) for s in samples] == [(s.response, s.ended) for s in expected]
     assert [s.log_probability for s in samples] == pytest.approx([s.log_probability for s in expected], abs=1e-4)

@@ -244,7 +244,7 @@ def drop_weight(tensors: dict[str, torch.Tensor]) -> None:
     [
         (add_head, "1 unexpected tensors in the checkpoint: lm_head.weight"),
         (drop_weight, "1 tensors are missing from the checkpoint, first model.norm.weight"),
-        (set_shape, "a tensor has not the shape that config.json says"),
+        (set_shape, "the shape of a tensor contradicts config.json"),
     ],
 )
 def test_another_checkpoint_than_the_format_s_is_refused(beaver: Path, change: Change, message: str) -> None:
@@ -376,7 +376,7 @@ def test_a_classifier_whose_head_would_be_drawn_at_random_is_refused(classifier:
 
 def test_a_classifier_with_more_labels_than_one_is_refused(classifier: Path) -> None:
     change_config(classifier, num_labels=2, id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1})
-    with pytest.raises(InputError, match="a scorer has one label, this model has 2"):
+    with pytest.raises(InputError, match="a scorer must have one label, but this model has 2"):
         scorers.load(settings("sequence-classification"), classifier, CPU)
 
 

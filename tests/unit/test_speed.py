@@ -4,8 +4,8 @@ import pytest
 
 from juicer.data.dialogues import Dialogue
 from juicer.models.adapters import add_adapters
-from juicer.runtime.devices import DEVICES, device_called
-from juicer.runtime.events import emit_tokens, observed_by
+from juicer.runtime.context import WorkContext
+from juicer.runtime.devices import DEVICES, device_by_name
 from juicer.settings.training import LoraSettings
 from juicer.stages.speed import Speed
 from juicer.training.utilisation import operations_per_response_token
@@ -17,9 +17,8 @@ def timed(reports, peak_share=None):
     speed = Speed(lambda: next(clock))
     for piece in reports:
         speed.begin(peak_share)
-        with observed_by(speed):
-            for _, count in piece:
-                emit_tokens(count)
+        for _, count in piece:
+            WorkContext(observers=(speed,)).emit_tokens(count)
     return speed.costs()
 
 
@@ -54,12 +53,12 @@ def test_mfu_is_the_rate_times_the_share_at_one_token_per_second():
     ],
 )
 def test_devices_are_known_by_the_names_that_cuda_gives_them(name, key):
-    assert device_called(name) is DEVICES[key]
+    assert device_by_name(name) is DEVICES[key]
 
 
 @pytest.mark.parametrize("name", ["NVIDIA T4", "NVIDIA H20", "NVIDIA L40", "NVIDIA H100 80GB HBM3 MIG 1g.10gb"])
 def test_a_device_without_a_data_sheet_is_not_guessed_nor_is_a_part_of_one(name):
-    assert device_called(name) is None
+    assert device_by_name(name) is None
 
 
 def test_only_response_tokens_reach_the_head_and_embeddings_are_looked_up(policy):

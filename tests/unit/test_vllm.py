@@ -16,7 +16,7 @@ from juicer.models.log_probability import score_dialogues
 from juicer.quickstart.random_models import write_random_model
 from juicer.runtime.errors import InputError
 from juicer.runtime.processes import SINGLE_PROCESS, Processes
-from juicer.sampling.vllm_engine import OURS, _by_itself, decoded, engine, sample_by_vllm
+from juicer.sampling.vllm_engine import MARK, _isolated_environment, decoded, engine, sample_by_vllm
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import TemplateSettings
 from juicer.settings.tiny import TinySettings
@@ -135,7 +135,7 @@ def test_what_vllm_starts_sees_one_gpu_and_no_other_process(monkeypatch, seen, o
     if seen is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
     before = dict(os.environ)
-    with _by_itself(Processes(rank=2, world_size=3, local_rank=2)):
+    with _isolated_environment(Processes(rank=2, world_size=3, local_rank=2)):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == own
         assert "WORLD_SIZE" not in os.environ
     assert dict(os.environ) == before
@@ -162,12 +162,12 @@ def test_nothing_that_the_launcher_sets_reaches_what_vllm_starts(tmp_path, monke
     assert launched["TORCHELASTIC_USE_AGENT_STORE"] == "True"
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
-    with _by_itself(SINGLE_PROCESS):
+    with _isolated_environment(SINGLE_PROCESS):
         left = {name for name in os.environ if before.get(name) != os.environ[name]}
-    assert left == {OURS}
+    assert left == {MARK}
 
 
 def test_what_a_stage_of_one_process_starts_sees_the_gpu_that_it_has_taken(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    with _by_itself(SINGLE_PROCESS):
+    with _isolated_environment(SINGLE_PROCESS):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"

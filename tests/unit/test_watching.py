@@ -1,11 +1,11 @@
-"""Who watches work sees what its record says afterwards, and nobody's watching changes a result."""
+"""Observers of running work receive what its record holds afterwards."""
 
 import pytest
 import torch
 
 from juicer.data.dialogues import Dialogue
 from juicer.methods.sft import train_sft
-from juicer.runtime.events import emit_tokens, observed_by
+from juicer.runtime.context import WorkContext
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.sft import SftSettings
@@ -18,10 +18,10 @@ class Seen:
     def __init__(self):
         self.points, self.counted = [], 0.0
 
-    def point(self, step, values):
+    def on_metrics(self, step, values):
         self.points.append((step, values))
 
-    def tokens(self, count):
+    def on_tokens(self, count):
         self.counted += count
 
     def curve(self, name):
@@ -39,8 +39,8 @@ def test_the_shared_loop_shows_each_step_as_it_records_it(seen):
     def loss_of(rows):
         return model(torch.tensor([[float(row)] for row in rows]))[:, 0] ** 2, {"twos": torch.full((len(rows),), 2.0)}
 
-    with observed_by(seen):
-        train_loop(model, [[1], [2], [3]], 3, loss_of, OptimiserSettings(learning_rate=0.1), None, record)
+    settings = OptimiserSettings(learning_rate=0.1)
+    train_loop(model, [[1], [2], [3]], 3, loss_of, settings, None, record, WorkContext(observers=(seen,)))
     assert [step for step, _ in seen.points] == [1, 2, 3]
     for name, curve in record.curves.items():
         assert seen.curve(name) == curve["value"]
@@ -50,22 +50,14 @@ def test_the_shared_loop_shows_each_step_as_it_records_it(seen):
 def test_fine_tuning_through_trl_shows_each_step_as_it_records_it(seen, policy, template, tmp_path):
     dialogues = [Dialogue([5, 6 + i, 7], [8, 9 + i % 2, 0]) for i in range(8)]
     settings = SftSettings(epochs=3, batch_size=4, optimiser=OptimiserSettings(learning_rate=3e-3))
-    with observed_by(seen):
-        compute = ComputeSettings(threads=1, device="cpu")
-        record = train_sft(policy, template, dialogues, settings, compute, 0, tmp_path)
+    compute, context = ComputeSettings(threads=1, device="cpu"), WorkContext(observers=(seen,))
+    record = train_sft(policy, template, dialogues, settings, compute, 0, tmp_path, context)
     assert seen.curve("loss") == record.curves["loss"]["value"]
     assert seen.curve("gradient_norm") == record.curves["gradient_norm"]["value"]
     assert seen.counted == record.response_tokens
 
 
 def test_the_tokens_of_sampled_responses_are_counted(seen, policy, template):
-    with observed_by(seen):
-        samples = sample_responses(policy, template, [("a", [5, 6]), ("b", [7])], SamplingSettings(), 0)
+    prompts, context = [("a", [5, 6]), ("b", [7])], WorkContext(observers=(seen,))
+    samples = sample_responses(policy, template, prompts, SamplingSettings(), 0, context)
     assert seen.counted == sum(len(sample.response) for sample in samples)
-
-
-def test_who_has_gone_sees_nothing(seen):
-    with observed_by(seen):
-        pass
-    emit_tokens(1)
-    assert seen.counted == 0

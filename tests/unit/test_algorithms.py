@@ -1,0 +1,96 @@
+"""The algorithms in memory give the weights that the stages give, which put files in between."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+
+from juicer.data import demonstrations
+from juicer.data.demonstrations import Demonstration
+from juicer.data.template import Template
+from juicer.methods.algorithms import algorithm_1, algorithm_2
+from juicer.methods.reward import load_reward
+from juicer.models.loading import TRAINING_DTYPE, load_policy, load_template, save_policy
+from juicer.recipe.activation import dump, load
+from juicer.runtime.seeding import derive
+from juicer.stages.stage import Stage
+from tasks import irft_generate, irft_train, rft_generate, rft_policy, rft_reward
+
+QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+DATA, SFT = Path("data"), Path("models/sft")
+ROWS = [
+    Demonstration.make([{"role": "user", "content": f"hello {number}"}], f"very well {number % 3}")
+    for number in range(12)
+]
+
+
+@pytest.fixture
+def recipe(policy, tokenizer, tmp_path, monkeypatch):
+    """Activates a recipe with overrides in a fresh folder that holds demonstrations and pi_0; returns the recipe."""
+    monkeypatch.chdir(tmp_path)
+    DATA.mkdir()
+    demonstrations.write(DATA / "train.jsonl", ROWS)
+    for split in ("validation", "held_out"):
+        demonstrations.write(DATA / f"{split}.jsonl", [])
+
+    def activate(*overrides):
+        small = ["template.max_response_tokens=16", "irft.training.batch_size=4", "rft.reward.batch_size=4"]
+        given = ["compute.device=cpu", *small, *overrides]
+        recipe, graph = load(QUICKSTART, given)
+        Path("params.yaml").write_text(dump(recipe, graph))
+        save_policy(policy, Template(tokenizer, recipe.template), SFT, None)
+        return recipe
+
+    return activate
+
+
+def run(program, name, **arguments):
+    """Run a stage program in this process."""
+    program.run(Stage(name, argparse.Namespace(params=Path("params.yaml"), data=DATA, **arguments)))
+
+
+def assert_same_weights(model, saved):
+    assert model.state_dict().keys() == saved.state_dict().keys()
+    assert all(torch.equal(one, saved.state_dict()[name]) for name, one in model.state_dict().items())
+
+
+@pytest.mark.parametrize("reference", ["round", "initial"])
+@pytest.mark.parametrize("slices", ["split", "all"])
+def test_algorithm_2_gives_the_weights_of_its_stages(recipe, reference, slices):
+    settings = recipe("irft.rounds=2", f"irft.training.reference={reference}", f"irft.slice={slices}")
+    template = load_template(SFT, settings.template)
+    policy, start = (load_policy(SFT, settings.compute, TRAINING_DTYPE) for _ in range(2))
+    records = algorithm_2(policy, ROWS, template, settings.irft, settings.compute, settings.seed)
+
+    previous = SFT
+    for name, part in zip(("r1", "r2"), settings.irft.parts, strict=True):
+        samples, out = Path(f"{name}.jsonl"), Path(f"models/{name}")
+        run(irft_generate, f"irft_generate@{name}", round=name, part=part, policy=previous, out=samples)
+        run(irft_train, f"irft_train@{name}", round=name, policy=previous, initial=SFT, samples=samples, out=out)
+        previous = out
+    assert_same_weights(policy, load_policy(previous, settings.compute, TRAINING_DTYPE))
+    assert any(not torch.equal(one, two) for one, two in zip(policy.parameters(), start.parameters(), strict=True))
+    assert [record.facts["pairs"] for record in records] == ([6, 6] if slices == "split" else [12, 12])
+
+
+def test_algorithm_1_gives_the_weights_of_its_stages(recipe, tmp_path):
+    settings = recipe("rft.rounds=2", "rft.slice=split", "rft.policy.steps=3", "rft.policy.prompts_per_step=2")
+    compute, seed = settings.compute, settings.seed
+    template = load_template(SFT, settings.template)
+    policy, start = (load_policy(SFT, compute, TRAINING_DTYPE) for _ in range(2))
+    reward = load_reward(SFT, compute, derive(seed, "rft", "head"), TRAINING_DTYPE)
+    records = algorithm_1(policy, reward, SFT, ROWS, template, settings.rft, compute, seed, tmp_path / "scratch")
+
+    previous, learnt = SFT, SFT
+    for name, part in zip(("r1", "r2"), settings.rft.parts, strict=True):
+        samples, judge, out = Path(f"{name}.jsonl"), Path(f"models/{name}/reward"), Path(f"models/{name}/policy")
+        run(rft_generate, f"rft_generate@{name}", round=name, part=part, policy=previous, out=samples)
+        run(rft_reward, f"rft_reward@{name}", round=name, reward=learnt, samples=samples, out=judge)
+        run(rft_policy, f"rft_policy@{name}", round=name, policy=previous, initial=SFT, reward=judge,
+            samples=samples, out=out)  # fmt: skip
+        previous, learnt = out, judge
+    assert_same_weights(policy, load_policy(previous, compute, TRAINING_DTYPE))
+    assert_same_weights(reward, load_reward(learnt, compute, seed, TRAINING_DTYPE))
+    assert any(not torch.equal(one, two) for one, two in zip(policy.parameters(), start.parameters(), strict=True))
+    assert [aligned.steps for _, aligned in records] == [3, 3]
