@@ -19,6 +19,7 @@ from juicer.models.loading import mixed_precision, skip_deepspeed_import
 from juicer.models.log_probability import Batch, by_length, dialogues_of, of_logits
 from juicer.runtime.checkpoints import Checkpoint
 from juicer.runtime.errors import InputError
+from juicer.runtime.libraries import require
 from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings
@@ -79,6 +80,7 @@ def align_policy(
     Raises:
         InputError: fewer prompts than a step takes.
     """
+    require("trl")
     import datasets
     from transformers import PrinterCallback
     from trl.models.utils import unwrap_model_for_generation

@@ -11,6 +11,7 @@ import torch
 
 from juicer.data.template import Template
 from juicer.runtime.errors import InputError
+from juicer.runtime.libraries import require
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import TemplateSettings
 
@@ -87,8 +88,10 @@ def load_policy(folder: Path, compute: ComputeSettings, dtype: torch.dtype | Non
     """Load a causal language model in evaluation mode on the recipe's device, in the recipe's type unless told.
 
     Raises:
-        InputError: no such folder, no safetensors weights in it, or not all of them.
+        InputError: no such folder, no safetensors weights in it, or not all of them; another release of transformers
+            than Juicer is written for is installed.
     """
+    require("transformers")
     from transformers import AutoModelForCausalLM
 
     check_weights(folder)

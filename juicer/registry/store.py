@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml
+from juicer.runtime.libraries import require
 from juicer.settings.models import RegisterSettings
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def connect(uri: str) -> Iterator["MlflowClient"]:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    require("mlflow")
     import mlflow
     from mlflow.exceptions import MlflowException
     from requests import RequestException
