@@ -19,6 +19,9 @@ from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml
 from juicer.stages.dvc_files import DvcLock, md5_of
 
+CODE_FOLDERS = ("juicer", "tasks", "irl")
+"""Folders that hold the code of stages; irl/ was the library of versions that are older than the package juicer/."""
+
 
 @dataclass(frozen=True)
 class Restored:
@@ -30,14 +33,14 @@ class Restored:
     md5s: dict[str, str]
     """md5 of each restored output, compared with the version's dvc.lock."""
     code: int
-    """Number of source files whose md5 is the one that the version was made with."""
+    """Number of files and folders in git whose md5 is the one that the version was made with."""
     outside: list[str]
     """Inputs that neither git nor DVC holds, such as a file named in fetch.source."""
 
     def __str__(self) -> str:
         lines = [f"{self.version.uri} ({self.version.tags.get('model')}) restored into {self.folder}"]
         lines += [f"  {md5}  {path}" for path, md5 in self.md5s.items()]
-        lines += [f"  code: commit {self.commit[:12]}, {self.code} files as when the version was made"]
+        lines += [f"  code: commit {self.commit[:12]}, {self.code} files or folders as when the version was made"]
         lines += [f"  not kept anywhere, and not needed to use the version: {path}" for path in self.outside]
         return "\n".join(lines)
 
@@ -149,20 +152,28 @@ def _check_out(folder: Path, paths: list[str]) -> None:
 
 
 def _compare_code(folder: Path, lock: DvcLock, stages: list[str]) -> tuple[int, list[str], list[str]]:
-    """Source files as when the version was made, those that are others, and inputs that nobody keeps."""
+    """Code as when the version was made, code that differs, and inputs that neither git nor DVC holds.
+
+    Code is listed by module or by folder; a folder is compared without what .dvcignore of that commit lists.
+    """
     same, other, outside = set[str](), set[str](), set[str]()
     for stage in stages:
         for dependency in lock.stages[stage].get("deps", []):
             place = Path(dependency["path"])
             if any(str(each) in lock.producers for each in (place, *place.parents)):
                 continue
-            if place.suffix != ".py" and (place.is_absolute() or not (folder / place).exists()):
+            if not _is_code(place) and (place.is_absolute() or not (folder / place).exists()):
                 outside.add(str(place))
             elif (folder / place).exists() and md5_of(folder / place) == dependency.get("md5"):
                 same.add(str(place))
             else:
                 other.add(str(place))
     return len(same), sorted(other), sorted(outside)
+
+
+def _is_code(dependency: Path) -> bool:
+    """Whether a dependency is a module, or a folder of modules, and so belongs to the commit."""
+    return dependency.suffix == ".py" or dependency.parts[0] in CODE_FOLDERS
 
 
 def _other_params(folder: Path, lock: DvcLock, stages: list[str]) -> list[str]:
