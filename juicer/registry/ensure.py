@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from juicer.registry.aliases import Aliases
 from juicer.registry.records import ATTEMPT, Records, RunRecord, VersionRecord, evaluation_key, in_history
 from juicer.registry.store import (
+    LONGEST_PARAM,
+    Measured,
     connect,
     every_page,
     log_params,
@@ -31,8 +33,20 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
 KEY = "juicer.key"
+EVALUATED = "model"
+"""Tag of the run of an evaluation: the name of the model that was evaluated."""
 CHALLENGER = "challenger"
 """Alias of the version that the evaluation found best. It becomes champion only by promotion."""
+
+
+@dataclass(frozen=True)
+class KnownVersion:
+    """A version that the registry already holds."""
+
+    number: str
+    tags: dict[str, str]
+    logged_model: str
+    """Id of the logged model that it points to."""
 
 
 @dataclass
@@ -45,8 +59,8 @@ class Known:
     """Ids of runs of ours that an earlier call was stopped in."""
     grown: dict[str, str] = field(default_factory=dict)
     """Attempt to run id, of runs that grew while their stages ran and that no record was added to yet."""
-    versions: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
-    """Key to version number and tags."""
+    versions: dict[str, KnownVersion] = field(default_factory=dict)
+    """By their keys."""
     challenger: str | None = None
     """Version number that the alias points to."""
 
@@ -55,10 +69,10 @@ class Known:
         return (
             any(run.key not in self.runs for run in wanted.runs)
             or any(
-                version.key not in self.versions or _stale(version, self.versions[version.key][1])
+                version.key not in self.versions or _stale(version, self.versions[version.key].tags)
                 for version in wanted.versions
             )
-            or self.challenger != (self.versions[wanted.champion][0] if wanted.champion else None)
+            or self.challenger != (self.versions[wanted.champion].number if wanted.champion else None)
         )
 
 
@@ -119,13 +133,17 @@ def _peek(uri: str, experiment: str, model: str) -> Known | None:
                 run_tags.setdefault(run, {})[key] = value
             known.runs = {_key_of(tag): run for run, tag in run_tags.items() if KEY in tag}
             tags: dict[str, dict[str, str]] = {}
-            for version, key, value in store.execute(
-                "SELECT version, key, value FROM model_version_tags JOIN model_versions USING (name, version) "
+            sources: dict[str, str] = {}
+            for version, key, value, source in store.execute(
+                "SELECT version, key, value, source FROM model_version_tags JOIN model_versions USING (name, version) "
                 "WHERE name = ? AND current_stage != 'Deleted_Internal'",
                 (model,),
             ):
                 tags.setdefault(str(version), {})[key] = value
-            known.versions = {tag[KEY]: (version, tag) for version, tag in tags.items() if KEY in tag}
+                sources[str(version)] = source.removeprefix("models:/")
+            known.versions = {
+                tag[KEY]: KnownVersion(version, tag, sources[version]) for version, tag in tags.items() if KEY in tag
+            }
             query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
             alias = store.execute(query, (model, CHALLENGER)).fetchone()
             known.challenger = str(alias[0]) if alias else None
@@ -160,23 +178,46 @@ def _add(
     for unfinished in known.unfinished if sqlite_file(uri) else []:
         client.set_terminated(unfinished, "KILLED")
     new_runs = [run for run in wanted.runs if run.key not in known.runs]
+    # A version needs the run that trained it, and the results of an evaluation need the version that it evaluated.
     for run in new_runs:
-        grown = known.grown.get(run.attempt)
-        known.runs[run.key] = _complete_run(client, grown, run) if grown else _add_run(client, experiment, run)
-    files = {run.key: run.files for run in wanted.runs}
+        if EVALUATED not in run.tags:
+            _ensure_run(client, experiment, run, known, None)
+    records = {run.key: run for run in wanted.runs}
     new_versions = [version for version in wanted.versions if version.key not in known.versions]
     for version in wanted.versions:
         if version.key not in known.versions:
-            known.versions[version.key] = _add_version(client, experiment, model, version, known)
-        number_there, tags = known.versions[version.key]
-        stale = _stale(version, tags)
+            known.versions[version.key] = _add_version(
+                client, experiment, model, version, records[version.run].params, known
+            )
+        there = known.versions[version.key]
+        stale = _stale(version, there.tags)
         if "git_commit" in stale:
             # Of that commit are also the md5 of code and the parameters that a restoration is held against.
-            _log_files(client, known.runs[version.run], files[version.run])
+            _log_files(client, known.runs[version.run], records[version.run].files)
         for key, value in stale.items():
-            client.set_model_version_tag(model, number_there, key, value)
+            client.set_model_version_tag(model, there.number, key, value)
+    logged_models = {version.name: known.versions[version.key].logged_model for version in wanted.versions}
+    for run in new_runs:
+        if EVALUATED in run.tags:
+            _ensure_run(client, experiment, run, known, logged_models.get(run.tags[EVALUATED]))
     _point(client, model, known, wanted.champion)
     return len(new_runs), len(new_versions)
+
+
+def _ensure_run(
+    client: "MlflowClient", experiment: str, record: RunRecord, known: Known, logged_model: str | None
+) -> None:
+    """Complete the run that grew while the stage ran, or add one.
+
+    Args:
+        logged_model: id of the model that the stage evaluated, None if it evaluated none that is registered.
+    """
+    data = next(iter(record.data.items())) if len(record.data) == 1 else None
+    measured = Measured(logged_model, data) if logged_model else None
+    grown = known.grown.get(record.attempt)
+    known.runs[record.key] = (
+        _complete_run(client, grown, record, measured) if grown else _add_run(client, experiment, record, measured)
+    )
 
 
 def experiment_of(client: "MlflowClient", name: str) -> str:
@@ -204,7 +245,8 @@ def _ask(client: "MlflowClient", experiment: str, model: str) -> Known:
             known.grown[run.data.tags[ATTEMPT]] = run.info.run_id
     for version in every_page(client.search_model_versions, filter_string=f"name = '{model}'"):
         if KEY in version.tags:
-            known.versions[version.tags[KEY]] = (str(version.version), version.tags)
+            logged_model = version.source.removeprefix("models:/")
+            known.versions[version.tags[KEY]] = KnownVersion(str(version.version), version.tags, logged_model)
     known.challenger = client.get_registered_model(model).aliases.get(CHALLENGER)
     return known
 
@@ -228,21 +270,21 @@ def _unless_there() -> Iterator[None]:
             raise
 
 
-def _add_run(client: "MlflowClient", experiment: str, record: RunRecord) -> str:
+def _add_run(client: "MlflowClient", experiment: str, record: RunRecord, measured: Measured | None) -> str:
     now = time.time()
     started, ended = record.started or now, record.ended or now
     tags = {**record.tags, KEY: record.key}
     run = str(
         client.create_run(experiment, start_time=int(1000 * started), tags=tags, run_name=record.name).info.run_id
     )
-    _log_figures(client, run, record.metrics, record.curves, ended)
+    _log_figures(client, run, record.metrics, record.curves, ended, measured)
     _log_rest(client, run, record)
     # Only now: a run that is FINISHED is complete, so one that was interrupted above is made anew.
     client.set_terminated(run, "FINISHED", int(1000 * ended))
     return run
 
 
-def _complete_run(client: "MlflowClient", run: str, record: RunRecord) -> str:
+def _complete_run(client: "MlflowClient", run: str, record: RunRecord, measured: Measured | None) -> str:
     """Add to a run that grew while its stage ran what it lacks of the stage's record."""
     found = client.get_run(run)
     metrics = {name: value for name, value in record.metrics.items() if name not in found.data.metrics}
@@ -250,7 +292,7 @@ def _complete_run(client: "MlflowClient", run: str, record: RunRecord) -> str:
     for name, points in record.curves.items():
         there = {point.step for point in client.get_metric_history(run, name)} if name in found.data.metrics else set()
         curves[name] = [point for point in points if point[0] not in there]
-    _log_figures(client, run, metrics, curves, record.ended or time.time())
+    _log_figures(client, run, metrics, curves, record.ended or time.time(), measured)
     _log_rest(client, run, record)
     if found.info.status != "FINISHED":
         client.set_terminated(run, "FINISHED")  # it is behind, or its stage was run again where nobody looked on
@@ -261,11 +303,16 @@ def _complete_run(client: "MlflowClient", run: str, record: RunRecord) -> str:
 
 
 def _log_figures(
-    client: "MlflowClient", run: str, values: dict[str, float], curves: dict[str, list[tuple[int, float]]], at: float
+    client: "MlflowClient",
+    run: str,
+    values: dict[str, float],
+    curves: dict[str, list[tuple[int, float]]],
+    at: float,
+    measured: Measured | None,
 ) -> None:
     points = [(name, value, at, 0) for name, value in values.items()]
     points += [(name, value, at, step) for name, curve in curves.items() for step, value in curve]
-    log_points(client, run, points)
+    log_points(client, run, points, measured)
 
 
 def _log_rest(client: "MlflowClient", run: str, record: RunRecord) -> None:
@@ -291,21 +338,26 @@ def _dataset(path: str, md5: str, record: RunRecord) -> "DatasetInput":
 
 
 def _add_version(
-    client: "MlflowClient", experiment: str, model: str, record: VersionRecord, known: Known
-) -> tuple[str, dict[str, str]]:
+    client: "MlflowClient", experiment: str, model: str, record: VersionRecord, params: dict[str, str], known: Known
+) -> KnownVersion:
     import mlflow
 
     tags = {**record.tags, **record.metrics, KEY: record.key}
     if record.parent:
-        tags["parent"] = known.versions[record.parent][0]
+        tags["parent"] = known.versions[record.parent].number
     run = known.runs[record.run]
     logged = mlflow.create_external_model(
-        name=record.name, source_run_id=run, tags=tags, model_type="policy", experiment_id=experiment
+        name=record.name,
+        source_run_id=run,
+        tags=tags,
+        params={key: value[:LONGEST_PARAM] for key, value in params.items()},
+        model_type="policy",
+        experiment_id=experiment,
     )
     version = client.create_model_version(
         model, source=f"models:/{logged.model_id}", run_id=run, tags=tags, model_id=logged.model_id
     )
-    return str(version.version), tags
+    return KnownVersion(str(version.version), tags, logged.model_id)
 
 
 def _stale(version: VersionRecord, tags: dict[str, str]) -> dict[str, str]:
@@ -323,7 +375,7 @@ def _stale(version: VersionRecord, tags: dict[str, str]) -> dict[str, str]:
 
 def _point(client: "MlflowClient", model: str, known: Known, champion: str | None) -> None:
     """Let the alias follow the evaluation; a best model that is not registered leaves no challenger."""
-    wanted = known.versions[champion][0] if champion else None
+    wanted = known.versions[champion].number if champion else None
     if wanted == known.challenger:
         return
     if wanted:

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 SAMPLES = "samples.json"
 METRICS_PER_REQUEST, PARAMS_PER_REQUEST, LONGEST_PARAM = 1000, 100, 6000
+RESULTS = ("held_out/", "validation/", "leaderboard/")
+"""What the metrics that an evaluation is made for begin with; others say what it cost."""
 SECRET = re.compile(r"(password|passwd|pwd|passphrase|secret|token|api_?key)=[^&\s]*", re.IGNORECASE)
 """What an address may say a password in besides its front; the name may have more before it."""
 
@@ -105,11 +108,37 @@ def runs_of(uri: str, experiment: str) -> tuple[str, list[tuple[str, str, str]]]
         return number, [(str(run.info.run_name), str(run.info.run_id), str(run.info.status)) for run in runs]
 
 
-def log_points(client: "MlflowClient", run: str, points: Sequence[tuple[str, float, float, int]]) -> None:
-    """Log any number of points: name, value, seconds since the epoch, step."""
+@dataclass(frozen=True)
+class Measured:
+    """What the metrics of an evaluation belong to, besides its run: MLflow's Models tab compares models by them."""
+
+    logged_model: str
+    """Id of the model that was evaluated."""
+    data: tuple[str, str] | None = None
+    """Path and md5 of the data that it was evaluated on."""
+
+
+def log_points(
+    client: "MlflowClient",
+    run: str,
+    points: Sequence[tuple[str, float, float, int]],
+    measured: Measured | None = None,
+) -> None:
+    """Log any number of points.
+
+    Args:
+        points: name, value, seconds since the epoch, step.
+        measured: what the results of an evaluation belong to besides the run.
+    """
     from mlflow.entities import Metric
 
-    metrics = [Metric(name, value, int(1000 * at), step) for name, value, at, step in points]
+    of_model: dict[str, str] = {"model_id": measured.logged_model} if measured else {}
+    if measured and measured.data:
+        of_model["dataset_name"], of_model["dataset_digest"] = measured.data
+    metrics = [
+        Metric(name, value, int(1000 * at), step, **(of_model if name.startswith(RESULTS) else {}))
+        for name, value, at, step in points
+    ]
     for start in range(0, len(metrics), METRICS_PER_REQUEST):
         client.log_batch(run, metrics=metrics[start : start + METRICS_PER_REQUEST])
 

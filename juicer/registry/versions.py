@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from juicer.registry.aliases import Aliases
-from juicer.registry.store import connect, every_page, log_samples
+from juicer.registry.store import Measured, connect, every_page, log_points, log_samples
 from juicer.runtime.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -167,15 +167,12 @@ class Registry:
         self, version: Version, figures: dict[str, float], judged_on: str, samples: list[dict[str, Any]]
     ) -> None:
         """Write an evaluation down: a run of its own, and the version's figures."""
-        from mlflow.entities import Metric
-
         experiment = self._client.get_run(version.run).info.experiment_id
         tags = {key: value for key, value in version.tags.items() if key in ("recipe", "model", "method", "round")}
         tags |= {"stage": "evaluate", "version": version.number, "evaluated_on": judged_on}
         run = self._client.create_run(experiment, tags=tags, run_name=f"evaluate {version.uri}").info.run_id
-        now = int(time.time() * 1000)
-        metrics = [Metric(_metric_of(key), value, now, 0) for key, value in figures.items()]
-        self._client.log_batch(run, metrics=metrics)
+        points = [(_metric_of(key), value, time.time(), 0) for key, value in figures.items()]
+        log_points(self._client, run, points, Measured(version.logged_model))
         if samples:
             log_samples(self._client, run, samples)
         self._client.set_terminated(run, "FINISHED")
