@@ -86,7 +86,7 @@ def test_a_version_from_before_the_move_proves_its_weights_data_and_code(
     made: Path, restored: Callable[..., Restored], tmp_path: Path
 ) -> None:
     assert not (made / "irl/world.py").exists()
-    found = restored("models:/quickstart/3", tmp_path / "old")
+    found = restored("models:/quickstart/3", tmp_path / "old", everything=True)
     assert (found.code, found.outside) == (len(["make.py", "rows.jsonl", "source", *OLD_CODE]), [])
     assert {name: (tmp_path / "old" / name).read_text() for name in OLD_CODE} == OLD_CODE
     assert not (tmp_path / "old/juicer/data").exists()
@@ -103,7 +103,7 @@ def test_a_version_whose_stages_depend_on_folders_of_code_proves_them_too(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
     assert "3 versions are new" in register(project)
     commit(project, "results")
-    arguments = ["models:/quickstart/6", "--into", str(tmp_path / "new")]
+    arguments = ["models:/quickstart/6", "--everything", "--into", str(tmp_path / "new")]
     assert "6 files or folders as when the version was made" in run(project, "flows.restore", *arguments).stdout
     for name in ("data/__pycache__/world.pyc", "runtime/errors.py"):
         (tmp_path / "new/juicer" / name).parent.mkdir(exist_ok=True)
