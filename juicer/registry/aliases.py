@@ -32,8 +32,6 @@ EARLIER = "juicer.earlier_champions"
 """Tag of the registered model: the versions that were champion before this one, oldest first."""
 LONGEST = 500
 """Versions in that list; a tag of SQLite's or Postgres' stores ends at 5000 characters."""
-REPLACED = "promotion.replaced"
-"""Tag of a version in which older code noted the champion that it took the place of, the last time only."""
 MOVED, NOT_MOVED = "moved", "not moved"
 PATIENCE = 60.0
 """Seconds to wait for another mover."""
@@ -75,12 +73,11 @@ class Aliases:
         model = self._client.get_registered_model(self._name)
         if PREVIOUS not in model.aliases:
             return []
-        query, previous = f"name = '{self._name}'", str(model.aliases[PREVIOUS])
-        there = every_page(self._client.search_model_versions, filter_string=query)
-        tags = {str(version.version): version.tags for version in there}
-        kept = [number for number in json.loads(model.tags.get(EARLIER, "[]")) if number in tags]
-        if kept[-1:] != [previous]:
-            kept = _noted(previous, tags)
+        versions = every_page(self._client.search_model_versions, filter_string=f"name = '{self._name}'")
+        existing = {str(version.version) for version in versions}
+        kept = [number for number in json.loads(model.tags.get(EARLIER, "[]")) if number in existing]
+        if kept[-1:] != [previous := str(model.aliases[PREVIOUS])]:
+            kept = [previous]  # somebody has set the aliases by hand, and MLflow keeps no history of them
         # Where a version between two terms of another one was deleted, they are one term.
         return [number for number, _ in itertools.groupby(kept)]
 
@@ -234,14 +231,6 @@ def _settled(places: Places, journal: dict[str, Any]) -> Places:
     moved = places.get(CHAMPION) == journal["after"].get(CHAMPION)
     settled: Places = journal["after" if moved else "before"]
     return settled
-
-
-def _noted(previous: str, tags: dict[str, dict[str, str]]) -> list[str]:
-    """The list of earlier champions as older code noted it; it ends where it would go in circles."""
-    found = [previous]
-    while (before := tags[found[-1]].get(REPLACED)) in tags and before not in found:
-        found.append(before)
-    return found[::-1]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from juicer.registry.aliases import Aliases
-from juicer.registry.records import ATTEMPT, Records, RunRecord, VersionRecord, evaluation_key, in_history
+from juicer.registry.records import ATTEMPT, Records, RunRecord, VersionRecord, in_history
 from juicer.registry.store import (
     LONGEST_PARAM,
     Measured,
@@ -122,16 +122,14 @@ def _peek(uri: str, experiment: str, model: str) -> Known | None:
     known = Known()
     try:
         with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as store:
-            run_tags: dict[str, dict[str, str]] = {}
-            for run, key, value in store.execute(
-                "SELECT runs.run_uuid, tags.key, tags.value FROM runs JOIN tags USING (run_uuid) "
-                "JOIN experiments USING (experiment_id) WHERE experiments.name = ? AND tags.key IN (?, 'evaluated_on') "
+            runs = store.execute(
+                "SELECT tags.value, runs.run_uuid FROM runs JOIN tags USING (run_uuid) "
+                "JOIN experiments USING (experiment_id) WHERE experiments.name = ? AND tags.key = ? "
                 "AND runs.status = 'FINISHED' AND runs.lifecycle_stage = 'active' "
                 "AND experiments.lifecycle_stage = 'active'",
                 (experiment, KEY),
-            ):
-                run_tags.setdefault(run, {})[key] = value
-            known.runs = {_key_of(tag): run for run, tag in run_tags.items() if KEY in tag}
+            )
+            known.runs = dict(runs.fetchall())
             tags: dict[str, dict[str, str]] = {}
             sources: dict[str, str] = {}
             for version, key, value, source in store.execute(
@@ -150,11 +148,6 @@ def _peek(uri: str, experiment: str, model: str) -> Known | None:
     except sqlite3.Error:
         return None
     return known
-
-
-def _key_of(tags: dict[str, str]) -> str:
-    """Key of a run. Earlier ones of evaluations say what they judged by in their tags only."""
-    return evaluation_key(tags[KEY], tags["evaluated_on"]) if "evaluated_on" in tags else tags[KEY]
 
 
 def _ensure(wanted: Records, uri: str, experiment: str, model: str) -> tuple[int, int]:
@@ -236,7 +229,7 @@ def _ask(client: "MlflowClient", experiment: str, model: str) -> Known:
     known = Known()
     for run in every_page(client.search_runs, experiment_ids=[experiment], filter_string=f"tags.`{KEY}` LIKE '%'"):
         if run.info.status == "FINISHED":
-            known.runs[_key_of(run.data.tags)] = run.info.run_id
+            known.runs[run.data.tags[KEY]] = run.info.run_id
         elif run.info.status == "RUNNING":
             known.unfinished.append(run.info.run_id)
     query = {"filter_string": f"tags.`{ATTEMPT}` LIKE '%'", "order_by": ["attributes.start_time ASC"]}

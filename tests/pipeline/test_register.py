@@ -274,18 +274,6 @@ def test_the_same_figures_by_other_parameters_are_runs_of_their_own_that_a_versi
     assert "(0 runs and 0 versions are new)" in finished.ensure(), "what was there before still counts"
 
 
-def test_evaluations_whose_keys_do_not_say_what_they_judged_by_are_not_recorded_again(finished: Project) -> None:
-    finished.ensure()
-    client = MlflowClient(finished.uri)
-    for run in client.search_runs(["1"], "tags.stage = 'evaluate'"):
-        client.set_tag(run.info.run_id, KEY, run.data.tags[KEY].rpartition(":")[0])
-    assert "(0 runs and 0 versions are new)" in finished.ensure()
-    finished.choose("rft-r1")  # so that MLflow is asked
-    assert "(0 runs and 0 versions are new)" in finished.ensure()
-    judge_by(finished, "1")
-    assert "(6 runs and 0 versions are new)" in finished.ensure()
-
-
 def git(*arguments: str) -> str:
     command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
