@@ -18,6 +18,7 @@ from juicer.registry.versions import Registry, Version
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml
 from juicer.stages.dvc_files import DvcLock, md5_of
+from juicer.stages.git import commit_of, git, root
 
 CODE_FOLDERS = ("juicer", "tasks", "irl")
 """Folders that hold the code of stages; irl/ was the library of versions that are older than the package juicer/."""
@@ -64,8 +65,8 @@ def restore(
     into.parent.mkdir(parents=True, exist_ok=True)
     temporary = into.with_name(f".{into.name}.{os.getpid()}.tmp")
     try:
-        _run("git", "clone", "--quiet", "--no-checkout", _root(), str(temporary))
-        _run("git", "checkout", "--quiet", "--detach", commit, cwd=temporary)
+        git("clone", "--quiet", "--no-checkout", str(root()), str(temporary))
+        git("checkout", "--quiet", "--detach", commit, cwd=temporary)
         for name in (LOCK, PARAMS):
             (temporary / name).write_text(registry.kept_text(version, name), encoding="utf-8")
         lock = DvcLock.read(temporary / LOCK)
@@ -99,7 +100,7 @@ def weights_of(registry: Registry, version: Version, folder: Path) -> Path:
         return here
     # DVC checks out what a dvc.yaml declares and a dvc.lock knows; a stage with this one output is all it has to see.
     (folder / ".dvc").mkdir(parents=True)
-    shutil.copy(Path(_root()) / ".dvc/config", folder / ".dvc/config")
+    shutil.copy(root() / ".dvc/config", folder / ".dvc/config")
     out = {"path": str(here), "hash": "md5", "md5": version.tags["dvc_md5"]}
     for name, content in (
         ("dvc.yaml", {"stages": {"weights": {"cmd": "none", "outs": [str(here)]}}}),
@@ -118,24 +119,18 @@ def _commit(version: Version, commit: str | None) -> str:
     wanted = commit or version.tags.get("git_commit", "unknown")
     if wanted == "unknown":
         raise InputError("was made outside git, so its code is not known", where=version.uri, do="name it: --commit")
-    found = subprocess.run(
-        ["git", "rev-parse", "--verify", "--quiet", f"{wanted}^{{commit}}"], capture_output=True, text=True, check=False
-    )
-    if found.returncode:
+    found = commit_of(wanted)
+    if found is None:
         raise InputError(f"this repository has no commit {wanted}", where=version.uri, do="git fetch --all")
-    return found.stdout.strip()
-
-
-def _root() -> str:
-    return _run("git", "rev-parse", "--show-toplevel").strip()
+    return found
 
 
 def _check_out(folder: Path, paths: list[str]) -> None:
     """Put outputs in place, from this project's cache, and where they are not there from its remote."""
-    local = Path(_root()) / ".dvc/config.local"
+    local = root() / ".dvc/config.local"
     if local.is_file():
         shutil.copy(local, folder / ".dvc/config.local")
-    cache = Path(_dvc("cache", "dir", cwd=Path(_root())).strip())
+    cache = Path(_dvc("cache", "dir", cwd=root()).strip())
     _dvc("config", "--local", "cache.dir", str(cache.absolute()), cwd=folder)
     try:
         _dvc("checkout", "--quiet", *paths, cwd=folder)
@@ -144,7 +139,7 @@ def _check_out(folder: Path, paths: list[str]) -> None:
             do = "dvc push to a remote where it was made, then dvc remote add here"
             raise InputError(f"{', '.join(paths)} not in DVC's cache, and there is no remote", do=do) from missing
         # DVC takes a remote's relative path from the project's folder, which is another one here.
-        for line in _dvc("config", "--list", cwd=Path(_root())).splitlines():
+        for line in _dvc("config", "--list", cwd=root()).splitlines():
             key, _, url = line.partition("=")
             if key.startswith("remote.") and key.endswith(".url") and Path(url).is_absolute():
                 _dvc("config", "--local", key, url, cwd=folder)
@@ -190,12 +185,9 @@ def _other_params(folder: Path, lock: DvcLock, stages: list[str]) -> list[str]:
 
 
 def _dvc(*arguments: str, cwd: Path) -> str:
-    return _run(sys.executable, "-m", "dvc", "--wait-for-lock", *arguments, cwd=cwd)
-
-
-def _run(*command: str, cwd: Path | None = None) -> str:
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or done.stdout.strip().splitlines() or [""]
-        raise InputError(f"{' '.join(command[:4])} ...: {lines[0]}")
+        raise InputError(lines[0], where=f"dvc {arguments[0]}")
     return done.stdout
