@@ -56,9 +56,9 @@ class Known:
     runs: dict[str, str] = field(default_factory=dict)
     """Key to run id, finished runs only."""
     unfinished: list[str] = field(default_factory=list)
-    """Ids of runs of ours that an earlier call was stopped in."""
+    """Ids of runs that an interrupted call left in status RUNNING."""
     grown: dict[str, str] = field(default_factory=dict)
-    """Attempt to run id, of runs that grew while their stages ran and that no record was added to yet."""
+    """Attempt to run id, of runs that were written while their stages ran and are not completed yet."""
     versions: dict[str, KnownVersion] = field(default_factory=dict)
     """By their keys."""
     challenger: str | None = None
@@ -98,7 +98,7 @@ def ensure(wanted: Records, uri: str, experiment: str, model: str) -> str:
 
 @contextlib.contextmanager
 def locked(uri: str) -> Iterator[None]:
-    """One writing process at a time: two that create or migrate one SQLite file at once break it."""
+    """Allow one writer at a time: two processes that create or migrate a SQLite file at once corrupt it."""
     from filelock import FileLock, Timeout
 
     database = sqlite_file(uri)
@@ -108,13 +108,18 @@ def locked(uri: str) -> Iterator[None]:
         with FileLock(lock, timeout=120):
             yield
     except Timeout as error:
-        raise InputError("another process has been registering for two minutes", where=str(lock)) from error
+        do = "wait for it to finish, or end it, then run again"
+        raise InputError(
+            "another process has been writing to MLflow for two minutes", where=str(lock), do=do
+        ) from error
 
 
 def _peek(uri: str, experiment: str, model: str) -> Known | None:
-    """What a SQLite store holds, without MLflow, whose import alone costs a second on every `dvc repro`.
+    """What a SQLite store holds, read without MLflow.
 
-    None where there is no such store yet or its tables are not as expected: then MLflow itself is asked.
+    `register` runs on every `dvc repro`. Where nothing is new, this takes 0.2 s; MLflow's import and searches take
+    4.5 s of CPU time more (measured on the quickstart's 18 runs and 7 versions).
+    None if there is no such store yet, or its tables are not as expected: then MLflow's client is used.
     """
     database = sqlite_file(uri)
     if database is None or not database.is_file() or os.environ.get("MLFLOW_REGISTRY_URI"):
@@ -159,7 +164,7 @@ def _ensure(wanted: Records, uri: str, experiment: str, model: str) -> tuple[int
             return _add(client, wanted, known, uri, number, model)
         if not known.lacks(wanted):
             return 0, 0
-        # A server has others, whom a lock on this machine does not keep out; what they added first is asked for again.
+        # A lock on this machine does not exclude other users of a server, so read again under the server's own lock.
         with Aliases(client, model).locked():
             return _add(client, wanted, _ask(client, number, model), uri, number, model)
 
@@ -167,7 +172,7 @@ def _ensure(wanted: Records, uri: str, experiment: str, model: str) -> tuple[int
 def _add(
     client: "MlflowClient", wanted: Records, known: Known, uri: str, experiment: str, model: str
 ) -> tuple[int, int]:
-    # In a local store the lock tells that nobody is at work on these; on a server somebody may be.
+    # The lock guarantees that no process is writing these in a local store; on a server another machine may be.
     for unfinished in known.unfinished if sqlite_file(uri) else []:
         client.set_terminated(unfinished, "KILLED")
     new_runs = [run for run in wanted.runs if run.key not in known.runs]
@@ -185,7 +190,7 @@ def _add(
         there = known.versions[version.key]
         stale = _stale(version, there.tags)
         if "git_commit" in stale:
-            # Of that commit are also the md5 of code and the parameters that a restoration is held against.
+            # A restoration compares code and parameters with these files, so they have to be those of the same commit.
             _log_files(client, known.runs[version.run], records[version.run].files)
         for key, value in stale.items():
             client.set_model_version_tag(model, there.number, key, value)
@@ -200,7 +205,7 @@ def _add(
 def _ensure_run(
     client: "MlflowClient", experiment: str, record: RunRecord, known: Known, logged_model: str | None
 ) -> None:
-    """Complete the run that grew while the stage ran, or add one.
+    """Complete the run that was written while the stage ran, or add one.
 
     Args:
         logged_model: id of the model that the stage evaluated, None if it evaluated none that is registered.
@@ -214,7 +219,7 @@ def _ensure_run(
 
 
 def experiment_of(client: "MlflowClient", name: str) -> str:
-    """Id of the experiment; it is made if it is not there."""
+    """Id of the experiment, which is created if it does not exist."""
     found = client.get_experiment_by_name(name)
     if found is None:
         with _unless_there():
@@ -245,7 +250,7 @@ def _ask(client: "MlflowClient", experiment: str, model: str) -> Known:
 
 
 def _make_model(client: "MlflowClient", name: str) -> None:
-    """Make the registered model if it is not there."""
+    """Create the registered model if it does not exist."""
     if not client.search_registered_models(filter_string=f"name = '{name}'"):
         with _unless_there():
             client.create_registered_model(name, description=f"The rounds of the recipe {name!r}. Weights are in DVC.")
@@ -253,7 +258,7 @@ def _make_model(client: "MlflowClient", name: str) -> None:
 
 @contextlib.contextmanager
 def _unless_there() -> Iterator[None]:
-    """Make something, or leave it at that if somebody else has made it in between."""
+    """Ignore that another process has created the same thing in the meantime."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -272,13 +277,13 @@ def _add_run(client: "MlflowClient", experiment: str, record: RunRecord, measure
     )
     _log_figures(client, run, record.metrics, record.curves, ended, measured)
     _log_rest(client, run, record)
-    # Only now: a run that is FINISHED is complete, so one that was interrupted above is made anew.
+    # Last: FINISHED marks a run as complete, so a run that was interrupted above is created again.
     client.set_terminated(run, "FINISHED", int(1000 * ended))
     return run
 
 
 def _complete_run(client: "MlflowClient", run: str, record: RunRecord, measured: Measured | None) -> str:
-    """Add to a run that grew while its stage ran what it lacks of the stage's record."""
+    """Add what is missing from a run that was written while its stage ran."""
     found = client.get_run(run)
     metrics = {name: value for name, value in record.metrics.items() if name not in found.data.metrics}
     curves = {}
@@ -288,8 +293,8 @@ def _complete_run(client: "MlflowClient", run: str, record: RunRecord, measured:
     _log_figures(client, run, metrics, curves, record.ended or time.time(), measured)
     _log_rest(client, run, record)
     if found.info.status != "FINISHED":
-        client.set_terminated(run, "FINISHED")  # it is behind, or its stage was run again where nobody looked on
-    # The key comes last: a run that has it, and is FINISHED, is complete.
+        client.set_terminated(run, "FINISHED")  # its last request was lost, or the stage was rerun elsewhere
+    # The key comes last: a run is complete once it is FINISHED and has a key.
     for key, value in {**record.tags, KEY: record.key}.items():
         client.set_tag(run, key, value)
     return run
@@ -309,7 +314,7 @@ def _log_figures(
 
 
 def _log_rest(client: "MlflowClient", run: str, record: RunRecord) -> None:
-    """Log parameters, data, files and samples; again, they stay the same."""
+    """Log parameters, data, files and samples; idempotent."""
     log_params(client, run, record.params)
     client.log_inputs(run, [_dataset(path, md5, record) for path, md5 in record.data.items()])
     _log_files(client, run, record.files)
@@ -354,9 +359,10 @@ def _add_version(
 
 
 def _stale(version: VersionRecord, tags: dict[str, str]) -> dict[str, str]:
-    """Tags that a newer evaluation has changed, and the commit, where this checkout knows a better one.
+    """Tags that a newer evaluation has changed, and the commit if this checkout has a better one.
 
-    It does if the code was not committed, or if its commit has no way to here: a pull request was squashed, say.
+    The commit is replaced if the version was registered with uncommitted code, or if its commit is not in the history
+    of this checkout, for example after a pull request was squashed.
     """
     wanted = dict(version.metrics)
     commit = tags.get("git_commit", "unknown")
@@ -367,7 +373,7 @@ def _stale(version: VersionRecord, tags: dict[str, str]) -> dict[str, str]:
 
 
 def _point(client: "MlflowClient", model: str, known: Known, champion: str | None) -> None:
-    """Let the alias follow the evaluation; a best model that is not registered leaves no challenger."""
+    """Point the alias to the best model; there is no challenger if the best model is not registered."""
     wanted = known.versions[champion].number if champion else None
     if wanted == known.challenger:
         return

@@ -1,7 +1,7 @@
-"""Bring back what made a registered version: its weights, its data and its code, each proven by md5.
+"""Restore a registered version's weights, data and code, and verify each by its md5.
 
-The code is the git commit of the version, the weights and the data come from DVC's cache or remote by the md5 that the
-version's own dvc.lock (kept in MLflow) gives them. In the folder that comes out, `dvc status` finds nothing changed.
+The code comes from the version's git commit; weights and data come from DVC's cache or remote, by the md5 in the
+version's own dvc.lock, which is kept in MLflow. In the restored folder `dvc status` reports no changes.
 """
 
 import os
@@ -26,7 +26,7 @@ CODE_FOLDERS = ("juicer", "tasks", "irl")
 
 @dataclass(frozen=True)
 class Restored:
-    """What was brought back."""
+    """What was restored."""
 
     folder: Path
     version: Version
@@ -42,25 +42,25 @@ class Restored:
         lines = [f"{self.version.uri} ({self.version.tags.get('model')}) restored into {self.folder}"]
         lines += [f"  {md5}  {path}" for path, md5 in self.md5s.items()]
         lines += [f"  code: commit {self.commit[:12]}, {self.code} files or folders as when the version was made"]
-        lines += [f"  not kept anywhere, and not needed to use the version: {path}" for path in self.outside]
+        lines += [f"  in neither git nor DVC, and not needed to use the version: {path}" for path in self.outside]
         return "\n".join(lines)
 
 
 def restore(
     registry: Registry, version: Version, into: Path, *, commit: str | None = None, everything: bool = False
 ) -> Restored:
-    """Restore a version into a new folder. Nothing is left there if anything is not as it was.
+    """Restore a version into a new folder. If anything differs from the version, nothing is left there.
 
     Args:
-        into: the folder to make; must not exist or be empty.
+        into: the folder to create; it must not exist, or be empty.
         commit: take the code from this commit rather than from the version's own.
         everything: all models and data that led to the version, rather than the version's own and the data.
 
     Raises:
-        InputError: the commit, an object of DVC or an artifact is gone, or an md5 is another.
+        InputError: the commit, an object of DVC or an artifact is missing, or an md5 differs.
     """
     if into.exists() and any(into.iterdir() if into.is_dir() else [into]):
-        raise InputError("is not an empty folder", where=str(into), do="name a new one: --into FOLDER")
+        raise InputError("the folder is not empty", where=str(into), do="name a new one: --into FOLDER")
     commit = _commit(version, commit)
     into.parent.mkdir(parents=True, exist_ok=True)
     temporary = into.with_name(f".{into.name}.{os.getpid()}.tmp")
@@ -79,8 +79,8 @@ def restore(
         code, other_code, outside = _compare_code(temporary, lock, stages)
         differ += other_code + _other_params(temporary, lock, stages)
         if differ:
-            do = f"they were not committed in {commit[:12]}; name the commit that has them: --commit"
-            raise InputError(f"not as when the version was made: {', '.join(differ)}", where=version.uri, do=do)
+            do = f"commit {commit[:12]} does not have them as they were; name the commit that does: --commit"
+            raise InputError(f"these differ from the version: {', '.join(differ)}", where=version.uri, do=do)
         if into.exists():
             into.rmdir()
         temporary.replace(into)
@@ -90,15 +90,15 @@ def restore(
 
 
 def weights_of(registry: Registry, version: Version, folder: Path) -> Path:
-    """The version's weights as a folder: the one in this project if it still is the same, else one made in `folder`.
+    """The version's weights as a folder: the project's own if it is unchanged, else a copy in `folder`.
 
     Raises:
-        InputError: the weights are neither here nor in DVC's cache or remote.
+        InputError: the weights are in neither the project nor DVC's cache or remote.
     """
     here = Path(version.tags["dvc_path"])
     if here.is_dir() and md5_of(here) == version.tags["dvc_md5"]:
         return here
-    # DVC checks out what a dvc.yaml declares and a dvc.lock knows; a stage with this one output is all it has to see.
+    # DVC checks out what dvc.yaml and dvc.lock declare: a stage with this one output is enough.
     (folder / ".dvc").mkdir(parents=True)
     shutil.copy(root() / ".dvc/config", folder / ".dvc/config")
     out = {"path": str(here), "hash": "md5", "md5": version.tags["dvc_md5"]}
@@ -111,14 +111,16 @@ def weights_of(registry: Registry, version: Version, folder: Path) -> Path:
     _dvc("config", "core.no_scm", "true", cwd=folder)
     _check_out(folder, [str(here)])
     if md5_of(folder / here) != version.tags["dvc_md5"]:
-        raise InputError("DVC brought back other weights", where=version.uri)
+        do = "delete the file from DVC's cache, then: dvc pull"
+        raise InputError("the weights in DVC's cache do not have the version's md5", where=version.uri, do=do)
     return folder / here
 
 
 def _commit(version: Version, commit: str | None) -> str:
     wanted = commit or version.tags.get("git_commit", "unknown")
     if wanted == "unknown":
-        raise InputError("was made outside git, so its code is not known", where=version.uri, do="name it: --commit")
+        what = "the version was registered outside git, so its commit is unknown"
+        raise InputError(what, where=version.uri, do="name the commit: --commit")
     found = commit_of(wanted)
     if found is None:
         raise InputError(f"this repository has no commit {wanted}", where=version.uri, do="git fetch --all")
@@ -126,7 +128,7 @@ def _commit(version: Version, commit: str | None) -> str:
 
 
 def _check_out(folder: Path, paths: list[str]) -> None:
-    """Put outputs in place, from this project's cache, and where they are not there from its remote."""
+    """Check out outputs from this project's cache, or pull them from its remote if the cache lacks them."""
     local = root() / ".dvc/config.local"
     if local.is_file():
         shutil.copy(local, folder / ".dvc/config.local")
@@ -137,8 +139,8 @@ def _check_out(folder: Path, paths: list[str]) -> None:
     except InputError as missing:
         if not _dvc("remote", "list", cwd=folder).strip():
             do = "dvc push to a remote where it was made, then dvc remote add here"
-            raise InputError(f"{', '.join(paths)} not in DVC's cache, and there is no remote", do=do) from missing
-        # DVC takes a remote's relative path from the project's folder, which is another one here.
+            raise InputError(f"DVC's cache lacks {', '.join(paths)}, and there is no remote", do=do) from missing
+        # DVC resolves a remote's relative path against the project's folder, which is a different one here.
         for line in _dvc("config", "--list", cwd=root()).splitlines():
             key, _, url = line.partition("=")
             if key.startswith("remote.") and key.endswith(".url") and Path(url).is_absolute():

@@ -1,4 +1,4 @@
-"""A connection to MLflow's store: quiet, impatient, and with errors of one line."""
+"""A connection to MLflow's store: quiet, with few retries and one-line errors."""
 
 import json
 import os
@@ -23,17 +23,17 @@ METRICS_PER_REQUEST, PARAMS_PER_REQUEST, LONGEST_PARAM = 1000, 100, 6000
 RESULTS = ("held_out/", "validation/", "leaderboard/")
 """What the metrics that an evaluation is made for begin with; others say what it cost."""
 SECRET = re.compile(r"(password|passwd|pwd|passphrase|secret|token|api_?key)=[^&\s]*", re.IGNORECASE)
-"""What an address may say a password in besides its front; the name may have more before it."""
+"""Query parameters of an address that may hold a password; their names may have a prefix."""
 
 
 @contextmanager
 def connect(uri: str) -> Iterator["MlflowClient"]:
-    """A client of the store at `uri`, made if it is SQLite and not there yet.
+    """A client of the store at `uri`; a SQLite store is created if it does not exist.
 
     Raises:
         InputError: MLflow cannot be reached or refuses, here or in the body.
     """
-    # A registry is not worth minutes of retries, and no stage reports its use to anybody.
+    # Do not wait minutes for a server, and send no telemetry.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -77,8 +77,8 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def without_password(text: str) -> str:
-    """The text without what stands between // and the last @ after it, and with *** for passwords in a query."""
-    # A password may have / and @ in it, so one drops too much rather than too little.
+    """The text without user and password of an address, and with *** for passwords in its query."""
+    # A password may contain / and @, so everything up to the last @ is removed.
     return SECRET.sub(r"\1=***", re.sub(r"//\S*@", "//", text))
 
 
@@ -153,7 +153,7 @@ def log_params(client: "MlflowClient", run: str, values: dict[str, str]) -> None
 
 
 def log_samples(client: "MlflowClient", run: str, rows: list[dict[str, Any]]) -> None:
-    """Log rows as one of MLflow's tables, in the form of `log_table`, which in MLflow 3.17 warns under pandas 3."""
+    """Log rows as an MLflow table, in the format of `log_table`, which warns in MLflow 3.17 with pandas 3."""
     columns = list(rows[0])
     client.log_dict(run, {"columns": columns, "data": [[row[each] for each in columns] for row in rows]}, SAMPLES)
     client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": SAMPLES, "type": "table"}]))

@@ -20,7 +20,7 @@ from juicer.registry.store import without_password
 from juicer.registry.versions import open_registry
 from juicer.runtime.errors import InputError
 
-# MLflow's own use of SQLAlchemy; nothing we could mend.
+# MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 MODELS = {

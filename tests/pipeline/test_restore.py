@@ -15,7 +15,7 @@ from juicer.runtime.errors import InputError
 from juicer.stages.dvc_files import DvcLock, md5_of
 from tests.small_pipeline import GRAPH, commit, git, make_project, register, repro, run
 
-# MLflow's own use of SQLAlchemy; nothing we could mend.
+# MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 
@@ -127,7 +127,7 @@ def test_code_that_is_not_as_it_was_is_refused_in_one_line_and_leaves_nothing(ma
     arguments = ["models:/quickstart/3", "--into", str(tmp_path / "new"), "--commit", "HEAD"]
     done = run(made, "flows.restore", *arguments, check=False)
     assert (done.returncode, list(tmp_path.iterdir())) == (1, [])
-    assert done.stderr.startswith("error: models:/quickstart/3: not as when the version was made: irl/errors.py, ")
+    assert done.stderr.startswith("error: models:/quickstart/3: these differ from the version: irl/errors.py, ")
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -147,7 +147,7 @@ def test_weights_come_from_a_remote_when_the_cache_is_empty(
     shutil.copytree(cache, remote)
     cache.rename(kept)
     try:
-        with pytest.raises(InputError, match="not in DVC's cache, and there is no remote"):
+        with pytest.raises(InputError, match=r"DVC's cache lacks .*, and there is no remote"):
             restored("models:/quickstart/3", tmp_path / "a")
         # DVC reads such a path from where the project is, and the weights are checked out elsewhere.
         run(made, "dvc", "remote", "add", "--local", "--default", "kept", os.path.relpath(remote, made))
@@ -164,7 +164,7 @@ def test_weights_come_from_a_remote_when_the_cache_is_empty(
         ("models:/quickstart/9", r"quickstart has no version 9 \(versions: 1, 2, 3\)"),
         ("models:/quickstart@chalenger", r"quickstart has no alias 'chalenger' \(did you mean 'challenger'\?\)"),
         ("models:/quickstat/1", r"no registered model 'quickstat' \(did you mean 'quickstart'\?\)"),
-        ("quickstart/1", r"'quickstart/1' is no reference to a registered model \(write models:/NAME/VERSION"),
+        ("quickstart/1", r"'quickstart/1' is not a reference to a registered model \(write models:/NAME/VERSION"),
     ],
 )
 def test_an_unknown_version_is_an_error_that_names_those_there_are(

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from juicer.registry.aliases import Aliases, Places
 from juicer.runtime.errors import InputError
 
-# MLflow's own use of SQLAlchemy; nothing we could mend.
+# MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 
