@@ -13,6 +13,7 @@ import psutil
 from juicer.registry.records import PARAMS
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_yaml, replace_text
+from juicer.runtime.libraries import require
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -86,6 +87,7 @@ def plan(*, from_stage: str = "", until_stage: str = "", force: bool = False) ->
 @contextmanager
 def reading() -> "Iterator[Repo]":
     """DVC's repository of the working directory, locked; what DVC refuses becomes an InputError."""
+    require("dvc")
     from dvc.repo import Repo
 
     with _dvc_errors(), Repo(_wait_for_lock=True) as repo, repo.lock:

@@ -5,7 +5,6 @@ what came out and DVC's record of it (the run cache). `send` is the other end.
 """
 
 import io
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from flows.forecast import PlannedStage, plan, reading
 from flows.workspace import LOCK, PARAMS, check_clean, last_user, sole_user
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml
+from juicer.stages.git import commit_of, git, head
 
 POOL = "machines"
 DEPLOYMENT = "stage/stage"
@@ -74,13 +74,13 @@ def stage(stage: str, commit: str, params: str, lock: str, sender: str, gpus: in
 
 def check_out(commit: str) -> None:
     """Bring the checkout to a commit; fetches it if it is not there yet."""
-    if _git("rev-parse", "HEAD") == commit:
+    if head() == commit:
         return
     for path in CARRIED:
         Path(path).unlink(missing_ok=True)
-    if subprocess.run(["git", "cat-file", "-e", commit], capture_output=True, check=False).returncode != 0:
-        _git("fetch", "-q", "--all")
-    _git("checkout", "-q", "--detach", "--force", commit)
+    if commit_of(commit) is None:
+        git("fetch", "-q", "--all")
+    git("checkout", "-q", "--detach", "--force", commit)
 
 
 def check_machines(force: bool) -> str:
@@ -100,7 +100,7 @@ def check_machines(force: bool) -> str:
     if not workers:
         do = f"on each machine, in its checkout: JUICER_CHECKOUT=$PWD prefect worker start --pool {POOL} --limit 1"
         raise InputError(f"no worker polls the work pool {POOL!r}", do=do)
-    return _git("rev-parse", "HEAD")
+    return git("rev-parse", "HEAD")
 
 
 @task(**TASK)
@@ -158,10 +158,3 @@ def _end_of(run: UUID, line: Callable[[str], None], cancel: threading.Event) -> 
                 client.set_flow_run_state(run, Cancelling(message="the run that sent it was cancelled"))
                 raise Stopped(str(run))
             time.sleep(1)
-
-
-def _git(*command: str) -> str:
-    done = subprocess.run(["git", *command], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise InputError(" ".join(done.stderr.split()), where=f"git {command[0]}")
-    return done.stdout.strip()

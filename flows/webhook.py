@@ -1,9 +1,9 @@
-"""A receiver of MLflow's registry webhooks: it verifies who calls and tells Prefect, whose triggers do the rest.
+"""Receive MLflow's registry webhooks: verify the signature and emit a Prefect event, whose triggers do the rest.
 
-JUICER_WEBHOOK_SECRET=... python -m flows.webhook                 # listens on 127.0.0.1:8090
-JUICER_WEBHOOK_SECRET=... python -m flows.webhook --subscribe     # and tells MLflow to call it
+JUICER_WEBHOOK_SECRET=... python -m flows.webhook                 # listen on 127.0.0.1:8090
+JUICER_WEBHOOK_SECRET=... python -m flows.webhook --subscribe     # and subscribe to MLflow's webhooks
 
-A call is refused with 401 if its HMAC signature is wrong, its time is over five minutes off, or it was here before.
+A request is refused with 401 if its HMAC signature is wrong, its time is more than five minutes off, or it is a replay.
 """
 
 import argparse
@@ -36,18 +36,18 @@ from juicer.runtime.errors import InputError
 
 SECRET = "JUICER_WEBHOOK_SECRET"  # noqa: S105 - the name of the variable
 TOLERANCE = 300.0
-"""Seconds that a call's time may be off; replays are remembered for twice as long."""
+"""Seconds that a request's time may be off; deliveries are remembered for twice as long, to refuse replays."""
 LARGEST = 1 << 20
-"""Bytes of a call."""
+"""Maximum size of a request, in bytes."""
 log = logging.getLogger("flows.webhook")
 
 
 class Refused(Exception):
-    """A call that is not what it should be."""
+    """A request whose signature, time or delivery id is not accepted."""
 
 
 class Changed(BaseModel):
-    """What of a webhook's data an event needs."""
+    """The part of a webhook's data that an event needs."""
 
     name: str
     version: str
@@ -63,7 +63,7 @@ class Call(BaseModel):
 
 
 class Deliveries:
-    """The deliveries that were taken, in a file, so that a receiver that starts again still knows them."""
+    """The accepted deliveries, in a file, so that a restarted receiver still refuses replays."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -71,12 +71,12 @@ class Deliveries:
         self._do("CREATE TABLE IF NOT EXISTS deliveries (id TEXT PRIMARY KEY, taken REAL)")
 
     def take(self, delivery: str, now: float) -> bool:
-        """Note a delivery; whether it is the first time."""
+        """Record a delivery; returns whether it is new."""
         self._do("DELETE FROM deliveries WHERE taken < ?", now - 2 * TOLERANCE)
         return self._do("INSERT OR IGNORE INTO deliveries VALUES (?, ?)", delivery, now) == 1
 
     def give_back(self, delivery: str) -> None:
-        """Forget a delivery that could not be handed on: MLflow sends it again."""
+        """Forget a delivery that Prefect did not accept, so that MLflow can send it again."""
         self._do("DELETE FROM deliveries WHERE id = ?", delivery)
 
     def _do(self, statement: str, *values: Any) -> int:
@@ -85,10 +85,10 @@ class Deliveries:
 
 
 def verify(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> str:
-    """The id of a delivery that MLflow signed just now.
+    """Check a request's signature and time; returns the id of the delivery.
 
     Args:
-        secret: what MLflow was given for this webhook.
+        secret: the secret that MLflow signs this webhook with.
         now: seconds since the epoch.
 
     Raises:
@@ -109,10 +109,10 @@ def verify(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> 
 
 
 def event_of(body: bytes) -> Event:
-    """The Prefect event that a webhook becomes.
+    """The Prefect event for a webhook.
 
     Raises:
-        ValidationError: it is no webhook about a version.
+        ValidationError: the webhook is not about a version.
     """
     call = Call.model_validate_json(body)
     version = f"{call.data.name}.{call.data.version}"

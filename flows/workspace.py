@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from juicer.recipe.activation import activate
 from juicer.recipe.checks import validate
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_yaml
+from juicer.stages.git import changed_files
 
 ACTIVE = "active"
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
@@ -52,10 +52,10 @@ def last_user() -> str:
 
 def check_clean(except_for: Sequence[str] = ()) -> None:
     """InputError where git sees changes that are not committed."""
-    done = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise InputError("not a git checkout", where=str(Path.cwd()), do="do not require it to be clean")
-    changed = [line[3:] for line in done.stdout.splitlines() if line[3:] not in except_for]
+    try:
+        changed = [path for path in changed_files() if path not in except_for]
+    except InputError as error:
+        raise InputError("not a git checkout", where=str(Path.cwd()), do="do not require it to be clean") from error
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise InputError(

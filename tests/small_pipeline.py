@@ -9,7 +9,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from juicer.recipe.activation import dump, load
@@ -131,11 +133,19 @@ def save_tiny_model(folder: Path) -> None:
     save_policy(GPTNeoXForCausalLM(config), template, folder, None)
 
 
-def make_project(folder: Path) -> None:
-    """Make the project in `folder` and run its pipeline."""
+def make_project(folder: Path, graph: str = GRAPH, code: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Make the project in `folder` and run its pipeline.
+
+    Args:
+        graph: its dvc.yaml.
+        code: further files, by path, for the stages to depend on.
+    """
+    for name, text in code.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
     save_tiny_model(folder / "source")
     (folder / "make.py").write_text(MAKE)
-    (folder / "dvc.yaml").write_text(GRAPH)
+    (folder / "dvc.yaml").write_text(graph)
     (folder / "numbers.json").write_text(json.dumps(NUMBERS))
     rows = [{**ROW, "id": str(number), "rejected": None if number == 3 else ROW["rejected"]} for number in range(4)]
     (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))

@@ -19,6 +19,7 @@ from juicer.models.loading import mixed_precision, skip_deepspeed_import
 from juicer.models.log_probability import Batch, apply_to_logits, dialogues_of, length_sorted_batches
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
+from juicer.runtime.libraries import require
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import PolicyAlignmentSettings
@@ -76,6 +77,7 @@ def align_policy(
     Raises:
         InputError: fewer prompts than a step takes.
     """
+    require("trl")
     import datasets
     from transformers import PrinterCallback
     from trl.models.utils import unwrap_model_for_generation

@@ -11,6 +11,7 @@ from juicer.models.adapters import lora_config, merge_adapters
 from juicer.models.loading import mixed_precision, skip_deepspeed_import
 from juicer.models.log_probability import compute_in_chunks, dialogues_of, response_log_probabilities
 from juicer.runtime.context import LOCAL, WorkContext
+from juicer.runtime.libraries import PPO_TRL, require
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.sft import SftSettings
 from juicer.training.backends import unshard
@@ -57,6 +58,7 @@ def train_sft(
     Raises:
         InputError: the loss is not finite; names the step.
     """
+    require("trl", also=PPO_TRL)
     import datasets
     from transformers import PrinterCallback
     from trl.trainer.sft_config import SFTConfig

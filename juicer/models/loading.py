@@ -11,6 +11,7 @@ import torch
 
 from juicer.data.template import Template
 from juicer.runtime.errors import InputError
+from juicer.runtime.libraries import require
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import TemplateSettings
 
@@ -87,8 +88,10 @@ def load_policy(folder: Path, compute: ComputeSettings, dtype: torch.dtype | Non
     """Load a causal language model in evaluation mode on the recipe's device, by default in the recipe's dtype.
 
     Raises:
-        InputError: the folder is missing, holds no safetensors weights, or lacks some of the model's tensors.
+        InputError: the folder is missing, holds no safetensors weights, or lacks some of the model's tensors; an
+            unsupported release of transformers is installed.
     """
+    require("transformers")
     from transformers import AutoModelForCausalLM
 
     check_weights(folder)

@@ -1,10 +1,11 @@
-"""Moving the aliases champion and previous together, one mover at a time, whatever goes down in between.
+"""Move the aliases champion and previous together, one process at a time, even if a process or MLflow fails midway.
 
-MLflow moves one alias per request. So the move is written down first (a tag of the registered model), `previous` moves
-next and then `champion`, which is what is served. After it come the list of the champions before and the end of the
-run that records the decision. A move that was cut short is put right by whoever moves next: taken back if champion had
-not moved, completed, with list and record, if it had. A mover holds a lock: a registered model of a certain name, which
-MLflow creates once only, on any store and from any machine.
+MLflow moves one alias per request. The move is therefore first written to a journal (a tag of the registered model).
+Then `previous` moves, then `champion`, which is the alias that is served; then the list of earlier champions is updated
+and the run that records the decision is ended. The next process to move aliases repairs an interrupted move: it rolls
+the move back if champion had not moved, and completes it, list and record included, if it had. The aliases alone do not
+tell which (tests/unit/test_aliases.py). The lock is a registered model with a reserved name: MLflow creates a name only
+once, on any store and from any machine.
 """
 
 import fcntl
@@ -31,17 +32,15 @@ JOURNAL = "juicer.aliases_moving"
 EARLIER = "juicer.earlier_champions"
 """Tag of the registered model: the versions that were champion before this one, oldest first."""
 LONGEST = 500
-"""Versions in that list; a tag of SQLite's or Postgres' stores ends at 5000 characters."""
-REPLACED = "promotion.replaced"
-"""Tag of a version in which older code noted the champion that it took the place of, the last time only."""
+"""Maximum length of that list: MLflow's SQL stores limit a tag to 5000 characters."""
 MOVED, NOT_MOVED = "moved", "not moved"
 PATIENCE = 60.0
-"""Seconds to wait for another mover."""
+"""Seconds to wait for another process that holds the lock."""
 RETRIES, PAUSE = 3, 1.0
-"""How often, and after how many seconds, a server that went away is asked again."""
+"""How many times, and after how many seconds, a request is retried when the server cannot be reached."""
 
 Places = dict[str, str]
-"""Alias to version number; an alias that is not there points nowhere."""
+"""Alias to version number; an alias that is not set has no entry."""
 
 
 class Aliases:
@@ -52,16 +51,16 @@ class Aliases:
         self._lock = f"{name}.aliases-moving"
 
     def now(self) -> Places:
-        """Where champion and previous point. In the middle of a move: where they did before it, or will after it."""
+        """Where champion and previous point. During a move, where they pointed before it or will point after it."""
         places, journal = self._read()
         return places if journal is None else _settled(places, journal)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only mover. What an earlier one left unfinished is put right first.
+        """Hold the lock. An interrupted move of an earlier process is repaired first.
 
         Raises:
-            InputError: another one does not finish.
+            InputError: another process has held the lock for longer than `PATIENCE`.
         """
         token = self._acquire()
         try:
@@ -71,29 +70,28 @@ class Aliases:
             self._release(token)
 
     def earlier(self) -> list[str]:
-        """The versions that were champion before this one, oldest first; the last is `previous`. For the only mover."""
+        """The versions that were champion before this one, oldest first; the last is `previous`. Needs the lock."""
         model = self._client.get_registered_model(self._name)
         if PREVIOUS not in model.aliases:
             return []
-        query, previous = f"name = '{self._name}'", str(model.aliases[PREVIOUS])
-        there = every_page(self._client.search_model_versions, filter_string=query)
-        tags = {str(version.version): version.tags for version in there}
-        kept = [number for number in json.loads(model.tags.get(EARLIER, "[]")) if number in tags]
-        if kept[-1:] != [previous]:
-            kept = _noted(previous, tags)
-        # Where a version between two terms of another one was deleted, they are one term.
+        versions = every_page(self._client.search_model_versions, filter_string=f"name = '{self._name}'")
+        existing = {str(version.version) for version in versions}
+        kept = [number for number in json.loads(model.tags.get(EARLIER, "[]")) if number in existing]
+        if kept[-1:] != [previous := str(model.aliases[PREVIOUS])]:
+            kept = [previous]  # somebody has set the aliases by hand, and MLflow keeps no history of them
+        # Champion 2, then 1, then 2 again: once version 1 is deleted, 2 is listed once.
         return [number for number, _ in itertools.groupby(kept)]
 
     def move(self, after: Places, earlier: list[str], audit: str | None = None) -> None:
-        """Point both aliases to where `after` says, or, if MLflow goes away, leave champion as it was.
+        """Point both aliases to where `after` says; if MLflow fails, champion stays where it was.
 
         Args:
-            after: where they will point.
-            earlier: what the list of earlier champions will be.
+            after: where the aliases are to point.
+            earlier: the new list of earlier champions.
             audit: id of the run that records the decision; it is ended here.
 
         Raises:
-            InputError: MLflow went away.
+            InputError: MLflow failed.
         """
         from mlflow.exceptions import MlflowException
 
@@ -112,7 +110,7 @@ class Aliases:
             raise InputError(what, where=self._name, do=do) from error
 
     def unlock(self) -> None:
-        """Take the lock from a mover that is dead."""
+        """Remove the lock of a process that has died."""
         self._delete_lock()
 
     def _point(self, places: Places) -> None:
@@ -123,7 +121,7 @@ class Aliases:
                 self._client.delete_registered_model_alias(self._name, alias)
 
     def _finish(self, places: Places, journal: dict[str, Any]) -> None:
-        """Bring a move to its end, whichever it is; again, it stays the same. The journal goes last."""
+        """Complete a move or roll it back; idempotent. The journal is deleted last."""
         self._point(places)
         moved = places == journal["after"]
         if moved and "earlier" in journal:
@@ -141,12 +139,12 @@ class Aliases:
                 self._client.set_tag(run, key, value)
             self._client.set_terminated(run, "FINISHED" if moved else "FAILED")
         except MlflowException as error:
-            # Somebody deleted the run; no move waits for it.
+            # The run was deleted; the move does not depend on it.
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
 
     def _settle(self) -> Places | None:
-        """Put an unfinished move right while the server may be coming back; None if it does not."""
+        """Repair an interrupted move, with retries; None if the server stays unreachable."""
         from mlflow.exceptions import MlflowException
 
         for _ in range(RETRIES):
@@ -163,7 +161,7 @@ class Aliases:
             self._finish(_settled(places, journal), journal)
 
     def _read(self) -> tuple[Places, dict[str, Any] | None]:
-        """Where the aliases point, and what is written down of a move that has not ended."""
+        """Where the aliases point, and the journal of a move that has not ended."""
         model = self._client.get_registered_model(self._name)
         places = {alias: str(model.aliases[alias]) for alias in (CHAMPION, PREVIOUS) if alias in model.aliases}
         return places, json.loads(model.tags[JOURNAL]) if JOURNAL in model.tags else None
@@ -193,7 +191,7 @@ class Aliases:
                 time.sleep(0.2)
 
     def _bury(self) -> None:
-        """Delete a dead holder's lock, unless a quicker one did and the lock is a new one."""
+        """Delete the lock of a dead process, unless another process has already taken it over."""
         with _alone_on_this_machine():
             holder = self._holder()
             if holder is not None and _dead(holder):
@@ -206,7 +204,7 @@ class Aliases:
             if self._holder() == token:
                 self._delete_lock()
         except MlflowException:
-            return  # the server is gone, which the body has reported; the next mover finds this process dead
+            return  # the body has reported that the server failed; the next process sees that this one is dead
 
     def _holder(self) -> str | None:
         from mlflow.exceptions import MlflowException
@@ -230,24 +228,17 @@ class Aliases:
 
 
 def _settled(places: Places, journal: dict[str, Any]) -> Places:
-    """What a move that has not ended comes to: champion moves after previous, so it tells."""
+    """How an unfinished move ends: champion moves last, so it decides."""
     moved = places.get(CHAMPION) == journal["after"].get(CHAMPION)
     settled: Places = journal["after" if moved else "before"]
     return settled
 
 
-def _noted(previous: str, tags: dict[str, dict[str, str]]) -> list[str]:
-    """The list of earlier champions as older code noted it; it ends where it would go in circles."""
-    found = [previous]
-    while (before := tags[found[-1]].get(REPLACED)) in tags and before not in found:
-        found.append(before)
-    return found[::-1]
-
-
 @contextmanager
 def _alone_on_this_machine() -> Iterator[None]:
-    """Enough for taking from the dead: only their own machine can tell. The system ends it with the process."""
-    root = os.open("/", os.O_RDONLY)  # the one thing that every process sees and nobody has to make
+    """Exclude the other processes of this machine, which alone can tell that a holder is dead."""
+    # The root folder exists everywhere and every user may lock it; a lock file in /tmp would belong to one of them.
+    root = os.open("/", os.O_RDONLY)
     try:
         fcntl.flock(root, fcntl.LOCK_EX)
         yield
@@ -256,6 +247,6 @@ def _alone_on_this_machine() -> Iterator[None]:
 
 
 def _dead(holder: str) -> bool:
-    """Whether the holder was a process of this machine that is gone."""
+    """Whether the holder was a process of this machine that no longer exists."""
     host, process, _ = holder.split(":")
     return host == socket.gethostname() and not psutil.pid_exists(int(process))

@@ -1,6 +1,6 @@
-"""Say which registered version is the model that this checkout's summary calls champion: what .ci/promote promotes.
+"""Print the registered version of the model that this checkout's summary calls champion: what .ci/promote promotes.
 
-The alias challenger is where the checkout that registered last has pointed it, which may be another one.
+The alias challenger is set by the checkout that registered last, which may be another one.
 """
 
 import argparse
@@ -31,7 +31,9 @@ def challenger() -> str:
     with open_registry(project_uri()) as registry:
         version = registry.find_by_md5(name, md5) if md5 else None
     if version is None:
-        raise InputError(f"{chosen}, the champion of {SUMMARY}, is no version of {name}", do="dvc repro register")
+        raise InputError(
+            f"{chosen}, the champion of {SUMMARY}, is not registered as a version of {name}", do="dvc repro register"
+        )
     return version.uri
 
 

@@ -1,7 +1,7 @@
-"""Evaluate a registered version, or any folder, on this project's prompts, and hold it against the gates.
+"""Evaluate a registered version, or any folder, on this project's prompts, and check it against the gates.
 
-What comes out is what `dvc repro` would have measured: the same programs on the same prompts with the same seed, the
-leaderboard where the recipe has one.
+The results are those of `dvc repro`: the same programs on the same prompts with the same seed, with the leaderboard if
+the recipe has one.
 """
 
 import sys
@@ -28,14 +28,14 @@ SFT_STAGE = "evaluate@sft"
 
 @dataclass(frozen=True)
 class Judgement:
-    """What an evaluation found."""
+    """The result of an evaluation."""
 
     name: str
     figures: dict[str, float]
     champion: Version | None
-    """None where there is none, or it is this model, or its figures are of other prompts."""
+    """None if there is none, if it is this model, or if it was evaluated on other prompts."""
     note: str
-    """Why there is nothing to compare with, else empty."""
+    """Why there is no champion to compare with; else empty."""
     verdicts: list[Verdict]
 
     @property
@@ -66,15 +66,15 @@ def evaluate(
     gates: Path = GATES,
     again: bool = True,
 ) -> Judgement:
-    """Evaluate, note the figures on the version, compare with the champion.
+    """Evaluate a model, record the metrics on its version, and compare it with the champion.
 
     Args:
         reference: models:/NAME/VERSION, models:/NAME@ALIAS or a folder.
         project: the registered model that a folder is compared within.
-        scratch: folder for weights that have to be fetched.
+        scratch: folder for weights that have to be downloaded.
         line: called with each line that the evaluation prints.
         gates: the file that declares the gates.
-        again: evaluate even where the version has figures of these very prompts.
+        again: evaluate even if the version was already evaluated on these prompts.
 
     Raises:
         InputError: no such version or folder, the pipeline is not up to date here, or the evaluation fails.
@@ -103,14 +103,14 @@ def evaluate(
 
 
 def check_up_to_date() -> str:
-    """What this project judges by, as `evaluated_on`.
+    """The hash `evaluated_on` of this project: of its prompts, scorer and parameters of the evaluation.
 
     Raises:
-        InputError: parameters, data, scorer, SFT model or the figures to compare with are not those of dvc.lock.
+        InputError: parameters, data, scorer, SFT model or the results to compare with differ from dvc.lock.
     """
     lock = DvcLock.read(Path(LOCK))
     if SFT_STAGE not in lock.stages:
-        raise InputError(f"has no stage {SFT_STAGE}", where=LOCK, do="dvc repro")
+        raise InputError(f"the stage {SFT_STAGE} has not run", where=LOCK, do="dvc repro")
     params = read_yaml(Path(PARAMS))
     locked = lock.stages[SFT_STAGE].get("params", {}).get(PARAMS, {})
     changed = [key for key in JUDGED_BY if key in locked and params.get(key) != locked[key]]
@@ -118,12 +118,13 @@ def check_up_to_date() -> str:
     judged_by += [str(MODELS / f"{name}.json") for name in ("base", "sft")]
     changed += [path for path in dict.fromkeys(judged_by) if path and _differs(lock, path)]
     if changed:
-        raise InputError(f"not as in {LOCK}: {', '.join(changed)}", do="bring it up to date: dvc repro, or dvc pull")
+        do = "bring the project up to date: dvc repro, or dvc pull"
+        raise InputError(f"these differ from {LOCK}: {', '.join(changed)}", do=do)
     return lock.evaluated_on(SFT_STAGE)
 
 
 def _differs(lock: DvcLock, path: str) -> bool:
-    """Whether what is at `path` is not what the evaluations read or made; False for what dvc.lock does not know."""
+    """Whether `path` differs from what the evaluations read or wrote; False for a path that is not in dvc.lock."""
     read = {dependency["path"]: dependency.get("md5") for dependency in lock.stages[SFT_STAGE].get("deps", [])}
     wanted = read.get(path) or lock.md5(path)
     return wanted is not None and (not Path(path).exists() or md5_of(Path(path)) != wanted)
@@ -135,7 +136,7 @@ def _sft(lock: DvcLock) -> str:
 
 
 def _located(registry: Registry, reference: str, project: str) -> tuple[Version | None, Path | None]:
-    """The version, and the folder if one was given; a folder with a version's weights is that version."""
+    """The version, and the folder if one was given; a folder with the weights of a version counts as that version."""
     folder = Path(reference)
     if reference.startswith("models:"):
         return registry.find(reference), None
@@ -150,12 +151,12 @@ def _registered(version: Version | None) -> Version:
 
 
 def _tags_of(folder: Path) -> dict[str, str]:
-    """What a version's tags would say of a folder that is none."""
+    """Tags for a folder that is not a registered version."""
     return {"model": folder.name, "method": "folder", "round": "0", "dvc_md5": md5_of(folder)}
 
 
 def _is_measured(version: Version, judged_on: str) -> bool:
-    """Whether the version has the figures that an evaluation here would measure."""
+    """Whether the version already has the metrics that an evaluation here would measure."""
     benchmarks = "leaderboard_average" in version.metrics or not _has_leaderboard()
     return benchmarks and version.tags.get("evaluated_on") == judged_on
 
@@ -165,7 +166,7 @@ def _has_leaderboard() -> bool:
 
 
 def measure_leaderboard(tags: dict[str, str], weights: Path, line: Callable[[str], None]) -> dict[str, float]:
-    """Scores in per cent and their errors, by the names of the gates; none where the recipe has no leaderboard.
+    """Scores in per cent and their standard errors, by the gates' names; empty if the recipe has no leaderboard.
 
     Args:
         tags: `model`, `method`, `round` and `dvc_md5`, as of a version.
@@ -173,7 +174,7 @@ def measure_leaderboard(tags: dict[str, str], weights: Path, line: Callable[[str
         line: called with each line that is printed.
 
     Raises:
-        InputError: it fails.
+        InputError: the evaluation fails.
     """
     if not _has_leaderboard():
         return {}
@@ -202,13 +203,13 @@ def _measure(tags: dict[str, str], weights: Path, line: Callable[[str], None]) -
 
 
 def _result(tags: dict[str, str], suffix: str) -> Path:
-    """Where a result goes that DVC does not watch."""
+    """Path of a result that DVC does not track."""
     return RESULTS / f"{tags['dvc_md5'].removesuffix('.dir')}{suffix}"
 
 
 def _run(module: str, tags: dict[str, str], arguments: list[str], line: Callable[[str], None]) -> None:
     """Run a stage's own program."""
-    # Several at once each keep what belongs to their weights.
+    # Evaluations that run at the same time keep their checkpoints apart.
     model = ["--stage", f"evaluate-version-{tags['dvc_md5'][:8]}", "--name", tags["model"], "--method", tags["method"]]
     model += ["--round", tags["round"]]
     said: list[str] = []
@@ -222,14 +223,14 @@ def _run(module: str, tags: dict[str, str], arguments: list[str], line: Callable
 
 
 def _figures(result: dict[str, Any]) -> dict[str, float]:
-    """Held-out figures of an evaluation, with the rate of wins over sft."""
+    """Held-out metrics of an evaluation, with the win rate against sft."""
     figures = {key: float(value) for key, value in result["held_out"].items() if value is not None}
     wins = win_rate(result["held_out_scores"], read_json(MODELS / "sft.json")["held_out_scores"])
     return figures if wins is None else {**figures, "win_rate_vs_sft": significant(wins) or 0.0}
 
 
 def _figures_of(model: str) -> dict[str, float]:
-    """Figures of a model that every recipe has, the leaderboard's among them where there is one."""
+    """Metrics of base or sft, which every recipe evaluates, with the leaderboard's if there is one."""
     scores = LEADERBOARD / model / "results.json"
     return _figures(read_json(MODELS / f"{model}.json")) | (_scores(scores) if scores.is_file() else {})
 
@@ -243,5 +244,5 @@ def _champion(registry: Registry, version: Version | None, project: str, judged_
     if version and version.number == number:
         return None, "it is the champion"
     if champion.tags.get("evaluated_on") != judged_on:
-        return None, f"the champion, {champion.uri}, has no figures of these prompts; evaluate it too"
+        return None, f"the champion, {champion.uri}, was not evaluated on these prompts; evaluate it too"
     return champion, ""

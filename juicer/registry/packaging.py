@@ -1,4 +1,4 @@
-"""A policy's folder as an MLflow model that `mlflow models serve` and transformers load without code of ours."""
+"""Package a policy as an MLflow model that `mlflow models serve` and transformers load without Juicer."""
 
 import logging
 import shutil
@@ -13,9 +13,9 @@ def package(weights: Path, name: str, card: str, out: Path) -> None:
 
     Args:
         weights: a policy's folder.
-        name: what the model is called in its own metadata; no name of the hub, or MLflow looks for it there.
+        name: the model's name in its own metadata. It must not look like a hub name, or MLflow looks it up there.
         card: Markdown with a YAML header, as on the hub.
-        out: folder to make.
+        out: folder to create.
     """
     from huggingface_hub import ModelCard
     from mlflow.transformers import save_model
@@ -23,7 +23,9 @@ def package(weights: Path, name: str, card: str, out: Path) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)  # it knows no licence; the card does
+    logging.getLogger("mlflow.transformers").setLevel(
+        logging.ERROR
+    )  # it warns that it finds no licence; the card has it
     # MLflow 3.17 cannot describe a checkpoint by its path under transformers 5, so it is loaded for a moment.
     model = AutoModelForCausalLM.from_pretrained(weights, local_files_only=True, use_safetensors=True, dtype="auto")
     model.name_or_path = name
@@ -35,7 +37,7 @@ def package(weights: Path, name: str, card: str, out: Path) -> None:
         model_card=ModelCard(card),
         pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS],
     )
-    # The bytes that DVC knows rather than others that say the same.
+    # Keep the very files that DVC tracks: MLflow has written the weights anew.
     shutil.rmtree(out / "model")
     shutil.copytree(weights, out / "model")
     # Written by MLflow for models of the hub; the card says what licences there are.

@@ -1,7 +1,7 @@
-"""Promote a registered version to champion if it passes the gates, or give the place back to the one before.
+"""Promote a registered version to champion if it passes the gates, or roll back to the previous champion.
 
-What may be promoted is decided in gates.py, how the aliases move in aliases.py. Here is the order of
-things: judge, upload the weights, then, as the only mover, judge again if the champion has changed, and move.
+gates.py decides what may be promoted, aliases.py moves the aliases. This module has the order of steps: judge, upload
+the weights, then, holding the lock, judge again if the champion has changed, and move.
 """
 
 import getpass
@@ -27,7 +27,7 @@ GATES = Path("mlflow/promotion.yaml")
 
 @dataclass(frozen=True)
 class Decision:
-    """What became, or would become, of a promotion or a rollback."""
+    """The outcome of a promotion or a rollback."""
 
     title: str
     before: Places
@@ -67,7 +67,7 @@ def promote(registry: Registry, version: Version, gates: Path = GATES, *, dry_ru
     """Make a version the champion if it passes every gate.
 
     Raises:
-        InputError: a gated metric is missing or not comparable, or MLflow goes away.
+        InputError: a gated metric is missing or not comparable, or MLflow fails.
     """
     settings = PromotionSettings.parse(read_yaml(gates), str(gates))
     aliases = registry.aliases_of(version.name)
@@ -95,7 +95,7 @@ def roll_back(registry: Registry, name: str, *, dry_run: bool = False) -> Decisi
     """Make the version that `previous` points to the champion again.
 
     Raises:
-        InputError: there is no champion or nothing before it, or MLflow goes away.
+        InputError: there is no champion or no earlier one, or MLflow fails.
     """
     aliases = registry.aliases_of(name)
     with aliases.locked():
@@ -115,13 +115,13 @@ def roll_back(registry: Registry, name: str, *, dry_run: bool = False) -> Decisi
 def judge_version(
     registry: Registry, version: Version, settings: PromotionSettings, champion: str | None
 ) -> list[Verdict]:
-    """Hold a version against the gates, on the tags and figures that MLflow has.
+    """Check a version against the gates, by the tags and metrics that MLflow holds.
 
     Args:
         champion: number of the champion, None if there is none.
 
     Raises:
-        InputError: figures are missing or of other prompts.
+        InputError: metrics are missing, or were measured on other prompts.
     """
     there = registry.find(f"models:/{version.name}/{champion}") if champion else None
     if there and there.tags.get("evaluated_on") != version.tags.get("evaluated_on"):
@@ -130,7 +130,7 @@ def judge_version(
             where=version.uri,
             do=f"evaluate it anew, here: python -m flows.evaluate {there.uri}",
         )
-    # A run has a benchmark's score without its error, which on the same questions is nearly that of the version.
+    # A run has a benchmark's score without its standard error, which on the same questions is close to the version's.
     errors = {name: version.metrics[name] for each in BENCHMARKS if (name := f"{each}_sem") in version.metrics}
     base, sft = (Judged(name, name, errors | registry.figures_of(version, name)) for name in ("base", "sft"))
     judged = judge(settings, _judged(version), base, sft, _judged(there) if there else None)
@@ -145,7 +145,7 @@ def _judged(version: Version) -> Judged:
 def _decision(
     registry: Registry, version: Version, settings: PromotionSettings, now: Places, dry_run: bool
 ) -> Decision:
-    """What becomes of a promotion while the aliases are where `now` says; nothing if the version is champion."""
+    """The outcome of a promotion if the aliases are where `now` says; no change if the version is champion."""
     title = f"promotion of {version.name} {version.number} ({version.tags.get('model')})"
     if now.get(CHAMPION) == version.number:
         return Decision(title, now, now, dry_run)
@@ -172,7 +172,7 @@ def _upload(registry: Registry, version: Version, gates: str) -> None:
 
 
 def _audit(registry: Registry, version: Version, decision: Decision) -> str:
-    """Write a decision down; returns the run's id. The run of a move is still going on, and the move ends it."""
+    """Record a decision as a run; returns its id. If the aliases are to move, the move ends the run."""
     tags = {
         "stage": "promotion",
         "outcome": "refused" if decision.refused else NOT_MOVED,

@@ -5,7 +5,6 @@ Nothing here knows MLflow: `juicer.registry.ensure` compares these records with 
 
 import hashlib
 import json
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from juicer.reporting.leaderboard_table import HEADINGS, as_markdown
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json
 from juicer.stages.dvc_files import DvcLock
+from juicer.stages.git import changed_files, head, is_ancestor
 from juicer.stages.live import BENCHMARKING, EVALUATING, TRAINING
 from juicer.stages.stage import COSTS
 
@@ -140,7 +140,8 @@ def _run(name: str, lock: DvcLock, common: dict[str, str]) -> RunRecord:
     run = RunRecord(f"{name}:{out['md5']}", attempt, name, tags, in_words(read), {}, data=data)
     if kind in EVALUATING:
         evaluated_on = lock.evaluated_on(name)
-        run.key = evaluation_key(run.key, evaluated_on)
+        # The same figures by other parameters are another run, which other models are compared with.
+        run.key = f"{run.key}:{evaluated_on}"
         evaluation = read_json(path)
         run.tags |= {"model": evaluation["name"], "method": evaluation["method"], "round": str(evaluation["round"])}
         run.tags |= {"evaluated_on": evaluated_on}
@@ -157,11 +158,6 @@ def _run(name: str, lock: DvcLock, common: dict[str, str]) -> RunRecord:
             _add_training(run, read_json(file), "" if part == "." else f"{part}/")
     _add_costs(run, path)
     return run
-
-
-def evaluation_key(key: str, evaluated_on: str) -> str:
-    """Key of an evaluation. The same figures by other parameters are another run, which other models are found by."""
-    return key if key.endswith(f":{evaluated_on}") else f"{key}:{evaluated_on}"
 
 
 def attempt_of(stage: str, made_from: dict[str, str], read: dict[str, Any]) -> str:
@@ -259,24 +255,14 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def git_tags() -> dict[str, str]:
     """The commit, and whether tracked files differ from it, but those that a run keeps itself: they are no code."""
-    commit = _git("rev-parse", "HEAD")
     own = [f":(exclude){path}" for path in (LOCK, PARAMS)]
-    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *own)
-    return {
-        "git_commit": commit or "unknown",
-        "git_dirty": "unknown" if changes is None else str(bool(changes)).lower(),
-    }
+    try:
+        dirty = str(bool(changed_files(".", *own, untracked=False))).lower()
+    except InputError:
+        dirty = "unknown"
+    return {"git_commit": head() or "unknown", "git_dirty": dirty}
 
 
 def in_history(commit: str) -> bool:
     """Whether a commit led to the one that is checked out, or is on the remote's main branch."""
-    return any(_git("merge-base", "--is-ancestor", commit, each) is not None for each in ("HEAD", "origin/HEAD"))
-
-
-def _git(*arguments: str) -> str | None:
-    """What git prints, None if it fails."""
-    try:
-        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return answer.stdout.strip()
+    return any(is_ancestor(commit, each) for each in ("HEAD", "origin/HEAD"))

@@ -1,7 +1,7 @@
-"""Bring back what made a registered version: its weights, its data and its code, each proven by md5.
+"""Restore a registered version's weights, data and code, and verify each by its md5.
 
-The code is the git commit of the version, the weights and the data come from DVC's cache or remote by the md5 that the
-version's own dvc.lock (kept in MLflow) gives them. In the folder that comes out, `dvc status` finds nothing changed.
+The code comes from the version's git commit; weights and data come from DVC's cache or remote, by the md5 in the
+version's own dvc.lock, which is kept in MLflow. In the restored folder `dvc status` reports no changes.
 """
 
 import shutil
@@ -17,11 +17,15 @@ from juicer.registry.versions import Registry, Version
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml, temporary_beside, value_at
 from juicer.stages.dvc_files import DvcLock, md5_of
+from juicer.stages.git import commit_of, git, root
+
+CODE_FOLDERS = ("juicer", "tasks", "irl")
+"""Folders that hold the code of stages; irl/ was the library of versions that are older than the package juicer/."""
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What was brought back."""
+    """What was restored."""
 
     folder: Path
     version: Version
@@ -29,38 +33,38 @@ class Restored:
     md5s: dict[str, str]
     """md5 of each restored output, compared with the version's dvc.lock."""
     code: int
-    """Number of source files whose md5 is the one that the version was made with."""
+    """Number of files and folders in git whose md5 is the one that the version was made with."""
     outside: list[str]
     """Inputs that neither git nor DVC holds, such as a file named in fetch.source."""
 
     def __str__(self) -> str:
         lines = [f"{self.version.uri} ({self.version.tags.get('model')}) restored into {self.folder}"]
         lines += [f"  {md5}  {path}" for path, md5 in self.md5s.items()]
-        lines += [f"  code: commit {self.commit[:12]}, {self.code} files as when the version was made"]
-        lines += [f"  not kept anywhere, and not needed to use the version: {path}" for path in self.outside]
+        lines += [f"  code: commit {self.commit[:12]}, {self.code} files or folders as when the version was made"]
+        lines += [f"  in neither git nor DVC, and not needed to use the version: {path}" for path in self.outside]
         return "\n".join(lines)
 
 
 def restore(
     registry: Registry, version: Version, into: Path, *, commit: str | None = None, everything: bool = False
 ) -> Restored:
-    """Restore a version into a new folder. Nothing is left there if anything is not as it was.
+    """Restore a version into a new folder. If anything differs from the version, nothing is left there.
 
     Args:
-        into: the folder to make; must not exist or be empty.
+        into: the folder to create; it must not exist, or be empty.
         commit: take the code from this commit rather than from the version's own.
         everything: all models and data that led to the version, rather than the version's own and the data.
 
     Raises:
-        InputError: the commit, an object of DVC or an artifact is gone, or an md5 is another.
+        InputError: the commit, an object of DVC or an artifact is missing, or an md5 differs.
     """
     if into.exists() and any(into.iterdir() if into.is_dir() else [into]):
-        raise InputError("is not an empty folder", where=str(into), do="name a new one: --into FOLDER")
+        raise InputError("the folder is not empty", where=str(into), do="name a new one: --into FOLDER")
     commit = _commit(version, commit)
     into.parent.mkdir(parents=True, exist_ok=True)
     with temporary_beside(into) as temporary:
-        _run("git", "clone", "--quiet", "--no-checkout", _root(), str(temporary))
-        _run("git", "checkout", "--quiet", "--detach", commit, cwd=temporary)
+        git("clone", "--quiet", "--no-checkout", str(root()), str(temporary))
+        git("checkout", "--quiet", "--detach", commit, cwd=temporary)
         for name in (LOCK, PARAMS):
             (temporary / name).write_text(registry.kept_text(version, name), encoding="utf-8")
         lock = DvcLock.read(temporary / LOCK)
@@ -73,8 +77,8 @@ def restore(
         code, other_code, outside = _compare_code(temporary, lock, stages)
         differ += other_code + _other_params(temporary, lock, stages)
         if differ:
-            do = f"they were not committed in {commit[:12]}; name the commit that has them: --commit"
-            raise InputError(f"not as when the version was made: {', '.join(differ)}", where=version.uri, do=do)
+            do = f"commit {commit[:12]} does not have them as they were; name the commit that does: --commit"
+            raise InputError(f"these differ from the version: {', '.join(differ)}", where=version.uri, do=do)
         if into.exists():
             into.rmdir()
         temporary.replace(into)
@@ -82,17 +86,17 @@ def restore(
 
 
 def weights_of(registry: Registry, version: Version, folder: Path) -> Path:
-    """The version's weights as a folder: the one in this project if it still is the same, else one made in `folder`.
+    """The version's weights as a folder: the project's own if it is unchanged, else a copy in `folder`.
 
     Raises:
-        InputError: the weights are neither here nor in DVC's cache or remote.
+        InputError: the weights are in neither the project nor DVC's cache or remote.
     """
     here = Path(version.tags["dvc_path"])
     if here.is_dir() and md5_of(here) == version.tags["dvc_md5"]:
         return here
-    # DVC checks out what a dvc.yaml declares and a dvc.lock knows; a stage with this one output is all it has to see.
+    # DVC checks out what dvc.yaml and dvc.lock declare: a stage with this one output is enough.
     (folder / ".dvc").mkdir(parents=True)
-    shutil.copy(Path(_root()) / ".dvc/config", folder / ".dvc/config")
+    shutil.copy(root() / ".dvc/config", folder / ".dvc/config")
     out = {"path": str(here), "hash": "md5", "md5": version.tags["dvc_md5"]}
     for name, content in (
         ("dvc.yaml", {"stages": {"weights": {"cmd": "none", "outs": [str(here)]}}}),
@@ -103,41 +107,37 @@ def weights_of(registry: Registry, version: Version, folder: Path) -> Path:
     _dvc("config", "core.no_scm", "true", cwd=folder)
     _check_out(folder, [str(here)])
     if md5_of(folder / here) != version.tags["dvc_md5"]:
-        raise InputError("DVC brought back other weights", where=version.uri)
+        do = "delete the file from DVC's cache, then: dvc pull"
+        raise InputError("the weights in DVC's cache do not have the version's md5", where=version.uri, do=do)
     return folder / here
 
 
 def _commit(version: Version, commit: str | None) -> str:
     wanted = commit or version.tags.get("git_commit", "unknown")
     if wanted == "unknown":
-        raise InputError("was made outside git, so its code is not known", where=version.uri, do="name it: --commit")
-    found = subprocess.run(
-        ["git", "rev-parse", "--verify", "--quiet", f"{wanted}^{{commit}}"], capture_output=True, text=True, check=False
-    )
-    if found.returncode:
+        what = "the version was registered outside git, so its commit is unknown"
+        raise InputError(what, where=version.uri, do="name the commit: --commit")
+    found = commit_of(wanted)
+    if found is None:
         raise InputError(f"this repository has no commit {wanted}", where=version.uri, do="git fetch --all")
-    return found.stdout.strip()
-
-
-def _root() -> str:
-    return _run("git", "rev-parse", "--show-toplevel").strip()
+    return found
 
 
 def _check_out(folder: Path, paths: list[str]) -> None:
-    """Put outputs in place, from this project's cache, and where they are not there from its remote."""
-    local = Path(_root()) / ".dvc/config.local"
+    """Check out outputs from this project's cache, or pull them from its remote if the cache lacks them."""
+    local = root() / ".dvc/config.local"
     if local.is_file():
         shutil.copy(local, folder / ".dvc/config.local")
-    cache = Path(_dvc("cache", "dir", cwd=Path(_root())).strip())
+    cache = Path(_dvc("cache", "dir", cwd=root()).strip())
     _dvc("config", "--local", "cache.dir", str(cache.absolute()), cwd=folder)
     try:
         _dvc("checkout", "--quiet", *paths, cwd=folder)
     except InputError as missing:
         if not _dvc("remote", "list", cwd=folder).strip():
             do = "dvc push to a remote where it was made, then dvc remote add here"
-            raise InputError(f"{', '.join(paths)} not in DVC's cache, and there is no remote", do=do) from missing
-        # DVC takes a remote's relative path from the project's folder, which is another one here.
-        for line in _dvc("config", "--list", cwd=Path(_root())).splitlines():
+            raise InputError(f"DVC's cache lacks {', '.join(paths)}, and there is no remote", do=do) from missing
+        # DVC resolves a remote's relative path against the project's folder, which is a different one here.
+        for line in _dvc("config", "--list", cwd=root()).splitlines():
             key, _, url = line.partition("=")
             if key.startswith("remote.") and key.endswith(".url") and Path(url).is_absolute():
                 _dvc("config", "--local", key, url, cwd=folder)
@@ -145,20 +145,28 @@ def _check_out(folder: Path, paths: list[str]) -> None:
 
 
 def _compare_code(folder: Path, lock: DvcLock, stages: list[str]) -> tuple[int, list[str], list[str]]:
-    """Source files as when the version was made, those that are others, and inputs that nobody keeps."""
+    """Code as when the version was made, code that differs, and inputs that neither git nor DVC holds.
+
+    Code is listed by module or by folder; a folder is compared without what .dvcignore of that commit lists.
+    """
     same, other, outside = set[str](), set[str](), set[str]()
     for stage in stages:
         for dependency in lock.stages[stage].get("deps", []):
             place = Path(dependency["path"])
             if any(str(each) in lock.producers for each in (place, *place.parents)):
                 continue
-            if place.suffix != ".py" and (place.is_absolute() or not (folder / place).exists()):
+            if not _is_code(place) and (place.is_absolute() or not (folder / place).exists()):
                 outside.add(str(place))
             elif (folder / place).exists() and md5_of(folder / place) == dependency.get("md5"):
                 same.add(str(place))
             else:
                 other.add(str(place))
     return len(same), sorted(other), sorted(outside)
+
+
+def _is_code(dependency: Path) -> bool:
+    """Whether a dependency is a module, or a folder of modules, and so belongs to the commit."""
+    return dependency.suffix == ".py" or dependency.parts[0] in CODE_FOLDERS
 
 
 def _other_params(folder: Path, lock: DvcLock, stages: list[str]) -> list[str]:
@@ -172,12 +180,9 @@ def _other_params(folder: Path, lock: DvcLock, stages: list[str]) -> list[str]:
 
 
 def _dvc(*arguments: str, cwd: Path) -> str:
-    return _run(sys.executable, "-m", "dvc", "--wait-for-lock", *arguments, cwd=cwd)
-
-
-def _run(*command: str, cwd: Path | None = None) -> str:
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or done.stdout.strip().splitlines() or [""]
-        raise InputError(f"{' '.join(command[:4])} ...: {lines[0]}")
+        raise InputError(lines[0], where=f"dvc {arguments[0]}")
     return done.stdout

@@ -1,15 +1,17 @@
-"""A connection to MLflow's store: quiet, impatient, and with errors of one line."""
+"""A connection to MLflow's store: quiet, with few retries and one-line errors."""
 
 import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml
+from juicer.runtime.libraries import require
 from juicer.settings.models import RegisterSettings
 
 if TYPE_CHECKING:
@@ -18,23 +20,26 @@ if TYPE_CHECKING:
 
 SAMPLES = "samples.json"
 METRICS_PER_REQUEST, PARAMS_PER_REQUEST, LONGEST_PARAM = 1000, 100, 6000
+RESULTS = ("held_out/", "validation/", "leaderboard/")
+"""What the metrics that an evaluation is made for begin with; others say what it cost."""
 SECRET = re.compile(r"(password|passwd|pwd|passphrase|secret|token|api_?key)=[^&\s]*", re.IGNORECASE)
-"""What an address may say a password in besides its front; the name may have more before it."""
+"""Query parameters of an address that may hold a password; their names may have a prefix."""
 
 
 @contextmanager
 def connect(uri: str) -> Iterator["MlflowClient"]:
-    """A client of the store at `uri`, made if it is SQLite and not there yet.
+    """A client of the store at `uri`; a SQLite store is created if it does not exist.
 
     Raises:
         InputError: MLflow cannot be reached or refuses, here or in the body.
     """
-    # A registry is not worth minutes of retries, and no stage reports its use to anybody.
+    # Do not wait minutes for a server, and send no telemetry.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    require("mlflow")
     import mlflow
     from mlflow.exceptions import MlflowException
     from requests import RequestException
@@ -72,8 +77,8 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def without_password(text: str) -> str:
-    """The text without what stands between // and the last @ after it, and with *** for passwords in a query."""
-    # A password may have / and @ in it, so one drops too much rather than too little.
+    """The text without user and password of an address, and with *** for passwords in its query."""
+    # A password may contain / and @, so everything up to the last @ is removed.
     return SECRET.sub(r"\1=***", re.sub(r"//\S*@", "//", text))
 
 
@@ -103,11 +108,37 @@ def runs_of(uri: str, experiment: str) -> tuple[str, list[tuple[str, str, str]]]
         return number, [(str(run.info.run_name), str(run.info.run_id), str(run.info.status)) for run in runs]
 
 
-def log_points(client: "MlflowClient", run: str, points: Sequence[tuple[str, float, float, int]]) -> None:
-    """Log any number of points: name, value, seconds since the epoch, step."""
+@dataclass(frozen=True)
+class Measured:
+    """What the metrics of an evaluation belong to, besides its run: MLflow's Models tab compares models by them."""
+
+    logged_model: str
+    """Id of the model that was evaluated."""
+    data: tuple[str, str] | None = None
+    """Path and md5 of the data that it was evaluated on."""
+
+
+def log_points(
+    client: "MlflowClient",
+    run: str,
+    points: Sequence[tuple[str, float, float, int]],
+    measured: Measured | None = None,
+) -> None:
+    """Log any number of points.
+
+    Args:
+        points: name, value, seconds since the epoch, step.
+        measured: what the results of an evaluation belong to besides the run.
+    """
     from mlflow.entities import Metric
 
-    metrics = [Metric(name, value, int(1000 * at), step) for name, value, at, step in points]
+    of_model: dict[str, str] = {"model_id": measured.logged_model} if measured else {}
+    if measured and measured.data:
+        of_model["dataset_name"], of_model["dataset_digest"] = measured.data
+    metrics = [
+        Metric(name, value, int(1000 * at), step, **(of_model if name.startswith(RESULTS) else {}))
+        for name, value, at, step in points
+    ]
     for start in range(0, len(metrics), METRICS_PER_REQUEST):
         client.log_batch(run, metrics=metrics[start : start + METRICS_PER_REQUEST])
 
@@ -122,7 +153,7 @@ def log_params(client: "MlflowClient", run: str, values: dict[str, str]) -> None
 
 
 def log_samples(client: "MlflowClient", run: str, rows: list[dict[str, Any]]) -> None:
-    """Log rows as one of MLflow's tables, in the form of `log_table`, which in MLflow 3.17 warns under pandas 3."""
+    """Log rows as an MLflow table, in the format of `log_table`, which warns in MLflow 3.17 with pandas 3."""
     columns = list(rows[0])
     client.log_dict(run, {"columns": columns, "data": [[row[each] for each in columns] for row in rows]}, SAMPLES)
     client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": SAMPLES, "type": "table"}]))

@@ -1,7 +1,7 @@
-"""Writes one run in MLflow while its stage runs: the helper process that juicer/stages/live.py starts and talks to.
+"""Write one run in MLflow while its stage runs: the helper process that juicer/stages/live.py starts and talks to.
 
-It reads what the stage says, one JSON object a line, and measures the stage's processes. A process of its own, so that
-neither MLflow's import nor a slow server costs the stage anything, and so that a stage that is killed ends as KILLED.
+It reads the stage's events, one JSON object per line, and measures the stage's processes. It is a process of its own,
+so that neither MLflow's import nor a slow server delays the stage, and so that the run of a killed stage ends KILLED.
 """
 
 import argparse
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PROCESS = "juicer.process"
-"""Host and process id of the stage that a run is of."""
+"""Tag of a run: host and process id of its stage."""
 INTERVAL = 5.0
-"""Seconds between two requests, and between two looks at the processes."""
+"""Seconds between two requests to MLflow, and between two measurements of the processes."""
 LIMIT = 6.0
-"""Seconds that the helper may outlive its stage."""
+"""Seconds after which the helper exits when its stage has ended."""
 MOST = 100_000
-"""Points kept for a server that is away."""
+"""Maximum number of points kept while the server cannot be reached."""
 GPU = {
     "utilization.gpu": "utilization_percentage",
     "memory.used": "memory_usage_megabytes",
@@ -52,17 +52,17 @@ GPU = {
 
 @dataclass(frozen=True)
 class Opening:
-    """What is known of a run when its stage starts."""
+    """What is known about a run when its stage starts."""
 
     attempt: str
-    """What the stage makes its output from; `register` knows the same of the stage that made an output."""
+    """Hash of the stage's inputs; `register` computes the same from dvc.lock once the stage has finished."""
     experiment: str
     tags: dict[str, str]
     params: dict[str, str]
 
 
 def opening(stage: str) -> Opening:
-    """What dvc.yaml, params.yaml and dvc.lock say of a stage that is about to run."""
+    """Read from dvc.yaml, params.yaml and dvc.lock what a stage that is about to run depends on."""
     params = read_yaml(Path(PARAMS))
     paths, keys = declared(stage, params)
     lock = DvcLock.read(Path(LOCK)) if Path(LOCK).is_file() else DvcLock(Path(LOCK), {}, {})
@@ -74,7 +74,7 @@ def opening(stage: str) -> Opening:
 
 
 def declared(stage: str, params: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """The dependencies and the parameters of a stage in dvc.yaml. DVC would say so too, a second later."""
+    """The dependencies and the parameters of a stage in dvc.yaml. Asking DVC would take a second longer."""
     name, _, key = stage.partition("@")
     written = read_yaml(Path("dvc.yaml"))["stages"][name]
     context: dict[str, Any] = {**params, "key": key}
@@ -88,7 +88,7 @@ def declared(stage: str, params: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 
 class Inbox:
-    """What the stage says, read by a thread of its own until the stage is gone."""
+    """The stage's messages, read by a thread until the stage has ended."""
 
     def __init__(self, lines: Any) -> None:
         self._lines = lines
@@ -96,7 +96,7 @@ class Inbox:
         threading.Thread(target=self._read, daemon=True).start()
 
     def take(self, seconds: float) -> list[dict[str, Any]]:
-        """What has come after so many seconds, or as soon as the stage has ended; its end comes last."""
+        """The messages of the next `seconds`, or fewer if the stage ends; the message of its end comes last."""
         deadline, taken = time.monotonic() + seconds, list[dict[str, Any]]()
         while not (taken and "status" in taken[-1]):
             try:
@@ -112,13 +112,13 @@ class Inbox:
             if "status" in message:
                 break
         else:
-            # It did not live to say how it ended.
+            # The stage was killed before it could report its end.
             self._messages.put({"status": "KILLED", "why": "", "at": time.time()})
         threading.Timer(LIMIT, os._exit, (1,)).start()
 
 
 class Meter:
-    """What a tree of processes, and the machine's GPUs, are at."""
+    """Measures a tree of processes and the machine's GPUs."""
 
     def __init__(self, process: int) -> None:
         self._root, self._cpu, self._at = process, dict[int, float](), time.monotonic()
@@ -126,7 +126,7 @@ class Meter:
         self.sample()
 
     def sample(self) -> dict[str, float]:
-        """Per cent of one core since the last look, memory in MB, and of each GPU what nvidia-smi says."""
+        """Utilisation in per cent of one core since the last call, memory in MB, and per GPU nvidia-smi's figures."""
         now, used, memory, cpu = time.monotonic(), 0.0, 0, dict[int, float]()
         for process in self._tree():
             try:
@@ -166,7 +166,7 @@ class Meter:
 
 
 class Writer:
-    """The run, and the points that it does not have yet."""
+    """Writes a run; holds the points that are not yet in it."""
 
     def __init__(self, opening: Opening, stage: str, process: int) -> None:
         self._opening, self._stage = opening, stage
@@ -175,24 +175,24 @@ class Writer:
         self._points: list[tuple[str, float, float, int]] = []
         """Name, value, seconds since the epoch, step."""
         self._written: dict[str, set[int]] | None = None
-        """Of a run that goes on, the steps that its curves have."""
+        """Of a resumed run, the steps that its curves already have."""
         self._run = ""
         """Its id, once there is one."""
         self._tokens, self._since = 0.0, time.time()
         self._started = time.time()
 
     def open(self, client: "MlflowClient") -> bool:
-        """Find the run that goes on, or make one; False if there is nothing to write."""
+        """Resume the stage's run, or create one; False if there is nothing to write."""
         experiment = experiment_of(client, self._opening.experiment)
         found = client.search_runs(
             [experiment], f"tags.`{ATTEMPT}` = '{self._opening.attempt}'", order_by=["attributes.start_time DESC"]
         )
         tags = {**self._opening.tags, PROCESS: self._process}
         if any(run.info.status == "FINISHED" for run in found):
-            return False  # the same from the same was made before; the run is of that
-        teller = found[0].data.tags.get(PROCESS, "") if found else ""
-        # Its own process: an earlier try made the run, and the answer to that or to the next request was lost.
-        if found and found[0].info.status == "RUNNING" and teller != self._process and _lives(teller):
+            return False  # the same inputs were processed before, and the run records that
+        owner = found[0].data.tags.get(PROCESS, "") if found else ""
+        # If it names this process, an earlier attempt created the run and the response was lost.
+        if found and found[0].info.status == "RUNNING" and owner != self._process and _lives(owner):
             return False
         if found:
             self._run, self._written = found[0].info.run_id, {}
@@ -207,7 +207,7 @@ class Writer:
         return True
 
     def note(self, message: dict[str, Any]) -> None:
-        """Take in what the stage says."""
+        """Queue the points of a message of the stage."""
         part, at = message.get("part", ""), message["at"]
         if "curves" in message:
             prefix = f"{part}/train/" if part else "train/"
@@ -219,28 +219,28 @@ class Writer:
             self._points.append((f"progress/{part or 'work'}", share, at, message["done"]))
 
     def measure(self) -> None:
-        """Look at the processes, and at how fast tokens came since the last look."""
+        """Measure the processes, and the tokens per second since the last measurement."""
         now = time.time()
         figures = self._meter.sample()
-        if self._tokens and now - self._since > 1:  # a pause counts in the speed after it
+        if self._tokens and now - self._since > 1:  # a pause lowers the next value
             figures["speed/response_tokens_per_second"] = self._tokens / (now - self._since)
             self._tokens, self._since = 0.0, now
         self._points += [(name, value, now, int(now - self._started)) for name, value in figures.items()]
         del self._points[:-MOST]
 
     def send(self, client: "MlflowClient") -> None:
-        """Write the points; those that could not be written are kept."""
+        """Write the points; if that fails, they are kept."""
         log_points(client, self._run, [each for each in self._points if self._lacks(client, *each)])
         self._points.clear()
 
     def end(self, client: "MlflowClient", status: str, why: str) -> None:
-        """Say how the stage ended."""
+        """Record how the stage ended."""
         if why:
             client.set_tag(self._run, "error", why)
         client.set_terminated(self._run, status)
 
     def _lacks(self, client: "MlflowClient", name: str, value: float, at: float, step: int) -> bool:
-        """Whether a curve has no point at a step. A run that goes on takes steps again that were not saved."""
+        """Whether a curve lacks a point at a step. A resumed stage repeats the steps after its last checkpoint."""
         if self._written is None or "train/" not in name:
             return True
         if name not in self._written:
@@ -249,16 +249,16 @@ class Writer:
 
 
 def _lives(process: str) -> bool:
-    """Whether a run's stage is at work on this machine."""
+    """Whether the stage of a run is still running on this machine."""
     host, _, number = process.rpartition(":")
     return host == socket.gethostname() and number.isdigit() and psutil.pid_exists(int(number))
 
 
 def track(stage: str, process: int, inbox: Inbox) -> None:
-    """Write until the stage has ended. A server that is away is asked again; it is said once."""
+    """Write until the stage has ended. If the server cannot be reached, it warns once and retries."""
     uri, begun = project_uri(), opening(stage)
     with locked(uri), connect(uri):
-        pass  # MLflow is imported, and a new SQLite file has its tables: that takes seconds
+        pass  # import MLflow and create the tables of a new SQLite file now, because both take seconds
     writer = Writer(begun, stage, process)
     status, opened, warned = "", False, False
     while not status:
@@ -267,7 +267,7 @@ def track(stage: str, process: int, inbox: Inbox) -> None:
             writer.note(message)
         status = said[-1].get("status", "") if said else ""
         if status == "FINISHED" and not opened:
-            return  # it is over before there is a run; `register` records it
+            return  # it finished before there was a run; `register` records it
         writer.measure()
         try:
             with connect(uri) as client:
@@ -284,25 +284,25 @@ def track(stage: str, process: int, inbox: Inbox) -> None:
 
 
 def warn(stage: str, what: str) -> None:
-    print(f"warning: {stage} is not seen in MLflow while it runs: {what}", file=sys.stderr, flush=True)
+    print(f"warning: {stage} is not shown in MLflow while it runs: {what}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m juicer.registry.tracker", description=__doc__)
     parser.add_argument("--stage", required=True, help="the stage in dvc.yaml, for example irft_train@r1")
-    parser.add_argument("--process", type=int, required=True, help="it and those below it are measured")
+    parser.add_argument("--process", type=int, required=True, help="id of the process to measure, with its children")
     given = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # it ends with the stage, to say how that ended
+        signal.signal(number, signal.SIG_IGN)  # it ends when the stage does, to record how that ended
     os.nice(10)
-    # One request is not worth much patience: the next one brings the same points.
+    # Few retries: the next request sends the same points.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     inbox = Inbox(sys.stdin)
     try:
         track(given.stage, given.process, inbox)
     except Exception as error:
-        # Nobody waits for this process: what it has to say is one line, whatever it is.
+        # No process waits for this one, so any error becomes one line.
         what = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         warn(given.stage, what)
 

@@ -1,4 +1,4 @@
-"""Registered versions as the promotion, the restoration and the evaluation on demand see them."""
+"""Registered versions, for promotion, restoration and evaluation on demand."""
 
 import re
 import tempfile
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from juicer.registry.aliases import Aliases
-from juicer.registry.store import connect, every_page, log_samples
+from juicer.registry.store import Measured, connect, every_page, log_points, log_samples
 from juicer.runtime.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -71,12 +71,12 @@ class Registry:
         """The version that `reference` (models:/NAME/VERSION or models:/NAME@ALIAS) points to.
 
         Raises:
-            InputError: no such model, version or alias; with the ones that there are.
+            InputError: no such model, version or alias; the message names those that exist.
         """
         parts = REFERENCE.fullmatch(reference)
         if parts is None:
             do = "write models:/NAME/VERSION or models:/NAME@ALIAS"
-            raise InputError(f"{reference!r} is no reference to a registered model", do=do)
+            raise InputError(f"{reference!r} is not a reference to a registered model", do=do)
         name = parts["name"]
         aliases = self._all_aliases(name)
         number = parts["version"]
@@ -106,7 +106,7 @@ class Registry:
         """A text that `register` kept with the run that made the version.
 
         Raises:
-            InputError: it is not there.
+            InputError: the artifact is missing.
         """
         from mlflow.exceptions import MlflowException
 
@@ -114,21 +114,21 @@ class Registry:
             try:
                 path = self._client.download_artifacts(version.run, name, folder)
             except (MlflowException, OSError) as error:
-                do = "was the store of artifacts cleared? Delete that run, then register again: dvc repro"
+                do = "if the artifacts were deleted, delete that run too and register again: dvc repro register"
                 raise InputError(f"{name} is not among the artifacts of its run", where=version.uri, do=do) from error
             return Path(path).read_text(encoding="utf-8")
 
     def figures_of(self, version: Version, model: str) -> dict[str, float]:
-        """Figures of another model, such as base: held-out ones from an evaluation on what `version` was evaluated on,
-        and the newest of the leaderboard where there are any.
+        """Metrics of another model, such as base: held-out ones measured on the same prompts as those of `version`, and
+        the newest of the leaderboard if there are any.
 
         Raises:
-            InputError: there is none.
+            InputError: there are no such metrics.
         """
         judged = version.tags.get("evaluated_on")
         if judged is None:
             do = f"dvc repro register, or: python -m flows.evaluate {version.uri}"
-            raise InputError("was not evaluated", where=version.uri, do=do)
+            raise InputError("the version was not evaluated", where=version.uri, do=do)
         experiment = self._client.get_run(version.run).info.experiment_id
         held_out = self._newest(experiment, f"tags.model = '{model}' AND tags.evaluated_on = '{judged}'")
         if held_out is None:
@@ -142,7 +142,7 @@ class Registry:
         }
 
     def aliases_of(self, name: str) -> Aliases:
-        """The aliases of a registered model, to be moved."""
+        """The aliases of a registered model, for moving them."""
         self._all_aliases(name)
         return Aliases(self._client, name)
 
@@ -156,27 +156,24 @@ class Registry:
         return WEIGHTS in version.tags and version.tags[WEIGHTS] == version.tags["dvc_md5"]
 
     def upload(self, version: Version, model: Path, card: str) -> None:
-        """Store an MLflow model as what the version holds."""
+        """Upload an MLflow model as the artifacts of a version."""
         self._client.log_model_artifacts(version.logged_model, str(model))
         if EXTERNAL in self._client.get_logged_model(version.logged_model).tags:
             self._client.delete_logged_model_tag(version.logged_model, EXTERNAL)
         self._client.update_model_version(version.name, version.number, card)
-        # Only now: an upload that was cut short is made anew.
+        # Last: an interrupted upload is repeated.
         self.tag(version, {WEIGHTS: version.tags["dvc_md5"]})
 
     def note_evaluation(
         self, version: Version, figures: dict[str, float], judged_on: str, samples: list[dict[str, Any]]
     ) -> None:
-        """Write an evaluation down: a run of its own, and the version's figures."""
-        from mlflow.entities import Metric
-
+        """Record an evaluation as a run of its own, and its metrics as tags of the version."""
         experiment = self._client.get_run(version.run).info.experiment_id
         tags = {key: value for key, value in version.tags.items() if key in ("recipe", "model", "method", "round")}
         tags |= {"stage": "evaluate", "version": version.number, "evaluated_on": judged_on}
         run = self._client.create_run(experiment, tags=tags, run_name=f"evaluate {version.uri}").info.run_id
-        now = int(time.time() * 1000)
-        metrics = [Metric(_metric_of(key), value, now, 0) for key, value in figures.items()]
-        self._client.log_batch(run, metrics=metrics)
+        points = [(_metric_of(key), value, time.time(), 0) for key, value in figures.items()]
+        log_points(self._client, run, points, Measured(version.logged_model))
         if samples:
             log_samples(self._client, run, samples)
         self._client.set_terminated(run, "FINISHED")
@@ -193,7 +190,7 @@ class Registry:
         )
 
     def audit(self, version: Version, name: str, tags: dict[str, str], files: dict[str, str], *, ended: bool) -> str:
-        """Write down what was decided about a version, as a run beside the others, ended or not; returns its id."""
+        """Record a decision about a version as a run, ended or not; returns its id."""
         experiment = self._client.get_run(version.run).info.experiment_id
         run = self._client.create_run(experiment, tags=tags, run_name=name).info.run_id
         for file, text in files.items():
@@ -203,7 +200,7 @@ class Registry:
         return str(run)
 
     def _newest(self, experiment: str, wanted: str) -> dict[str, float] | None:
-        """Metrics of the newest finished run that is as wanted, None if there is none."""
+        """Metrics of the newest finished run that the filter `wanted` matches, None if there is none."""
         query = f"{wanted} AND attributes.status = 'FINISHED'"
         runs = self._client.search_runs([experiment], query, max_results=1, order_by=["attributes.start_time DESC"])
         return runs[0].data.metrics if runs else None
@@ -212,7 +209,7 @@ class Registry:
         """Alias to version number.
 
         Raises:
-            InputError: no such registered model; with the nearest one.
+            InputError: no such registered model; the message names the nearest one.
         """
         models = {model.name: model for model in every_page(self._client.search_registered_models)}
         if name not in models:
@@ -222,13 +219,13 @@ class Registry:
 
 
 def name_of(reference: str) -> str:
-    """The registered model that a reference, or its bare name, speaks of."""
+    """The name of the registered model in a reference; a bare name is returned as it is."""
     parts = REFERENCE.fullmatch(reference)
     return parts["name"] if parts else reference
 
 
 def _metric_of(figure: str) -> str:
-    """A figure's name among the metrics of a run."""
+    """The name that a metric has in a run."""
     benchmark = figure.removeprefix("leaderboard_")
     return f"{LEADERBOARD}{benchmark}" if benchmark != figure else f"{HELD_OUT}{figure}"
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,16 +85,26 @@ class DvcLock:
 def md5_of(path: Path) -> str:
     """The md5 that DVC gives to a file, or to a folder (of the sorted list of its files; it ends in ".dir").
 
+    In a DVC project, files that the project's .dvcignore lists are left out of a folder, as DVC leaves them out.
+
     Raises:
         OSError: there is nothing at `path`.
     """
     if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    files = [
-        {"md5": md5_of(file), "relpath": file.relative_to(path).as_posix()}
-        for file in path.rglob("*")
-        if file.is_file()
-    ]
+    files = [{"md5": md5_of(file), "relpath": file.relative_to(path).as_posix()} for file in _compared(path)]
     listed = json.dumps(sorted(files, key=lambda file: file["relpath"]), sort_keys=True)
     return hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _compared(folder: Path) -> Iterator[Path]:
+    """The files of a folder that DVC compares."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    project = next((each for each in folder.absolute().parents if (each / ".dvc").is_dir()), None)
+    if project is None or not (project / ".dvcignore").is_file():
+        return files
+    from pathspec import PathSpec
+
+    ignored = PathSpec.from_lines("gitignore", (project / ".dvcignore").read_text(encoding="utf-8").splitlines())
+    return (file for file in files if not ignored.match_file(file.absolute().relative_to(project)))

@@ -20,7 +20,7 @@ from juicer.registry.store import without_password
 from juicer.registry.versions import open_registry
 from juicer.runtime.errors import InputError
 
-# MLflow's own use of SQLAlchemy; nothing we could mend.
+# MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 MODELS = {
@@ -199,6 +199,47 @@ def test_a_run_names_its_data_by_the_md5_of_dvc_and_an_evaluation_shows_its_samp
     assert table["response"].tolist() == ["sft knows"]
 
 
+def test_logged_models_carry_parameters_and_results_by_which_mlflow_compares_rounds(finished: Project) -> None:
+    finished.ensure()
+    client, best_first = (
+        MlflowClient(finished.uri),
+        [{"field_name": "metrics.held_out/reward_mean", "ascending": False}],
+    )
+    found = client.search_logged_models(["1"], order_by=best_first)
+    # The scores are -1.5, or that plus the number of the round.
+    assert [model.name for model in found[:1]] == ["irft-r2"]
+    assert {model.name for model in found} == {"irft-r2", "irft-r1", "rft-r1", "sft-matched", "sft"}
+    best = found[0]
+    assert best.params == {"seed": "0", "sft.epochs": "2.0", "sft.lora": "null", "scorer.kind": "beaver"}
+    results = {metric.key: metric for metric in best.metrics}
+    assert set(results) == {
+        f"{split}/{name}" for split in ("held_out", "validation") for name in ("prompts", "reward_mean")
+    }
+    result, runs = results["held_out/reward_mean"], {run.info.run_id: run for run in client.search_runs(["1"])}
+    assert (result.value, result.dataset_name, result.dataset_digest) == (0.5, "data/curated", "0")
+    assert runs[result.run_id].info.run_name == "evaluate@irft-r2"
+    assert runs[best.source_run_id].info.run_name == "irft_train@r2"
+    above = client.search_logged_models(["1"], filter_string="metrics.`held_out/reward_mean` > -1")
+    assert {model.name for model in above} == {"irft-r1", "irft-r2", "rft-r1"}
+
+
+def test_a_second_call_adds_no_logged_model_and_no_result(finished: Project) -> None:
+    finished.ensure()
+    client = MlflowClient(finished.uri)
+    before = [(model.model_id, len(model.metrics)) for model in client.search_logged_models(["1"])]
+    finished.ensure()
+    finished.choose("rft-r1")  # so that MLflow is asked
+    finished.ensure()
+    assert [(model.model_id, len(model.metrics)) for model in client.search_logged_models(["1"])] == before
+    judge_by(finished, "1")
+    assert "(6 runs and 0 versions are new)" in finished.ensure()
+    found = {model.name: model for model in client.search_logged_models(["1"])}
+    assert {metric.dataset_digest for metric in found["sft"].metrics} == {"0", "1"}, (
+        "a new evaluation of the same model"
+    )
+    assert len(found) == len(before)
+
+
 def test_models_judged_by_the_same_prompts_and_scorer_say_so(finished: Project) -> None:
     finished.ensure()
     versions = finished.versions()
@@ -231,18 +272,6 @@ def test_the_same_figures_by_other_parameters_are_runs_of_their_own_that_a_versi
     assert base["reward_mean"] == -1.5
     judge_by(finished, "0")
     assert "(0 runs and 0 versions are new)" in finished.ensure(), "what was there before still counts"
-
-
-def test_evaluations_whose_keys_do_not_say_what_they_judged_by_are_not_recorded_again(finished: Project) -> None:
-    finished.ensure()
-    client = MlflowClient(finished.uri)
-    for run in client.search_runs(["1"], "tags.stage = 'evaluate'"):
-        client.set_tag(run.info.run_id, KEY, run.data.tags[KEY].rpartition(":")[0])
-    assert "(0 runs and 0 versions are new)" in finished.ensure()
-    finished.choose("rft-r1")  # so that MLflow is asked
-    assert "(0 runs and 0 versions are new)" in finished.ensure()
-    judge_by(finished, "1")
-    assert "(6 runs and 0 versions are new)" in finished.ensure()
 
 
 def git(*arguments: str) -> str:

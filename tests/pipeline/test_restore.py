@@ -13,17 +13,24 @@ from juicer.registry.store import project_uri
 from juicer.registry.versions import open_registry
 from juicer.runtime.errors import InputError
 from juicer.stages.dvc_files import DvcLock, md5_of
-from tests.small_pipeline import commit, make_project, register, repro, run
+from tests.small_pipeline import GRAPH, commit, git, make_project, register, repro, run
 
-# MLflow's own use of SQLAlchemy; nothing we could mend.
+# MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+
+OLD_CODE = {"irl/world.py": "FIRST = 1\n", "irl/errors.py": "SECOND = 2\n", "tasks/fit.py": "THIRD = 3\n"}
+"""Code as it stood before the package juicer/: stages depended on single modules of irl/ and tasks/."""
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose rounds are registered, and whose code and weights have changed since."""
+    """A project whose rounds were registered before its code moved, and whose weights have changed since.
+
+    After the move, as in the project itself, its stages depend on folders of code, without what .dvcignore lists.
+    """
     folder = tmp_path_factory.mktemp("project")
-    make_project(folder)
+    make_project(folder, GRAPH.replace("make.py,", "make.py, irl/world.py, irl/errors.py, tasks/fit.py,"), OLD_CODE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         register(folder)
@@ -31,7 +38,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         commit(folder, "results")
         script = folder / "make.py"
         script.write_text(script.read_text().replace('"steps": 3', '"steps": 4'))
-        commit(folder, "another training")
+        for old, new in (("world", "data/world"), ("errors", "runtime/errors")):
+            (folder / f"juicer/{new}.py").parent.mkdir(parents=True)
+            git(folder, "mv", f"irl/{old}.py", f"juicer/{new}.py")
+        (folder / "juicer/runtime/files.py").write_text("FOURTH = 4\n")
+        (folder / "dvc.yaml").write_text(
+            GRAPH.replace("make.py,", "make.py, juicer/data, juicer/runtime, tasks/fit.py,")
+        )
+        assert "/juicer/runtime/errors.py" in (folder / ".dvcignore").read_text().splitlines()
+        commit(folder, "another training, and a move")
         repro(folder)
         assert md5_of(folder / "models/irft/r2") != md5_of(folder / "as-registered")
     return folder
@@ -67,6 +82,39 @@ def test_weights_data_and_code_come_back_as_they_were(
     assert not (tmp_path / "old/models/sft").exists(), "only the version and its data unless asked for more"
 
 
+def test_a_version_from_before_the_move_proves_its_weights_data_and_code(
+    made: Path, restored: Callable[..., Restored], tmp_path: Path
+) -> None:
+    assert not (made / "irl/world.py").exists()
+    found = restored("models:/quickstart/3", tmp_path / "old", everything=True)
+    assert (found.code, found.outside) == (len(["make.py", "rows.jsonl", "source", *OLD_CODE]), [])
+    assert {name: (tmp_path / "old" / name).read_text() for name in OLD_CODE} == OLD_CODE
+    assert not (tmp_path / "old/juicer/data").exists()
+    status = run(tmp_path / "old", "dvc", "status", "irft_train@r2")
+    assert "up to date" in status.stdout
+
+
+def test_a_version_whose_stages_depend_on_folders_of_code_proves_them_too(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(made, project, symlinks=True)
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
+    assert "3 versions are new" in register(project)
+    commit(project, "results")
+    arguments = ["models:/quickstart/6", "--everything", "--into", str(tmp_path / "new")]
+    assert "6 files or folders as when the version was made" in run(project, "flows.restore", *arguments).stdout
+    for name in ("data/__pycache__/world.pyc", "runtime/errors.py"):
+        (tmp_path / "new/juicer" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "new/juicer" / name).write_text("not compared")
+    assert "up to date" in run(tmp_path / "new", "dvc", "status", "irft_train@r2").stdout
+    lock = DvcLock.read(tmp_path / "new/dvc.lock")
+    assert _compare_code(tmp_path / "new", lock, ["irft_train@r2"]) == (4, [], [])
+    (tmp_path / "new/juicer/runtime/files.py").write_text("FOURTH = 5\n")
+    assert _compare_code(tmp_path / "new", lock, ["irft_train@r2"]) == (3, ["juicer/runtime"], [])
+
+
 def test_everything_comes_back_such_that_dvc_sees_nothing_changed(
     restored: Callable[..., Restored], tmp_path: Path
 ) -> None:
@@ -79,15 +127,16 @@ def test_code_that_is_not_as_it_was_is_refused_in_one_line_and_leaves_nothing(ma
     arguments = ["models:/quickstart/3", "--into", str(tmp_path / "new"), "--commit", "HEAD"]
     done = run(made, "flows.restore", *arguments, check=False)
     assert (done.returncode, list(tmp_path.iterdir())) == (1, [])
-    assert done.stderr.startswith("error: models:/quickstart/3: not as when the version was made: make.py (")
+    assert done.stderr.startswith("error: models:/quickstart/3: these differ from the version: irl/errors.py, ")
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_module_that_was_never_committed_is_code_that_is_not_as_it_was(tmp_path: Path) -> None:
+def test_a_module_or_folder_that_was_never_committed_is_code_that_is_not_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "kept.py").write_text("")
-    deps = [{"path": "kept.py", "md5": md5_of(tmp_path / "kept.py")}, {"path": "lost.py", "md5": "0"}]
+    lost = [{"path": name, "md5": "0"} for name in ("lost.py", "juicer/lost")]
+    deps = [{"path": "kept.py", "md5": md5_of(tmp_path / "kept.py")}, *lost]
     lock = DvcLock(tmp_path / "dvc.lock", {"sft": {"deps": [*deps, {"path": "source.jsonl", "md5": "0"}]}}, {})
-    assert _compare_code(tmp_path, lock, ["sft"]) == (1, ["lost.py"], ["source.jsonl"])
+    assert _compare_code(tmp_path, lock, ["sft"]) == (1, ["juicer/lost", "lost.py"], ["source.jsonl"])
 
 
 def test_weights_come_from_a_remote_when_the_cache_is_empty(
@@ -98,7 +147,7 @@ def test_weights_come_from_a_remote_when_the_cache_is_empty(
     shutil.copytree(cache, remote)
     cache.rename(kept)
     try:
-        with pytest.raises(InputError, match="not in DVC's cache, and there is no remote"):
+        with pytest.raises(InputError, match=r"DVC's cache lacks .*, and there is no remote"):
             restored("models:/quickstart/3", tmp_path / "a")
         # DVC reads such a path from where the project is, and the weights are checked out elsewhere.
         run(made, "dvc", "remote", "add", "--local", "--default", "kept", os.path.relpath(remote, made))
@@ -115,7 +164,7 @@ def test_weights_come_from_a_remote_when_the_cache_is_empty(
         ("models:/quickstart/9", r"quickstart has no version 9 \(versions: 1, 2, 3\)"),
         ("models:/quickstart@chalenger", r"quickstart has no alias 'chalenger' \(did you mean 'challenger'\?\)"),
         ("models:/quickstat/1", r"no registered model 'quickstat' \(did you mean 'quickstart'\?\)"),
-        ("quickstart/1", r"'quickstart/1' is no reference to a registered model \(write models:/NAME/VERSION"),
+        ("quickstart/1", r"'quickstart/1' is not a reference to a registered model \(write models:/NAME/VERSION"),
     ],
 )
 def test_an_unknown_version_is_an_error_that_names_those_there_are(

@@ -370,7 +370,7 @@ def test_an_evaluation_on_other_parameters_than_those_of_the_pipeline_is_refused
     text = params.read_text()
     params.write_text(text.replace("seed: 0", "seed: 1"))
     try:
-        with pytest.raises(InputError, match=r"not as in dvc\.lock: seed \(bring it up to date"):
+        with pytest.raises(InputError, match=r"these differ from dvc\.lock: seed \(bring the project up to date"):
             check_up_to_date()
     finally:
         params.write_text(text)
@@ -384,14 +384,14 @@ def test_an_evaluation_by_other_data_models_or_figures_than_those_of_the_pipelin
     kept = project / "kept"
     (project / path).rename(kept)
     try:
-        with pytest.raises(InputError, match=rf"not as in dvc\.lock: {path} \(bring it up to date"):
+        with pytest.raises(InputError, match=rf"these differ from dvc\.lock: {path} \(bring the project up to date"):
             check_up_to_date()
         if kept.is_dir():
             shutil.copytree(kept, project / path)
             (project / path / "added").write_text("")
         else:
             (project / path).write_text("{}")
-        with pytest.raises(InputError, match=rf"not as in dvc\.lock: {path} \(bring it up to date"):
+        with pytest.raises(InputError, match=rf"these differ from dvc\.lock: {path} \(bring the project up to date"):
             check_up_to_date()
     finally:
         shutil.rmtree(project / path) if kept.is_dir() else (project / path).unlink()

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from juicer.registry.aliases import Aliases, Places
 from juicer.runtime.errors import InputError
 
-# MLflow's own use of SQLAlchemy; nothing we could mend.
+# MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 
@@ -135,16 +135,62 @@ def test_a_record_that_somebody_deleted_holds_no_move_up(client: MlflowClient) -
     assert places(client) == {"champion": "1"}
 
 
-def test_champions_of_older_code_are_read_from_the_tags_of_the_versions(client: MlflowClient) -> None:
-    for number, replaced in {"1": "", "2": "1", "3": "2"}.items():
-        client.set_model_version_tag("q", number, "promotion.replaced", replaced)
-    client.set_registered_model_alias("q", "champion", "3")
-    client.set_registered_model_alias("q", "previous", "2")
-    assert Aliases(client, "q").earlier() == ["1", "2"]
-    client.set_model_version_tag("q", "1", "promotion.replaced", "3")
-    assert Aliases(client, "q").earlier() == ["3", "1", "2"], "where that goes in circles it ends"
-    moved(client, "4")
-    assert Aliases(client, "q").earlier() == ["3", "1", "2", "3"]
+def test_aliases_that_were_set_by_hand_leave_the_previous_champion_as_the_only_earlier_one(
+    client: MlflowClient,
+) -> None:
+    for number in ("1", "2", "3"):
+        moved(client, number)
+    client.set_registered_model_alias("q", "previous", "4")
+    assert Aliases(client, "q").earlier() == ["4"]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing that the mover does on an error happens."""
+
+
+def cut_short(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch, at: str, after: Places, earlier: list[str]
+) -> None:
+    """Move the aliases, and be killed at one of the requests: to set champion, or to write the list."""
+
+    def killed(self: MlflowClient, *given: str) -> None:
+        if given[1] in ("champion", "juicer.earlier_champions"):
+            raise Killed
+        works(self, *given)
+
+    works = getattr(MlflowClient, at)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, at, killed)
+        aliases = Aliases(client, "q")
+        with pytest.raises(Killed), aliases.locked():
+            aliases.move(after, earlier)
+
+
+def test_the_order_of_the_moves_alone_would_not_tell_how_a_move_ends_so_that_it_is_written_down_first(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A promotion to 4 that is killed before the list, a rollback of 4 that is killed before champion: one state."""
+
+    def history(*champions: str) -> None:
+        for alias in ("champion", "previous"):
+            client.delete_registered_model_alias("q", alias)
+        client.delete_registered_model_tag("q", "juicer.earlier_champions")
+        for number in champions:
+            moved(client, number)
+
+    def seen() -> tuple[Places, str]:
+        return places(client), client.get_registered_model("q").tags["juicer.earlier_champions"]
+
+    history("1", "2", "1")
+    cut_short(client, monkeypatch, "set_registered_model_tag", {"champion": "4", "previous": "1"}, ["1", "2", "1"])
+    promotion = seen()
+    with Aliases(client, "q").locked():
+        assert Aliases(client, "q").earlier() == ["1", "2", "1"]
+    history("1", "2", "4")
+    cut_short(client, monkeypatch, "set_registered_model_alias", {"champion": "2", "previous": "1"}, ["1"])
+    assert seen() == promotion
+    with Aliases(client, "q").locked():
+        assert (places(client), Aliases(client, "q").earlier()) == ({"champion": "4", "previous": "2"}, ["1", "2"])
 
 
 def test_deleted_versions_are_no_earlier_champions(client: MlflowClient) -> None:
