@@ -31,7 +31,7 @@ class Scorer(Protocol):
 
 
 def load(
-    settings: ScorerSettings, folder: Path, compute: ComputeSettings, processes: Processes = SINGLE_PROCESS
+    settings: ScorerSettings, folder: Path | None, compute: ComputeSettings, processes: Processes = SINGLE_PROCESS
 ) -> Scorer | None:
     """Load the scorer in `folder`, or None for kind `none`. Rows that it scores are dealt out over `processes`.
 
@@ -40,6 +40,8 @@ def load(
     """
     if settings.kind == "none":
         return None
+    if folder is None:
+        raise InputError(f"scorer.kind is {settings.kind!r}, but there is no scorer", do="set scorer.model")
     if not (folder / "config.json").is_file():
         raise InputError("no model here: config.json is missing", where=str(folder), do="check scorer.model")
     # Each kind imports torch and transformers, seconds that the kind `none` does not have to pay.

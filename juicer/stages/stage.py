@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 
 from juicer.recipe.checks import validate
+from juicer.recipe.graph import ABSENT
 from juicer.runtime.command import guarded
 from juicer.runtime.devices import highest, peak_memory
 from juicer.runtime.errors import InputError
@@ -196,6 +197,11 @@ class Stage:
         }
         COSTS.mkdir(parents=True, exist_ok=True)
         (COSTS / f"{self.name}.json").write_text(json.dumps(costs) + "\n")
+
+
+def optional_path(text: str) -> Path | None:
+    """The type of an argument for an input that a recipe may not have; ABSENT stands for none in dvc.yaml."""
+    return None if text == ABSENT else Path(text)
 
 
 def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentParser], None], doc: str | None) -> None:
