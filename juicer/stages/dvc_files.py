@@ -81,8 +81,11 @@ class DvcLock:
         return text.getvalue()
 
 
-def md5_of(path: Path) -> str:
-    """The md5 that DVC gives to a file, or to a folder (of the sorted list of its files; it ends in ".dir").
+def md5_of(path: Path, root: Path = Path()) -> str:
+    """The md5 that DVC gives to a file, or to a folder without what .dvcignore lists (it ends in ".dir").
+
+    Args:
+        root: the project's folder, which has the .dvcignore.
 
     Raises:
         OSError: there is nothing at `path`.
@@ -90,10 +93,13 @@ def md5_of(path: Path) -> str:
     if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    files = [
-        {"md5": md5_of(file), "relpath": file.relative_to(path).as_posix()}
-        for file in path.rglob("*")
-        if file.is_file()
-    ]
-    listed = json.dumps(sorted(files, key=lambda file: file["relpath"]), sort_keys=True)
-    return hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest() + ".dir"
+    from dvc.fs import LocalFileSystem
+    from dvc.ignore import DvcIgnoreFilter
+    from dvc_data.hashfile.build import build
+    from dvc_data.hashfile.db import HashFileDB
+
+    disk, here = LocalFileSystem(), root.resolve()
+    nowhere = HashFileDB(disk, str(here / ".dvc/tmp"))  # a dry run writes nothing there
+    ignore = DvcIgnoreFilter(disk, str(here))
+    _, _, built = build(nowhere, str(path.resolve()), disk, "md5", dry_run=True, ignore=ignore)
+    return str(built.hash_info.value)

@@ -17,9 +17,6 @@ from typing import Any
 
 from juicer.runtime.events import observed_by
 
-TRAINING = ("pretrain", "sft", "sft_matched", "irft_train", "rft_reward", "rft_policy")
-EVALUATING = ("evaluate",)
-BENCHMARKING = ("leaderboard",)
 SECONDS = 60.0
 """A shorter stage is recorded by `register` only. Where a server is named the run opens at once, unless
 JUICER_LIVE_SECONDS says another number."""
@@ -30,10 +27,11 @@ PATIENCE = 5.0
 class Live:
     """What a stage is at, for the helper. A watcher in the sense of juicer/runtime/events.py."""
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, recorded: bool) -> None:
+        """Follow `stage`, if it is `recorded` as a run."""
         self._stage = stage
         # Only what DVC runs has an output that `register` will know the run by.
-        self._wanted = stage.split("@")[0] in (*TRAINING, *EVALUATING, *BENCHMARKING) and "DVC_STAGE" in os.environ
+        self._wanted = recorded and "DVC_STAGE" in os.environ
         self._said: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
