@@ -4,8 +4,8 @@ python -m dev.stage_dependencies            # say what is wrong, exit 1 if anyth
 python -m dev.stage_dependencies --write    # rewrite the code dependencies in dvc.yaml; parameters are yours to write
 
 A stage depends on its program in tasks/ and on the rooms of juicer/ that the program imports, at any depth. A room is
-listed as its folder. A stage that costs GPU hours (`meta: {gpu: true}`) is exact instead: it lists a room as its folder
-only if it uses every module in it, and otherwise the modules. Two kinds of code are no dependency:
+listed as its folder. A stage that costs GPU hours (`meta: {code: exact}`) lists a room as its folder only if it uses
+every module in it, and otherwise the modules. Two kinds of code are not listed:
 
 - Settings and recipes. params.yaml spells out every value, and DVC compares the values that a stage reads.
 - What .dvcignore lists, because it can never change a result.
@@ -42,7 +42,7 @@ def code_used(stage: dict[str, Any], root: Path = ROOT) -> list[str]:
     """The code dependencies that a stage of dvc.yaml should list, as sorted paths, its own program last."""
     program = module_of(stage["cmd"])
     modules = closure(program, root)
-    exact = bool((stage.get("meta") or {}).get("gpu"))
+    exact = (stage.get("meta") or {}).get("code") == "exact"
     found = {_room_or_module(path, modules, exact, root) for path in modules if path.startswith("juicer/")}
     return [*sorted(found), *(path for path in modules if not path.startswith("juicer/"))]
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 
 from juicer.registry.records import PARAMS
-from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_yaml, replace_text
 from juicer.runtime.libraries import require
+from juicer.stages.pipeline import Meta, dvc_errors, meta_of, stages_of, unknown_stage
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from dvc.stage import Stage
 
 Forecast = Literal["unchanged", "restored", "will run"]
-LOADS_A_MODEL, ON_SEVERAL_PROCESSES = "juicer/models/loading.py", "juicer/stages/launch.py"
 """Sources that tell, as inputs of a stage, what it does with GPUs."""
 
 
@@ -58,11 +57,10 @@ def plan(*, from_stage: str = "", until_stage: str = "", force: bool = False) ->
         InputError: an unknown stage, a dvc.yaml that DVC refuses, or another DVC command at work on the same files.
     """
     with reading() as repo:
-        from dvc.dvcfile import PROJECT_FILE
-        from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
+        from dvc.repo.reproduce import get_active_graph, plan_repro
 
         graph = get_active_graph(repo.index.graph)
-        stages = plan_repro(graph, collect_stages(repo, [PROJECT_FILE]))
+        stages = plan_repro(graph, stages_of(repo))
         chosen = _chosen(stages, graph, from_stage, until_stage)
         fate, planned = _Fate(repo, force), []
         for stage in stages:
@@ -76,7 +74,7 @@ def plan(*, from_stage: str = "", until_stage: str = "", force: bool = False) ->
                         needs=needs,
                         forecast=forecast,
                         certain=forecast == "unchanged" and undisturbed,
-                        gpus=_gpus({str(dep) for dep in stage.deps}),
+                        gpus=_gpus(meta_of(stage.addressing, stage.meta)),
                         inputs_from=tuple(each.addressing for each in graph.successors(stage)),
                         portable=bool(stage.deps and stage.outs) and not stage.always_changed,
                     )
@@ -90,7 +88,7 @@ def reading() -> "Iterator[Repo]":
     require("dvc")
     from dvc.repo import Repo
 
-    with _dvc_errors(), Repo(_wait_for_lock=True) as repo, repo.lock:
+    with dvc_errors(), Repo(_wait_for_lock=True) as repo, repo.lock:
         _mend(repo)
         yield repo
 
@@ -99,18 +97,8 @@ def free_locks() -> None:
     """Undo what a DVC that was killed may have left: the system frees its locks, but not its list of files in use."""
     from dvc.repo import Repo
 
-    with _dvc_errors(), Repo() as repo:
+    with dvc_errors(), Repo() as repo:
         _mend(repo)
-
-
-@contextmanager
-def _dvc_errors() -> Iterator[None]:
-    from dvc.exceptions import DvcException
-
-    try:
-        yield
-    except DvcException as error:
-        raise InputError(" ".join(str(error).split()), where="dvc") from error
 
 
 def _mend(repo: "Repo") -> None:
@@ -228,10 +216,10 @@ def gpus_of_processes() -> int:
     return 0 if compute.get("device") == "cpu" else int(compute.get("processes", 1))
 
 
-def _gpus(sources: set[str]) -> int:
-    if LOADS_A_MODEL not in sources:
+def _gpus(meta: Meta) -> int:
+    if meta.gpus is None:
         return 0
-    return gpus_of_processes() if ON_SEVERAL_PROCESSES in sources else min(1, gpus_of_processes())
+    return gpus_of_processes() if meta.gpus == "per process" else min(meta.gpus, gpus_of_processes())
 
 
 def _chosen(stages: "Sequence[Stage]", graph: Any, from_stage: str, until_stage: str) -> "set[Stage]":
@@ -243,10 +231,6 @@ def _chosen(stages: "Sequence[Stage]", graph: Any, from_stage: str, until_stage:
         if name:
             named = [stage for stage in stages if name in (stage.addressing, stage.addressing.partition("@")[0])]
             if not named:
-                raise _unknown(name, [stage.addressing for stage in stages])
+                raise unknown_stage(name, [stage.addressing for stage in stages])
             chosen &= set(named).union(*(reach(graph, stage) for stage in named))
     return chosen
-
-
-def _unknown(name: str, known: Sequence[str]) -> InputError:
-    return InputError(f"no stage {name!r}", where="dvc.yaml", do=did_you_mean(name, known))

@@ -25,7 +25,7 @@ from juicer.runtime.files import read_json, write_json
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, ScorerSettings, TemplateSettings
 from juicer.stages.launch import main
-from juicer.stages.stage import Stage
+from juicer.stages.stage import Stage, optional_path
 
 if TYPE_CHECKING:
     from juicer.data.curation import Lengths, Split
@@ -52,7 +52,7 @@ HELD_OUT = re.compile(rb'"held_out":\s*true')
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--raw", type=Path, default=Path("data/raw"), help="folder that fetch wrote")
     parser.add_argument("--policy", type=Path, required=True, help="base model: its tokenizer counts tokens")
-    parser.add_argument("--scorer", type=Path, required=True, help="reward model; not read when scorer.kind is none")
+    parser.add_argument("--scorer", type=optional_path, required=True, help="scorer folder")
     parser.add_argument("--out", type=Path, default=Path("data/curated"), help="folder to write")
 
 

@@ -10,7 +10,7 @@ from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import ScorerSettings, TemplateSettings
 from juicer.settings.evaluation import EvaluationSettings
 from juicer.stages.launch import main
-from juicer.stages.stage import Stage
+from juicer.stages.stage import Stage, optional_path
 
 if TYPE_CHECKING:
     from juicer.data.demonstrations import Demonstration
@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--round", type=int, required=True, help="round of the method, 0 for none")
     parser.add_argument("--policy", type=Path, required=True, help="model folder")
     parser.add_argument("--sft", type=Path, required=True, help="SFT model, the reference of KL and implicit reward")
-    parser.add_argument("--scorer", type=Path, required=True, help="scorer folder")
+    parser.add_argument("--scorer", type=optional_path, required=True, help="scorer folder")
     parser.add_argument("--data", type=Path, required=True, help="curated data")
     parser.add_argument("--out", type=Path, required=True, help="evaluation to write (.json)")
 

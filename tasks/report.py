@@ -15,13 +15,13 @@ from juicer.reporting.page import Content, render
 from juicer.reporting.plots import histogram_of, training_curves, write_plots
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json, write_json
-from juicer.stages.stage import Stage, main
+from juicer.stages.stage import Stage, main, optional_path
 from tasks.tabulate import read_table
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", type=Path, required=True, help="table of all evaluations")
-    parser.add_argument("--leaderboard", type=Path, help="table of the benchmarks; a folder is an empty one")
+    parser.add_argument("--leaderboard", type=optional_path, help="table of the benchmarks")
     parser.add_argument("--raw", type=Path, required=True, help="raw data: its provenance.json")
     parser.add_argument("--data", type=Path, required=True, help="curated data: its curation.json")
     parser.add_argument("--report", type=Path, default=Path("report"), help="folder of the page, default report")

@@ -14,15 +14,17 @@ from juicer.settings.data import ScorerSettings, TemplateSettings
 from juicer.settings.evaluation import EvaluationSettings
 from juicer.settings.sft import SftMatchedSettings, SftSettings
 from juicer.stages.launch import main
-from juicer.stages.stage import Stage
+from juicer.stages.stage import Stage, optional_path
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", type=Path, required=True, help="SFT model folder")
     parser.add_argument("--data", type=Path, required=True, help="curated data")
-    parser.add_argument("--scorer", type=Path, required=True, help="scorer folder, for the choice of the learning rate")
-    parser.add_argument("--irft", type=Path, required=True, help="last IRFT model, whose cost is matched")
-    parser.add_argument("--rft", type=Path, required=True, help="last RFT model, whose cost is matched")
+    parser.add_argument(
+        "--scorer", type=optional_path, required=True, help="scorer folder, to choose the learning rate"
+    )
+    parser.add_argument("--irft", type=optional_path, required=True, help="last IRFT model, whose cost is matched")
+    parser.add_argument("--rft", type=optional_path, required=True, help="last RFT model, whose cost is matched")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
 
 
@@ -53,7 +55,7 @@ def run(stage: Stage) -> str:
         Dialogue(template.prompt(row.prompt), template.response(row.prompt, row.response))
         for row in demonstrations.read(given.data / "train.jsonl")
     ]
-    used = [read_training(folder) or {} for folder in (given.irft, given.rft)]
+    used = [read_training(folder) or {} for folder in (given.irft, given.rft) if folder]
     steps = max(record.get("total_steps", 0) for record in used)
     tokens = max(record.get("total_response_tokens", 0) for record in used)
     # At least as many steps and at least as many tokens as the method.

@@ -9,7 +9,7 @@ from typing import Any
 
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json, write_json
-from juicer.stages.stage import Stage, main
+from juicer.stages.stage import Stage, main, optional_path
 
 
 def add_row(table: dict[str, Any], row: dict[str, Any], where: str = "") -> dict[str, Any]:
@@ -30,13 +30,13 @@ def add_row(table: dict[str, Any], row: dict[str, Any], where: str = "") -> dict
     return {"models": [*table["models"], row]}
 
 
-def read_table(path: Path) -> dict[str, Any]:
-    """The table so far; a folder (the curated data, before the first row) is an empty table.
+def read_table(path: Path | None) -> dict[str, Any]:
+    """A table of evaluations; without a file an empty one.
 
     Raises:
         InputError: the file is missing, broken, or no table.
     """
-    if path.is_dir():
+    if path is None:
         return {"models": []}
     table = read_json(path)
     if not isinstance(table, dict) or not isinstance(table.get("models"), list):
@@ -45,7 +45,7 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--previous", type=Path, required=True, help="table so far; a folder starts an empty one")
+    parser.add_argument("--previous", type=optional_path, required=True, help="table so far")
     parser.add_argument("--row", type=Path, required=True, help="evaluation of the model to add")
     parser.add_argument("--out", type=Path, required=True, help="table to write")
 

@@ -78,17 +78,20 @@ stages:
   pretrain:
     cmd: python make.py model --stage pretrain --policy source --out models/world
     deps: [make.py, source]
+    meta: {run: training}
     outs: [models/world]
   sft:
     cmd: python make.py model --stage sft --policy models/world --out models/sft
     deps: [make.py, models/world, data/curated]
     params: [sft]
+    meta: {run: training}
     outs: [models/sft]
   irft_train:
     foreach: {r1: models/sft, r2: models/irft/r1}
     do:
       cmd: python make.py model --stage irft_train@${key} --policy ${item} --out models/irft/${key}
       deps: [make.py, "${item}", data/curated]
+      meta: {run: training}
       outs: ["models/irft/${key}"]
   evaluate:
     foreach:
@@ -102,6 +105,7 @@ stages:
         --scorer models/world --data data/curated --out evaluation/models/${key}.json
       deps: [make.py, numbers.json, "${item.path}", models/world, data/curated]
       params: [seed, template, scorer, evaluation]
+      meta: {run: evaluation}
       outs: ["evaluation/models/${key}.json"]
   report:
     cmd: python make.py report --out metrics/summary.json

@@ -2,6 +2,9 @@
 
 import re
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer
 
 from juicer.data.sources import is_path
 from juicer.recipe.schema import Recipe
@@ -11,12 +14,17 @@ from juicer.settings.base import Settings
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DATASET_ID = re.compile(rf"[A-Za-z0-9][\w.-]*|{HUB_ID.pattern}")
 WORLD_POLICY, WORLD_SCORER = "models/world/policy", "models/world/scorer"
-GENERATOR = "juicer/quickstart/world.py"
+ABSENT = "recipes/absent"
+"""What params.yaml has for an input that the recipe does not have: DVC allows no empty dependency."""
+OptionalInput = Annotated[
+    str | None,
+    BeforeValidator(lambda path: None if path == ABSENT else path),
+    PlainSerializer(lambda path: ABSENT if path is None else path, return_type=str),
+]
 CONFIGS = Path("recipes/models")
 """The config.json of every hub model that a recipe here names: for `--tiny`, and for a plan without weights."""
 SFT, SFT_MATCHED = "models/sft", "models/sft-matched"
-# A table starts from a folder that is no table.
-CURATED, BENCHMARKS = "data/curated", "data/benchmarks"
+BENCHMARKS = "data/benchmarks"
 
 
 class IrftRound(Settings):
@@ -59,25 +67,28 @@ class Evaluated(Settings):
     path: str
     method: str
     round: int
-    previous: str
-    """The table so far; the curated data for the first row."""
+    previous: OptionalInput
+    """The table so far; None for the first row."""
 
 
 class SftControl(Settings):
     """Models whose steps and tokens the control has to match."""
 
-    irft: str
-    rft: str
+    irft: OptionalInput
+    rft: OptionalInput
 
 
 class Graph(Settings):
     """What dvc.yaml's `foreach` runs over. Derived from the recipe, never typed by hand."""
 
     base: str
-    scorer: str
-    source: str
-    table: str
-    pretrain: dict[str, str]
+    scorer: OptionalInput
+    source: OptionalInput
+    """Local files of demonstrations."""
+    table: OptionalInput
+    """The finished table of evaluations."""
+    pretrain: dict[str, OptionalInput]
+    """Local files of the corpus."""
     downloads: dict[str, Download]
     tiny: dict[str, TinyModel]
     irft: dict[str, IrftRound]
@@ -88,7 +99,7 @@ class Graph(Settings):
     """Folder with the data of the leaderboard."""
     mirror: dict[str, str]
     leaderboard: dict[str, Evaluated]
-    leaderboard_table: str
+    leaderboard_table: OptionalInput
 
 
 def graph_of(recipe: Recipe, *, pinned: bool = True) -> Graph:
@@ -118,8 +129,7 @@ def graph_of(recipe: Recipe, *, pinned: bool = True) -> Graph:
         return f"models/hub/{name}"
 
     base = located("policy", "policy", recipe.policy.model, recipe.policy.revision)
-    # DVC allows no empty dependency; without a scorer the evaluation depends on the base model instead.
-    scorer = base
+    scorer = None
     if recipe.scorer.kind != "none":
         if recipe.scorer.model is None:
             raise InputError(f"scorer.kind is {recipe.scorer.kind!r} but scorer.model is not set")
@@ -137,12 +147,12 @@ def graph_of(recipe: Recipe, *, pinned: bool = True) -> Graph:
             reward=f"models/rft/r{t - 1}/reward" if t > 1 else reward,
             part=part,
         )
-    last_irft = f"models/irft/r{recipe.irft.rounds}" if irft else base
-    last_rft = f"models/rft/r{recipe.rft.rounds}/policy" if rft else base
+    last_irft = f"models/irft/r{recipe.irft.rounds}" if irft else None
+    last_rft = f"models/rft/r{recipe.rft.rounds}/policy" if rft else None
     controlled = recipe.sft_matched.enabled and bool(irft or rft)
 
     models: dict[str, Evaluated] = {}
-    previous = CURATED
+    previous: str | None = None
 
     def add(name: str, path: str, method: str, number: int) -> None:
         nonlocal previous
@@ -174,7 +184,7 @@ def graph_of(recipe: Recipe, *, pinned: bool = True) -> Graph:
         benchmarks=mirror or BENCHMARKS,
         mirror={"hub": BENCHMARKS} if measured and mirror is None else {},
         leaderboard=measured,
-        leaderboard_table=_leaderboard_table(list(measured)[-1]) if measured else CURATED,
+        leaderboard_table=_leaderboard_table(list(measured)[-1]) if measured else None,
     )
 
 
@@ -197,7 +207,8 @@ def _measured(recipe: Recipe, models: dict[str, Evaluated]) -> dict[str, Evaluat
     measured: dict[str, Evaluated] = {}
     if not recipe.leaderboard.enabled:
         return measured
-    previous, last = CURATED, {"irft": recipe.irft.rounds, "rft": recipe.rft.rounds}
+    previous: str | None = None
+    last = {"irft": recipe.irft.rounds, "rft": recipe.rft.rounds}
     for name, model in models.items():
         if name == "sft" and recipe.sft.epochs == 0:
             continue  # it is base once more, and that takes hours
@@ -211,10 +222,10 @@ def _leaderboard_table(name: str) -> str:
     return f"evaluation/leaderboard-tables/{name}.json"
 
 
-def _source(source: str, key: str) -> str:
-    """What DVC watches for a source of data: the local files, else the generator, which cannot change otherwise."""
+def _source(source: str, key: str) -> str | None:
+    """The local files that a source of data is read from; None for the generated world and for a dataset of the hub."""
     if source == "world" or (key == "fetch.source" and not is_path(source) and DATASET_ID.fullmatch(source)):
-        return GENERATOR
+        return None
     if not Path(source).exists():
         raise InputError(f"{key}: no such file or folder: {source}", do="paths are relative to the project's root")
     return source

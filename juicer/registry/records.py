@@ -14,7 +14,7 @@ from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json
 from juicer.stages.dvc_files import DvcLock
 from juicer.stages.git import changed_files, head, is_ancestor
-from juicer.stages.live import BENCHMARKING, EVALUATING, TRAINING
+from juicer.stages.pipeline import PIPELINE, Run, declared
 from juicer.stages.stage import COSTS
 
 REGISTERED = ("sft", "sft-matched", "irft", "rft")
@@ -96,10 +96,13 @@ def collect(
     dataset = known.md5(DATA)
     common = {"recipe": recipe, **({"dataset_md5": dataset} if dataset else {}), **git_tags()}
 
-    kinds = (*TRAINING, *EVALUATING, *BENCHMARKING)
-    upstream = known.upstream(producers[str(path)])
-    runs = {name: _run(name, known, common) for name in upstream if name.split("@")[0] in kinds}
-    evaluations = {run.tags["model"]: run for run in runs.values() if run.tags["stage"] in EVALUATING}
+    kinds = {name: meta.run for name, meta in declared(lock.with_name(PIPELINE.name)).items()}
+    runs, evaluations = dict[str, RunRecord](), dict[str, RunRecord]()
+    for name in known.upstream(producers[str(path)]):
+        if kind := kinds.get(name.split("@")[0]):
+            runs[name] = _run(name, kind, known, common)
+            if kind == "evaluation":
+                evaluations[runs[name].tags["model"]] = runs[name]
     benchmarks = {row["name"]: row for row in summary.get("leaderboard", {}).get("models", [])}
     for name, row in benchmarks.items():
         _add_leaderboard(runs[f"leaderboard@{name}"], row)
@@ -127,18 +130,17 @@ def collect(
     return Records(list(runs.values()), versions, champion)
 
 
-def _run(name: str, lock: DvcLock, common: dict[str, str]) -> RunRecord:
-    kind = name.split("@")[0]
+def _run(name: str, kind: Run, lock: DvcLock, common: dict[str, str]) -> RunRecord:
     stage = lock.stages[name]
     out = stage["outs"][0]
     path = Path(out["path"])
-    tags = {**common, "stage": kind, "dvc_path": out["path"], "dvc_md5": out["md5"]}
+    tags = {**common, "stage": name.split("@")[0], "dvc_path": out["path"], "dvc_md5": out["md5"]}
     read = {key: value for values in stage.get("params", {}).values() for key, value in values.items()}
     made_from = {dep["path"]: dep.get("md5", "") for dep in stage.get("deps", [])}
     data = {path: md5 for path, md5 in made_from.items() if path.startswith("data/")}
     attempt = attempt_of(name, made_from, read)
     run = RunRecord(f"{name}:{out['md5']}", attempt, name, tags, in_words(read), {}, data=data)
-    if kind in EVALUATING:
+    if kind == "evaluation":
         evaluated_on = lock.evaluated_on(name)
         # The same figures by other parameters are another run, which other models are compared with.
         run.key = f"{run.key}:{evaluated_on}"
@@ -148,7 +150,7 @@ def _run(name: str, lock: DvcLock, common: dict[str, str]) -> RunRecord:
         run.samples = evaluation.get("samples") or []
         for split in ("held_out", "validation"):
             run.metrics |= _numbers(evaluation.get(split) or {}, f"{split}/")
-    elif kind in BENCHMARKING:
+    elif kind == "leaderboard":
         results = read_json(path / "results.json")
         run.tags |= {"model": results["name"], "method": results["method"], "round": str(results["round"])}
         run.tags |= {f"version.{library}": version for library, version in results["harness"].items()}

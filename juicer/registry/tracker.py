@@ -30,6 +30,7 @@ from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml, value_at
 from juicer.settings.models import RegisterSettings
 from juicer.stages.dvc_files import DvcLock, md5_of
+from juicer.stages.pipeline import resolve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -63,28 +64,13 @@ class Opening:
 
 def opening(stage: str) -> Opening:
     """Read from dvc.yaml, params.yaml and dvc.lock what a stage that is about to run depends on."""
-    params = read_yaml(Path(PARAMS))
-    paths, keys = declared(stage, params)
+    params, resolved = read_yaml(Path(PARAMS)), resolve(stage)
     lock = DvcLock.read(Path(LOCK)) if Path(LOCK).is_file() else DvcLock(Path(LOCK), {}, {})
-    made_from = {path: lock.md5(path) or md5_of(Path(path)) for path in paths}
-    read = {key: value_at(params, key) for key in keys}
+    made_from = {path: lock.md5(path) or md5_of(Path(path)) for path in resolved.inputs}
+    read = {key: value_at(params, key) for key in resolved.parameters}
     settings = RegisterSettings.parse(params.get("register") or {}, f"{PARAMS}: register")
     tags = {"recipe": params["name"], "stage": stage.partition("@")[0], **git_tags()}
     return Opening(attempt_of(stage, made_from, read), settings.experiment or params["name"], tags, in_words(read))
-
-
-def declared(stage: str, params: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """The dependencies and the parameters of a stage in dvc.yaml. Asking DVC would take a second longer."""
-    name, _, key = stage.partition("@")
-    written = read_yaml(Path("dvc.yaml"))["stages"][name]
-    context: dict[str, Any] = {**params, "key": key}
-    if "foreach" in written:
-        context["item"] = value_at(context, written["foreach"].removeprefix("${").removesuffix("}"))[key]
-        written = written["do"]
-    paths = [
-        re.sub(r"\$\{([^}]+)\}", lambda found: str(value_at(context, found[1])), dep) for dep in written.get("deps", [])
-    ]
-    return paths, written.get("params", [])
 
 
 class Inbox:

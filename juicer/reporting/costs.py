@@ -17,7 +17,8 @@ from typing import Any
 from juicer.reporting.numbers import shown
 from juicer.reporting.style import document
 from juicer.runtime.command import guarded
-from juicer.runtime.files import read_yaml, replace_text, value_at
+from juicer.runtime.files import read_yaml, replace_text
+from juicer.stages.pipeline import pipeline
 from juicer.stages.stage import COSTS
 
 COLUMNS = {
@@ -33,17 +34,6 @@ ON_GPU = "peak_device_memory_mb"
 """Has its column only where a stage used a GPU."""
 SUMMED, PEAKS = ("seconds", "cpu_seconds"), ("peak_memory_mb", ON_GPU)
 UNKNOWN, RESTORED, WAITING = "", "restored, not run here", "not run yet"
-
-
-def stage_names(pipeline: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
-    """All stages of a dvc.yaml in its order, `foreach` unrolled over params.yaml as `stage@key`."""
-    names = []
-    for name, stage in (pipeline.get("stages") or {}).items():
-        over = stage.get("foreach")
-        if isinstance(over, str):
-            over = value_at(params, over.removeprefix("${").removesuffix("}"), {})
-        names += [name] if over is None else [f"{name}@{key}" for key in over]
-    return names
 
 
 def gather(root: Path) -> list[dict[str, Any]]:
@@ -62,7 +52,7 @@ def gather(root: Path) -> list[dict[str, Any]]:
     locked: dict[str, Any] | None = None
     names = sorted(files)
     if (root / "dvc.yaml").is_file() and (root / "params.yaml").is_file():
-        names = stage_names(read_yaml(root / "dvc.yaml"), read_yaml(root / "params.yaml"))
+        names = [stage.name for stage in pipeline(root)]
     if (root / "dvc.lock").is_file():
         locked = read_yaml(root / "dvc.lock").get("stages") or {}
     rows = []

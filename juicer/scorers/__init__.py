@@ -29,7 +29,7 @@ class Scorer(Protocol):
         ...
 
 
-def load(settings: ScorerSettings, folder: Path, compute: ComputeSettings) -> Scorer | None:
+def load(settings: ScorerSettings, folder: Path | None, compute: ComputeSettings) -> Scorer | None:
     """Load the scorer in `folder`, or None for kind `none`.
 
     Raises:
@@ -37,6 +37,8 @@ def load(settings: ScorerSettings, folder: Path, compute: ComputeSettings) -> Sc
     """
     if settings.kind == "none":
         return None
+    if folder is None:
+        raise InputError(f"scorer.kind is {settings.kind!r}, but there is no scorer", do="set scorer.model")
     if not (folder / "config.json").is_file():
         raise InputError("no model here: config.json is missing", where=str(folder), do="check scorer.model")
     # Imported here because they import torch and transformers, which takes seconds and kind `none` does not need.

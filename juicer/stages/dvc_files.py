@@ -4,14 +4,13 @@ import hashlib
 import io
 import json
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from juicer.runtime.files import read_yaml
+from juicer.runtime.files import md5_of_file, read_yaml
 
 JUDGED_BY = ("seed", "template", "scorer", "evaluation")
 """Parameters that decide what an evaluation measures; the device may change its last digits only."""
@@ -83,7 +82,7 @@ class DvcLock:
 
 
 def md5_of(path: Path) -> str:
-    """The md5 that DVC gives to a file, or to a folder (of the sorted list of its files; it ends in ".dir").
+    """The md5 that DVC gives to a file, or to a folder (it ends in ".dir").
 
     In a DVC project, files that the project's .dvcignore lists are left out of a folder, as DVC leaves them out.
 
@@ -91,20 +90,15 @@ def md5_of(path: Path) -> str:
         OSError: there is nothing at `path`.
     """
     if not path.is_dir():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    files = [{"md5": md5_of(file), "relpath": file.relative_to(path).as_posix()} for file in _compared(path)]
-    listed = json.dumps(sorted(files, key=lambda file: file["relpath"]), sort_keys=True)
-    return hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest() + ".dir"
+        return md5_of_file(path)
+    from dvc.fs import LocalFileSystem
+    from dvc.ignore import DvcIgnoreFilter
+    from dvc_data.hashfile.build import build
+    from dvc_data.hashfile.db import HashFileDB
 
-
-def _compared(folder: Path) -> Iterator[Path]:
-    """The files of a folder that DVC compares."""
-    files = (file for file in folder.rglob("*") if file.is_file())
-    project = next((each for each in folder.absolute().parents if (each / ".dvc").is_dir()), None)
-    if project is None or not (project / ".dvcignore").is_file():
-        return files
-    from pathspec import PathSpec
-
-    ignored = PathSpec.from_lines("gitignore", (project / ".dvcignore").read_text(encoding="utf-8").splitlines())
-    return (file for file in files if not ignored.match_file(file.absolute().relative_to(project)))
+    folder, disk = path.absolute(), LocalFileSystem()
+    project = next((each for each in folder.parents if (each / ".dvc").is_dir()), folder)
+    nowhere = HashFileDB(disk, str(project / ".dvc/tmp"))  # a dry run writes nothing there
+    ignore = DvcIgnoreFilter(disk, str(project))
+    _, _, built = build(nowhere, str(folder), disk, "md5", dry_run=True, ignore=ignore)
+    return str(built.hash_info.value)

@@ -15,9 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-TRAINING = ("pretrain", "sft", "sft_matched", "irft_train", "rft_reward", "rft_policy")
-EVALUATING = ("evaluate",)
-BENCHMARKING = ("leaderboard",)
 SECONDS = 60.0
 """Seconds before the helper is started; a shorter stage is recorded by `register` only. It is 0 if MLFLOW_TRACKING_URI
 names a server. The environment variable JUICER_LIVE_SECONDS overrides both."""
@@ -28,10 +25,11 @@ PATIENCE = 5.0
 class Live:
     """What a stage is at, for the helper. An `Observer` (juicer/runtime/context.py)."""
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, recorded: bool) -> None:
+        """Follow `stage`, if it is `recorded` as a run."""
         self._stage = stage
         # Only a stage that DVC runs has an output by which `register` finds the run again.
-        self._wanted = stage.split("@")[0] in (*TRAINING, *EVALUATING, *BENCHMARKING) and "DVC_STAGE" in os.environ
+        self._wanted = recorded and "DVC_STAGE" in os.environ
         self._said: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 
 from juicer.recipe.checks import validate
+from juicer.recipe.graph import ABSENT
 from juicer.runtime.command import guarded
 from juicer.runtime.context import WorkContext, no_progress
 from juicer.runtime.devices import highest, peak_memory
@@ -33,6 +34,7 @@ from juicer.stages.cancellation import Cancellation, end_with, starters
 from juicer.stages.checkpoint import Checkpoint, checkpoints_of, discard_checkpoints, key_of, remove_checkpoints
 from juicer.stages.gpus import take_one_gpu
 from juicer.stages.live import Live
+from juicer.stages.pipeline import Meta, declared
 from juicer.stages.speed import Speed
 
 if TYPE_CHECKING:
@@ -64,7 +66,9 @@ class Stage:
         """Whether this process publishes, records and reports; of several, one does."""
         self.peaks: list[dict[str, float]] = []
         """Of device memory, of each process that shares this stage's work."""
-        self.live = Live(name)
+        self.meta = declared().get(name.partition("@")[0])
+        """What dvc.yaml declares about this stage; None for a stage that it does not have."""
+        self.live = Live(name, self.meta is not None and self.meta.run is not None)
         self.speed = Speed()
 
     def read(self, key: str, settings: type[S]) -> S:
@@ -215,6 +219,11 @@ class Stage:
         (COSTS / f"{self.name}.json").write_text(json.dumps(costs) + "\n")
 
 
+def optional_path(text: str) -> Path | None:
+    """The type of an argument for an input that a recipe may not have; ABSENT stands for none in dvc.yaml."""
+    return None if text == ABSENT else Path(text)
+
+
 def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentParser], None], doc: str | None) -> None:
     """Run a stage from the command line and leave with its exit code."""
     start(followed(run), arguments, doc)
@@ -284,7 +293,7 @@ def _run(run: Callable[[Stage], str], given: argparse.Namespace, launches: bool)
     end_with(starters())
     compute = stage.read("compute", ComputeSettings)
     set_environment(compute)
-    if wants_one_gpu(compute, launches):
+    if wants_one_gpu(compute, launches, stage.meta):
         take_one_gpu()
     result = run(stage)
     if stage.processes.is_local_main:
@@ -315,8 +324,10 @@ def set_environment(compute: ComputeSettings) -> None:
     warnings.simplefilter("ignore", FutureWarning)
 
 
-def wants_one_gpu(compute: ComputeSettings, launches: bool) -> bool:
-    """Whether this process is all that its stage has; one that was launched among others takes the GPU of its rank."""
+def wants_one_gpu(compute: ComputeSettings, launches: bool, meta: Meta | None = None) -> bool:
+    """Whether the stage uses GPUs and this is its only process; one that was launched takes the GPU of its rank."""
+    if meta is not None and meta.gpus is None:
+        return False
     several = launches and compute.processes > 1
     return compute.device != "cpu" and not several and "LOCAL_RANK" not in os.environ
 

@@ -12,17 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dvc.dependency import ParamsDependency
-from dvc.repo import Repo
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from juicer.registry.ensure import KEY, ensure
 from juicer.registry.records import collect
-from juicer.registry.tracker import Meter, Opening, Writer, declared
-from juicer.runtime.files import read_yaml
-from juicer.stages.live import EVALUATING, TRAINING
+from juicer.registry.tracker import Meter, Opening, Writer
 
 # MLflow's own use of SQLAlchemy; nothing we could mend.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -72,6 +68,7 @@ stages:
     cmd: python -m tasks.sft --data ${graph.curated} --out models/sft
     deps: ["${graph.curated}", tasks/sft.py, source]
     params: [seed, compute, sft]
+    meta: {run: training}
     outs: [models/sft]
   report:
     cmd: mkdir -p metrics && cp summary metrics/summary.json
@@ -204,19 +201,6 @@ def test_a_run_ends_as_its_stage_did_goes_on_when_that_does_and_is_registered_on
     assert steps(small, known, "train/loss") == [1, 2, 3]
     assert [each.dataset.name for each in known.inputs.dataset_inputs] == ["data/curated"]
     assert "0 runs and 0 versions are new" in registered(small)
-
-
-def test_a_stage_s_inputs_are_those_that_dvc_sees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    params = read_yaml(ROOT / "params.yaml")
-    with Repo(ROOT) as repo:
-        stages = [stage for stage in repo.index.stages if stage.name.split("@")[0] in (*TRAINING, *EVALUATING)]
-    assert len(stages) > 10
-    for stage in stages:
-        paths, keys = declared(stage.name, params)
-        files = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
-        assert sorted(paths) == sorted(dep.def_path for dep in files), stage.name
-        assert sorted(keys) == sorted(key for dep in stage.deps if dep not in files for key in dep.params), stage.name
 
 
 def test_only_one_process_at_a_time_writes_a_run_and_none_writes_one_that_is_finished(

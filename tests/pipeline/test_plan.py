@@ -109,15 +109,15 @@ def test_a_part_of_the_graph_can_be_chosen(done, choice, expected):
         ({"processes": 4, "device": "cpu"}, {"first": 0, "slow": 0, "last": 0}),
     ],
 )
-def test_a_stage_that_loads_a_model_wants_a_gpu_for_each_of_its_processes(tmp_path, monkeypatch, compute, expected):
+def test_a_stage_wants_the_gpus_that_it_declares(tmp_path, monkeypatch, compute, expected):
     folder = make(tmp_path)
     monkeypatch.chdir(folder)
     graph, params = (
         yaml.safe_load((folder / "dvc.yaml").read_text()),
         yaml.safe_load((folder / "params.yaml").read_text()),
     )
-    graph["stages"]["slow"]["deps"] += ["juicer/models/loading.py"]
-    graph["stages"]["last"]["deps"] += ["juicer/models/loading.py", "juicer/stages/launch.py"]
+    graph["stages"]["slow"]["meta"] = {"gpus": 1}
+    graph["stages"]["last"]["meta"] = {"gpus": "per process"}
     params["compute"] |= compute
     for path, content in (("dvc.yaml", graph), ("params.yaml", params)):
         (folder / path).write_text(yaml.safe_dump(content))

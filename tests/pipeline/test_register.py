@@ -286,6 +286,11 @@ def commit_of(finished: Project) -> tuple[str, str]:
     return tags["git_commit"], tags["git_dirty"]
 
 
+def change(path: Path) -> None:
+    """Another text of the same meaning."""
+    path.write_text(f"{path.read_text()}# changed\n")
+
+
 @pytest.fixture
 def committed(finished: Project) -> Project:
     """A project in git, on the branch main."""
@@ -307,7 +312,7 @@ def test_parameters_and_lock_are_kept_with_the_run_and_are_no_uncommitted_code(c
 
 
 def test_the_commit_of_a_version_follows_once_its_code_is_committed(committed: Project) -> None:
-    (committed.folder / "dvc.yaml").write_text("changed")
+    change(committed.folder / "dvc.yaml")
     assert commit_of(committed) == (git("rev-parse", "HEAD"), "true")
     git("commit", "-qam", "second")
     assert commit_of(committed) == (git("rev-parse", "HEAD"), "false")
@@ -321,7 +326,7 @@ def test_the_commit_of_a_version_stays_while_it_leads_to_what_is_checked_out(com
 
 def test_a_commit_that_was_squashed_away_gives_place_to_the_one_that_was_merged(committed: Project) -> None:
     git("checkout", "-qb", "feature")
-    (committed.folder / "dvc.yaml").write_text("changed")
+    change(committed.folder / "dvc.yaml")
     git("commit", "-qam", "second")
     assert commit_of(committed) == (git("rev-parse", "HEAD"), "false")
     git("checkout", "-q", "main")

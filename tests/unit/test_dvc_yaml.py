@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -17,9 +18,16 @@ from dev.stage_dependencies import (
     rewritten,
     templates,
 )
+from juicer.runtime.errors import InputError
+from juicer.stages.pipeline import declared, meta_of
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = templates(YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8")))
+STAGES: dict[str, dict[str, Any]] = templates(YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8")))
+
+
+def program_of(name: str) -> str:
+    """The text of a stage's program."""
+    return (ROOT / module_of(STAGES[name]["cmd"])).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -37,6 +45,41 @@ def test_a_stage_lists_exactly_the_parameters_that_it_reads(name: str) -> None:
 def test_a_stage_lists_its_data_before_its_code(name: str) -> None:
     kinds = [is_code(path) for path in STAGES[name].get("deps", [])]
     assert kinds == sorted(kinds)
+
+
+DECLARED = declared(ROOT / "dvc.yaml")
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_that_launches_processes_declares_a_gpu_for_each(name: str) -> None:
+    launched = "juicer/stages/launch.py" in closure(module_of(STAGES[name]["cmd"]))
+    assert launched == (DECLARED[name].gpus == "per process")
+
+
+def test_a_stage_that_computes_on_a_model_in_one_process_declares_one_gpu() -> None:
+    loading = {name for name in STAGES if "juicer/models/loading.py" in closure(module_of(STAGES[name]["cmd"]))}
+    # `tiny` writes random weights on the CPU.
+    assert {name for name in STAGES if DECLARED[name].gpus} == loading - {"tiny"}
+
+
+def test_the_stages_that_compute_on_gpus_are_the_exact_ones_but_for_the_quickstart_s() -> None:
+    on_gpus = {name for name in STAGES if DECLARED[name].gpus}
+    assert {name for name in STAGES if DECLARED[name].code == "exact"} == on_gpus - {"pretrain"}
+
+
+def test_a_stage_that_keeps_a_training_record_is_a_training_run() -> None:
+    recording = {name for name in STAGES if "TrainingRecord" in program_of(name) or "save_policy" in program_of(name)}
+    training = {name for name in STAGES if DECLARED[name].run == "training"}
+    assert recording and recording <= training
+    assert {name: meta.run for name, meta in DECLARED.items() if meta.run and name not in training} == {
+        "evaluate": "evaluation",
+        "leaderboard": "leaderboard",
+    }
+
+
+def test_an_unknown_declaration_is_refused_with_the_nearest_right_one() -> None:
+    with pytest.raises(InputError, match=r"dvc.yaml: sft: meta: unknown parameter 'gpu' \(did you mean 'gpus'\?\)"):
+        meta_of("sft", {"gpu": 1})
 
 
 def test_an_ignored_package_holds_nothing_but_a_docstring() -> None:
@@ -111,8 +154,8 @@ def test_a_cheap_stage_lists_rooms(small: Path) -> None:
     ]
 
 
-def test_a_stage_on_a_gpu_lists_a_room_only_where_it_uses_all_of_it(small: Path) -> None:
-    assert code_used({"cmd": "python -m tasks.work", "meta": {"gpu": True}}, small) == [
+def test_an_exact_stage_lists_a_room_only_where_it_uses_all_of_it(small: Path) -> None:
+    assert code_used({"cmd": "python -m tasks.work", "meta": {"code": "exact"}}, small) == [
         "juicer/heavy",
         "juicer/kinds",
         "juicer/light/one.py",

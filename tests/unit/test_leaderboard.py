@@ -121,14 +121,14 @@ def test_wrong_settings_are_refused(override: str, message: str) -> None:
 
 def test_switched_off_the_leaderboard_adds_no_stage() -> None:
     _, graph = load(QUICKSTART, ["leaderboard.mirror=gone"])
-    assert (graph.leaderboard, graph.mirror, graph.leaderboard_table) == ({}, {}, "data/curated")
+    assert (graph.leaderboard, graph.mirror, graph.leaderboard_table) == ({}, {}, None)
 
 
 def test_the_last_rounds_and_the_controls_are_measured_in_a_chain() -> None:
     _, graph = load(QUICKSTART, ["leaderboard.enabled=true"])
     assert list(graph.leaderboard) == ["base", "sft", "sft-matched", "irft-r3", "rft-r2"]
     tables = [f"evaluation/leaderboard-tables/{name}.json" for name in graph.leaderboard]
-    assert [model.previous for model in graph.leaderboard.values()] == ["data/curated", *tables[:-1]]
+    assert [model.previous for model in graph.leaderboard.values()] == [None, *tables[:-1]]
     assert graph.leaderboard_table == tables[-1]
     assert graph.mirror == {"hub": graph.benchmarks}
 

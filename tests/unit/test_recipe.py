@@ -7,6 +7,7 @@ from ruamel.yaml import YAML
 
 from juicer.recipe.activation import activate, dump, load
 from juicer.recipe.checks import validate
+from juicer.recipe.graph import ABSENT
 from juicer.runtime.errors import InputError
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
@@ -50,7 +51,7 @@ def test_either_method_can_be_switched_off(off):
     graph = params_of(f"{off}.rounds=0")["graph"]
     assert graph[off] == {}
     assert not any(name.startswith(f"{off}-") for name in graph["models"])
-    assert graph["sft_matched"]["control"][off] == graph["base"]
+    assert graph["sft_matched"]["control"][off] == ABSENT
 
 
 def test_without_methods_there_is_nothing_to_match():
@@ -164,14 +165,12 @@ def test_a_path_from_home_is_written_out(tmp_path, monkeypatch):
 
 def test_a_model_that_is_not_used_needs_no_folder():
     overrides = ["scorer.kind=none", "scorer.model=./nope", "rft.rounds=0", "rft.reward.model=./nope"]
-    assert params_of(*overrides)["graph"]["scorer"] == "models/world/policy"
+    assert params_of(*overrides)["graph"]["scorer"] == ABSENT
 
 
 def test_a_dataset_of_the_hub_is_accepted_at_its_revision():
     for source in ("org/dataset", "imdb"):
-        assert (
-            params_of(f"fetch.source={source}", "fetch.revision=abc")["graph"]["source"] == "juicer/quickstart/world.py"
-        )
+        assert params_of(f"fetch.source={source}", "fetch.revision=abc")["graph"]["source"] == ABSENT
 
 
 def test_an_active_recipe_is_not_written_again(tmp_path):

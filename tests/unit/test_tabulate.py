@@ -14,8 +14,8 @@ def test_a_row_is_added_at_the_end_and_the_old_table_stays_as_it_was() -> None:
     assert before == {"models": [{"name": "base"}]}
 
 
-def test_a_folder_starts_an_empty_table(tmp_path: Path) -> None:
-    assert read_table(tmp_path) == {"models": []}
+def test_without_a_file_there_is_an_empty_table() -> None:
+    assert read_table(None) == {"models": []}
 
 
 def test_a_second_model_of_the_same_name_is_refused() -> None:

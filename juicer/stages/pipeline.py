@@ -1,0 +1,128 @@
+"""The stages of dvc.yaml: what each declares about itself, and the whole graph as DVC reads it.
+
+Nothing else reads dvc.yaml. A stage says under `meta` what it needs, how it is recorded and how its code is listed.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from juicer.runtime.errors import InputError, did_you_mean
+from juicer.runtime.files import read_yaml
+from juicer.settings.base import Settings
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+    from dvc.stage import Stage
+
+PIPELINE = Path("dvc.yaml")
+Run = Literal["training", "evaluation", "leaderboard"]
+
+
+class Meta(Settings):
+    """What a stage declares under `meta` in dvc.yaml."""
+
+    gpus: Literal[1, "per process"] | None = None
+    """GPUs that the stage uses where there are any: one, or one for each of the recipe's processes."""
+    run: Run | None = None
+    """What kind of run the stage is in MLflow; None where it is none."""
+    code: Literal["exact"] | None = None
+    """Exact for a stage that costs GPU hours: it depends on the modules that it uses rather than on whole rooms."""
+
+
+@dataclass(frozen=True)
+class PipelineStage:
+    """A stage of dvc.yaml, with `foreach` and parameters resolved."""
+
+    name: str
+    """With the key of `foreach`: "irft_train@r1"."""
+    command: str
+    inputs: tuple[str, ...]
+    """Paths of data and code, as dvc.yaml gives them."""
+    parameters: tuple[str, ...]
+    """Dotted keys of params.yaml."""
+    outputs: tuple[str, ...]
+    meta: Meta
+
+
+def declared(path: Path = PIPELINE) -> dict[str, Meta]:
+    """The meta of the stages of a dvc.yaml, by name without the key of `foreach`; {} if there is no such file."""
+    if not path.is_file():
+        return {}
+    written = {name: stage.get("do", stage) for name, stage in read_yaml(path).get("stages", {}).items()}
+    return {name: meta_of(name, stage.get("meta"), path) for name, stage in written.items()}
+
+
+def meta_of(stage: str, meta: object, path: Path = PIPELINE) -> Meta:
+    """The meta of one stage.
+
+    Raises:
+        InputError: an unknown key or value.
+    """
+    return Meta.parse(meta or {}, f"{path}: {stage}: meta")
+
+
+def pipeline(root: Path = Path()) -> list[PipelineStage]:
+    """All stages of the pipeline in `root`, in the order of dvc.yaml, as DVC resolves them.
+
+    Raises:
+        InputError: a dvc.yaml or params.yaml that DVC refuses.
+    """
+    from dvc.repo import Repo
+
+    with dvc_errors(), Repo(str(root.resolve()), uninitialized=True) as repo:
+        return [resolved(stage) for stage in stages_of(repo)]
+
+
+def stages_of(repo: "Repo") -> "Sequence[Stage]":
+    """The stages of the project's dvc.yaml, in its order."""
+    from dvc.dvcfile import PROJECT_FILE
+    from dvc.repo.reproduce import collect_stages
+
+    return collect_stages(repo, [str(Path(repo.root_dir) / PROJECT_FILE)])
+
+
+def resolved(stage: "Stage") -> PipelineStage:
+    """A stage of DVC's index as the project sees it."""
+    from dvc.dependency.param import ParamsDependency
+
+    parameters = [key for dep in stage.deps if isinstance(dep, ParamsDependency) for key in dep.params]
+    return PipelineStage(
+        name=str(stage.name),
+        command=stage.cmd,
+        inputs=tuple(str(dep) for dep in stage.deps if not isinstance(dep, ParamsDependency)),
+        parameters=tuple(parameters),
+        outputs=tuple(str(out) for out in stage.outs),
+        meta=meta_of(str(stage.name), stage.meta),
+    )
+
+
+@contextmanager
+def dvc_errors() -> Iterator[None]:
+    """What DVC refuses becomes an InputError."""
+    from dvc.exceptions import DvcException
+
+    try:
+        yield
+    except DvcException as error:
+        raise InputError(" ".join(str(error).split()), where="dvc") from error
+
+
+def resolve(stage: str, root: Path = Path()) -> PipelineStage:
+    """One stage by its name, with the key of `foreach`.
+
+    Raises:
+        InputError: there is no such stage, or DVC refuses the pipeline.
+    """
+    stages = pipeline(root)
+    found = next((each for each in stages if each.name == stage), None)
+    if found is None:
+        raise unknown_stage(stage, [each.name for each in stages])
+    return found
+
+
+def unknown_stage(name: str, known: Sequence[str]) -> InputError:
+    """The error for a stage that is not in the pipeline."""
+    return InputError(f"no stage {name!r}", where=str(PIPELINE), do=did_you_mean(name, known))
