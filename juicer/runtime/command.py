@@ -14,30 +14,49 @@ from juicer.runtime.errors import Cancelled, InputError
 from juicer.runtime.files import write_json
 
 
-def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:
-    """Run `work`; a foreseeable failure becomes one readable line on standard error and exit code 1."""
+def guarded(
+    work: Callable[[], None], *, debug: bool, name: str, report: Callable[[str], None] = lambda line: None
+) -> int:
+    """Run `work`; a foreseeable failure becomes one readable line on standard error and exit code 1.
+
+    Args:
+        debug: print the traceback too.
+        name: of the command, for messages.
+        report: called with the line, if there is one.
+
+    Returns:
+        The exit code: 0, 1, or 128 + the number of the signal that ended the work.
+    """
+
+    def fail(line: str) -> int:
+        report(line)
+        return _fail(line, debug)
+
     try:
         work()
         sys.stdout.flush()
     except InputError as error:
-        return _fail(str(error), debug)
+        return fail(str(error))
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return 128 + signal.SIGPIPE
         where = f"{error.filename}: " if error.filename else ""
         do = " (free some space, then run again; nothing was published)" if error.errno == errno.ENOSPC else ""
-        return _fail(f"{where}{error.strerror or error}{do}", debug)
+        return fail(f"{where}{error.strerror or error}{do}")
     except Cancelled as cancelled:
         if "TORCHELASTIC_ERROR_FILE" not in os.environ:  # of several processes, the one that started them says it
             line = f"{name}: ended by {cancelled}; nothing was published{cancelled.saved}"
+            report(line)
             print(line, file=sys.stderr, flush=True)
         return 128 + cancelled.number
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; nothing was published", file=sys.stderr)
+        line = f"{name}: interrupted; nothing was published"
+        report(line)
+        print(line, file=sys.stderr)
         return 130
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
-        return _fail(f"{name}: {type(error).__name__}: {lines[0]} (--debug shows the traceback)", debug)
+        return fail(f"{name}: {type(error).__name__}: {lines[0]} (--debug shows the traceback)")
     return 0
 
 
