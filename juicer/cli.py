@@ -62,7 +62,7 @@ def _usage(error: TyperException) -> InputError:
     what, *near = re.split(r"\.? ?(?:Did you mean |\(Possible options: )", said.rstrip(".?)"))
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "juicer"
-    do = f"did you mean {near[0].replace(chr(39), '')}?" if near else f"see: {command} --help"
+    do = f"did you mean {near[0].rstrip(')').replace(chr(39), '')}?" if near else f"see: {command} --help"
     return InputError(what[:1].lower() + what[1:], where=command, do=do)
 
 
@@ -135,9 +135,8 @@ def enter() -> Project:
     standing = Path.cwd()
     root = find_root(standing)
     if root is None:
-        raise InputError(
-            "not inside a Juicer project", where=str(standing), do="change into a checkout of Juicer first"
-        )
+        do = "change into a checkout of Juicer, then run the command again"
+        raise InputError("not inside a Juicer project", where=str(standing), do=do)
     os.chdir(root)
     return Project(root, standing)
 
