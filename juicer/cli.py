@@ -59,7 +59,7 @@ class FrontDoor(TyperGroup):
 def _usage(error: TyperException) -> InputError:
     """What is wrong with a command line, on one line, with the nearest right word."""
     said = " ".join(error.format_message().split())
-    what, *near = re.split(r"\.? ?(?:Did you mean |\(Possible options: )", said.rstrip(".?)"))
+    what, *near = re.split(r"\.? ?(?:Did you mean |\(Possible options: )", said.rstrip(".?"))
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "juicer"
     do = f"did you mean {near[0].rstrip(')').replace(chr(39), '')}?" if near else f"see: {command} --help"
@@ -202,8 +202,7 @@ def recipe_file(project: Project, given: str) -> Path:
     if named.is_file():
         return named
     known = sorted(Path("recipes").glob("*.yaml"))
-    shown = {project.shown(each): each for each in known}
-    near = nearest(given, shown, cutoff=0.3) or nearest(given, {each.stem for each in known})
+    near = nearest(given, [*(each.stem for each in known), *map(project.shown, known)], cutoff=0.3)
     raise InputError("no such recipe", where=given, do=f"did you mean {near}?" if near else "see the folder recipes/")
 
 
