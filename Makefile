@@ -35,14 +35,10 @@ $(STAMP):
 	@touch $@
 
 repro: setup ## run the active recipe (params.yaml) from demonstrations to the report and the registry
-	@if [ -n '$(RECIPE)' ]; then python -m juicer.recipe.activation '$(RECIPE)'; \
-	elif [ ! -f params.yaml ]; then python -m juicer.recipe.activation recipes/quickstart.yaml; \
-	else python -m juicer.recipe.activation --check; fi
-	@dvc --wait-for-lock repro
-	@python -m juicer.reporting.summary
+	@juicer run $(if $(RECIPE),'$(RECIPE)')
 
 plan: setup ## what a recipe will cost: make plan RECIPE=recipes/ultrachat-irft-t5.yaml PLAN='--gpu H100'
-	@python -m juicer.planning.plan '$(or $(RECIPE),recipes/quickstart.yaml)' $(PLAN)
+	@juicer plan '$(or $(RECIPE),recipes/quickstart.yaml)' $(PLAN)
 
 test: setup ## check style and types, run the tests
 	ruff check
@@ -93,7 +89,7 @@ $(VENV)-bare/installed: constraints-bare.txt
 
 .PHONY: ui
 ui: setup ## Prefect, MLflow and a worker on this machine; Ctrl-C ends all of it; UI="--port 4300" for another port
-	@python -m flows.ui $(UI)
+	@juicer ui $(UI)
 
 clean: ## remove .venv and caches of tools; data, models and DVC's cache stay
 	rm -rf $(VENV) $(VENV)-ppo $(VENV)-vllm $(VENV)-bare .gpu-kit .mypy_cache .pytest_cache .ruff_cache juicer.egg-info

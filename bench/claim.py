@@ -51,7 +51,7 @@ def run_seed(work: Path, setting: str, seed: int, variants: list[str]) -> None:
         log = folder / f"{variant}.log"
         with log.open("w") as output:
             for command in (
-                [sys.executable, "-m", "juicer.recipe.activation", *recipe],
+                [sys.executable, "-m", "juicer", "use", *recipe],
                 [sys.executable, "-m", "dvc", "repro", *TARGETS[variant]],
             ):
                 done = subprocess.run(

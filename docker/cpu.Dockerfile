@@ -40,4 +40,4 @@ RUN useradd --uid 1000 --create-home juicer \
 ENV PATH=/opt/juicer/bin:$PATH HOME=/home/juicer USER=juicer PYTHONUNBUFFERED=1 JUICER_CHECKOUT=/juicer
 USER 1000:1000
 WORKDIR /juicer
-CMD ["python", "-m", "juicer.recipe.activation", "--check"]
+CMD ["python", "-m", "juicer", "check"]

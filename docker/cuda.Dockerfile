@@ -50,4 +50,4 @@ RUN (userdel --remove ubuntu || true) \
 ENV PATH=/opt/juicer/bin:$PATH HOME=/home/juicer USER=juicer PYTHONUNBUFFERED=1 JUICER_CHECKOUT=/juicer
 USER 1000:1000
 WORKDIR /juicer
-CMD ["python", "-m", "juicer.recipe.activation", "--check"]
+CMD ["python", "-m", "juicer", "check"]

@@ -55,11 +55,11 @@ def align(
     Args:
         recipe: a file of recipes/ by its name; "active" takes params.yaml as it is.
         overrides: changes to the recipe, each `key=value` as in `irft.rounds=5`.
-        from_stage: leave out the stages that this one does not lead to; a name as in dvc.yaml.
-        until_stage: leave out the stages that this one does not need.
-        force: run every stage, even where DVC has its result.
+        from_stage: run only this stage and those that depend on it; a name as in dvc.yaml.
+        until_stage: run only this stage and those that it depends on.
+        force: run every stage, even if DVC has its result.
         at_a_time: how many stages may run at the same time.
-        require_clean: refuse to start where git sees uncommitted changes.
+        require_clean: refuse to start if git sees uncommitted changes.
         on_machines: send stages to the workers of the pool "machines"; DVC's remote carries the data.
     """
     log, cancel = get_run_logger(), threading.Event()
@@ -99,9 +99,9 @@ def execute(
     commit: str | None,
     cancel: threading.Event,
 ) -> str | None:
-    """Submit each stage when all that it needs is there, in the plan's order.
+    """Submit each stage as soon as the stages that it needs have finished, in the plan's order.
 
-    After a failure no new stage is started; those at work may finish.
+    After a failure no new stage is started; running stages may finish.
 
     Args:
         options: for `dvc repro`.
@@ -150,14 +150,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe", default=ACTIVE, help=f"one of {', '.join([ACTIVE, *recipes()])}; default %(default)s"
     )
     parser.add_argument(
-        "--from", dest="from_stage", default="", metavar="STAGE", help="leave out what this stage does not lead to"
+        "--from", dest="from_stage", default="", metavar="STAGE", help="only this stage and those that depend on it"
     )
     parser.add_argument(
-        "--until", dest="until_stage", default="", metavar="STAGE", help="leave out what this stage does not need"
+        "--until", dest="until_stage", default="", metavar="STAGE", help="only this stage and those that it depends on"
     )
-    parser.add_argument("--force", action="store_true", help="run every stage, even where DVC has its result")
+    parser.add_argument("--force", action="store_true", help="run every stage, even if DVC has its result")
     parser.add_argument("--at-a-time", type=int, default=2, metavar="N", help="stages at the same time, default 2")
-    parser.add_argument("--require-clean", action="store_true", help="refuse where git sees uncommitted changes")
+    parser.add_argument("--require-clean", action="store_true", help="refuse to start if git sees uncommitted changes")
     parser.add_argument("--on-machines", action="store_true", help="send stages to the workers of the pool `machines`")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -1,12 +1,8 @@
-"""The flow `evaluate`: measure a registered version, or any folder, and hold it against the champion.
+"""The flow `evaluate`: evaluate a registered version, or any model's folder, and compare it with the champion.
 
-python -m flows.evaluate models:/quickstart@challenger
-python -m flows.evaluate models:/quickstart/7
-python -m flows.evaluate path/to/a/model
+The command is `juicer evaluate`.
 """
 
-import argparse
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -24,18 +20,17 @@ from flows.server import check_server
 from juicer.registry.evaluate_version import Judgement
 from juicer.registry.promote import GATES
 from juicer.registry.store import project_model, project_uri
-from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError
 
 
 @flow(name="evaluate", flow_run_name="{model}", persist_result=False)
 def evaluate(model: str = "challenger", gates: str = str(GATES), again: bool = True) -> State[Any]:
-    """Evaluate a model on this project's prompts, note the figures on its version, publish a verdict.
+    """Evaluate a model on this project's prompts, record the metrics on its version, publish a verdict.
 
     Args:
         model: models:/NAME/VERSION, models:/NAME@ALIAS or a folder; "challenger" is the one of the active recipe.
         gates: the file that declares the gates.
-        again: evaluate even where the version has figures of these very prompts.
+        again: evaluate even if the version already has metrics on these prompts.
     """
     log = get_run_logger()
     try:
@@ -49,7 +44,7 @@ def evaluate(model: str = "challenger", gates: str = str(GATES), again: bool = T
 
 
 def measure(model: str, gates: str, *, again: bool, line: Callable[[str], None]) -> Judgement:
-    """Do it, without Prefect."""
+    """The evaluation itself, without Prefect."""
     from juicer.registry.evaluate_version import evaluate
     from juicer.registry.versions import open_registry
 
@@ -59,28 +54,12 @@ def measure(model: str, gates: str, *, again: bool, line: Callable[[str], None])
         return evaluate(registry, reference, project, Path(scratch), line, gates=Path(gates), again=again)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "model", nargs="?", default="challenger", help="models:/NAME/VERSION, models:/NAME@ALIAS or a folder"
-    )
-    parser.add_argument("--gates", default=str(GATES), help="file that declares the gates, default %(default)s")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    given = parser.parse_args()
-
-    def work() -> None:
-        if get_current_settings().api.url is None:
-            print(measure(given.model, given.gates, again=True, line=print).as_markdown())
-            return
-        check_server()
-        state = evaluate(given.model, given.gates, return_state=True)
-        if not state.is_completed():
-            raise InputError(state.message or state.type.value)
-
-    sys.exit(guarded(work, debug=given.debug, name="evaluate"))
-
-
-if __name__ == "__main__":
-    main()
+def command(model: str, gates: str) -> None:
+    """Evaluate as the flow does; without a Prefect server, in this process, and print the verdict."""
+    if get_current_settings().api.url is None:
+        print(measure(model, gates, again=True, line=print).as_markdown())
+        return
+    check_server()
+    state = evaluate(model, gates, return_state=True)
+    if not state.is_completed():
+        raise InputError(state.message or state.type.value)

@@ -1,6 +1,5 @@
 """One stage as one Prefect task: `dvc repro --single-item` in a process group of its own, its output in the log."""
 
-import os
 import sys
 import threading
 from collections import deque
@@ -21,7 +20,7 @@ from prefect.tasks import exponential_backoff
 
 from flows.forecast import free_locks
 from juicer.runtime.errors import InputError
-from juicer.runtime.process_groups import run_in_group
+from juicer.runtime.process_groups import run_in_group, stage_environment
 
 Result = Literal["unchanged", "restored", "ran"]
 LAST_LINES = 15
@@ -61,12 +60,6 @@ class Stopped(Exception):
     """The run was cancelled while the stage was at work."""
 
 
-def environment() -> dict[str, str]:
-    """What a stage sees beside this process's environment: this Python first on the PATH, and unbuffered output."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {"PATH": path, "PYTHONUNBUFFERED": "1"}
-
-
 def dvc(arguments: Sequence[str], line: Callable[[str], None], cancel: threading.Event) -> None:
     """Run a DVC command; hands on what it prints, line by line.
 
@@ -83,7 +76,7 @@ def dvc(arguments: Sequence[str], line: Callable[[str], None], cancel: threading
             line(text)
 
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
-    code = run_in_group(command, read, cancel=cancel, environment=environment())
+    code = run_in_group(command, read, cancel=cancel, environment=stage_environment())
     if code != 0:
         with suppress(InputError):  # what has failed before that is told below
             free_locks()

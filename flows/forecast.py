@@ -182,6 +182,8 @@ class _Fate:
 
     def _expect_inputs(self, stage: "Stage") -> bool | None:
         """Give each input the content that it will have; says whether all is as in dvc.lock, None if nobody knows."""
+        from dvc_data.hashfile.meta import Meta
+
         as_locked = not stage.changed_stage()
         for dep in stage.deps:
             path = self.producer(dep)
@@ -192,6 +194,7 @@ class _Fate:
             expected = content.hash_info if content else dep.get_hash()
             as_locked = as_locked and expected == dep.hash_info
             dep.hash_info = expected
+            dep.meta = Meta()  # it holds the md5 of dvc.lock too, by which DVC would look into its run cache
         return as_locked
 
     def _restored(self, stage: "Stage", as_locked: bool) -> "list[Output] | None":

@@ -1,6 +1,6 @@
-"""What a Prefect server has to know besides the deployments: work pools, the limit on GPUs, automations.
+"""What a Prefect server needs besides the deployments: work pools, the limit on GPUs, automations.
 
-python -m flows.setup --gpus 2        # on the server that PREFECT_API_URL names; `make ui` does it for its own
+python -m flows.setup --gpus 2        # on the server that PREFECT_API_URL names; `juicer ui` does it for its own
 """
 
 import argparse
@@ -27,7 +27,7 @@ GPUS_HELP = "stages that may hold a GPU at the same time; left out, the server's
 
 
 def set_up(gpus: int | None = None) -> int:
-    """Create what is missing on the server; what somebody has changed there stays so. Returns the limit on GPUs.
+    """Create what is missing on the server and keep what users changed there. Returns the limit on GPUs.
 
     Args:
         gpus: how many stages may hold a GPU at the same time, on all workers together; None keeps the server's limit.
@@ -56,7 +56,7 @@ def ensure_limit(client: SyncPrefectClient, gpus: int | None) -> int:
 
 
 def ensure_automation(client: SyncPrefectClient, wanted: AutomationCore) -> None:
-    """Bring an automation up to date. One that is so already is not touched: it would forget the runs it watches."""
+    """Update an automation. One that is up to date is left alone: an update would reset the runs that it tracks."""
     found = client.read_automations_by_name(wanted.name)
     if not found:
         client.create_automation(wanted)
@@ -67,7 +67,7 @@ def ensure_automation(client: SyncPrefectClient, wanted: AutomationCore) -> None
 
 
 def schedule_state(deployment: str, slug: str) -> dict[str, bool]:
-    """A step of prefect.yaml: whether a deployment's schedule is active on the server. One that is new is not."""
+    """A step of prefect.yaml: whether a deployment's schedule is active on the server; a new one is not."""
     with get_client(sync_client=True) as client, suppress(ObjectNotFound):
         found = client.read_deployment_by_name(deployment).schedules
         return {"active": any(each.slug == slug and each.active for each in found)}

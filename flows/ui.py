@@ -1,10 +1,8 @@
 """Prefect's server, MLflow's server and a worker on this machine, with the deployments applied. Ctrl-C ends all of it.
 
-python -m flows.ui                       # or: make ui
-python -m flows.ui --port 4300 --mlflow-port 5100 --gpus 2
+The command is `juicer ui`, or `make ui`.
 """
 
-import argparse
 import signal
 import socket
 import sys
@@ -16,11 +14,8 @@ from types import FrameType
 
 import httpx
 
-from flows.execute import environment
-from flows.setup import GPUS_HELP
-from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError
-from juicer.runtime.process_groups import run_in_group
+from juicer.runtime.process_groups import run_in_group, stage_environment
 
 HOST = "127.0.0.1"
 LOGS, HOME = Path(".juicer/ui"), Path(".juicer/prefect")
@@ -33,7 +28,7 @@ SECONDS_TO_END = 40.0
 
 
 class Service:
-    """A program that runs until it is ended, its output in a file of .juicer/ui."""
+    """A program that runs until it is ended; its output goes to a file in .juicer/ui."""
 
     def __init__(self, name: str, command: list[str], env: dict[str, str]) -> None:
         self.name, self.log = name, LOGS / f"{name}.log"
@@ -51,7 +46,7 @@ class Service:
             run_in_group(command, line, cancel=self._cancel, grace=SECONDS_TO_END, environment=env)
 
     def check(self) -> None:
-        """InputError if the program has ended by itself."""
+        """Raises InputError if the program has ended by itself."""
         if not self._thread.is_alive():
             raise InputError(f"{self.name} ended: {' '.join(self._last)}", where=str(self.log))
 
@@ -74,12 +69,13 @@ class Service:
 
 
 def variables(prefect: str, mlflow: str) -> dict[str, str]:
-    """What the servers, the worker and the flows see beside this process's environment."""
-    return environment() | {
+    """Environment variables of the servers, the worker and the flows, beside those of this process."""
+    return stage_environment() | {
         "PREFECT_HOME": str(HOME.resolve()),
         "PREFECT_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # By default who holds a GPU is kept in memory, how many are held in the database: a restart would lose those.
+        # By default Prefect keeps the number of held GPUs in its database, but their holders only in memory, which a
+        # restart loses.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
@@ -91,7 +87,7 @@ def variables(prefect: str, mlflow: str) -> dict[str, str]:
 
 
 def serve(port: int, mlflow_port: int, gpus: int | None) -> None:
-    """Run everything until somebody interrupts or one of the programs ends."""
+    """Run everything until it is interrupted or one of the programs ends."""
     for name, each in (("--port", port), ("--mlflow-port", mlflow_port)):
         check_free(name, each)
     for folder in (LOGS, HOME):
@@ -117,53 +113,45 @@ def serve(port: int, mlflow_port: int, gpus: int | None) -> None:
                 service.check()
             time.sleep(0.5)
     finally:
-        for number in INTERRUPTS:  # asked twice: the servers still have to be ended
+        for number in INTERRUPTS:  # a second Ctrl-C: the servers still have to be ended
             signal.signal(number, signal.SIG_IGN)
-        # The worker first: flows that are ended still have to tell the servers.
+        # The worker first: flows that are being ended still have to tell the servers.
         for service in reversed(running):
             service.end()
 
 
 def run_once(command: list[str], env: dict[str, str]) -> None:
-    """Run a command that has to succeed."""
+    """Run a command; InputError with its last lines if it fails."""
     last = deque[str](maxlen=10)
     if run_in_group(command, last.append, environment=env) != 0:
         raise InputError("\n".join(last), where=" ".join(command[2:]))
 
 
 def check_free(option: str, port: int) -> None:
-    """InputError if something listens on a port already."""
+    """InputError if another program already listens on the port."""
     with socket.socket() as probe:
         probe.settimeout(1)
         if probe.connect_ex((HOST, port)) == 0:
-            raise InputError(f"port {port} is in use", where=HOST, do=f"end what uses it, or give another {option}")
+            do = f"end the program that uses it, or choose another port with {option}"
+            raise InputError(f"port {port} is in use", where=HOST, do=do)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.ui", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--port", type=int, default=4200, help="Prefect's port, default %(default)s")
-    parser.add_argument("--mlflow-port", type=int, default=5000, help="MLflow's port, default %(default)s")
-    parser.add_argument("--gpus", type=int, help=GPUS_HELP)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    given = parser.parse_args()
+def run(port: int, mlflow_port: int, gpus: int | None) -> None:
+    """`serve` until Ctrl-C, a request to end, or the end of the terminal.
+
+    Args:
+        port: Prefect's.
+        mlflow_port: MLflow's.
+        gpus: stages that may hold a GPU at the same time; None keeps the server's limit.
+    """
     for number in INTERRUPTS:  # also where a shell started this with interrupts ignored
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # but nohup means it
             signal.signal(number, interrupt)
-
-    def work() -> None:
-        try:
-            serve(given.port, given.mlflow_port, given.gpus)
-        except KeyboardInterrupt:
-            print("ended")
-
-    sys.exit(guarded(work, debug=given.debug, name="ui"))
-
-
-if __name__ == "__main__":
-    main()
+    try:
+        serve(port, mlflow_port, gpus)
+    except KeyboardInterrupt:
+        print("ended")

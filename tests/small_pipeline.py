@@ -149,6 +149,10 @@ def make_project(folder: Path, graph: str = GRAPH, code: Mapping[str, str] = Map
         (folder / name).write_text(text)
     save_tiny_model(folder / "source")
     (folder / "make.py").write_text(MAKE)
+    # A project has these; the stages here need neither.
+    for name in ("tasks", "flows"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
     (folder / "dvc.yaml").write_text(graph)
     (folder / "numbers.json").write_text(json.dumps(NUMBERS))
     rows = [{**ROW, "id": str(number), "rejected": None if number == 3 else ROW["rejected"]} for number in range(4)]

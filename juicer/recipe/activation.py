@@ -1,15 +1,10 @@
 """Validate a recipe and make it the active one: write params.yaml, with the graph of rounds derived from it.
 
-python -m juicer.recipe.activation recipes/quickstart.yaml
-python -m juicer.recipe.activation recipes/quickstart.yaml irft.rounds=4 rft.rounds=0 seed=1
-python -m juicer.recipe.activation recipes/hh-irft.yaml --tiny  # random tiny models of the same architecture
-python -m juicer.recipe.activation --check            # is params.yaml valid?
+The commands are `juicer use` and `juicer check`.
 """
 
-import argparse
 import copy
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +12,9 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from juicer.recipe.checks import as_plain, check_consistent, check_models, check_pinned, validate
+from juicer.recipe.checks import as_plain, check_consistent, check_models, check_pinned
 from juicer.recipe.graph import Graph, graph_of
 from juicer.recipe.schema import Recipe
-from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_yaml, replace_text
 
@@ -150,7 +144,7 @@ def dump(recipe: Recipe, graph: Graph) -> str:
     yaml.default_flow_style = False
     yaml.width = 120
     text = io.StringIO()
-    text.write("# The active recipe, every parameter spelled out. Written by python -m juicer.recipe.activation;\n")
+    text.write("# The active recipe, every parameter spelled out. Written by juicer use;\n")
     text.write("# values may be edited here (or with dvc exp run -S), except the graph, which is derived from them.\n")
     yaml.dump({**as_plain(recipe), "graph": as_plain(graph)}, text)
     return text.getvalue()
@@ -165,41 +159,6 @@ def activate(path: Path, overrides: Sequence[str], params: Path, *, tiny: bool =
     return f"{params} written from {path}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m juicer.recipe.activation",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("recipe", type=Path, nargs="?", help="recipe file, for example recipes/quickstart.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted key and YAML value")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file to write, default params.yaml")
-    parser.add_argument("--tiny", action="store_true", help="random tiny models, generated data: only the path")
-    parser.add_argument("--check", action="store_true", help="only validate the active params.yaml")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be written")
-    parser.add_argument("--describe", action="store_true", help="say what every parameter means, then stop")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    given = parser.parse_intermixed_args()
-
-    def work() -> None:
-        if given.describe:
-            from juicer.recipe.describe import describe
-
-            print("\n".join(describe(Recipe)))
-        elif given.check:
-            recipe = validate(read_yaml(given.params), str(given.params))
-            print(f"{given.params}: recipe {recipe.name!r} is valid")
-        elif given.recipe is None:
-            known = sorted(str(path) for path in Path("recipes").glob("*.yaml"))
-            raise InputError("no recipe given", do=f"one of: {', '.join(known)}")
-        elif given.dry_run:
-            print(dump(*load(existing(given.recipe), given.overrides, tiny=given.tiny)), end="")
-        else:
-            print(activate(existing(given.recipe), given.overrides, given.params, tiny=given.tiny))
-
-    sys.exit(guarded(work, debug=given.debug, name="recipe"))
-
-
 def existing(path: Path, where: str = "") -> Path:
     """`path` if there is such a recipe; otherwise an InputError that suggests the most similar one."""
     if not path.is_file():
@@ -207,7 +166,3 @@ def existing(path: Path, where: str = "") -> Path:
         what = f"no such recipe: {path.name}" if where else "no such recipe"
         raise InputError(what, where=where or str(path), do=did_you_mean(str(path), known, cutoff=0.3))
     return path
-
-
-if __name__ == "__main__":
-    main()

@@ -50,7 +50,7 @@ def validate(params: dict[str, Any], where: str) -> Recipe:
     """
     params = dict(params)
     if "graph" not in params:
-        raise InputError("no graph of rounds", where=where, do="derive it: python -m juicer.recipe.activation RECIPE")
+        raise InputError("no graph of rounds", where=where, do="derive it: juicer use RECIPE")
     graph = Graph.parse(params.pop("graph"), f"{where}: graph")
     recipe = Recipe.parse(params, where)
     check_consistent(recipe, where)
@@ -61,7 +61,7 @@ def validate(params: dict[str, Any], where: str) -> Recipe:
     if expected != found:
         key = _first_difference(expected, found)
         active = Path("recipes") / f"{recipe.name}.yaml"
-        again = f"python -m juicer.recipe.activation {active if active.is_file() else 'RECIPE'} [key=value ...]"
+        again = f"juicer use {active if active.is_file() else 'RECIPE'} [key=value ...]"
         do = f"{where} holds a change that `dvc exp run -S` or hand made; derive it again: {again}, then dvc checkout"
         raise InputError(
             f"graph.{key} does not follow from the recipe (irft.rounds, rft.rounds, ...)", where=where, do=do
@@ -77,7 +77,7 @@ def check_consistent(recipe: Recipe, where: str) -> None:
         what = "curate.held_out_share is 0, and the world holds nothing out to report on"
         raise InputError(what, where=where, do="raise it")
     if recipe.fetch.source != "world" and recipe.world is not None:
-        do = "derive it again: python -m juicer.recipe.activation RECIPE"
+        do = "derive it again: juicer use RECIPE"
         raise InputError("there is a section world, whose oracle judges no other source", where=where, do=do)
     if recipe.rft.optimiser == "ppo" and (recipe.compute.processes > 1 or recipe.compute.zero_stage):
         do = "set compute.processes to 1 and compute.zero_stage to 0, or rft.optimiser to rloo"
@@ -129,7 +129,7 @@ def _check_chain(method: str, rounds: dict[str, Any], where: str) -> None:
             raise InputError(
                 f"rounds are not a chain: graph.{method}.{key}.previous is {item.previous!r}, not {expected!r}",
                 where=where,
-                do="never edit graph by hand; python -m juicer.recipe.activation RECIPE derives it",
+                do="never edit graph by hand; juicer use RECIPE derives it",
             )
 
 

@@ -12,6 +12,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from juicer.runtime.errors import InputError, did_you_mean
+
 SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
@@ -34,6 +36,33 @@ def describe(model: type[BaseModel], defaults: BaseModel | None = None, prefix: 
             shown = "required" if default is PydanticUndefined else f"default {json.dumps(default)}"
             yield f"{key}: {_kind(field)}, {shown}"
             yield f"    {' '.join((field.description or '').split())}"
+
+
+def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all parameters under `model`, sections included."""
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        yield key
+        if inner := _section(field.annotation):
+            yield from keys(inner, f"{key}.")
+
+
+def under(key: str, model: type[BaseModel]) -> Iterator[str]:
+    """The lines of `describe` about one parameter, or about all of a section.
+
+    Raises:
+        InputError: no such parameter; names the nearest.
+    """
+    known = list(keys(model))
+    if key not in known:
+        raise InputError(f"no parameter or section is called {key!r}", where="recipe", do=did_you_mean(key, known))
+    shown = False
+    for line in describe(model):
+        if not line.startswith(" "):
+            named = line.removeprefix("[").split(":")[0].split("]")[0]
+            shown = named == key or named.startswith(f"{key}.")
+        if shown:
+            yield line
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

@@ -185,7 +185,7 @@ class Aliases:
                 self._bury()
             elif time.monotonic() > deadline:
                 who = (holder or "somebody").rsplit(":", 1)[0]
-                do = f"if that process is dead: python -m flows.promote --unlock {self._name}"
+                do = f"if that process is dead: juicer promote --unlock {self._name}"
                 raise InputError(f"{who} has been moving the aliases for a minute", where=self._name, do=do)
             else:
                 time.sleep(0.2)

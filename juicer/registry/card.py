@@ -75,7 +75,7 @@ On held-out prompts. `*_sem` is a standard error.
 |---|---|---|---|
 {before}
 
-`python -m flows.restore models:/{name}/{number}` brings back weights, data and code.
+`juicer restore models:/{name}/{number}` brings back weights, data and code.
 
 ## Licences
 

@@ -128,7 +128,7 @@ def judge_version(
         raise InputError(
             f"{there.uri}, the champion, was evaluated on other prompts, by another scorer or with other parameters",
             where=version.uri,
-            do=f"evaluate it anew, here: python -m flows.evaluate {there.uri}",
+            do=f"evaluate it anew, here: juicer evaluate {there.uri}",
         )
     # A run has a benchmark's score without its standard error, which on the same questions is close to the version's.
     errors = {name: version.metrics[name] for each in BENCHMARKS if (name := f"{each}_sem") in version.metrics}

@@ -127,7 +127,7 @@ class Registry:
         """
         judged = version.tags.get("evaluated_on")
         if judged is None:
-            do = f"dvc repro register, or: python -m flows.evaluate {version.uri}"
+            do = f"dvc repro register, or: juicer evaluate {version.uri}"
             raise InputError("the version was not evaluated", where=version.uri, do=do)
         experiment = self._client.get_run(version.run).info.experiment_id
         held_out = self._newest(experiment, f"tags.model = '{model}' AND tags.evaluated_on = '{judged}'")

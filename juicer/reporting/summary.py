@@ -1,17 +1,11 @@
-"""Print the table of all models and the path of the report: how `make repro` ends.
+"""Print the table of all models and the path of the report: how `juicer run` ends, and `juicer report --table`."""
 
-python -m juicer.reporting.summary
-"""
-
-import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from juicer.reporting import costs
 from juicer.reporting.findings import findings
 from juicer.reporting.numbers import best_names, shown, shown_columns
-from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json
 
@@ -60,35 +54,19 @@ def format_table(summary: dict[str, Any]) -> str:
     )
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--summary", type=Path, default=Path("metrics/summary.json"), help="default %(default)s")
-    parser.add_argument("--report", type=Path, default=Path("report/report.html"), help="default %(default)s")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+def show(metrics: Path, report: Path) -> None:
+    """Print the table, the headline and where the report is; bring the costs beside the report up to date.
 
-
-def show(given: argparse.Namespace) -> None:
-    """Print the table, the headline and where the report is; bring the costs beside the report up to date."""
-    summary = read_json(given.summary)
-    if not given.report.is_file():
-        raise InputError("no such file", where=str(given.report), do="run the stage that makes it: dvc repro report")
-    costs.refresh(given.report.parent)
+    Args:
+        metrics: metrics/summary.json.
+        report: report/report.html.
+    """
+    summary = read_json(metrics)
+    if not report.is_file():
+        raise InputError("no such file", where=str(report), do="run the stage that makes it: dvc repro report")
+    costs.refresh(report.parent)
     print(f"Recipe {summary['recipe']}, seed {summary['seed']}, held-out prompts\n")
     print(format_table(summary))
     print("\n> champion, chosen on validation prompts   * best of its column")
     print(f"{findings(summary).headline}.")
-    print(f"Report: {given.report.resolve()}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m juicer.reporting.summary",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    arguments(parser)
-    given = parser.parse_args()
-    sys.exit(guarded(lambda: show(given), debug=given.debug, name="summary"))
-
-
-if __name__ == "__main__":
-    main()
+    print(f"Report: {report.resolve()}")

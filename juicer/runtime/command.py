@@ -14,7 +14,9 @@ from juicer.runtime.errors import Cancelled, InputError
 from juicer.runtime.files import write_json
 
 
-def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:
+def guarded(
+    work: Callable[[], None], *, debug: bool, name: str, report: Callable[[str], None] = lambda line: None
+) -> int:
     """Run `work` and return the exit code.
 
     An expected failure is reported in one line on standard error.
@@ -23,32 +25,41 @@ def guarded(work: Callable[[], None], *, debug: bool, name: str) -> int:
         work: the command.
         debug: whether the traceback is printed too.
         name: the command's name in messages.
+        report: called with the line, if there is one.
 
     Returns:
         0 for success, 1 for a failure, 130 for Ctrl-C, 128 + the signal's number if the run was cancelled.
     """
+
+    def fail(line: str) -> int:
+        report(line)
+        return _fail(line, debug)
+
     try:
         work()
         sys.stdout.flush()
     except InputError as error:
-        return _fail(str(error), debug)
+        return fail(str(error))
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _output_closed():
             return 128 + signal.SIGPIPE
         where = f"{error.filename}: " if error.filename else ""
         do = " (free some disk space and rerun; no output was written)" if error.errno == errno.ENOSPC else ""
-        return _fail(f"{where}{error.strerror or error}{do}", debug)
+        return fail(f"{where}{error.strerror or error}{do}")
     except Cancelled as cancelled:
         if "TORCHELASTIC_ERROR_FILE" not in os.environ:  # of several processes, the launcher reports it
             line = f"{name}: cancelled by {cancelled}; no output was written{cancelled.saved}"
+            report(line)
             print(line, file=sys.stderr, flush=True)
         return 128 + cancelled.number
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; no output was written", file=sys.stderr)
+        line = f"{name}: interrupted; no output was written"
+        report(line)
+        print(line, file=sys.stderr)
         return 130
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
-        return _fail(f"{name}: {type(error).__name__}: {lines[0]} (--debug shows the traceback)", debug)
+        return fail(f"{name}: {type(error).__name__}: {lines[0]} (--debug shows the traceback)")
     return 0
 
 

@@ -45,9 +45,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        do = (
-            "write it: python -m juicer.recipe.activation recipes/quickstart.yaml" if path.name == "params.yaml" else ""
-        )
+        do = "write it: juicer use recipes/quickstart.yaml" if path.name == "params.yaml" else ""
         raise InputError("no such file", where=str(path), do=do) from error
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0

@@ -4,6 +4,7 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -14,6 +15,16 @@ import psutil
 
 GROUP = "JUICER_GROUP"
 """Environment variable that marks a group: `<pid of the starting process>.<id>`. Stages end when it has ended."""
+
+
+def stage_environment() -> dict[str, str]:
+    """Variables for DVC and its stages beside those of this process: this Python first on PATH, and unbuffered output.
+
+    Stages are run as `python -m tasks.NAME`, which has to be the Python of the project whether or not its virtual
+    environment is activated.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {"PATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def run_in_group(

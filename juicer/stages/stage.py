@@ -30,6 +30,7 @@ from juicer.runtime.files import md5_of_file, read_yaml, remove, temporary_besid
 from juicer.runtime.processes import SINGLE_PROCESS
 from juicer.settings.base import Settings
 from juicer.settings.compute import ComputeSettings
+from juicer.stages import attempts
 from juicer.stages.cancellation import Cancellation, end_with, starters
 from juicer.stages.checkpoint import Checkpoint, checkpoints_of, discard_checkpoints, key_of, remove_checkpoints
 from juicer.stages.gpus import take_one_gpu
@@ -254,7 +255,7 @@ def start(
     given = parser.parse_args()
     # Importing the libraries makes millions of objects and no garbage; looking for it takes a quarter of the time.
     gc.set_threshold(100_000, 20, 50)
-    code = guarded(lambda: _run(run, given, launches), debug=given.debug, name=given.stage)
+    code = _attempted(lambda: _run(run, given, launches), given)
     if module and module.name in sys.orig_argv:
         # All is written. Taking the libraries down after that takes a second, many on busy cores, and saves nothing.
         # (A process that was started for something else is not ours to end.)
@@ -263,6 +264,16 @@ def start(
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _attempted(work: Callable[[], None], given: argparse.Namespace) -> int:
+    """Run `work` and return its exit code; what becomes of it is recorded for `juicer status`."""
+    if given.dry_run or "TORCHELASTIC_ERROR_FILE" in os.environ:  # the process that started this one records it
+        return guarded(work, debug=given.debug, name=given.stage)
+    lines, attempt = list[str](), attempts.begin(given.stage)
+    code = guarded(work, debug=given.debug, name=given.stage, report=lines.append)
+    attempts.finish(attempt, code, " ".join(lines))
+    return code
 
 
 def followed(run: Callable[[Stage], str]) -> Callable[[Stage], str]:

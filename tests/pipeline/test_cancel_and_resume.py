@@ -55,7 +55,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         call(ROOT, "cp", "-r", name, str(folder / name))
     call(folder, "git", "init", "-q")
-    call(folder, sys.executable, "-m", "juicer.recipe.activation", "recipes/quickstart.yaml", *TINY)
+    call(folder, sys.executable, "-m", "juicer", "use", "recipes/quickstart.yaml", *TINY)
     call(folder, *dvc("repro", *STAGES))
     return folder
 

@@ -52,7 +52,7 @@ def repro(folder: Path) -> tuple[set[str], set[str]]:
 
 
 def activate(folder: Path, *overrides: str) -> None:
-    call(folder, "juicer.recipe.activation", "recipes/quickstart.yaml", *SMALLEST, *overrides)
+    call(folder, "juicer", "use", "recipes/quickstart.yaml", *SMALLEST, *overrides)
 
 
 def copy_of_the_project(folder: Path) -> Path:
@@ -158,7 +158,7 @@ def test_the_readme_s_way_to_one_s_own_demonstrations_ends_in_an_evaluation(tmp_
     recipe = re.sub(r"fetch:\n(?:  .*\n)+", mine, recipe)
     (folder / "recipes/mine.yaml").write_text(recipe)
     smaller = [each for each in SMALLEST if not each.startswith("world.")]
-    call(folder, "juicer.recipe.activation", "recipes/mine.yaml", *smaller, "irft.rounds=0", "rft.rounds=0")
+    call(folder, "juicer", "use", "recipes/mine.yaml", *smaller, "irft.rounds=0", "rft.rounds=0")
     call(folder, "dvc", "repro", "evaluate@sft")
     evaluated = json.loads((folder / "evaluation/models/sft.json").read_text())
     assert evaluated["held_out"]["reward_mean"] is not None and evaluated["held_out"]["oracle_mean"] is None
@@ -178,7 +178,7 @@ def test_real_hh_rows_run_to_the_report(tmp_path):
         "sft_matched.enabled=false",
         "evaluation.prompts=8",
     ]
-    call(folder, "juicer.recipe.activation", "recipes/hh-tiny.yaml", *smaller)
+    call(folder, "juicer", "use", "recipes/hh-tiny.yaml", *smaller)
     repro(folder)
     summary = summary_of(folder)
     assert [model["name"] for model in summary["models"]] == ["base", "sft", "irft-r1"]

@@ -1,5 +1,6 @@
 """The stage pretrain: tiny models in the real models' formats, the same bytes for the same seed."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from juicer.data.curation import split_of
 from juicer.data.demonstrations import Demonstration, Message
 from juicer.quickstart.pretraining import Preference, batches_by_length, steps_of, train_policy, train_scorer
 from juicer.quickstart.world import documents, pairs
+from juicer.recipe.activation import activate as make_active
 from juicer.runtime.errors import InputError
 from juicer.scorers.beaver import BeaverModel, BeaverScorer
 from juicer.settings.compute import ComputeSettings
@@ -40,8 +42,8 @@ def run(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProce
 
 
 def activate(folder: Path, *overrides: str) -> None:
-    done = run(folder, "juicer.recipe.activation", str(ROOT / "recipes/quickstart.yaml"), *SMALL, *overrides)
-    assert done.returncode == 0, done.stderr
+    with contextlib.chdir(folder):
+        make_active(ROOT / "recipes/quickstart.yaml", [*SMALL, *overrides], Path("params.yaml"))
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -125,7 +125,7 @@ def test_everything_comes_back_such_that_dvc_sees_nothing_changed(
 
 def test_code_that_is_not_as_it_was_is_refused_in_one_line_and_leaves_nothing(made: Path, tmp_path: Path) -> None:
     arguments = ["models:/quickstart/3", "--into", str(tmp_path / "new"), "--commit", "HEAD"]
-    done = run(made, "flows.restore", *arguments, check=False)
+    done = run(made, "juicer", "restore", *arguments, check=False)
     assert (done.returncode, list(tmp_path.iterdir())) == (1, [])
     assert done.stderr.startswith("error: models:/quickstart/3: these differ from the version: irl/errors.py, ")
     assert len(done.stderr.splitlines()) == 1

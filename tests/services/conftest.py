@@ -136,7 +136,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         environ.pop(name, None)
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.ui", "--port", str(port), "--mlflow-port", str(mlflow_port)],
+        [sys.executable, "-m", "juicer", "ui", "--port", str(port), "--mlflow-port", str(mlflow_port)],
         cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None

@@ -265,7 +265,7 @@ def test_of_two_promotions_at_once_one_wins_and_none_is_lost(client: MlflowClien
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     both = [
         subprocess.Popen(
-            [sys.executable, "-m", "flows.promote", f"models:/quickstart/{number}", "--gates", str(GATES)],
+            [sys.executable, "-m", "juicer", "promote", f"models:/quickstart/{number}", "--gates", str(GATES)],
             cwd=project,
             env=environment,
             stdout=subprocess.PIPE,

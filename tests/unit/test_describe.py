@@ -2,8 +2,11 @@
 
 from itertools import pairwise
 
-from juicer.recipe.describe import describe
+import pytest
+
+from juicer.recipe.describe import describe, keys, under
 from juicer.recipe.schema import Recipe
+from juicer.runtime.errors import InputError
 
 
 def test_every_parameter_has_a_meaning() -> None:
@@ -24,3 +27,17 @@ def test_limits_and_choices_are_shown() -> None:
     assert "world.good_share: number > 0 < 1, default 0.35" in lines
     assert "sft_matched.learning_rates: list of number > 0, required" in lines
     assert "register.model_name: text | null, default null" in lines
+
+
+def test_a_section_or_one_parameter_can_be_asked_for() -> None:
+    lines = list(under("irft.training", Recipe))
+    assert lines[0].startswith("[irft.training] ")
+    assert {line.split(".")[1] for line in lines if not line.startswith((" ", "["))} == {"training"}
+    assert next(under("seed", Recipe)).startswith("seed: integer")
+    with pytest.raises(InputError, match=r"no parameter .* 'irft.trainin' \(did you mean 'irft.training'\?\)"):
+        list(under("irft.trainin", Recipe))
+
+
+def test_every_line_of_a_parameter_has_its_key() -> None:
+    described = {line.removeprefix("[").split(":")[0].split("]")[0] for line in describe(Recipe) if line[0] != " "}
+    assert described == set(keys(Recipe))

@@ -1,6 +1,5 @@
 """A plan lists the stages of the graph, counts K as they do, and refuses what cannot fit, with the number."""
 
-import argparse
 import gzip
 import json
 from pathlib import Path
@@ -9,7 +8,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from juicer.planning.plan import arguments, device_named, show
+from juicer.planning.plan import Assumptions, device_named, show
 from juicer.planning.planner import Lengths, Planner, check_memory
 from juicer.planning.tables import format_plan
 from juicer.recipe.activation import load
@@ -171,9 +170,8 @@ def test_the_table_has_a_row_per_stage_and_a_total():
 
 
 def test_the_command_says_what_it_assumes_and_what_is_not_pinned(capsys):
-    parser = argparse.ArgumentParser()
-    arguments(parser)
-    show(parser.parse_args(["recipes/hh-sft.yaml", "--devices", "2", "--zero", "3", "--response-tokens", "90"]))
+    overrides = ["compute.processes=2", "compute.zero_stage=3"]
+    show(Path("recipes/hh-sft.yaml"), overrides, Assumptions(response_tokens=90), measured=False)
     printed = capsys.readouterr().out
     assert "2 x H100, ZeRO stage 3, 40% of 989 TFLOP/s" in printed
     assert "10,000 demonstrations; mean tokens: prompt 128, response 90, sample 90" in printed

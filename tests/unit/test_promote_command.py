@@ -1,7 +1,6 @@
 """The command that promotes: what its exit code says, with a Prefect server and without."""
 
 import logging
-import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,7 +29,4 @@ def test_a_refusal_by_a_gate_has_an_exit_code_of_its_own(
         monkeypatch.setattr(promote, name, lambda *given, **named: None)
     settings = SimpleNamespace(api=SimpleNamespace(url=server))
     monkeypatch.setattr(promote, "get_current_settings", lambda: settings)
-    monkeypatch.setattr(sys, "argv", ["promote"])
-    with pytest.raises(SystemExit) as ended:
-        promote.main()
-    assert (ended.value.code or 0) == code
+    assert promote.command("challenger", "gates.yaml", dry_run=False) == code

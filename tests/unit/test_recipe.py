@@ -134,12 +134,9 @@ def test_a_change_that_stayed_behind_is_told_with_the_recipe_that_takes_it_back(
     monkeypatch.chdir(QUICKSTART.parents[1])
     told = refused(params)
     assert "params.yaml holds a change" in told
-    assert (
-        "derive it again: python -m juicer.recipe.activation recipes/quickstart.yaml [key=value ...], then dvc checkout"
-        in told
-    )
+    assert "derive it again: juicer use recipes/quickstart.yaml [key=value ...], then dvc checkout" in told
     params["name"] = "in-no-file"
-    assert "python -m juicer.recipe.activation RECIPE [key=value ...]" in refused(params)
+    assert "juicer use RECIPE [key=value ...]" in refused(params)
 
 
 def test_params_without_a_graph_are_refused():
@@ -183,9 +180,7 @@ def test_an_active_recipe_is_not_written_again(tmp_path):
 
 def test_the_committed_parameters_are_the_quickstarts():
     root = QUICKSTART.parents[1]
-    assert (root / "params.yaml").read_text() == dump(*load(QUICKSTART, [])), (
-        "python -m juicer.recipe.activation recipes/quickstart.yaml"
-    )
+    assert (root / "params.yaml").read_text() == dump(*load(QUICKSTART, [])), "run: juicer use quickstart"
 
 
 def test_a_refused_recipe_leaves_the_active_one_untouched(tmp_path):

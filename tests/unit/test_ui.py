@@ -1,4 +1,4 @@
-"""How `make ui` is ended; that it runs at all is tested in tests/services."""
+"""How `juicer ui` is ended; that it runs at all is tested in tests/services."""
 
 import signal
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ ENDS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 @pytest.fixture(autouse=True)
 def harmless_signals() -> Iterator[None]:
-    """Signals that nobody handles are lost, and afterwards all is as it was."""
+    """Signals without a handler have no effect during a test, and afterwards every handler is as before."""
     before = {number: signal.signal(number, lambda *_: None) for number in ENDS}
     yield
     for number, handler in before.items():
@@ -20,12 +20,9 @@ def harmless_signals() -> Iterator[None]:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
-    """`make ui`, with a signal in the place of all its servers."""
-    monkeypatch.setattr("sys.argv", ["ui"])
+    """`juicer ui`, with a signal in the place of all its servers."""
     monkeypatch.setattr(ui, "serve", lambda *_: signal.raise_signal(number))
-    with pytest.raises(SystemExit) as ended:
-        ui.main()
-    assert ended.value.code == 0
+    ui.run(4200, 5000, None)
 
 
 @pytest.mark.parametrize("number", ENDS)

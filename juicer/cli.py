@@ -1,0 +1,609 @@
+"""The command `juicer`: everything that a user does, from any folder of a project.
+
+`juicer --help` lists the commands, `juicer COMMAND --help` shows their options and examples. The commands parse and
+print; the work is done by the rooms of juicer/ and by flows/. Both are imported inside the commands, so that help,
+shell completion and a mistyped option answer at once.
+"""
+
+import contextlib
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import webbrowser
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from juicer.runtime.command import guarded
+from juicer.runtime.errors import InputError, did_you_mean
+from juicer.runtime.process_groups import stage_environment
+
+PARAMS, QUICKSTART = Path("params.yaml"), Path("recipes/quickstart.yaml")
+SUMMARY, REPORT = Path("metrics/summary.json"), Path("report/report.html")
+DEBUG = "--debug"
+HANDED_ON = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that reach this process only, and that the run is to end by. Ctrl-C reaches every process by itself."""
+
+
+class FrontDoor(TyperGroup):
+    """Ends every command as the stages do: a foreseeable failure is one line on standard error and an exit code."""
+
+    def main(self, args: Sequence[str] | None = None, *given: Any, **named: Any) -> Any:
+        """Run a command line and exit with its code: 0, 1 (an error), 2 (a mistake in the command line) or its own."""
+        words = list(sys.argv[1:] if args is None else args)
+        # Accepted at any place, as every command has it.
+        debug = DEBUG in words
+        words = [word for word in words if word != DEBUG]
+        code = 0
+
+        def work() -> None:
+            nonlocal code
+            try:
+                code = super(FrontDoor, self).main(words, *given, **{**named, "standalone_mode": False}) or 0
+            except TyperException as error:
+                code = getattr(error, "exit_code", 1)
+                print(f"error: {_usage(error)}", file=sys.stderr)
+
+        failed = guarded(work, debug=debug, name="juicer")
+        sys.exit(failed or code)
+
+
+def _usage(error: TyperException) -> InputError:
+    """What is wrong with a command line, on one line, with the nearest right word."""
+    said = " ".join(error.format_message().split())
+    what, *near = re.split(r"\.? ?(?:Did you mean |\(Possible options: )", said.rstrip(".?"))
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "juicer"
+    do = f"did you mean {near[0].rstrip(')').replace(chr(39), '')}?" if near else f"see: {command} --help"
+    return InputError(what[:1].lower() + what[1:], where=command, do=do)
+
+
+app = typer.Typer(
+    cls=FrontDoor,
+    name="juicer",
+    rich_markup_mode=None,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def front(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error; any command takes it.")] = False,
+) -> None:
+    """Reward learning from human demonstrations (RFT and IRFT) as a pipeline.
+
+    Run it in a project: a checkout of Juicer, or any folder in it.
+
+    \b
+    Examples:
+      juicer run                                   run the active recipe, or the quickstart
+      juicer run recipes/ultrachat-irft-t5.yaml    run another recipe
+      juicer status                                what is done, what will run, what failed
+      juicer report --open                         look at the results
+
+    Exit codes: 0, 1 after an error, 2 after a mistake in the command line, 3 if gates refuse a promotion, 130 after
+    Ctrl-C.
+    """
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@dataclass(frozen=True)
+class Project:
+    """The project that a command works on; its root is the working directory from then on."""
+
+    root: Path
+    standing: Path
+    """The folder in which the command was given, which relative paths on the command line start from."""
+
+    def path(self, given: Path) -> Path:
+        """A path from the command line as the root sees it: relative if it lies in the project."""
+        whole = Path(os.path.normpath(self.standing / given.expanduser()))
+        return whole.relative_to(self.root) if whole.is_relative_to(self.root) else whole
+
+    def shown(self, path: Path) -> str:
+        """A path of the project as the user would type it."""
+        return os.path.relpath(self.root / path, self.standing)
+
+
+def find_root(standing: Path) -> Path | None:
+    """The nearest folder above (or at) `standing` that is a project of Juicer; None outside of one."""
+    return next((folder for folder in (standing, *standing.parents) if _is_project(folder)), None)
+
+
+def _is_project(folder: Path) -> bool:
+    described = (folder / PARAMS).is_file() or (folder / "recipes").is_dir()
+    return described and (folder / "dvc.yaml").is_file() and (folder / "tasks").is_dir()
+
+
+def enter() -> Project:
+    """Find the project and go to its root.
+
+    Raises:
+        InputError: the working directory is outside a project.
+    """
+    standing = Path.cwd()
+    root = find_root(standing)
+    if root is None:
+        do = "change into a checkout of Juicer, then run the command again"
+        raise InputError("not inside a Juicer project", where=str(standing), do=do)
+    os.chdir(root)
+    return Project(root, standing)
+
+
+def flow(name: str) -> Any:
+    """The module flows/NAME.py of the project in whose root this process is.
+
+    flows/ is above juicer/ and is not installed: it belongs to the project, as tasks/ does. So it is imported by name
+    and from the project's root, which an installed console script does not have on its path.
+    """
+    root = str(Path.cwd())
+    if sys.path[:1] != [root]:
+        sys.path.insert(0, root)
+    return importlib.import_module(f"flows.{name}")
+
+
+# --- recipes -------------------------------------------------------------------------------------------------------
+
+
+def _complete(incomplete: str) -> list[str]:
+    """Recipes and `key=` of the recipe's parameters, for shell completion."""
+    root = find_root(Path.cwd())
+    if root is None:
+        return []
+    from juicer.recipe.describe import keys
+    from juicer.recipe.schema import Recipe
+
+    recipes = [os.path.relpath(path) for path in sorted((root / "recipes").glob("*.yaml"))]
+    return [word for word in (*recipes, *(f"{key}=" for key in keys(Recipe))) if word.startswith(incomplete)]
+
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RECIPE] [KEY=VALUE]...",
+        help="A recipe's file, or its name in recipes/; then changes to it: a dotted key and a YAML value.",
+        autocompletion=_complete,
+        show_default=False,
+    ),
+]
+Tiny = Annotated[
+    bool, typer.Option("--tiny", help="Random tiny models and generated data: proves the path, not the method.")
+]
+
+
+def split(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
+    """The recipe, which may be left out, and the overrides."""
+    if not words or "=" in words[0]:
+        return None, list(words or [])
+    return words[0], list(words[1:])
+
+
+def recipe_file(project: Project, given: str) -> Path:
+    """The file that is meant by a path, or by the name of a recipe in recipes/.
+
+    Raises:
+        InputError: there is none; names the nearest.
+    """
+    path = project.path(Path(given))
+    if path.is_file():
+        return path
+    named = Path("recipes", f"{given}.yaml")
+    if named.is_file():
+        return named
+    known = sorted(Path("recipes").glob("*.yaml"))
+    names = [*(each.stem for each in known), *map(project.shown, known)]
+    raise InputError("no such recipe", where=given, do=did_you_mean(given, names, cutoff=0.3))
+
+
+def chosen(project: Project, recipe: str | None) -> Path:
+    """The recipe that is given, else the active one, else the quickstart's."""
+    if recipe is not None:
+        return recipe_file(project, recipe)
+    return PARAMS if PARAMS.is_file() else QUICKSTART
+
+
+def make_active(project: Project, recipe: str | None, overrides: Sequence[str], *, tiny: bool) -> str:
+    """Activate what the command line asks for, or else validate what is active. Returns what was done."""
+    from juicer.recipe.activation import activate
+
+    path = chosen(project, recipe)
+    if path == PARAMS and not overrides and not tiny:
+        return validated()
+    return activate(path, overrides, PARAMS, tiny=tiny)
+
+
+def validated() -> str:
+    """Says that params.yaml is valid; InputError if it is not."""
+    from juicer.recipe.checks import validate
+    from juicer.runtime.files import read_yaml
+
+    recipe = validate(read_yaml(PARAMS), str(PARAMS))
+    return f"{PARAMS}: recipe {recipe.name!r} is valid"
+
+
+@app.command()
+def run(
+    words: Words = None,
+    tiny: Tiny = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; change nothing.")] = False,
+) -> None:
+    """Run a recipe from the demonstrations to the report and the registry.
+
+    Without a recipe the active one (params.yaml) is run, or the quickstart if none is active. Stages whose results are
+    there already do not run again, and an interrupted stage resumes from its last checkpoint.
+
+    \b
+    Examples:
+      juicer run
+      juicer run irft.rounds=4                     the active recipe with a change, which stays
+      juicer run recipes/hh-irft.yaml --tiny       the path of a large recipe, in minutes on a CPU
+      juicer run ultrachat-irft-t5 --dry-run       what that recipe would run
+    """
+    project = enter()
+    recipe, overrides = split(words)
+    if dry_run:
+        status = flow("status")
+        with status.on_trial(PARAMS):
+            make_active(project, recipe, overrides, tiny=tiny)
+            print(f"Nothing is changed. With {project.shown(chosen(project, recipe))}:\n")
+            show_status(status.read())
+        return
+    print(make_active(project, recipe, overrides, tiny=tiny), flush=True)
+    reproduce()
+    summary()
+
+
+def reproduce() -> None:
+    """Bring every stage up to date, by DVC under this interpreter.
+
+    Raises:
+        InputError: DVC or a stage failed, and has said why.
+        typer.Exit: the run was told to end; with 128 + the signal.
+    """
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro"]
+    with _ending(command) as (process, told):
+        code = process.wait()
+    if told:
+        print("juicer: interrupted; finished stages are kept, and juicer run resumes", file=sys.stderr)
+        raise typer.Exit(128 + told[0])
+    if code:
+        what = f"dvc repro failed with exit code {code}"
+        raise InputError(what, do="its last lines are above; juicer status lists what is left, juicer run resumes")
+
+
+@contextlib.contextmanager
+def _ending(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], list[signal.Signals]]]:
+    """A command in the foreground, which outlives this process's signals: it is waited for until its stages ended.
+
+    Yields:
+        The process, and the list that the first signal is added to.
+    """
+    told = list[signal.Signals]()
+    process = subprocess.Popen(list(command), env={**os.environ, **stage_environment()})
+
+    def hand_on(number: int, _: Any) -> None:
+        told.append(signal.Signals(number))
+        if number in HANDED_ON:
+            process.send_signal(number)
+
+    numbers = (signal.SIGINT, *(each for each in HANDED_ON if signal.getsignal(each) != signal.SIG_IGN))
+    before = {number: signal.signal(number, hand_on) for number in numbers}
+    try:
+        yield process, told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@app.command()
+def use(
+    words: Words = None,
+    tiny: Tiny = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written.")] = False,
+) -> None:
+    """Validate a recipe and make it the active one: write params.yaml.
+
+    \b
+    Examples:
+      juicer use recipes/quickstart.yaml
+      juicer use quickstart irft.rounds=4 rft.rounds=0 seed=1
+      juicer use params.yaml seed=2                change the active recipe
+      juicer use recipes/hh-irft.yaml --tiny
+    """
+    from juicer.recipe.activation import activate, dump, load
+
+    project = enter()
+    recipe, overrides = split(words)
+    if recipe is None:
+        known = ", ".join(project.shown(path) for path in sorted(Path("recipes").glob("*.yaml")))
+        raise InputError("no recipe given", where="juicer use", do=f"one of: {known}")
+    path = recipe_file(project, recipe)
+    if dry_run:
+        print(dump(*load(path, overrides, tiny=tiny)), end="")
+    else:
+        print(activate(path, overrides, PARAMS, tiny=tiny))
+
+
+@app.command()
+def check() -> None:
+    """Say whether the active recipe (params.yaml) is valid.
+
+    \b
+    Examples:
+      juicer check
+    """
+    enter()
+    print(validated())
+
+
+@app.command()
+def plan(
+    words: Words = None,
+    tiny: Tiny = False,
+    gpu: Annotated[str, typer.Option(help="The GPU it is to run on.")] = "H100",
+    devices: Annotated[int | None, typer.Option(help="The same as compute.processes=N.")] = None,
+    zero: Annotated[int | None, typer.Option(help="The same as compute.zero_stage=N: 0, 2 or 3.")] = None,
+    utilisation: Annotated[float, typer.Option(help="Share of the GPU's peak that training reaches.")] = 0.4,
+    prompt_tokens: Annotated[
+        float | None, typer.Option(help="Mean length; by default template.max_prompt_tokens.")
+    ] = None,
+    response_tokens: Annotated[
+        float | None, typer.Option(help="Mean length; by default template.max_response_tokens.")
+    ] = None,
+    sample_tokens: Annotated[
+        float | None, typer.Option(help="Mean length of samples; by default --response-tokens.")
+    ] = None,
+    measured: Annotated[bool, typer.Option("--measured", help="Compare with what a finished run left here.")] = False,
+) -> None:
+    """Say what a recipe will cost, without weights and without a network; refuse what cannot fit.
+
+    \b
+    Examples:
+      juicer plan                                  the active recipe, or the quickstart
+      juicer plan recipes/ultrachat-irft-t5.yaml
+      juicer plan ultrachat-irft-t5 compute.processes=8 --gpu A100-80GB --utilisation 0.35
+      juicer plan recipes/quickstart.yaml --measured
+    """
+    from juicer.planning.plan import Assumptions, show
+
+    project = enter()
+    recipe, overrides = split(words)
+    overrides += [f"compute.processes={devices}"] if devices is not None else []
+    overrides += [f"compute.zero_stage={zero}"] if zero is not None else []
+    assumed = Assumptions(gpu, utilisation, prompt_tokens, response_tokens, sample_tokens)
+    show(chosen(project, recipe), overrides, assumed, tiny=tiny, measured=measured)
+
+
+@app.command()
+def describe(
+    key: Annotated[
+        str, typer.Argument(help="Only what lies under this dotted key, such as irft.training.", show_default=False)
+    ] = "",
+) -> None:
+    """Say what every parameter of a recipe means: its type, limits, default and purpose.
+
+    \b
+    Examples:
+      juicer describe
+      juicer describe irft.training
+    """
+    from juicer.recipe.describe import describe as lines_of
+    from juicer.recipe.describe import under
+    from juicer.recipe.schema import Recipe
+
+    print("\n".join(under(key, Recipe) if key else lines_of(Recipe)))
+
+
+# --- results -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def status() -> None:
+    """Say what will become of each stage, which ones are running, and where the last run stopped and why.
+
+    \b
+    A stage is
+      unchanged    up to date
+      restored     not in this folder; juicer run takes its result from DVC's cache
+      will run     not computed yet, or something it depends on has changed
+      running      at work now, started from this folder
+
+    \b
+    Examples:
+      juicer status
+    """
+    enter()
+    validated()
+    show_status(flow("status").read())
+
+
+def show_status(found: Any) -> None:
+    """Print a `flows.status.Status`: a table in a terminal, plain lines elsewhere."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        colours = {"unchanged": "green", "restored": "cyan", "will run": "yellow", "running": "bold blue"}
+        table = Table("stage", "state", "note", box=None, pad_edge=False)
+        for row in found.rows:
+            colour = "bold red" if row.failed else colours.get(row.state, "")
+            table.add_row(row.stage, Text(row.state, style=colour), Text(row.note))
+        Console().print(table)
+    else:
+        width = max((len(row.stage) for row in found.rows), default=0)
+        for row in found.rows:
+            print(f"{row.stage.ljust(width)}  {row.state.ljust(9)}  {row.note}".rstrip())
+    print("\n".join(["", *found.lines]))
+
+
+@app.command()
+def report(
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+    table: Annotated[bool, typer.Option("--table", help="Print the table of all models too.")] = False,
+) -> None:
+    """Print where the report is, or open it.
+
+    \b
+    Examples:
+      juicer report
+      juicer report --open
+      juicer report --table
+    """
+    enter()
+    if table:
+        summary()
+    elif not REPORT.is_file():
+        raise InputError("there is no report yet", where=str(REPORT), do="make it: juicer run")
+    else:
+        print(REPORT.resolve())
+    if open_it and not webbrowser.open(REPORT.resolve().as_uri()):
+        raise InputError("no browser was found", where=str(REPORT.resolve()), do="open the file by hand")
+
+
+def summary() -> None:
+    """Print the table of all models and where the report is."""
+    from juicer.reporting.summary import show
+
+    show(SUMMARY, REPORT)
+
+
+# --- registry ------------------------------------------------------------------------------------------------------
+
+VERSION = "models:/NAME/VERSION or models:/NAME@ALIAS"
+Gates = Annotated[
+    Path, typer.Option(help="File that declares the gates.", show_default="mlflow/promotion.yaml of the project")
+]
+NO_GATES = Path()
+"""--gates was not given; the project has its own."""
+Cautious = Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")]
+
+
+def _gates(project: Project, given: Path) -> str:
+    from juicer.registry.promote import GATES
+
+    return str(GATES if given == NO_GATES else project.path(given))
+
+
+@app.command()
+def promote(
+    version: Annotated[str, typer.Argument(help=f'{VERSION}; "challenger" is that of the recipe.')] = "challenger",
+    gates: Gates = NO_GATES,
+    dry_run: Cautious = False,
+    unlock: Annotated[
+        str, typer.Option(metavar="NAME", help="Take the model's lock from a promotion that died elsewhere.")
+    ] = "",
+) -> None:
+    """Promote a registered version to champion if it passes every gate; exit code 3 if it does not.
+
+    \b
+    Examples:
+      juicer promote                               the challenger of the active recipe
+      juicer promote models:/quickstart/7 --dry-run
+    """
+    project = enter()
+    if unlock:
+        flow("promote").unlock(unlock)
+        return
+    raise typer.Exit(flow("promote").command(version, _gates(project, gates), dry_run=dry_run))
+
+
+@app.command()
+def rollback(
+    version: Annotated[str, typer.Argument(help=f"A version of the model that is meant: {VERSION}.")] = "challenger",
+    dry_run: Cautious = False,
+) -> None:
+    """Make the previous champion the champion again.
+
+    \b
+    Examples:
+      juicer rollback --dry-run
+      juicer rollback
+    """
+    project = enter()
+    raise typer.Exit(flow("promote").command(version, _gates(project, NO_GATES), dry_run=dry_run, rollback=True))
+
+
+@app.command()
+def restore(
+    version: Annotated[str, typer.Argument(help=VERSION, show_default=False)],
+    into: Annotated[
+        Path | None, typer.Option(help="Folder to make; by default restored/NAME-VERSION in the project.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="Also every model that it was made from, to continue from there.")
+    ] = False,
+    commit: Annotated[
+        str | None, typer.Option(help="Take the code from this commit instead of the version's own.")
+    ] = None,
+) -> None:
+    """Bring back the exact weights, data and code of a registered version.
+
+    \b
+    Examples:
+      juicer restore models:/quickstart/7
+      juicer restore models:/quickstart@champion --into champion --everything
+    """
+    from juicer.registry.restore import restore as bring_back
+    from juicer.registry.store import project_uri
+    from juicer.registry.versions import open_registry
+
+    project = enter()
+    with open_registry(project_uri()) as registry:
+        found = registry.find(version)
+        folder = project.path(into) if into else Path("restored") / f"{found.name}-{found.number}"
+        print(bring_back(registry, found, folder, commit=commit, everything=everything))
+
+
+@app.command()
+def evaluate(
+    target: Annotated[str, typer.Argument(help=f"{VERSION}, or a model's folder.")] = "challenger",
+    gates: Gates = NO_GATES,
+) -> None:
+    """Evaluate a registered version, or any model's folder, and compare it with the champion.
+
+    \b
+    Examples:
+      juicer evaluate                              the challenger of the active recipe
+      juicer evaluate models:/quickstart/7
+      juicer evaluate path/to/a/model
+    """
+    project = enter()
+    folder = project.standing / Path(target).expanduser()
+    flow("evaluate").command(str(project.path(Path(target))) if folder.is_dir() else target, _gates(project, gates))
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Prefect's port.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="MLflow's port.")] = 5000,
+    gpus: Annotated[
+        int | None,
+        typer.Option(help="Stages that may hold a GPU at the same time; by default the limit stays, at first 1."),
+    ] = None,
+) -> None:
+    """Start Prefect, MLflow and a worker on this machine; Ctrl-C ends all of it.
+
+    \b
+    Examples:
+      juicer ui
+      juicer ui --port 4300 --mlflow-port 5100 --gpus 2
+    """
+    enter()
+    flow("ui").run(port, mlflow_port, gpus)
+
+
+def main() -> None:
+    """The console script."""
+    app(prog_name="juicer")
