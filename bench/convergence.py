@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from juicer.data.dialogues import Dialogue
-from juicer.data.pairs import Pair
 from juicer.methods.irft import irft_round
 from juicer.methods.objectives import contrastive_loss, irft_loss
+from juicer.methods.pairs import Pair
 from juicer.methods.reward import rewards
 from juicer.models.log_probability import compute_in_chunks, response_log_probabilities
 from juicer.runtime.seeding import derive

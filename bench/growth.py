@@ -10,9 +10,9 @@ from bench import inputs
 from bench.measure import Timings, exponent
 from bench.part import main
 from juicer.data.dialogues import Dialogue
-from juicer.data.pairs import Pair, make_pairs
 from juicer.data.template import Template
 from juicer.methods.irft import irft_round
+from juicer.methods.pairs import Pair, make_pairs
 from juicer.quickstart.pretraining import policy_config
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.irft import IrftTrainingSettings

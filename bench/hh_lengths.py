@@ -43,8 +43,8 @@ def summary(rows: Sequence[Lengths]) -> dict[str, dict[str, float]]:
 def count(data: Path, template: "Template") -> tuple[list[Lengths], int]:
     """Rows of the files that may be trained on, and how many were left out: malformed, or without a rejected one."""
     from juicer.data.demonstrations import Demonstration
-    from juicer.data.formats import convert, recognise
-    from juicer.data.sources import files_of, rows_of
+    from juicer.sources.files import files_of, rows_of
+    from juicer.sources.formats import convert, recognise
 
     rows: list[Lengths] = []
     left_out = 0

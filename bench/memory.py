@@ -16,8 +16,8 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from bench import inputs, stock
 from bench.part import main, quiet
 from juicer.data.dialogues import Dialogue
-from juicer.data.pairs import Pair, make_pairs
 from juicer.methods.irft import irft_round
+from juicer.methods.pairs import Pair, make_pairs
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.settings.training import OptimiserSettings, SamplingSettings

@@ -12,9 +12,9 @@ import torch
 from bench import inputs, stock
 from bench.measure import Timings, ratio, total
 from bench.part import main
-from juicer.data.pairs import make_pairs
-from juicer.data.samples import Sample
+from juicer.data.dialogues import Sample
 from juicer.methods.irft import irft_round
+from juicer.methods.pairs import make_pairs
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.settings.training import OptimiserSettings, SamplingSettings

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
 from juicer.data.dialogues import Dialogue
-from juicer.data.pairs import Pair
 from juicer.data.template import Template
+from juicer.methods.pairs import Pair
 from juicer.models.log_probability import Batch, response_log_probabilities
 from juicer.settings.irft import IrftTrainingSettings
 

@@ -28,7 +28,7 @@ from juicer.stages.launch import main
 from juicer.stages.stage import Stage, optional_path
 
 if TYPE_CHECKING:
-    from juicer.data.curation import Lengths, Split
+    from juicer.sources.curation import Lengths, Split
 
 T = TypeVar("T")
 REPLACED = "template.name 'hh' replaces the model's own chat template (template.name: model keeps it)"
@@ -59,8 +59,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(stage: Stage) -> str:
     # Two threads halve the tokenizer's time without changing any token.
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    from juicer.data.curation import Lengths, check_context
     from juicer.models.loading import load_template
+    from juicer.sources.curation import Lengths, check_context
 
     given = stage.arguments
     settings = stage.read("curate", CurateSettings)
@@ -110,7 +110,7 @@ class Curation:
         files: "Mapping[Split, BinaryIO]",
         context: WorkContext,
     ) -> None:
-        from juicer.data.curation import Best
+        from juicer.sources.curation import Best
 
         self.settings, self.scoring, self.scorer = settings, scoring, scorer
         self.lengths, self.files, self.context = lengths, files, context
@@ -153,7 +153,7 @@ class Curation:
         Raises:
             InputError: a split is empty, or there are fewer training rows than curate.keep; names the reason.
         """
-        from juicer.data.curation import score_statistics
+        from juicer.sources.curation import score_statistics
 
         self._check_available()
         if self.best is not None:
@@ -212,7 +212,7 @@ class Curation:
 
     def _new(self, chunk: list[Demonstration]) -> "Iterator[tuple[Demonstration, Split]]":
         """Rows that are not duplicates and whose prompt is in one split only, each with its split."""
-        from juicer.data.curation import split_of
+        from juicer.sources.curation import split_of
 
         for row in chunk:
             prompt_hash = row.prompt_hash()

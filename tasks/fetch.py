@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from juicer.data import formats, sources
 from juicer.data.demonstrations import Demonstration
-from juicer.data.hub import split_of
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import md5_of_file, write_json
 from juicer.settings.data import FetchSettings
 from juicer.settings.world import WorldSettings
+from juicer.sources import formats
+from juicer.sources.files import Row, SourceFile, files_of, is_path, rows_of
+from juicer.sources.hub import split_of
 from juicer.stages.stage import Stage, main
 
 MALFORMED_LIMIT = 0.05
@@ -93,26 +94,26 @@ def _demonstrations(stage: Stage, settings: FetchSettings, provenance: Provenanc
             yield converted
 
 
-def _rows(settings: FetchSettings, provenance: Provenance) -> Iterator[tuple[sources.Row, bool]]:
+def _rows(settings: FetchSettings, provenance: Provenance) -> Iterator[tuple[Row, bool]]:
     """The rows of the source, each with whether the source holds it out from training."""
-    if not sources.is_path(settings.source):
+    if not is_path(settings.source):
         yield from _hub_rows(settings)
         return
-    for file in sources.files_of(settings.source):
+    for file in files_of(settings.source):
         before = provenance.read
         shown = _shown(settings.source, file)
-        for row in sources.rows_of(file.path, shown):
+        for row in rows_of(file.path, shown):
             yield row, file.held_out
         md5 = md5_of_file(file.path)
         provenance.files.append({"name": file.name, "md5": md5, "rows": provenance.read - before})
 
 
-def _shown(source: str, file: sources.SourceFile) -> str:
+def _shown(source: str, file: SourceFile) -> str:
     """The file's name in errors: the path as the user wrote it."""
     return source if Path(source).name == file.name else f"{source.rstrip('/')}/{file.name}"
 
 
-def _hub_rows(settings: FetchSettings) -> Iterator[tuple[sources.Row, bool]]:
+def _hub_rows(settings: FetchSettings) -> Iterator[tuple[Row, bool]]:
     source, revision = settings.source, settings.revision
     if revision is None:
         what = f"{source!r} does not exist as a file or folder, and a Hugging Face id needs a pinned revision"
@@ -125,7 +126,7 @@ def _hub_rows(settings: FetchSettings) -> Iterator[tuple[sources.Row, bool]]:
     for split, held_out in [*splits, (settings.train_split, False)]:
         rows = split_of(source, revision, settings.subset, split)
         for number, values in enumerate(rows, 1):
-            yield sources.Row(values, f"{source} {split}: row {number}"), held_out
+            yield Row(values, f"{source} {split}: row {number}"), held_out
 
 
 def _write(path: Path, rows: Iterator[Demonstration], provenance: Provenance) -> str:

@@ -24,10 +24,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(stage: Stage) -> str:
     from juicer.data import demonstrations
-    from juicer.data.pairs import make_pairs
-    from juicer.data.samples import read_samples
+    from juicer.data.dialogues import read_samples
     from juicer.methods.irft import irft_round
-    from juicer.models.adapters import add_adapters, merge_adapters
+    from juicer.methods.pairs import make_pairs
     from juicer.models.loading import (
         TRAINING_DTYPE,
         load_policy,
@@ -37,6 +36,7 @@ def run(stage: Stage) -> str:
         save_policy,
     )
     from juicer.runtime.seeding import derive
+    from juicer.training.adapters import add_adapters, merge_adapters
     from juicer.training.loop import steps_for
     from juicer.training.utilisation import peak_share
 

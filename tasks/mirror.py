@@ -50,8 +50,8 @@ def write_mirror(out: Path, known: Sequence["Source"], revisions: Mapping[str, s
     """
     from tqdm import tqdm
 
-    from juicer.data.hub import split_of
     from juicer.evaluation.benchmarks import write_cards, write_split
+    from juicer.sources.hub import split_of
 
     rows: dict[str, int] = {}
     for source in tqdm(known, desc="mirror", unit="dataset", disable=None):

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from juicer.data import formats, sources
 from juicer.data.demonstrations import Demonstration, Message
 from juicer.quickstart import world
 from juicer.runtime.errors import InputError
@@ -18,6 +17,8 @@ from juicer.runtime.seeding import derive
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, TemplateSettings
 from juicer.settings.world import PretrainSettings
+from juicer.sources import formats
+from juicer.sources.files import SourceFile, files_of, rows_of
 from juicer.stages.stage import Stage, main
 
 if TYPE_CHECKING:
@@ -88,9 +89,9 @@ def corpus_of(
 
 def _demonstrations(corpus: str, shares: CurateSettings) -> Iterator[Demonstration]:
     """Usable rows of a local corpus whose prompts are for training; fetch reports unusable rows."""
-    from juicer.data.curation import split_of
+    from juicer.sources.curation import split_of
 
-    files = sources.files_of(corpus)
+    files = files_of(corpus)
     held_out = {row.prompt_hash() for row in _usable([file for file in files if file.held_out])}
     for row in _usable([file for file in files if not file.held_out]):
         prompt = row.prompt_hash()
@@ -99,10 +100,10 @@ def _demonstrations(corpus: str, shares: CurateSettings) -> Iterator[Demonstrati
             yield row
 
 
-def _usable(files: Iterable[sources.SourceFile]) -> Iterator[Demonstration]:
+def _usable(files: Iterable[SourceFile]) -> Iterator[Demonstration]:
     for file in files:
         chosen: formats.Format | None = None
-        for row in sources.rows_of(file.path, file.name):
+        for row in rows_of(file.path, file.name):
             chosen = chosen or formats.recognise(row)
             converted = formats.convert(row, chosen)
             if isinstance(converted, Demonstration):

@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(stage: Stage) -> str:
     from juicer.data import demonstrations
-    from juicer.data.samples import read_samples
+    from juicer.data.dialogues import read_samples
     from juicer.methods.policy_alignment import align_policy
     from juicer.methods.ppo import align_policy_by_ppo
     from juicer.methods.reward import load_reward

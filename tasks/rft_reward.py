@@ -21,9 +21,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(stage: Stage) -> str:
     from juicer.data import demonstrations
-    from juicer.data.dialogues import Dialogue
-    from juicer.data.pairs import make_pairs
-    from juicer.data.samples import read_samples
+    from juicer.data.dialogues import Dialogue, read_samples
+    from juicer.methods.pairs import make_pairs
     from juicer.methods.reward import freeze_blocks, load_reward, score_rewards, train_reward
     from juicer.models.loading import TRAINING_DTYPE, load_template, mixed_precision, save_model
     from juicer.runtime.seeding import derive

@@ -19,7 +19,7 @@ import torch
 
 from bench import hh_lengths
 from juicer.data.dialogues import Dialogue
-from juicer.data.pairs import Pair
+from juicer.methods.pairs import Pair
 from juicer.runtime.devices import GIB, device_by_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,8 +180,8 @@ def model_of(context: Context, name: str, role: Literal["policy", "reward", "sco
     """A model of a recipe's architecture with random weights, on the device; with `tiny` a small one."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from juicer.models.configuration import read_config, shrunk
     from juicer.models.loading import attention_of
+    from juicer.quickstart.configuration import read_config, shrunk
     from juicer.scorers.beaver import BeaverModel
     from juicer.settings.tiny import TinySettings
 

@@ -7,8 +7,8 @@ import torch
 
 from bench.gpu_parts.common import ROOT, Context, StepClock, model_of, pairs_of, peak, utilisation
 from juicer.data.dialogues import Dialogue
-from juicer.data.pairs import response_tokens
 from juicer.methods.irft import irft_round
+from juicer.methods.pairs import response_tokens
 from juicer.models.loading import mixed_precision
 from juicer.planning.planner import Planner
 from juicer.recipe.activation import load

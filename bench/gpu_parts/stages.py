@@ -13,7 +13,7 @@ from typing import Any
 from bench.gpu_parts.common import ROOT, Context
 from bench.gpu_parts.workspace import Step, Workspace, placed
 from juicer.data import demonstrations
-from juicer.data.samples import read_samples
+from juicer.data.dialogues import read_samples
 
 ROUND = ("--round", "r1")
 STEPS = {

@@ -24,12 +24,12 @@ from juicer.methods.irft import irft_round
 from juicer.methods.policy_alignment import align_policy
 from juicer.methods.reward import freeze_blocks, train_reward
 from juicer.methods.sft import train_sft
-from juicer.models.adapters import add_adapters
 from juicer.models.loading import mixed_precision, save_policy
 from juicer.quickstart.random_models import train_random_tokenizer
 from juicer.recipe.schema import Recipe
 from juicer.runtime.context import WorkContext
 from juicer.settings.tiny import TinySettings
+from juicer.training.adapters import add_adapters
 from juicer.training.utilisation import operations_per_response_token
 
 

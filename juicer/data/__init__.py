@@ -1,1 +1,1 @@
-"""Demonstrations: where they come from, how they are read, templated, curated and paired with samples."""
+"""Demonstrations, the template that turns them into prompts and responses, and dialogues as tokens."""

@@ -1,6 +1,6 @@
 """The schema of a demonstration, and how it is read and written as JSON lines.
 
-Every stage after `fetch` reads only this schema; `juicer.data.formats` converts the rows of a source into it.
+Every stage after `fetch` reads only this schema; `juicer.sources.formats` converts the rows of a source into it.
 """
 
 import hashlib

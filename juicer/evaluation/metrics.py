@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from juicer.data.demonstrations import Demonstration, Message
-from juicer.data.dialogues import Dialogue
-from juicer.data.samples import Sample
+from juicer.data.dialogues import Dialogue, Sample
 from juicer.data.template import Template
 from juicer.models.log_probability import score_dialogues
 from juicer.runtime.context import LOCAL, WorkContext

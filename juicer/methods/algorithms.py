@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from juicer.data.demonstrations import Demonstration
-from juicer.data.pairs import make_pairs, part_of
 from juicer.data.template import Template
 from juicer.methods.irft import irft_round
+from juicer.methods.pairs import make_pairs, part_of
 from juicer.methods.policy_alignment import align_policy
 from juicer.methods.ppo import align_policy_by_ppo
 from juicer.methods.reward import train_reward
-from juicer.models.adapters import add_adapters, merge_adapters
 from juicer.models.loading import mixed_precision
 from juicer.runtime.seeding import derive
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.irft import IrftSettings
 from juicer.settings.rft import RftSettings
+from juicer.training.adapters import add_adapters, merge_adapters
 from juicer.training.record import TrainingRecord
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from juicer.data.dialogues import Dialogue
-from juicer.data.pairs import Pair, response_tokens
 from juicer.methods.objectives import contrastive_loss, mean_and_deviation
+from juicer.methods.pairs import Pair, response_tokens
 from juicer.models.loading import attention_of, check_missing, check_weights, device_of, dtype_of, quiet
 from juicer.models.log_probability import Batch, compute_in_batches, compute_in_chunks
 from juicer.runtime.context import LOCAL, WorkContext

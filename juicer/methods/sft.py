@@ -1,20 +1,20 @@
 """Supervised fine-tuning on response tokens by TRL's SFTTrainer, on dialogues that are already tokenised."""
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from juicer.data.dialogues import Dialogue
-from juicer.models.adapters import lora_config, merge_adapters
 from juicer.models.loading import mixed_precision, skip_deepspeed_import
 from juicer.models.log_probability import compute_in_chunks, dialogues_of, response_log_probabilities
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.libraries import PPO_TRL, require
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.sft import SftSettings
+from juicer.training.adapters import lora_config, merge_adapters
 from juicer.training.backends import unshard
+from juicer.training.loop import steps_for
 from juicer.training.record import TrainingRecord
 from juicer.training.trainer import (
     LocalGpuRandomState,
@@ -99,7 +99,7 @@ def train_sft(
         ]
     )
     micro = settings.micro_batch_size or settings.batch_size // processes.world_size
-    steps = steps or math.ceil(settings.epochs * len(rows) / settings.batch_size)
+    steps = steps or steps_for(settings.epochs, len(rows), settings.batch_size)
     consumed = {"rows": 0, "response_tokens": 0}
     trainer = Trainer(
         model=policy,
@@ -140,4 +140,4 @@ def train_sft(
 
 def mean_tokens_per_step(demonstrations: Sequence[Dialogue], batch_size: int) -> float:
     """Response tokens per optimiser step, on average over an epoch, whose last batch may be short."""
-    return sum(len(each.response) for each in demonstrations) / math.ceil(len(demonstrations) / batch_size)
+    return sum(len(each.response) for each in demonstrations) / steps_for(1, len(demonstrations), batch_size)

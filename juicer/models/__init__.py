@@ -1,1 +1,1 @@
-"""Causal language models: loading and saving, adapters, and the exact log-probability of a response."""
+"""Causal language models: loading and saving, and the exact log-probability of a response."""

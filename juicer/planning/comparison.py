@@ -36,7 +36,7 @@ def measured(output: Path) -> dict[str, float]:
     """Parameters, steps, response tokens and bytes of a finished stage, as far as its output contains them."""
     from safetensors import safe_open
 
-    from juicer.data.samples import read_samples
+    from juicer.data.dialogues import read_samples
 
     if output.suffix == ".jsonl":
         return {"tokens": sum(len(sample.response) for sample in read_samples(output)), "disk": output.stat().st_size}
@@ -58,7 +58,7 @@ def measured(output: Path) -> dict[str, float]:
 def measured_lengths(recipe: Recipe, graph: Graph) -> Lengths:
     """Mean lengths of the curated demonstrations and of the samples of the first round."""
     from juicer.data import demonstrations
-    from juicer.data.samples import read_samples
+    from juicer.data.dialogues import read_samples
     from juicer.models.loading import load_template
 
     template = load_template(Path(graph.base), recipe.template)

@@ -130,7 +130,7 @@ class Planner:
         return stage
 
     def _pairs(self, part: str, samples: int, method: str) -> int:
-        """Number of pairs of a round; `part` is "all" or "i/n", as in juicer.data.pairs.part_of."""
+        """Number of pairs of a round; `part` is "all" or "i/n", as in juicer.methods.pairs.part_of."""
         if part == "all":
             return self.rows * samples
         index, count = map(int, part.split("/"))

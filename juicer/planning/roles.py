@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from juicer.data.sources import SourceFile, files_of, is_path, rows_of
-from juicer.models.configuration import read_config, shrunk
 from juicer.planning.costs import Role, Shape, shape_of
+from juicer.quickstart.configuration import read_config, shrunk
 from juicer.quickstart.pretraining import policy_config, scorer_config
 from juicer.recipe.graph import WORLD_POLICY, WORLD_SCORER, config_of
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
+from juicer.sources.files import SourceFile, files_of, is_path, rows_of
 
 
 @dataclass(frozen=True)

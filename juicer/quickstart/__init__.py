@@ -1,1 +1,1 @@
-"""The synthetic world of the quickstart: its demonstrations, its oracle and its tiny models."""
+"""Small stand-ins: the quickstart's synthetic world with its oracle and models, and tiny models of real architectures."""

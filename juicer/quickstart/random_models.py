@@ -8,7 +8,7 @@ import torch
 
 from juicer.data import hh
 from juicer.data.template import Template
-from juicer.models.configuration import read_config, shrunk
+from juicer.quickstart.configuration import read_config, shrunk
 from juicer.quickstart.pretraining import BEAVER_TURNS, train_tokenizer
 from juicer.runtime.errors import InputError
 from juicer.runtime.seeding import derive

@@ -7,12 +7,12 @@ from typing import Any
 
 from packaging.version import Version
 
-from juicer.data.sources import is_path
 from juicer.recipe.graph import HUB_ID, SFT, WORLD_POLICY, WORLD_SCORER, Graph, graph_of
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.settings.base import Settings
 from juicer.settings.data import FetchSettings
+from juicer.sources.files import is_path
 
 PLAIN_PATH = re.compile(r"[\w@%+=:,./][\w@%+=:,./-]*")
 

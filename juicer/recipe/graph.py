@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer
 
-from juicer.data.sources import is_path
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.settings.base import Settings
+from juicer.sources.files import is_path
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DATASET_ID = re.compile(rf"[A-Za-z0-9][\w.-]*|{HUB_ID.pattern}")

@@ -13,7 +13,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from juicer.data.samples import Sample
+from juicer.data.dialogues import Sample
 from juicer.data.template import Template
 from juicer.models.log_probability import length_sorted_batches
 from juicer.runtime.context import LOCAL, WorkContext

@@ -15,7 +15,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from juicer.data.samples import Sample
+from juicer.data.dialogues import Sample
 from juicer.data.template import Template
 from juicer.models.loading import check_weights, device_of, dtype_of
 from juicer.runtime.context import LOCAL, WorkContext

@@ -51,6 +51,6 @@ class IrftSettings(Settings):
 
     @property
     def parts(self) -> list[str]:
-        """The part of the demonstrations that each round sees, as `juicer.data.pairs.part_of` reads it."""
+        """The part of the demonstrations that each round sees, as `juicer.methods.pairs.part_of` reads it."""
         count = self.rounds // self.passes
         return ["all" if self.slice == "all" else f"{t % count + 1}/{count}" for t in range(self.rounds)]

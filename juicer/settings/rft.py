@@ -93,5 +93,5 @@ class RftSettings(Settings):
 
     @property
     def parts(self) -> list[str]:
-        """The part of the demonstrations that each round sees, as `juicer.data.pairs.part_of` reads it."""
+        """The part of the demonstrations that each round sees, as `juicer.methods.pairs.part_of` reads it."""
         return ["all" if self.slice == "all" else f"{t + 1}/{self.rounds}" for t in range(self.rounds)]

@@ -24,8 +24,8 @@ def generate(
 ) -> str:
     """Sample with the policy in `--policy`; see `juicer.sampling.decoding`."""
     from juicer.data import demonstrations
-    from juicer.data.pairs import part_of
-    from juicer.data.samples import write_samples
+    from juicer.data.dialogues import write_samples
+    from juicer.methods.pairs import part_of
     from juicer.models.loading import load_policy, load_template
     from juicer.runtime.seeding import derive
     from juicer.sampling.decoding import sample_responses

@@ -1,1 +1,1 @@
-"""The training loop that the methods share: optimiser steps, their record, and the state a checkpoint holds."""
+"""The training loop that the methods share: optimiser steps, adapters, their record, and the state of a checkpoint."""

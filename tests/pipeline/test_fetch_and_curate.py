@@ -18,13 +18,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from juicer import scorers
-from juicer.data.curation import split_of
 from juicer.data.demonstrations import Demonstration, read
 from juicer.data.hh import CHAT_TEMPLATE as HH_TEMPLATE
 from juicer.recipe.activation import dump, load
 from juicer.scorers.beaver import BeaverModel
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, ScorerSettings
+from juicer.sources.curation import split_of
 from tasks import curate, download, fetch
 
 ROOT = Path(__file__).resolve().parents[2]

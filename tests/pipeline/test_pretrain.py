@@ -14,7 +14,6 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from juicer.data.curation import split_of
 from juicer.data.demonstrations import Demonstration, Message
 from juicer.quickstart.pretraining import Preference, batches_by_length, steps_of, train_policy, train_scorer
 from juicer.quickstart.world import documents, pairs
@@ -24,6 +23,7 @@ from juicer.scorers.beaver import BeaverModel, BeaverScorer
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, ScorerSettings, TemplateSettings
 from juicer.settings.world import PretrainSettings, TinyPolicySettings, TinyScorerSettings
+from juicer.sources.curation import split_of
 from tasks.pretrain import corpus_of
 
 ROOT = Path(__file__).resolve().parents[2]

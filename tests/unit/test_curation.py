@@ -9,11 +9,11 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from juicer.data.curation import Best, Lengths, check_context, is_byte_level, score_statistics, split_of
 from juicer.data.demonstrations import Message
 from juicer.data.template import Template
 from juicer.runtime.errors import InputError
 from juicer.settings.data import CurateSettings, TemplateSettings
+from juicer.sources.curation import Best, Lengths, check_context, is_byte_level, score_statistics, split_of
 
 TEXTS = ["hi", "hello " * 5, "hello " * 40, "ﬁne «é» 你好 " * 6, "stop <|endoftext|> here " * 4, "x" * 200]
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from juicer.data.demonstrations import Demonstration
-from juicer.data.dialogues import Dialogue
-from juicer.data.samples import Sample
+from juicer.data.dialogues import Dialogue, Sample
 from juicer.data.template import Template
 from juicer.evaluation.metrics import Evaluation, distinct_pairs, evaluate_policy, mean_and_error
 from juicer.models.log_probability import score_dialogues

@@ -5,11 +5,10 @@ from itertools import combinations_with_replacement
 import pytest
 import torch
 
-from juicer.data.dialogues import Dialogue
-from juicer.data.pairs import Pair
-from juicer.data.samples import Sample
+from juicer.data.dialogues import Dialogue, Sample
 from juicer.methods import policy_alignment
 from juicer.methods.irft import irft_round
+from juicer.methods.pairs import Pair
 from juicer.methods.policy_alignment import align_policy
 from juicer.methods.reward import train_reward
 from juicer.models.loading import save_policy

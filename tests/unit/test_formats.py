@@ -6,9 +6,9 @@ import pytest
 
 from juicer.data import hh
 from juicer.data.demonstrations import Demonstration, Message
-from juicer.data.formats import Format, Malformed, convert, recognise
-from juicer.data.sources import Row
 from juicer.runtime.errors import InputError
+from juicer.sources.files import Row
+from juicer.sources.formats import Format, Malformed, convert, recognise
 
 HELLO: list[dict[str, str]] = [{"role": "user", "content": "Hello"}]
 

@@ -21,7 +21,7 @@ BELOW = {"juicer": (), "tasks": ("juicer",), "flows": ("juicer", "tasks")}
 ROOMS: tuple[set[str], ...] = (
     {"runtime", "settings"},
     {"data"},
-    {"models"},
+    {"models", "sources"},
     {"scorers", "sampling", "training"},
     {"quickstart", "evaluation"},
     {"methods"},

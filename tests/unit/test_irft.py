@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from juicer.data.dialogues import Dialogue
-from juicer.data.pairs import Pair
 from juicer.methods.irft import irft_round, pair_log_probabilities
-from juicer.models.adapters import add_adapters, merge_adapters
+from juicer.methods.pairs import Pair
 from juicer.models.loading import TRAINING_DTYPE, mixed_precision
 from juicer.models.log_probability import score_dialogues
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.settings.training import LoraSettings, OptimiserSettings
+from juicer.training.adapters import add_adapters, merge_adapters
 
 SETTINGS = IrftTrainingSettings(epochs=4, batch_size=4, beta=0.5, optimiser=OptimiserSettings(learning_rate=1e-3))
 PAIRS = [Pair(Dialogue([5, 6 + i], [8, 9, 0]), Dialogue([5, 6 + i], [20, 21 + i, 22, 23])) for i in range(8)]

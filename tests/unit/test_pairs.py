@@ -3,8 +3,8 @@
 import pytest
 
 from juicer.data.demonstrations import Demonstration
-from juicer.data.pairs import make_pairs, part_of
-from juicer.data.samples import Sample
+from juicer.data.dialogues import Sample
+from juicer.methods.pairs import make_pairs, part_of
 from juicer.runtime.errors import InputError
 
 ROWS = [Demonstration.make([{"role": "user", "content": f"hello {i}"}], "well") for i in range(10)]

@@ -9,8 +9,8 @@ from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from juicer.data.dialogues import Dialogue
-from juicer.data.pairs import Pair
 from juicer.methods.irft import irft_round
+from juicer.methods.pairs import Pair
 from juicer.methods.sft import train_sft
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.irft import IrftTrainingSettings

@@ -3,8 +3,8 @@
 import pytest
 from transformers import GPT2Config
 
-from juicer.models.configuration import read_config
 from juicer.planning.costs import cache_bytes, decoding_seconds, shape_of, training_of
+from juicer.quickstart.configuration import read_config
 from juicer.recipe.graph import CONFIGS
 from juicer.runtime.devices import DEVICES
 from juicer.runtime.errors import InputError

@@ -10,8 +10,8 @@ from transformers import Trainer
 from transformers.training_args import ParallelMode
 
 from juicer.data.dialogues import Dialogue
-from juicer.data.pairs import Pair
 from juicer.methods.irft import irft_round
+from juicer.methods.pairs import Pair
 from juicer.methods.policy_alignment import align_policy
 from juicer.methods.reward import load_reward, train_reward
 from juicer.methods.sft import train_sft

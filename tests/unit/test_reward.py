@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from juicer.data.dialogues import Dialogue
-from juicer.data.pairs import Pair
+from juicer.methods.pairs import Pair
 from juicer.methods.reward import freeze_blocks, load_reward, rewards, score_rewards, train_reward
 from juicer.models.loading import save_model, save_policy
 from juicer.models.log_probability import Batch

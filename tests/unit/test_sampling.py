@@ -4,8 +4,7 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from juicer.data.dialogues import Dialogue
-from juicer.data.samples import read_samples, write_samples
+from juicer.data.dialogues import Dialogue, read_samples, write_samples
 from juicer.models.log_probability import score_dialogues
 from juicer.runtime.errors import InputError
 from juicer.sampling import decoding

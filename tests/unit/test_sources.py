@@ -8,8 +8,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from juicer.data.sources import files_of, is_path, rows_of
 from juicer.runtime.errors import InputError
+from juicer.sources.files import files_of, is_path, rows_of
 
 ROWS = [{"prompt": f"question {number}", "response": "ä"} for number in range(3)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)

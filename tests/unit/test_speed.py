@@ -3,11 +3,11 @@
 import pytest
 
 from juicer.data.dialogues import Dialogue
-from juicer.models.adapters import add_adapters
 from juicer.runtime.context import WorkContext
 from juicer.runtime.devices import DEVICES, device_by_name
 from juicer.settings.training import LoraSettings
 from juicer.stages.speed import Speed
+from juicer.training.adapters import add_adapters
 from juicer.training.utilisation import operations_per_response_token
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from juicer.data.demonstrations import Message
-from juicer.data.sources import Row
 from juicer.runtime.errors import InputError
+from juicer.sources.files import Row
 
 Reason = Literal[
     "no_assistant_turn",

@@ -10,10 +10,10 @@ A new format is a module here with `read(row) -> Answered`, a name in `Format` a
 from typing import Literal
 
 from juicer.data.demonstrations import Demonstration
-from juicer.data.formats import comparison, messages, prompt_response
-from juicer.data.formats.rows import EXPLANATIONS, Answered, Malformed, MalformedError, Reason, keys_of
-from juicer.data.sources import Row
 from juicer.runtime.errors import InputError
+from juicer.sources.files import Row
+from juicer.sources.formats import comparison, messages, prompt_response
+from juicer.sources.formats.rows import EXPLANATIONS, Answered, Malformed, MalformedError, Reason, keys_of
 
 __all__ = ["EXPLANATIONS", "WORSE", "Format", "Malformed", "Reason", "convert", "recognise"]
 

@@ -1,8 +1,8 @@
 """Rows with a `prompt` and a `response` or `completion`, each of them text or messages; a prompt may be HH's text."""
 
 from juicer.data import hh
-from juicer.data.formats.rows import Answered, MalformedError, messages_of, missing, value_of
-from juicer.data.sources import Row
+from juicer.sources.files import Row
+from juicer.sources.formats.rows import Answered, MalformedError, messages_of, missing, value_of
 
 
 def read(row: Row) -> Answered:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from juicer.data.demonstrations import Demonstration
-from juicer.data.dialogues import Dialogue
-from juicer.data.samples import Sample
+from juicer.data.dialogues import Dialogue, Sample
 from juicer.data.template import Template
 from juicer.runtime.errors import InputError
 

@@ -1,8 +1,8 @@
 """Rows with one list of messages, such as UltraChat's: an assistant turn of it is the response."""
 
 from juicer.data.demonstrations import Message
-from juicer.data.formats.rows import Answered, answered, messages_of
-from juicer.data.sources import Row
+from juicer.sources.files import Row
+from juicer.sources.formats.rows import Answered, answered, messages_of
 
 
 def read(row: Row, *, first_exchange: bool) -> Answered:

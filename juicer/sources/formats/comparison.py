@@ -4,8 +4,8 @@ Each dialogue is text in HH's format or a list of messages.
 """
 
 from juicer.data import hh
-from juicer.data.formats.rows import Answered, MalformedError, answered, messages_of, value_of
-from juicer.data.sources import Row
+from juicer.sources.files import Row
+from juicer.sources.formats.rows import Answered, MalformedError, answered, messages_of, value_of
 
 
 def read(row: Row, better: str, worse: str) -> Answered:

@@ -1,0 +1,1 @@
+"""Where demonstrations come from: files and datasets of the hub, the formats of their rows, and which rows are kept."""
