@@ -57,7 +57,7 @@ def test_a_step_is_timed_without_those_that_warm_up(monkeypatch):
     clock, times = StepClock(), iter([0.0, 5.0, 6.0, 6.5, 8.0])
     monkeypatch.setattr(common.time, "perf_counter", lambda: next(times))
     for step in range(5):
-        clock.point(step, {})
+        clock.on_metrics(step, {})
     assert clock.milliseconds(warmup=1) == 1000.0
 
 

@@ -155,7 +155,7 @@ def test_few_logits_are_computed_once(policy):
 def test_with_sharded_weights_the_head_is_called_as_often_as_in_the_process_with_most_chunks(policy, monkeypatch):
     expected = values_and_gradients(policy)
     policy.get_output_embeddings().weight.ds_id = 0
-    monkeypatch.setattr(log_probability, "most", lambda count, device: count + 11)
+    monkeypatch.setattr(log_probability, "max_over_processes", lambda count, device: count + 11)
     sizes = sizes_of_calls(policy)
     values, _ = values_and_gradients(policy)
     assert len(sizes) == 2 * 12, "some of them without a position"
