@@ -1,6 +1,5 @@
 """The folder that a flow works in: one flow at a time, the recipe that is active there, the order of its dvc.lock."""
 
-import fcntl
 import json
 import os
 import uuid
@@ -8,16 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from flows.forecast import reading
 from juicer.recipe.activation import activate
 from juicer.recipe.checks import validate
 from juicer.runtime.errors import InputError, did_you_mean
-from juicer.runtime.files import read_yaml
+from juicer.runtime.files import read_yaml, replace_text
 from juicer.stages.git import changed_files
 
 ACTIVE = "active"
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
-IN_USE, ORDER = Path(".juicer/align.lock"), Path(".juicer/align.order.json")
+IN_USE, USER, ORDER = Path(".juicer/align.lock"), Path(".juicer/align.user"), Path(".juicer/align.order.json")
 
 
 def recipes() -> list[str]:
@@ -27,35 +28,29 @@ def recipes() -> list[str]:
 
 @contextmanager
 def sole_user(wait: bool = False) -> Iterator[None]:
-    """Keep a second flow out of this folder, or wait for the first; freed by the system, however this process ends."""
+    """Allow one flow at a time in this folder: refuse or wait. The system frees the lock however this process ends."""
     IN_USE.parent.mkdir(exist_ok=True)
-    with IN_USE.open("a+", encoding="utf-8") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            held.seek(0)
-            raise InputError(
-                f"another align is at work in this folder (process {held.read().partition(' ')[0]})",
-                where=str(Path.cwd()),
-                do="wait for it or cancel it",
-            ) from error
-        held.truncate(0)
-        held.write(f"{os.getpid()} {uuid.uuid4().hex}")
-        held.flush()
+    try:
+        held = FileLock(IN_USE).acquire(blocking=wait)
+    except Timeout as error:
+        what = f"another align is running in this folder (process {last_user().partition(' ')[0]})"
+        raise InputError(what, where=str(Path.cwd()), do="wait for it or cancel it") from error
+    with held:
+        replace_text(USER, f"{os.getpid()} {uuid.uuid4().hex}")
         yield
 
 
 def last_user() -> str:
-    """Who has, or last had, this folder to itself: different for every time and every folder."""
-    return IN_USE.read_text(encoding="utf-8") if IN_USE.is_file() else ""
+    """An id of the flow that holds this folder, or held it last: unique to that run and folder."""
+    return USER.read_text(encoding="utf-8") if USER.is_file() else ""
 
 
 def check_clean(except_for: Sequence[str] = ()) -> None:
-    """InputError where git sees changes that are not committed."""
+    """Raise InputError if git reports uncommitted changes."""
     try:
         changed = [path for path in changed_files() if path not in except_for]
     except InputError as error:
-        raise InputError("not a git checkout", where=str(Path.cwd()), do="do not require it to be clean") from error
+        raise InputError("not a git checkout", where=str(Path.cwd()), do="leave out require_clean") from error
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise InputError(
@@ -76,7 +71,7 @@ def activate_recipe(recipe: str, overrides: Sequence[str]) -> str:
 
 @contextmanager
 def recipe_on_trial(recipe: str, overrides: Sequence[str]) -> Iterator[None]:
-    """A recipe is active only inside: for a look at what it would run."""
+    """Make a recipe active inside the block only, to see what it would run."""
     before = PARAMS.read_bytes() if PARAMS.is_file() else None
     try:
         activate_recipe(recipe, overrides)
@@ -92,13 +87,13 @@ def recipe_on_trial(recipe: str, overrides: Sequence[str]) -> Iterator[None]:
 def order_of_lock(order: Sequence[str]) -> Iterator[None]:
     """Leave dvc.lock's entries in the order in which `dvc repro` would have made them.
 
-    DVC adds the entry of a new stage when the stage ends; of stages that run at the same time the quicker one would
-    come first. What stood in the file before is noted in a file, so that a run that was killed is mended by the next.
+    DVC adds the entry of a new stage when the stage ends, so of two concurrent stages the faster one would come first.
+    The entries at the start are recorded in a file, so that the next run repairs the order after a killed one.
 
     Args:
         order: names of the stages as `dvc repro` would run them.
     """
-    before = set(_noted())
+    before = set(_recorded())
     try:
         yield
     finally:
@@ -111,14 +106,13 @@ def order_of_lock(order: Sequence[str]) -> Iterator[None]:
         ORDER.unlink()
 
 
-def _noted() -> list[str]:
-    """What stood in dvc.lock before, as a run that was killed has noted it, or else noted now."""
-    with suppress(FileNotFoundError, ValueError):  # half a file: the machine went down while it was written
+def _recorded() -> list[str]:
+    """The entries of dvc.lock at the start, as recorded by a run that was killed, or else recorded now."""
+    with suppress(FileNotFoundError, ValueError):  # no record, or one cut short by a crash of the machine
         return [str(name) for name in json.loads(ORDER.read_text(encoding="utf-8"))]
-    entries, half = _entries(), ORDER.with_suffix(".part")
+    entries = _entries()
     ORDER.parent.mkdir(exist_ok=True)
-    half.write_text(json.dumps(entries), encoding="utf-8")
-    half.replace(ORDER)
+    replace_text(ORDER, json.dumps(entries))
     return entries
 
 
@@ -129,6 +123,6 @@ def _entries() -> list[str]:
 def _reorder(wanted: Sequence[str]) -> None:
     from dvc.utils.serialize import modify_yaml
 
-    # DVC's own reader and writer, so that the bytes are those that it would write.
+    # By DVC's own reader and writer, so that the bytes are those that DVC writes.
     with modify_yaml(str(LOCK)) as content:
         content["stages"] = {name: content["stages"][name] for name in wanted}

@@ -1,4 +1,4 @@
-"""What dvc.lock knows: which stage made a file, from what, and the md5 of each."""
+"""dvc.lock: which stage made each output, from which inputs, and their md5s."""
 
 import hashlib
 import io
@@ -13,24 +13,24 @@ from ruamel.yaml import YAML
 from juicer.runtime.files import md5_of_file, read_yaml
 
 JUDGED_BY = ("seed", "template", "scorer", "evaluation")
-"""Parameters that decide what an evaluation measures; the device may change its last digits only."""
+"""Parameters that decide what an evaluation measures. The device is not among them: it changes the last digits only."""
 
 
 @dataclass(frozen=True)
 class DvcLock:
-    """A dvc.lock, read once."""
+    """The content of a dvc.lock."""
 
     path: Path
     stages: dict[str, Any]
     producers: dict[str, str]
-    """Output path to the stage that makes it."""
+    """Maps each output path to the stage that makes it."""
 
     @classmethod
     def read(cls, path: Path) -> "DvcLock":
         """Read `path`.
 
         Raises:
-            InputError: no such file, or it is not YAML.
+            InputError: the file does not exist or is not YAML.
         """
         stages: dict[str, Any] = read_yaml(path).get("stages", {})
         return cls(path, stages, {out["path"]: name for name, stage in stages.items() for out in stage.get("outs", [])})
@@ -57,7 +57,7 @@ class DvcLock:
         return next(str(out["md5"]) for out in self.stages[producer]["outs"] if out["path"] == path)
 
     def argument(self, stage: str, option: str) -> str | None:
-        """What the stage's command gives to `option`."""
+        """The value of `option` in the stage's command, None if the command does not have it."""
         words = shlex.split(self.stages[stage]["cmd"])
         return words[words.index(option) + 1] if option in words[:-1] else None
 

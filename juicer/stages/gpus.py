@@ -1,13 +1,14 @@
-"""Which GPU a stage of one process computes on: one that no other such stage on this machine has taken.
+"""Which GPU a single-process stage computes on: one that no other such stage on this machine has locked.
 
-Known by what CUDA calls it here: stages in containers of their own, or told of their GPUs in other words (a number, a
-UUID), know nothing of each other.
+A GPU is identified by its name in CUDA_VISIBLE_DEVICES, a number or a UUID. Stages in different
+containers, or with different names for one GPU, do not see each other's locks.
 """
 
-import fcntl
 import os
 import tempfile
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from juicer.runtime.devices import visible_gpus
 
@@ -15,33 +16,34 @@ DEVICES = Path("/dev")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-def take_one_gpu() -> None:
-    """Let this process, and what it starts, see one GPU for the rest of its life; must come before torch is imported.
+def take_one_gpu() -> FileLock | None:
+    """Restrict this process and its children to one GPU; call it before torch is imported.
 
-    transformers spreads a model over all GPUs that a process sees (nn.DataParallel), and TRL refuses that. Where
-    CUDA_VISIBLE_DEVICES is set it is one of those; where all are taken, the first.
+    transformers spreads a model over all visible GPUs (nn.DataParallel), which TRL refuses. If CUDA_VISIBLE_DEVICES is
+    set, the GPU is one of those; if all are locked, it is the first.
+
+    Returns:
+        The lock on the GPU, to be kept as long as the GPU is used; None if there is no GPU, or no free one.
     """
-    # One node per GPU. To ask CUDA would cost seconds, and settle what it shows this process.
+    # One device file per GPU. Asking CUDA takes seconds and would fix what this process sees.
     gpus = visible_gpus(os.environ.get(VISIBLE), len(list(DEVICES.glob("nvidia[0-9]*"))))
     if not gpus:
-        return
-    # One alone is taken as well: others, who see more, shall leave it.
-    own = next((gpu for gpu in gpus if _taken(gpu)), gpus[0])
+        return None
+    # A single GPU is locked too, so that processes which see more of them leave it alone.
+    locked = next(((gpu, lock) for gpu in gpus if (lock := _locked(gpu)) is not None), None)
+    gpu, lock = locked or (gpus[0], None)
     if len(gpus) > 1:
-        os.environ[VISIBLE] = own
+        os.environ[VISIBLE] = gpu
+    return lock
 
 
-def _taken(gpu: str) -> bool:
-    """Take a GPU for the life of this process, by a lock that ends with it, however that ends; False if another has."""
+def _locked(gpu: str) -> FileLock | None:
+    """A lock on a GPU, which the system frees however this process ends; None if another process holds it."""
     folder = Path(tempfile.gettempdir()) / f"juicer-{os.getuid()}"
+    lock = FileLock(folder / f"gpu-{gpu.replace('/', '-')}.lock", mode=0o600)
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        lock = os.open(folder / f"gpu-{gpu.replace('/', '-')}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError:  # a folder that is not ours, a full disk: no reason to end a stage
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        return False
-    return True
+        lock.acquire(blocking=False)
+    except (OSError, Timeout):  # another user's folder or a full disk is no reason to end the stage
+        return None
+    return lock

@@ -1,6 +1,6 @@
-"""Stages that run on several processes: they start themselves again through accelerate, one process per GPU.
+"""Stages that run on several processes: they launch themselves again through accelerate, one process per GPU.
 
-On several machines each runs the same command with JUICER_MACHINES, JUICER_MACHINE_RANK (from 0) and
+On several machines, each runs the same command with JUICER_MACHINES, JUICER_MACHINE_RANK (from 0) and
 JUICER_MAIN_ADDRESS (host:port of machine 0) set; only the process with rank 0 writes. See docs/scale.md.
 """
 
@@ -43,7 +43,7 @@ def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPars
         if not stage.is_main:
             os.environ["TQDM_DISABLE"] = "1"  # one progress bar is enough
         result = (single.followed(run) if stage.is_main else run)(stage)
-        # All wait here: nobody forgets the checkpoint before the output is published.
+        # A barrier: no process removes the checkpoint before the output is published.
         stage.peaks = stage.processes.gather(peak_memory())
         leave()
         return result
@@ -52,11 +52,11 @@ def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPars
 
 
 def launch(compute: ComputeSettings, scratch: Path, stage: str) -> None:
-    """Run this very command on `compute.processes` processes and wait for them.
+    """Run this same command on `compute.processes` processes and wait for them.
 
     Raises:
-        InputError: a process failed (what it says of it), or the machines and GPUs do not suit the recipe.
-        Cancelled: this process was told to end, and the others have ended.
+        InputError: a process failed, with its message; or the machines and GPUs do not fit the recipe.
+        Cancelled: this process was cancelled, and the others have ended.
     """
     import torch
     from accelerate.commands.launch import launch_command, launch_command_parser
@@ -71,7 +71,7 @@ def launch(compute: ComputeSettings, scratch: Path, stage: str) -> None:
     module = sys.modules["__main__"].__spec__
     assert module is not None
     words = ["--config_file", str(config), "--module", module.name, *sys.argv[1:]]
-    logging.disable(logging.ERROR)  # what happens to the processes is said in one line
+    logging.disable(logging.ERROR)  # a failure is reported in one line
     try:
         launch_command(launch_command_parser().parse_args(words))
     except ChildFailedError as failed:
@@ -90,31 +90,34 @@ def configuration(compute: ComputeSettings, gpus: int | None) -> dict[str, Any]:
         gpus: GPUs of this machine; None computes on CPUs.
 
     Raises:
-        InputError: the environment describes no group of machines that the processes can be divided over.
+        InputError: the environment variables describe no group of machines over which the processes can be divided.
     """
-    machines, rank = (_whole(name, default) for name, default in (("JUICER_MACHINES", 1), ("JUICER_MACHINE_RANK", 0)))
+    machines, rank = (_integer(name, default) for name, default in (("JUICER_MACHINES", 1), ("JUICER_MACHINE_RANK", 0)))
     address = os.environ.get("JUICER_MAIN_ADDRESS", "")
     host, _, port = address.rpartition(":")
     if machines > 1 and not (host and port.isdigit()):
         do = "set it to host:port of machine 0, the same on every machine"
         raise InputError(f"JUICER_MACHINES is {machines} but JUICER_MAIN_ADDRESS is {address!r}", do=do)
     if not 0 <= rank < machines:
-        raise InputError(f"JUICER_MACHINE_RANK is {rank}, JUICER_MACHINES {machines}", do="ranks count from 0")
+        what = f"JUICER_MACHINE_RANK is {rank}, but JUICER_MACHINES is {machines}"
+        raise InputError(what, do="set a rank from 0 to JUICER_MACHINES - 1")
     if compute.processes % machines:
-        raise InputError(f"compute.processes = {compute.processes} cannot be divided over {machines} machines")
+        what = f"compute.processes = {compute.processes} cannot be divided over {machines} machines"
+        raise InputError(what, do="set compute.processes to a multiple of JUICER_MACHINES")
     here = compute.processes // machines
     if gpus is not None and gpus < here:
-        raise InputError(f"{here} processes on this machine, which has {gpus} GPUs", do="lower compute.processes")
+        what = f"{here} processes are to run on this machine, which has {gpus} GPUs"
+        raise InputError(what, do="lower compute.processes")
     return {
         "compute_environment": "LOCAL_MACHINE",
-        # Starts one process per GPU, or per share of the CPUs; what they do with DeepSpeed is theirs.
+        # One process per GPU, or per share of the CPUs. The processes set up DeepSpeed themselves.
         "distributed_type": "MULTI_GPU",
         "use_cpu": gpus is None,
         "num_processes": compute.processes,
         "num_machines": machines,
         "machine_rank": rank,
         "main_process_ip": host if machines > 1 else LOOPBACK,
-        # 0 is any free port: several stages may run at the same time.
+        # 0 chooses a free port, because several stages may run at the same time.
         "main_process_port": int(port) if machines > 1 else 0,
         "same_network": True,
         "rdzv_backend": "static",
@@ -123,8 +126,8 @@ def configuration(compute: ComputeSettings, gpus: int | None) -> dict[str, Any]:
     }
 
 
-def _whole(name: str, default: int) -> int:
+def _integer(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not text.isdigit():
-        raise InputError(f"{name} is {text!r}, no whole number", where="environment")
+        raise InputError(f"{name} is {text!r}", where="environment", do="set it to a whole number")
     return int(text)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
+from filelock import FileLock
 
 from juicer.recipe.checks import validate
 from juicer.recipe.graph import ABSENT
@@ -57,18 +58,20 @@ class Stage:
         validate(self._params, str(arguments.params))
         self._costs: dict[str, float] = {}
         self._md5: str | None = None
-        """Of the output, if it is one file: DVC may copy that afterwards, and its time says nothing then."""
+        """md5 of the output if it is a single file. DVC may copy it later, which changes its modification time."""
         self._read: dict[str, Any] = {}
         self._key: str | None = None
         self.cancellation = Cancellation()
         self.processes = SINGLE_PROCESS
-        """Those that share this stage's work."""
+        """The processes of this stage."""
         self.is_main = True
-        """Whether this process publishes, records and reports; of several, one does."""
+        """Whether this is the process that publishes, records and reports."""
+        self.gpu: FileLock | None = None
+        """The lock on the GPU of a single-process stage, held until the stage ends."""
         self.peaks: list[dict[str, float]] = []
-        """Of device memory, of each process that shares this stage's work."""
+        """Peak device memory of each process."""
         self.meta = declared().get(name.partition("@")[0])
-        """What dvc.yaml declares about this stage; None for a stage that it does not have."""
+        """What dvc.yaml declares about this stage; None if dvc.yaml has no such stage."""
         self.live = Live(name, self.meta is not None and self.meta.run is not None)
         self.speed = Speed()
 
@@ -83,20 +86,20 @@ class Stage:
 
     @contextmanager
     def checkpoint(self, part: str = WORK) -> Iterator[Checkpoint]:
-        """Where the work in the block is continued from and saved to; a request to end waits for the next saving.
+        """The checkpoint from which the work in the block resumes; a cancelled stage ends after its next save.
 
-        Read all parameters that the work follows from before the first of these blocks: they are part of the key.
-        Several processes save together, between the same two steps.
+        Read all parameters of the work before the first of these blocks, because they are part of the checkpoint's key.
+        Several processes save together, after the same step.
         """
         self.live.part = "" if part == WORK else part
         with self.cancellation.held():
-            # Machines may share a disk or not.
+            # Machines may or may not share a disk.
             own = part if not self.processes.machine else f"{part}-machine-{self.processes.machine}"
             yield Checkpoint(self._checkpoints() / own, self.cancellation, self.processes)
 
     @contextmanager
     def memo(self, part: str = WORK) -> Iterator["CheckpointedMemo"]:
-        """As `checkpoint`, for work in pieces whose results are kept; each process keeps those that it has done."""
+        """As `checkpoint`, for work in pieces whose results are saved; each process saves its own."""
         from juicer.runtime.memo import CheckpointedMemo
 
         self.live.part = "" if part == WORK else part
@@ -113,7 +116,7 @@ class Stage:
 
     @contextmanager
     def progress(self, total: int, unit: str, part: str = WORK) -> Iterator[Callable[[int], None]]:
-        """Show how far a piece of work has come: a function to call with the number of units just done."""
+        """Show a progress bar; yields a function to call with the number of units just done."""
         from tqdm import tqdm
 
         self.live.part = "" if part == WORK else part
@@ -168,13 +171,13 @@ class Stage:
 
     @contextmanager
     def publish(self, path: Path) -> Iterator[Path]:
-        """A temporary sibling of `path` to write to; it takes the place of `path` only if all went well.
+        """Yield a temporary sibling of `path` to write to; it replaces `path` by a rename unless the block fails.
 
-        Of several processes, what only the leading one has written does.
+        Of several processes, only the main one publishes what it has written.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.processes.is_local_main:
-            _remove_of_the_dead(path.parent, f".{path.name}.", ".tmp")
+            _remove_leftovers(path.parent, f".{path.name}.", ".tmp")
         with temporary_beside(path) as temporary:
             yield temporary
             if not self.is_main:
@@ -187,10 +190,10 @@ class Stage:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder for files that nobody needs afterwards."""
+        """A temporary folder, removed at the end."""
         folder = Path(".juicer/scratch") / f"{self.name}-{os.getpid()}"
         if self.processes.is_local_main:
-            _remove_of_the_dead(folder.parent, f"{self.name}-")
+            _remove_leftovers(folder.parent, f"{self.name}-")
         remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -199,12 +202,12 @@ class Stage:
             remove(folder)
 
     def record(self, **costs: float) -> None:
-        """Add to what this stage cost (tokens, steps, rows); seconds and memory are added by themselves."""
+        """Add to the costs of this stage (tokens, steps, rows); seconds and memory are recorded automatically."""
         for name, value in costs.items():
             self._costs[name] = self._costs.get(name, 0) + value
 
     def write_costs(self, seconds: float) -> None:
-        """Write the costs to an undeclared file: timings have no place in versioned outputs."""
+        """Write the costs to a file that DVC does not track, because timings differ from run to run."""
         used = resource.getrusage(resource.RUSAGE_SELF)
         costs = {
             "stage": self.name,
@@ -221,12 +224,12 @@ class Stage:
 
 
 def optional_path(text: str) -> Path | None:
-    """The type of an argument for an input that a recipe may not have; ABSENT stands for none in dvc.yaml."""
+    """Parse an argument for an optional input: None for ABSENT, which dvc.yaml passes for an input that is missing."""
     return None if text == ABSENT else Path(text)
 
 
 def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentParser], None], doc: str | None) -> None:
-    """Run a stage from the command line and leave with its exit code."""
+    """Run a stage from the command line and exit with its exit code."""
     start(followed(run), arguments, doc)
 
 
@@ -237,10 +240,10 @@ def start(
     *,
     launches: bool = False,
 ) -> None:
-    """As `main`; what is seen of the stage in MLflow is left to `run`.
+    """As `main`, but `run` itself decides whether the stage shows up in MLflow while it runs.
 
     Args:
-        launches: whether `run` starts as many processes as the recipe says; all other stages have one.
+        launches: whether `run` starts as many processes as the recipe says; otherwise the stage is one process.
     """
     module = sys.modules["__main__"].__spec__
     name = module.name.removeprefix("tasks.") if module else "stage"
@@ -248,17 +251,18 @@ def start(
         prog=f"python -m tasks.{name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="recipe, default params.yaml")
-    parser.add_argument("--stage", default=name, help="name that costs are recorded under")
+    parser.add_argument("--stage", default=name, help="the stage's name in dvc.yaml, under which costs are recorded")
     parser.add_argument("--dry-run", action="store_true", help="validate parameters and inputs, then stop")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments(parser)
     given = parser.parse_args()
-    # Importing the libraries makes millions of objects and no garbage; looking for it takes a quarter of the time.
+    # Imports create millions of objects and no garbage; with the default thresholds the collector takes a quarter of
+    # the start-up time.
     gc.set_threshold(100_000, 20, 50)
     code = _attempted(lambda: _run(run, given, launches), given)
     if module and module.name in sys.orig_argv:
-        # All is written. Taking the libraries down after that takes a second, many on busy cores, and saves nothing.
-        # (A process that was started for something else is not ours to end.)
+        # Everything is written. An ordinary interpreter shutdown would unload the libraries for a second or more.
+        # (A process that was started for something else, such as a test, exits in the ordinary way.)
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -267,7 +271,7 @@ def start(
 
 
 def _attempted(work: Callable[[], None], given: argparse.Namespace) -> int:
-    """Run `work` and return its exit code; what becomes of it is recorded for `juicer status`."""
+    """Run `work` and return its exit code; the attempt is recorded for `juicer status`."""
     if given.dry_run or "TORCHELASTIC_ERROR_FILE" in os.environ:  # the process that started this one records it
         return guarded(work, debug=given.debug, name=given.stage)
     lines, attempt = list[str](), attempts.begin(given.stage)
@@ -277,14 +281,14 @@ def _attempted(work: Callable[[], None], given: argparse.Namespace) -> int:
 
 
 def followed(run: Callable[[Stage], str]) -> Callable[[Stage], str]:
-    """`run`, seen in MLflow while it lasts."""
+    """`run`, as a live run in MLflow."""
 
     @wraps(run)
-    def run_and_tell(stage: Stage) -> str:
+    def run_live(stage: Stage) -> str:
         with stage.live.following():
             return run(stage)
 
-    return run_and_tell
+    return run_live
 
 
 def _run(run: Callable[[Stage], str], given: argparse.Namespace, launches: bool) -> None:
@@ -297,15 +301,15 @@ def _run(run: Callable[[Stage], str], given: argparse.Namespace, launches: bool)
             if isinstance(path, Path) and name not in ("out", "params") and not path.exists()
         ]
         if missing:
-            raise InputError(f"missing: {', '.join(missing)}", where=given.stage, do="run dvc repro")
-        print(f"{given.stage}: parameters and inputs are fine")
+            raise InputError(f"missing inputs: {', '.join(missing)}", where=given.stage, do="run dvc repro")
+        print(f"{given.stage}: the parameters are valid and the inputs exist")
         return
     stage.cancellation.install()
     end_with(starters())
     compute = stage.read("compute", ComputeSettings)
     set_environment(compute)
     if wants_one_gpu(compute, launches, stage.meta):
-        take_one_gpu()
+        stage.gpu = take_one_gpu()
     result = run(stage)
     if stage.processes.is_local_main:
         remove_checkpoints(stage.name)
@@ -317,9 +321,9 @@ def _run(run: Callable[[Stage], str], given: argparse.Namespace, launches: bool)
 
 
 def set_environment(compute: ComputeSettings) -> None:
-    """Fix the thread policy and keep libraries quiet; must come before torch and transformers are imported.
+    """Set the number and policy of threads and silence libraries; call it before torch and transformers are imported.
 
-    With other work on the cores, OpenMP threads that spin while they wait cost five times the work that they do.
+    OpenMP threads that spin while they wait take up to five times the CPU time when other processes share the cores.
     """
     os.environ["OMP_NUM_THREADS"] = str(compute.threads)
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -327,24 +331,24 @@ def set_environment(compute: ComputeSettings) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the name before torch 2.9, which is still read
-        # Batches of ever other lengths leave gaps between blocks of fixed size, until a large one fits nowhere.
+        # Batches of varying lengths fragment memory in blocks of fixed size until a large allocation fails.
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if compute.device == "cpu" or not Path("/dev/nvidiactl").exists():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns in every stage that it sees no GPU
-    # What libraries deprecate is the developers' business; the tests see it.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed warns in every stage that there is no GPU
+    # Deprecations concern developers, not users; the tests turn them into errors.
     warnings.simplefilter("ignore", FutureWarning)
 
 
 def wants_one_gpu(compute: ComputeSettings, launches: bool, meta: Meta | None = None) -> bool:
-    """Whether the stage uses GPUs and this is its only process; one that was launched takes the GPU of its rank."""
+    """Whether this is the only process of a stage that uses a GPU; launched ones take the GPU of their local rank."""
     if meta is not None and meta.gpus is None:
         return False
     several = launches and compute.processes > 1
     return compute.device != "cpu" and not several and "LOCAL_RANK" not in os.environ
 
 
-def _remove_of_the_dead(folder: Path, before: str, after: str = "") -> None:
-    """Remove what runs that were killed left in `folder`: names with the id of a process that is gone."""
+def _remove_leftovers(folder: Path, before: str, after: str = "") -> None:
+    """Remove what killed runs left in `folder`: names that contain the id of a process that no longer exists."""
     for path in folder.iterdir() if folder.is_dir() else []:
         number = path.name.removeprefix(before).removesuffix(after)
         if path.name == f"{before}{number}{after}" and number.isdigit() and not psutil.pid_exists(int(number)):

@@ -29,7 +29,12 @@ def machine(tmp_path, monkeypatch):
             (tmp_path / name).touch()
         return tmp_path
 
-    return with_gpus
+    yield with_gpus
+    HELD.clear()
+
+
+HELD = []
+"""Locks of the stages that a test plays."""
 
 
 def taken(monkeypatch, setting: str | None = None) -> str | None:
@@ -37,7 +42,7 @@ def taken(monkeypatch, setting: str | None = None) -> str | None:
     monkeypatch.delenv(VISIBLE, raising=False)
     if setting is not None:
         monkeypatch.setenv(VISIBLE, setting)
-    take_one_gpu()
+    HELD.append(take_one_gpu())
     return os.environ.get(VISIBLE)
 
 
@@ -83,7 +88,8 @@ def test_where_one_gpu_or_none_is_visible_nothing_is_set(machine, monkeypatch, c
 
 def test_the_gpu_of_a_killed_stage_is_free_again(machine, monkeypatch):
     folder = machine(2)
-    code = "import juicer.stages.gpus as gpus; from pathlib import Path; gpus.DEVICES = Path('.'); gpus.take_one_gpu()"
+    code = "import juicer.stages.gpus as gpus; from pathlib import Path; gpus.DEVICES = Path('.')"
+    code += "; held = gpus.take_one_gpu()"
     code += f"; import os; print(os.environ['{VISIBLE}'], flush=True); input()"
     environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(

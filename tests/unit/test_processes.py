@@ -54,10 +54,10 @@ def test_several_machines_are_described_by_the_environment(monkeypatch):
     ("environment", "gpus", "message"),
     [
         ({"JUICER_MACHINES": "2"}, None, "JUICER_MAIN_ADDRESS is ''"),
-        ({"JUICER_MACHINES": "two"}, None, "JUICER_MACHINES is 'two', no whole number"),
-        ({"JUICER_MACHINE_RANK": "1"}, None, "JUICER_MACHINE_RANK is 1, JUICER_MACHINES 1"),
+        ({"JUICER_MACHINES": "two"}, None, "JUICER_MACHINES is 'two'"),
+        ({"JUICER_MACHINE_RANK": "1"}, None, "JUICER_MACHINE_RANK is 1, but JUICER_MACHINES is 1"),
         ({"JUICER_MACHINES": "3", "JUICER_MAIN_ADDRESS": "a:1"}, None, "cannot be divided over 3 machines"),
-        ({}, 1, "2 processes on this machine, which has 1 GPUs"),
+        ({}, 1, "2 processes are to run on this machine, which has 1 GPUs"),
     ],
 )
 def test_machines_that_do_not_suit_the_recipe_are_refused(monkeypatch, environment, gpus, message):
