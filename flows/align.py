@@ -18,10 +18,10 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows.execute import pass_stage, run_stage
+from flows.execute import run_stage, skip_stage
 from flows.forecast import PlannedStage, plan
 from flows.publish import Board, plan_table, publish_mlflow_links, publish_report
-from flows.remote import check_machines, send_stage
+from flows.remote import check_machines, run_stage_remotely
 from flows.server import check_server
 from flows.workspace import (
     ACTIVE,
@@ -121,9 +121,9 @@ def execute(
                 if ready and (stage.certain or len(running) < at_a_time):
                     after: dict[str, Any] = {"wait_for": [futures[need] for need in stage.needs]}
                     if stage.certain:
-                        future = pass_stage.submit(stage.name, **after)
+                        future = skip_stage.submit(stage.name, **after)
                     elif commit and stage.portable:
-                        future = send_stage.submit(stage.name, commit, cancel, **after)
+                        future = run_stage_remotely.submit(stage.name, commit, cancel, **after)
                     else:
                         future = run_stage.submit(stage.name, options, stage.gpus, cancel, **after)
                     waiting.remove(stage)

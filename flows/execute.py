@@ -18,18 +18,18 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Completed
 from prefect.tasks import exponential_backoff
 
-from flows.forecast import free_locks
+from flows.forecast import repair_locks
 from juicer.runtime.errors import InputError
 from juicer.runtime.process_groups import run_in_group, stage_environment
 
 Result = Literal["unchanged", "restored", "ran"]
 LAST_LINES = 15
 GPU = "gpu"
-"""Global concurrency limit that a stage holds while it has a GPU; `prefect gcl` sets how many there are."""
+"""Global concurrency limit whose slots are GPUs; `prefect gcl` sets their number."""
 DRIVER = Path("/dev/nvidiactl")
-"""There where the machine, or the container, has a GPU; to ask torch takes seconds."""
+"""Exists where the machine or container has a GPU; asking torch takes seconds."""
 GPU_ASKED_EVERY = 3.0
-"""Seconds between two looks whether the limit has room; what is cancelled meanwhile ends at once."""
+"""Seconds between two attempts to get a slot; a cancelled run stops waiting at once."""
 MARKS: dict[str, Result] = {"didn't change, skipping": "unchanged", "is cached - skipping run": "restored"}
 INFRASTRUCTURE = (
     "Unable to acquire lock",
@@ -41,11 +41,11 @@ INFRASTRUCTURE = (
     "Temporary failure in name resolution",
     "No space left on device",
 )
-"""What DVC prints when not the stage but the machine around it failed: the same may go well a minute later."""
+"""What DVC prints when the machine failed rather than the stage, so that a retry may succeed."""
 
 
 class StageFailed(Exception):
-    """A stage ended with an error of its own; running it again would fail again."""
+    """A stage failed with its own error; a retry would fail again."""
 
     def __init__(self, stage: str, code: int, last: Sequence[str]) -> None:
         self.stage = stage
@@ -53,20 +53,20 @@ class StageFailed(Exception):
 
 
 class InfrastructureFailed(StageFailed):
-    """A stage could not run or was killed from outside."""
+    """A stage could not start, or was killed from outside."""
 
 
 class Stopped(Exception):
-    """The run was cancelled while the stage was at work."""
+    """The run was cancelled while the stage was running."""
 
 
 def dvc(arguments: Sequence[str], line: Callable[[str], None], cancel: threading.Event) -> None:
-    """Run a DVC command; hands on what it prints, line by line.
+    """Run a DVC command and pass on its output line by line.
 
     Raises:
-        StageFailed: it ended with an error.
-        InfrastructureFailed: what failed lies outside; trying again may help.
-        Stopped: `cancel` was set. Nothing of it runs any more.
+        StageFailed: the stage failed.
+        InfrastructureFailed: the machine failed; a retry may succeed.
+        Stopped: `cancel` was set, and all its processes have ended.
     """
     last: deque[str] = deque(maxlen=LAST_LINES)
 
@@ -78,8 +78,8 @@ def dvc(arguments: Sequence[str], line: Callable[[str], None], cancel: threading
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
     code = run_in_group(command, read, cancel=cancel, environment=stage_environment())
     if code != 0:
-        with suppress(InputError):  # what has failed before that is told below
-            free_locks()
+        with suppress(InputError):  # the failure itself is reported below
+            repair_locks()
     if cancel.is_set():
         raise Stopped(arguments[-1])
     if code != 0:
@@ -90,10 +90,10 @@ def dvc(arguments: Sequence[str], line: Callable[[str], None], cancel: threading
 def repro(
     stage: str, *options: str, line: Callable[[str], None], cancel: threading.Event, only_restore: bool = False
 ) -> Result:
-    """Bring one stage up to date, and no other. Raises as `dvc` does.
+    """Bring a single stage up to date. Raises as `dvc` does.
 
     Args:
-        only_restore: the result is expected in DVC's cache or remote; fail rather than run the stage here.
+        only_restore: fail rather than run the stage here if DVC's cache and remote do not have its result.
     """
     result: Result = "ran"
     runs_here = threading.Event() if only_restore else cancel
@@ -111,24 +111,24 @@ def repro(
     except Stopped:
         if cancel.is_set():
             raise
-        raise InfrastructureFailed(stage, 1, ["its result is not in DVC's remote"]) from None
+        raise InfrastructureFailed(stage, 1, ["DVC's remote does not have its result"]) from None
     return result
 
 
 @contextmanager
 def gpus_held(wanted: int, line: Callable[[str], None], cancel: threading.Event) -> Iterator[None]:
-    """Hold units of the limit on GPUs, where this machine has any; waits until there are as many as are wanted.
+    """Hold slots of the GPU limit on a machine with GPUs; waits until enough are free.
 
-    Where more are wanted than the limit allows, all that it allows will do: it may count machines.
+    If more are wanted than the limit has, all of its slots suffice, because it may count machines.
 
     Raises:
-        Stopped: `cancel` was set while it waited.
+        Stopped: `cancel` was set while waiting.
     """
     with ExitStack() as held:
         told = False
         while wanted and DRIVER.exists() and not _entered(held, wanted):
             if not told:
-                line(f"waits for a GPU: no room in the limit {GPU!r} (see: prefect gcl inspect {GPU})")
+                line(f"waiting for a GPU: the limit {GPU!r} has no free slot (see: prefect gcl inspect {GPU})")
             told = True
             if cancel.wait(GPU_ASKED_EVERY):
                 raise Stopped(GPU)
@@ -136,7 +136,7 @@ def gpus_held(wanted: int, line: Callable[[str], None], cancel: threading.Event)
 
 
 def _entered(held: ExitStack, wanted: int) -> bool:
-    """Whether the limit had room, which is then taken until the stack is left; a server without a limit has."""
+    """Whether slots were free and are now held until the stack closes; true on a server without the limit."""
     with get_client(sync_client=True) as client:
         try:
             limit = client.read_global_concurrency_limit_by_name(GPU)
@@ -146,18 +146,18 @@ def _entered(held: ExitStack, wanted: int) -> bool:
     if units == 0:
         return not limit.active
     try:
-        # Without retries of its own: between those nothing could end the wait.
+        # Without Prefect's own retries, which a cancelled run could not interrupt.
         held.enter_context(concurrency(GPU, occupy=units, max_retries=0))
     except ConcurrencySlotAcquisitionError as error:
         cause = error.__cause__
         if isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code == httpx.codes.LOCKED:
             return False
-        raise cause or error from None  # a lost connection is worth another try
+        raise cause or error from None  # a lost connection is worth a retry
     return True
 
 
 def is_infrastructure(task: Any, run: Any, state: State[Any]) -> bool:
-    """Whether a failed task is worth another try."""
+    """Whether a failed task is worth a retry."""
     return isinstance(state.result(raise_on_failure=False), InfrastructureFailed | httpx.HTTPError)
 
 
@@ -169,11 +169,11 @@ TASK: dict[str, Any] = {
     "retry_delay_seconds": exponential_backoff(backoff_factor=5),
     "retry_condition_fn": is_infrastructure,
 }
-"""How every stage's task behaves."""
+"""Options of every stage's task."""
 
 
-def settled(result: Result) -> State[Result]:
-    """What became of a stage, as a Prefect state of that name."""
+def completed_as(result: Result) -> State[Result]:
+    """The result of a stage as a Prefect state of that name."""
     return Completed(name=result.capitalize(), message=result, data=result)
 
 
@@ -183,12 +183,12 @@ def run_stage(name: str, options: Sequence[str], gpus: int, cancel: threading.Ev
     try:
         line = get_run_logger().info
         with gpus_held(gpus, line, cancel):
-            return settled(repro(name, *options, line=line, cancel=cancel))
+            return completed_as(repro(name, *options, line=line, cancel=cancel))
     except Stopped:
-        return Cancelled(message="nothing of it runs any more")
+        return Cancelled(message="cancelled; all its processes have ended")
 
 
 @task(**TASK)
-def pass_stage(name: str) -> State[Any]:
-    """Show a stage that need not be looked at again: neither it nor anything before it has changed."""
-    return settled("unchanged")
+def skip_stage(name: str) -> State[Any]:
+    """Show a stage that is unchanged, as is everything upstream of it."""
+    return completed_as("unchanged")

@@ -1,4 +1,4 @@
-"""The stages of dvc.yaml and what will become of each: read from DVC's own index, never written twice."""
+"""What DVC will do with each stage (leave it unchanged, restore it, run it), predicted from DVC's own index."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -26,35 +26,34 @@ Forecast = Literal["unchanged", "restored", "will run"]
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage, the stages that it waits for, and what is expected of it."""
+    """A stage, the stages on which it depends, and what DVC will do with it."""
 
     name: str
     needs: tuple[str, ...]
-    """Stages of the plan that make its inputs."""
+    """Stages of this plan that make its inputs."""
     forecast: Forecast
-    """`will run` also for a stage behind one that will run: whether its inputs change is not known yet."""
+    """A stage downstream of one that will run is `will run` too, because its inputs may change."""
     certain: bool
-    """Whether it is unchanged and stays so whatever the others do; then DVC need not be asked again."""
+    """Whether it is unchanged and no other stage can change that, so that DVC need not be asked again."""
     gpus: int
-    """How many GPUs the stage wants where there are any."""
+    """Number of GPUs that the stage uses on a machine with GPUs."""
     inputs_from: tuple[str, ...]
-    """All stages that make its inputs, those outside the plan included."""
+    """All stages that make its inputs, including those outside this plan."""
     portable: bool
-    """Whether DVC's run cache can hold its result, so that another machine can make it."""
+    """Whether DVC's run cache can hold its result, so that it can run on another machine."""
 
 
 def plan(*, from_stage: str = "", until_stage: str = "", force: bool = False) -> list[PlannedStage]:
-    """The stages of the working directory in the order in which `dvc repro` would take them, each with its forecast.
-
-    Runs and changes nothing.
+    """The stages of the working directory in the order of `dvc repro`, each with its forecast. Changes nothing.
 
     Args:
-        from_stage: leave out all but this stage and those behind it.
-        until_stage: leave out all but this stage and those before it.
-            Both also take the name of a `foreach` for all of its stages: `evaluate` for `evaluate@sft` and so on.
+        from_stage: only this stage and those that depend on it.
+        until_stage: only this stage and those on which it depends.
+            Both also accept the name of a `foreach` for all of its stages: `evaluate` for `evaluate@sft` and so on.
+        force: forecast `will run` for every stage.
 
     Raises:
-        InputError: an unknown stage, a dvc.yaml that DVC refuses, or another DVC command at work on the same files.
+        InputError: an unknown stage, a dvc.yaml that DVC rejects, or another DVC command that uses the same files.
     """
     with reading() as repo:
         from dvc.repo.reproduce import get_active_graph, plan_repro
@@ -62,7 +61,7 @@ def plan(*, from_stage: str = "", until_stage: str = "", force: bool = False) ->
         graph = get_active_graph(repo.index.graph)
         stages = plan_repro(graph, stages_of(repo))
         chosen = _chosen(stages, graph, from_stage, until_stage)
-        fate, planned = _Fate(repo, force), []
+        fate, planned = _Forecaster(repo, force), []
         for stage in stages:
             if stage in chosen:
                 needs = tuple(each.addressing for each in graph.successors(stage) if each in chosen)
@@ -84,28 +83,28 @@ def plan(*, from_stage: str = "", until_stage: str = "", force: bool = False) ->
 
 @contextmanager
 def reading() -> "Iterator[Repo]":
-    """DVC's repository of the working directory, locked; what DVC refuses becomes an InputError."""
+    """DVC's repository of the working directory, locked; a DVC error becomes an InputError."""
     require("dvc")
     from dvc.repo import Repo
 
     with dvc_errors(), Repo(_wait_for_lock=True) as repo, repo.lock:
-        _mend(repo)
+        _repair(repo)
         yield repo
 
 
-def free_locks() -> None:
-    """Undo what a DVC that was killed may have left: the system frees its locks, but not its list of files in use."""
+def repair_locks() -> None:
+    """Clean up after a DVC command that was killed: the system frees its locks, but not its list of files in use."""
     from dvc.repo import Repo
 
     with dvc_errors(), Repo() as repo:
-        _mend(repo)
+        _repair(repo)
 
 
-def _mend(repo: "Repo") -> None:
-    """Take from the list of files in use what no living DVC has noted, or all of it if it is not whole.
+def _repair(repo: "Repo") -> None:
+    """Remove entries of dead DVC processes from the list of files in use, or the whole list if it is damaged.
 
-    DVC writes it in place, and refuses to go on with a half. It asks of a process that has noted a file only whether
-    there is one of that number: what was noted in a container that was killed may have the number of anything here.
+    DVC writes the list in place and refuses to work with a damaged one. It checks only whether a process with the
+    recorded id exists: an entry from a killed container may have the id of an unrelated process here.
     """
     from dvc.lock import make_lock
     from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, SCHEMA, Invalid
@@ -115,27 +114,27 @@ def _mend(repo: "Repo") -> None:
     with make_lock(str(folder / RWLOCK_LOCK), tmp_dir=str(folder), hardlink_lock=hard, wait=True):
         file = folder / RWLOCK_FILE
         try:
-            noted = SCHEMA(json.loads(file.read_text(encoding="utf-8")))
+            recorded = SCHEMA(json.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return
         except (ValueError, Invalid):
             file.unlink()
             return
         is_alive = cache(_is_alive)
-        write = {path: by for path, by in noted["write"].items() if is_alive(**by)}
-        read = {path: [each for each in by if is_alive(**each)] for path, by in noted["read"].items()}
+        write = {path: by for path, by in recorded["write"].items() if is_alive(**by)}
+        read = {path: [each for each in by if is_alive(**each)] for path, by in recorded["read"].items()}
         alive = {"write": write, "read": {path: by for path, by in read.items() if by}}
-        if alive != noted:
+        if alive != recorded:
             replace_text(file, json.dumps(alive))
 
 
 def _is_alive(pid: int, cmd: str) -> bool:
-    """Whether the DVC command that has noted a file may still run, under whatever number it has here."""
+    """Whether the DVC command that recorded a file may still be running, under any process id."""
     for process in psutil.process_iter():
         try:
             command = process.cmdline()
         except psutil.AccessDenied:
-            command = ["dvc"]  # nobody can tell
+            command = ["dvc"]  # it may be DVC
         except psutil.NoSuchProcess:
             continue
         any_dvc = process.pid == pid and any(Path(word).name == "dvc" for word in command)
@@ -144,9 +143,9 @@ def _is_alive(pid: int, cmd: str) -> bool:
     return False
 
 
-def _is_command(command: Sequence[str], noted: str) -> bool:
-    """Whether a command line is of what was noted: sys.argv, where a module that was run with -m is its file."""
-    runs, said = " ".join(command).split(), noted.split()
+def _is_command(command: Sequence[str], recorded: str) -> bool:
+    """Whether a command line matches a recorded sys.argv, in which a module run with -m appears as its file."""
+    runs, said = " ".join(command).split(), recorded.split()
     while runs and said and runs[-1] == said[-1]:
         runs.pop()
         said.pop()
@@ -157,13 +156,13 @@ def _is_command(command: Sequence[str], noted: str) -> bool:
     return Path(runs[-1]).name.rpartition(".")[2] == name
 
 
-class _Fate:
-    """Walks the stages in order and tells what DVC will do with each, as far as that can be known beforehand."""
+class _Forecaster:
+    """Walks the stages in order and predicts what DVC will do with each, as far as that can be known in advance."""
 
     def __init__(self, repo: "Repo", force: bool) -> None:
         self.repo, self.force = repo, force
         self.changing: dict[str, Output | None] = {}
-        """Outputs that will not stay as they are: what will be restored, None where nobody knows yet."""
+        """Outputs that will change: the output that will be restored, None if it is not known yet."""
 
     def of(self, stage: "Stage") -> Forecast:
         outputs: dict[str, Output | None] = dict.fromkeys(out.fs_path for out in stage.outs)
@@ -177,11 +176,11 @@ class _Fate:
         return forecast
 
     def producer(self, dep: "Output") -> str | None:
-        """The changing output that an input is, or lies in."""
+        """The changing output that contains an input."""
         return next((path for path in self.changing if self.repo.fs.isin_or_eq(dep.fs_path, path)), None)
 
     def _expect_inputs(self, stage: "Stage") -> bool | None:
-        """Give each input the content that it will have; says whether all is as in dvc.lock, None if nobody knows."""
+        """Set each input to its future content; returns whether all match dvc.lock, None if that is not known yet."""
         from dvc_data.hashfile.meta import Meta
 
         as_locked = not stage.changed_stage()
@@ -194,11 +193,11 @@ class _Fate:
             expected = content.hash_info if content else dep.get_hash()
             as_locked = as_locked and expected == dep.hash_info
             dep.hash_info = expected
-            dep.meta = Meta()  # it holds the md5 of dvc.lock too, by which DVC would look into its run cache
+            dep.meta = Meta()  # it holds the md5 of dvc.lock too, which DVC would use as the key of its run cache
         return as_locked
 
     def _restored(self, stage: "Stage", as_locked: bool) -> "list[Output] | None":
-        """Outputs that DVC has in its cache for these inputs, by dvc.lock or else by its run cache."""
+        """Outputs that DVC's cache has for these inputs, according to dvc.lock or the run cache."""
         from dvc.stage.cache import _get_cache_hash
         from dvc.stage.serialize import to_single_stage_lockfile
 
@@ -214,7 +213,7 @@ class _Fate:
 
 
 def gpus_of_processes() -> int:
-    """How many GPUs the active recipe asks for: one for each process, none where it computes on CPUs."""
+    """Number of GPUs of the active recipe: one per process, none on CPUs."""
     compute = read_yaml(Path(PARAMS)).get("compute", {})
     return 0 if compute.get("device") == "cpu" else int(compute.get("processes", 1))
 
@@ -229,11 +228,11 @@ def _chosen(stages: "Sequence[Stage]", graph: Any, from_stage: str, until_stage:
     import networkx
 
     chosen = set(stages)
-    # In DVC's graph an edge leads from a stage to what it needs.
-    for name, reach in ((from_stage, networkx.ancestors), (until_stage, networkx.descendants)):
+    # In DVC's graph an edge leads from a stage to its dependency.
+    for name, related in ((from_stage, networkx.ancestors), (until_stage, networkx.descendants)):
         if name:
             named = [stage for stage in stages if name in (stage.addressing, stage.addressing.partition("@")[0])]
             if not named:
                 raise unknown_stage(name, [stage.addressing for stage in stages])
-            chosen &= set(named).union(*(reach(graph, stage) for stage in named))
+            chosen &= set(named).union(*(related(graph, stage) for stage in named))
     return chosen

@@ -1,4 +1,4 @@
-"""What a flow shows in Prefect: the plan, progress, the report's table and figures, links to MLflow's runs."""
+"""Prefect artifacts of a flow: the plan, its progress, the report's table and figures, and links to MLflow's runs."""
 
 import base64
 import os
@@ -29,29 +29,29 @@ STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
 
 
 class Board:
-    """The progress of a run, as artifacts that change while it lasts."""
+    """The progress of a run, as artifacts that are updated while it runs."""
 
     def __init__(self, planned: Sequence[PlannedStage]) -> None:
         self.planned = planned
         self.results: dict[str, tuple[str, float]] = {}
         self.started = time.monotonic()
         self.progress: Any = create_progress_artifact(0.0, key="progress", description=f"{len(planned)} stages")
-        create_markdown_artifact(plan_table(planned), key="plan", description="What will become of each stage")
+        create_markdown_artifact(plan_table(planned), key="plan", description="What DVC will do with each stage")
 
     def note(self, stage: str, result: str) -> None:
-        """A stage has ended."""
+        """Record the result of a stage."""
         self.results[stage] = (result, time.monotonic() - self.started)
         percent = 100 * len(self.results) / len(self.planned)
         update_progress_artifact(self.progress, percent, description=self.line())
 
     def line(self) -> str:
-        """How many stages came to which end, in words."""
+        """The number of stages per result, in words."""
         ends = [result for result, _ in self.results.values()]
         counts = ", ".join(f"{ends.count(end)} {end}" for end in sorted(set(ends)))
         return f"{len(ends)} of {len(self.planned)} stages" + (f": {counts}" if counts else "")
 
     def close(self) -> None:
-        """Write down the end: each stage, what was expected of it and what became of it."""
+        """Publish the final table: each stage with its forecast and its result."""
         rows = [
             f"| {stage.name} | {stage.forecast} | {result} | {seconds:.0f} s |"
             for stage in self.planned
@@ -68,7 +68,7 @@ def plan_table(planned: Sequence[PlannedStage]) -> str:
 
 
 def publish_report() -> None:
-    """The report's table and figures and where its page is, if there is a report."""
+    """Publish the report's table, its figures and the path of its page, if there is a report."""
     if not (SUMMARY.is_file() and REPORT.is_file()):
         return
     summary = read_json(SUMMARY)
@@ -90,7 +90,7 @@ def publish_report() -> None:
 
 
 def figures(page: str) -> list[tuple[str, str]]:
-    """Title and data URI of each of the page's figures by round; the page's style goes with them."""
+    """Title and data URI of each of the page's figures by round, with the page's style."""
     style, section = STYLE.search(page), BY_ROUND.search(page)
     inner = f"<style>{style[1]}</style>" if style else ""
     found = []
@@ -103,14 +103,14 @@ def figures(page: str) -> list[tuple[str, str]]:
 
 
 def publish_mlflow_links(experiment: str) -> None:
-    """A table of links to MLflow's runs, where MLflow is a server that has pages."""
+    """Publish a table of links to MLflow's runs, if MLflow is a server with a web page."""
     address = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
     if not address.startswith("http"):
         return
     number, runs = runs_of(address, experiment)
     if not runs:
         return
-    # The worker's own address may mean nothing to a browser, and may hold a password.
+    # The address that the worker uses may not work in a browser, and may contain a password.
     public = os.environ.get("JUICER_MLFLOW_URL", "").rstrip("/") or without_password(address)
     page = f"{public}/#/experiments/{quote(number)}"
     rows = [f"| [{name}]({page}/runs/{run}) | {status} |" for name, run, status in runs]

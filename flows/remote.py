@@ -1,7 +1,7 @@
-"""Stages on other machines: DVC's remote carries the bytes, a Prefect work pool carries the work.
+"""Stages on other machines: DVC's remote transfers the data, a Prefect work pool the work.
 
-The flow `stage` runs in a checkout of a worker's own: it takes the commit, pulls the inputs, runs the stage and pushes
-what came out and DVC's record of it (the run cache). `send` is the other end.
+The flow `stage` runs in the worker's own checkout: it checks out the commit, pulls the inputs, runs the stage and
+pushes its outputs and DVC's run cache. `send` is the other end.
 """
 
 import io
@@ -21,7 +21,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling, Completed, Failed
 from ruamel.yaml import YAML
 
-from flows.execute import TASK, InfrastructureFailed, Result, StageFailed, Stopped, dvc, gpus_held, repro, settled
+from flows.execute import TASK, InfrastructureFailed, Result, StageFailed, Stopped, completed_as, dvc, gpus_held, repro
 from flows.forecast import PlannedStage, plan, reading
 from flows.workspace import LOCK, PARAMS, check_clean, last_user, sole_user
 from juicer.runtime.errors import InputError
@@ -31,30 +31,30 @@ from juicer.stages.git import commit_of, git, head
 POOL = "machines"
 DEPLOYMENT = "stage/stage"
 AWAITING_WORKER = "AwaitingWorker"
-"""Name of the state that flows/automations.yaml gives a run that no worker takes."""
+"""Name of the state that flows/automations.yaml gives to a run that no worker has taken."""
 LOOKING = threading.Lock()
-"""Stages are sent from several threads; one at a time looks at what is there."""
+"""Stages are sent from several threads, of which one at a time reads the plan."""
 CARRIED = (str(PARAMS), str(LOCK))
-"""Files that travel with the work; all else comes from the commit."""
+"""Files that are sent with the work; everything else comes from the commit."""
 
 
 @flow(name="stage", flow_run_name="{stage}", persist_result=False)
 def stage(stage: str, commit: str, params: str, lock: str, sender: str, gpus: int = 0) -> State[Any]:
-    """Run one stage for an `align` on another machine. Not meant to be started by hand.
+    """Run one stage for an `align` on another machine. Started by `align`, not by hand.
 
     Args:
         stage: name as in dvc.yaml.
-        commit: what to check out.
+        commit: the commit to check out.
         params: text of params.yaml.
         lock: text of a dvc.lock with the stages that make the inputs.
-        sender: what flows.workspace.last_user says in the checkout of the `align` that waits for the stage.
-        gpus: how many the stage wants where there are any.
+        sender: flows.workspace.last_user in the checkout of the `align` that waits for the stage.
+        gpus: number of GPUs that the stage uses on a machine with GPUs.
     """
     log, never = get_run_logger(), threading.Event()
     try:
-        if last_user() == sender:  # which has the folder to itself until the stage is done
-            do = "start it in a clone of its own, with JUICER_CHECKOUT set to that"
-            raise InputError("this worker would work in the checkout that sent the stage", where=str(Path.cwd()), do=do)
+        if last_user() == sender:  # it holds the folder until the stage is done
+            do = "start the worker in its own clone, with JUICER_CHECKOUT set to that"
+            raise InputError("this worker runs in the checkout that sent the stage", where=str(Path.cwd()), do=do)
         with sole_user(wait=True):
             check_clean(except_for=CARRIED)
             check_out(commit)
@@ -73,7 +73,7 @@ def stage(stage: str, commit: str, params: str, lock: str, sender: str, gpus: in
 
 
 def check_out(commit: str) -> None:
-    """Bring the checkout to a commit; fetches it if it is not there yet."""
+    """Check out a commit; fetches it if it is missing."""
     if head() == commit:
         return
     for path in CARRIED:
@@ -84,41 +84,43 @@ def check_out(commit: str) -> None:
 
 
 def check_machines(force: bool) -> str:
-    """The commit that machines are to take; InputError where no work can be sent, in one line that says why."""
+    """The commit that other machines are to check out; raises InputError if no work can be sent, with the reason."""
     if force:
-        raise InputError("stages that are forced have to run here", do="leave out either force or on_machines")
+        raise InputError("forced stages run on this machine only", do="leave out either force or on_machines")
     check_clean(except_for=CARRIED)
     with reading() as repo:
         if not repo.config["core"].get("remote"):
-            raise InputError("no DVC remote to carry the bytes", where=".dvc/config", do="dvc remote add -d NAME URL")
+            raise InputError(
+                "there is no DVC remote to transfer the data", where=".dvc/config", do="dvc remote add -d NAME URL"
+            )
     with get_client(sync_client=True) as client:
         online = WorkerFilter(status=WorkerFilterStatus(any_=[WorkerStatus.ONLINE]))
         try:
             workers = client.read_workers_for_work_pool(POOL, worker_filter=online)
         except ObjectNotFound as error:
-            raise InputError(f"no work pool {POOL!r} on the server", do="python -m flows.setup") from error
+            raise InputError(f"the server has no work pool {POOL!r}", do="python -m flows.setup") from error
     if not workers:
         do = f"on each machine, in its checkout: JUICER_CHECKOUT=$PWD prefect worker start --pool {POOL} --limit 1"
-        raise InputError(f"no worker polls the work pool {POOL!r}", do=do)
+        raise InputError(f"no worker is polling the work pool {POOL!r}", do=do)
     return git("rev-parse", "HEAD")
 
 
 @task(**TASK)
-def send_stage(name: str, commit: str, cancel: threading.Event) -> State[Any]:
-    """Have another machine make a stage, unless its result is here already."""
+def run_stage_remotely(name: str, commit: str, cancel: threading.Event) -> State[Any]:
+    """Run a stage on another machine, unless its result is here already."""
     line = get_run_logger().info
     try:
         with LOOKING:
             planned = next(each for each in plan() if each.name == name)
         if planned.forecast == "will run":
-            return settled(send(planned, commit, line, cancel))
-        return settled(repro(name, line=line, cancel=cancel))
+            return completed_as(send(planned, commit, line, cancel))
+        return completed_as(repro(name, line=line, cancel=cancel))
     except Stopped:
-        return Cancelled(message="nothing of it runs any more")
+        return Cancelled(message="cancelled; all its processes have ended")
 
 
 def send(stage: PlannedStage, commit: str, line: Callable[[str], None], cancel: threading.Event) -> Result:
-    """Have a machine make a stage, then restore it here from DVC's remote. Raises as flows.execute.dvc does."""
+    """Run a stage on another machine, then restore it here from DVC's remote. Raises as flows.execute.dvc does."""
     if stage.inputs_from:
         dvc(["push", *stage.inputs_from], line, cancel)
     entries = read_yaml(LOCK)["stages"] if LOCK.is_file() else {}
@@ -132,10 +134,10 @@ def send(stage: PlannedStage, commit: str, line: Callable[[str], None], cancel: 
         "sender": last_user(),
         "gpus": stage.gpus,
     }
-    # As a subflow it would show as a task run beside the stage's own.
+    # As a subflow it would appear as a second task run of the stage.
     run: Any = run_deployment(DEPLOYMENT, parameters=parameters, timeout=0, as_subflow=False)
     line(f"sent to the work pool {POOL!r} as flow run {run.name}")
-    state = _end_of(run.id, line, cancel)
+    state = _final_state(run.id, line, cancel)
     if not state.is_completed():
         failure = InfrastructureFailed if state.is_crashed() else StageFailed
         raise failure(stage.name, 1, [state.message or state.type.value])
@@ -143,8 +145,8 @@ def send(stage: PlannedStage, commit: str, line: Callable[[str], None], cancel: 
     return "ran"
 
 
-def _end_of(run: UUID, line: Callable[[str], None], cancel: threading.Event) -> State[Any]:
-    """The last state of a flow run; says if no worker takes it. Cancelled there when it is cancelled here."""
+def _final_state(run: UUID, line: Callable[[str], None], cancel: threading.Event) -> State[Any]:
+    """The final state of a flow run; reports if no worker takes it, and cancels it if this run is cancelled."""
     before = None
     with get_client(sync_client=True) as client:
         while True:

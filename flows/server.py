@@ -1,4 +1,4 @@
-"""Whether a Prefect server is there."""
+"""Check that the Prefect server answers."""
 
 import httpx
 from prefect.settings import get_current_settings
@@ -7,7 +7,7 @@ from juicer.runtime.errors import InputError
 
 
 def check_server() -> None:
-    """InputError where a server is named and does not answer. Where none is named Prefect starts one for the run."""
+    """Raise InputError if the configured server does not answer. Without one, Prefect starts a server for the run."""
     address = get_current_settings().api.url
     if address is None:
         return

@@ -1,4 +1,4 @@
-"""What `juicer status` shows: each stage's forecast, which ones are running, and where the last run stopped and why."""
+"""The content of `juicer status`: each stage's forecast or state, and where and why the last run stopped."""
 
 import json
 import time
@@ -53,9 +53,9 @@ def read() -> Status:
         last = max(stopped, key=lambda attempt: attempt.ended or attempt.started)
         lines.append(f"The last run stopped at {last.stage}, {_when(last)}: {last.line or KILLED}")
     if counts["running"]:
-        lines.append("A run is at work in this folder.")
+        lines.append("A run is in progress in this folder.")
     elif counts["will run"] or counts["restored"]:
-        lines.append("juicer run does the rest.")
+        lines.append("Next: juicer run")
     return Status(rows, tuple(lines))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.forecast import free_locks, plan
+from flows.forecast import plan, repair_locks
 from juicer.runtime.errors import InputError
 from tests.tiny_graph import STAGES, call, environment, make
 
@@ -143,7 +143,7 @@ def test_a_broken_graph_is_told_in_one_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("half", ["", '{"write": {"out/', "[]"])
-@pytest.mark.parametrize("mended_by", [plan, free_locks])
+@pytest.mark.parametrize("mended_by", [plan, repair_locks])
 def test_a_dvc_that_was_killed_while_it_noted_its_files_stops_nobody(done, half, mended_by):
     noted = done / ".dvc/tmp/rwlock"
     noted.write_text(half)
@@ -176,7 +176,7 @@ def test_what_a_living_dvc_has_noted_stays(tmp_path, monkeypatch, dvc, in_contai
         process.wait()
 
 
-@pytest.mark.parametrize("mended_by", [plan, free_locks])
+@pytest.mark.parametrize("mended_by", [plan, repair_locks])
 def test_what_a_dvc_in_a_container_had_noted_when_it_was_killed_stops_nobody(done, mended_by):
     somebody = subprocess.Popen(["sleep", "600"])  # who has on this machine the number that it had in the container
     by = {"pid": somebody.pid, "cmd": "/opt/juicer/bin/dvc repro"}

@@ -68,7 +68,7 @@ def test_a_stage_that_waits_for_a_gpu_says_so_once_and_ends_when_told_to(taken, 
     log = tmp_path / "log"
     process = started(modelling, taken, log, driver=os.devnull)
     try:
-        until(lambda: b"waits for a GPU" in log.read_bytes(), "the stage to wait")
+        until(lambda: b"waiting for a GPU" in log.read_bytes(), "the stage to wait")
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=8)
         os.kill(process.pid, number)
@@ -77,7 +77,7 @@ def test_a_stage_that_waits_for_a_gpu_says_so_once_and_ends_when_told_to(taken, 
         process.kill()
         process.wait()
     text = log.read_text()
-    assert text.count("waits for a GPU") == 1 and "prefect gcl inspect gpu" in text.replace("\n", " ")
+    assert text.count("waiting for a GPU") == 1 and "prefect gcl inspect gpu" in text.replace("\n", " ")
     assert not (modelling / "out").exists()
 
 
@@ -88,7 +88,7 @@ def test_a_stage_waits_for_nobody_on_a_machine_without_a_gpu(taken, modelling, t
     finally:
         process.kill()
         process.wait()
-    assert "waits for a GPU" not in (tmp_path / "log").read_text()
+    assert "waiting for a GPU" not in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize(("wanted", "expected"), [(0, 0), (1, 1), (2, 2), (8, 3)])

@@ -10,7 +10,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.execute import Stopped
-from flows.remote import _end_of as end_of
+from flows.remote import _final_state as end_of
 from tests.services.conftest import Services, worker
 from tests.tiny_graph import STAGES, call, commit, git
 
@@ -39,7 +39,7 @@ def test_without_a_worker_the_run_says_so_and_runs_nothing(shared):
     run = shared.start(on_machines=True)
     state = shared.ended(run)
     assert state["type"] == "FAILED"
-    assert state["message"].startswith("no worker polls the work pool 'machines' (on each machine")
+    assert state["message"].startswith("no worker is polling the work pool 'machines' (on each machine")
     assert shared.stages(run) == {}
 
 
@@ -70,7 +70,7 @@ def test_a_worker_in_the_sender_s_own_checkout_says_so_instead_of_waiting_for_it
         state = shared.ended(run)
     params.write_bytes(before)
     assert state["type"] == "FAILED"
-    assert "this worker would work in the checkout that sent the stage" in state["message"]
+    assert "this worker runs in the checkout that sent the stage" in state["message"]
 
 
 def test_who_waits_for_a_machine_is_told_when_no_worker_takes_the_work(services):
