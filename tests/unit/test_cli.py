@@ -78,12 +78,12 @@ def test_every_command_can_be_asked_for_the_traceback(tmp_path: Path, monkeypatc
     [
         ("chekc", "error: juicer: no such command 'chekc' (did you mean check?)"),
         ("use --tinny", "error: juicer use: no such option: --tinny (did you mean --tiny?)"),
-        ("use quickstrt", "error: quickstrt: no such recipe (did you mean quickstart?)"),
-        ("use recipes/mien.yaml", "error: recipes/mien.yaml: no such recipe (did you mean recipes/mine.yaml?)"),
+        ("use quickstrt", "error: quickstrt: no such recipe (did you mean 'quickstart'?)"),
+        ("use recipes/mien.yaml", "error: recipes/mien.yaml: no such recipe (did you mean 'recipes/mine.yaml'?)"),
         ("use mine sed=1", "error: recipes/mine.yaml: unknown parameter 'sed' (did you mean 'seed'?)"),
         ("describe irft.trainin", "error: recipe: no parameter or section is called 'irft.trainin' (did you mean "
          "irft.training?)"),
-        ("plan mine --gpu H10", "error: --gpu: no GPU called 'H10' is known (did you mean H100?)"),
+        ("plan mine --gpu H10", "error: --gpu: unknown GPU 'H10' (did you mean 'H100'?)"),
         ("check now", "error: juicer check: got unexpected extra argument(s) (now) (see: juicer check --help)"),
     ],
 )  # fmt: skip
@@ -115,7 +115,7 @@ def test_the_root_is_found_from_a_folder_below_and_paths_start_where_the_user_st
     assert (project / "params.yaml").is_file()
     monkeypatch.chdir(project / "tasks")
     assert juicer("use", "../recipes/mine.yaml").exit_code == 0
-    assert "did you mean ../recipes/mine.yaml?" in juicer("use", "../recipes/mien.yaml").stderr
+    assert "did you mean '../recipes/mine.yaml'?" in juicer("use", "../recipes/mien.yaml").stderr
     assert "(one of: ../recipes/mine.yaml, ../recipes/quickstart.yaml)" in juicer("use").stderr
     assert juicer("check").stdout == "params.yaml: recipe 'quickstart' is valid\n"
 
