@@ -82,7 +82,7 @@ def test_every_command_can_be_asked_for_the_traceback(tmp_path: Path, monkeypatc
         ("use recipes/mien.yaml", "error: recipes/mien.yaml: no such recipe (did you mean 'recipes/mine.yaml'?)"),
         ("use mine sed=1", "error: recipes/mine.yaml: unknown parameter 'sed' (did you mean 'seed'?)"),
         ("describe irft.trainin", "error: recipe: no parameter or section is called 'irft.trainin' (did you mean "
-         "irft.training?)"),
+         "'irft.training'?)"),
         ("plan mine --gpu H10", "error: --gpu: unknown GPU 'H10' (did you mean 'H100'?)"),
         ("check now", "error: juicer check: got unexpected extra argument(s) (now) (see: juicer check --help)"),
     ],
