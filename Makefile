@@ -1,4 +1,4 @@
-# `make repro` is all that a stranger needs; the rest is for those who change the code.
+# `make repro` runs everything; the other targets are for developers.
 
 PYTHON ?= python3
 RECIPE ?=
@@ -8,27 +8,28 @@ PYTHON_BARE ?= python3.12
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-# The environment is made anew when what it is made from changes: by content, because git sets file times as it likes.
-# The folder is part of it, because a virtual environment that was moved does not work.
+# The environment is rebuilt when its inputs change, by content because git does not preserve file times. The folder is
+# an input because a virtual environment cannot be moved.
 STAMP := $(VENV)/installed-$(shell { cat pyproject.toml constraints.txt; echo '$(CURDIR)'; } | cksum | tr ' ' '-')
 
 .DEFAULT_GOAL := help
 .PHONY: help setup repro plan test test-docker ppo test-ppo test-vllm claim bench gpu-kit gpu-bare clean
 
-help: ## list what can be made
+help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
 		printf '%-18s %s\n' "$$name" "$$text"; done
 	@echo
 	@echo 'Another recipe:   make repro RECIPE=recipes/NAME.yaml'
 	@echo 'Another Python:   make repro PYTHON=python3.12   (3.11 or newer)'
 
-setup: $(STAMP) ## make .venv with the pinned dependencies and the project
+setup: $(STAMP) ## create .venv with the pinned dependencies and the project
 
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: Juicer needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)" \
 		"(name another: make PYTHON=/path/to/python3.11)" >&2; exit 1; }
-	@echo 'Installing the pinned dependencies into $(VENV): a few minutes and 2 to 3 GB, once.'
+	@echo 'Installing the pinned dependencies into $(VENV), once: 5 to 10 minutes; 2 to 3 GB with the CPU build of torch,'
+	@echo 'about 6 GB with a CUDA build.'
 	@$(VENV)/bin/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $(VENV)/installed-*
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-input -c constraints.txt -e '.[dev]'
@@ -49,36 +50,36 @@ test: setup ## check style and types, run the tests
 test-docker: setup ## build the CPU image and run stages in it (as root, or with a Docker engine; minutes and 10 GB)
 	JUICER_TEST_DOCKER=true pytest tests/services/test_docker.py
 
-ppo: $(VENV)-ppo/installed ## make .venv-ppo, the same with the last TRL that has PPO
+ppo: $(VENV)-ppo/installed ## create .venv-ppo, with the last TRL that has PPO
 
 $(VENV)-ppo/installed: constraints-ppo.txt
 	@$(MAKE) setup VENV=$(VENV)-ppo
 	@$(VENV)-ppo/bin/python -m pip install -q --disable-pip-version-check --no-input --no-deps -r constraints-ppo.txt
 	@touch $@
 
-test-ppo: ppo ## run what is there for PPO, in .venv-ppo
+test-ppo: ppo ## run the tests of PPO in .venv-ppo
 	$(VENV)-ppo/bin/python -m pytest tests/unit/test_ppo.py
 
 $(VENV)-vllm/installed: constraints-vllm.txt
 	@$(MAKE) setup VENV=$(VENV)-vllm
 	@$(VENV)-vllm/bin/python -m pip install -q --disable-pip-version-check --no-input -r constraints-vllm.txt
-	@# Of no use here, and built for another torch than the one that is installed.
+	@# Not needed, and built for another release of torch than the installed one.
 	@$(VENV)-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@
 
 test-vllm: $(VENV)-vllm/installed ## sample by the real vLLM, in .venv-vllm (minutes and 4 GB)
 	$(VENV)-vllm/bin/python -m pytest tests/unit/test_vllm.py
 
-claim: setup ## 5 seeds: differences of the methods to SFT of the same effort, with 95% intervals (an hour or two)
+claim: setup ## 5 seeds: each method against SFT of the same effort, with 95% intervals (1 to 2 hours)
 	@python bench/claim.py
 
-bench: setup ## how fast a round is beside transformers' and TRL's way, its memory and its growth (some 10 minutes)
+bench: setup ## compare a round's speed, memory and growth with plain transformers and TRL (about 10 minutes)
 	@python -m bench.round
 
-gpu-kit: setup ## what a borrowed machine with a GPU lacks, into .gpu-kit; KIT=--model: a small real model too
+gpu-kit: setup ## pack what a borrowed GPU machine lacks into .gpu-kit; KIT=--model adds a small real model
 	@python -m bench.gpu_kit $(KIT)
 
-gpu-bare: $(VENV)-bare/installed ## make .venv-bare, with no more than such a machine has (Python 3.12, minutes and 6 GB)
+gpu-bare: $(VENV)-bare/installed ## create .venv-bare, with only the packages of such a machine (Python 3.12, 6 GB)
 
 $(VENV)-bare/installed: constraints-bare.txt
 	@$(PYTHON_BARE) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' || { \
