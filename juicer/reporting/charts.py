@@ -1,7 +1,7 @@
-"""Figures as inline SVG, drawn by hand: crisp, themed by the page's style sheet, and the same bytes every time.
+"""Figures as inline SVG: crisp at any size, coloured by the page's style sheet, and the same bytes every time.
 
-Colours are CSS classes (irft, rft, sft, sft-matched), so one figure serves light and dark; each mark has a
-<title> that a pointer or a screen reader finds.
+Colours are CSS classes (irft, rft, sft, matched), so one figure serves light and dark mode; each mark has a <title> as
+its tooltip and for screen readers. All text is escaped here, so that templates may insert the SVG as it is.
 """
 
 import html
@@ -9,8 +9,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from juicer.reporting.numbers import Z_95, shown
-from juicer.reporting.plots import Histogram, RoundPoint
+from juicer.reporting.formatting import shown
+from juicer.reporting.numbers import Z_95
+from juicer.reporting.plots import Bins, RoundPoint
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def running_mean(values: Sequence[float], width: int) -> list[float]:
     return result
 
 
-def histogram_figure(histogram: Histogram, description: str) -> str:
+def histogram_figure(histogram: Bins, threshold: float, description: str) -> str:
     """Scores of all demonstrations (outline) and of the kept ones (filled), with the threshold."""
     edges = histogram.edges
     counts = [*histogram.all, *histogram.kept]
@@ -219,13 +220,13 @@ def histogram_figure(histogram: Histogram, description: str) -> str:
                     f'<rect class="bar {css}" x="{left + 0.5:.1f}" y="{y:.1f}" width="{width:.1f}" '
                     f'height="{frame.y(0) - y:.1f}"><title>{html.escape(text)}</title></rect>'
                 )
-    x = frame.x(histogram.threshold)
+    x = frame.x(threshold)
     # The label goes to the side that has the room.
     anchor, shift = ("end", -6) if x > frame.width * 0.6 else ("start", 6)
     parts.append(
         f'<line class="threshold" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top}" y2="{frame.y(0):.1f}"/>'
         f'<text class="label" x="{x + shift:.1f}" y="{frame.top + 12}" text-anchor="{anchor}">'
-        f"lowest kept: {number(float(f'{histogram.threshold:.3g}'))}</text>"
+        f"lowest kept: {number(float(f'{threshold:.3g}'))}</text>"
     )
     return _svg(frame, parts, description)
 
