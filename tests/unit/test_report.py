@@ -121,6 +121,19 @@ def test_what_a_model_or_a_person_wrote_is_shown_and_not_interpreted() -> None:
     assert attack in "".join(found.words)
 
 
+def test_names_in_tables_figures_and_curves_are_escaped() -> None:
+    evaluated = table(1, 1)
+    attack = "<script>x</script>\"'&"
+    for model in evaluated["models"][2:]:
+        model["name"] = f"{model['name']}{attack}"
+        model["training"] |= {"stage": attack, "curves": {attack: {"step": [1, 2], "value": [1.0, 2.0]}}}
+    content = content_of(evaluated)
+    curated = Curation.parse(curation() | {attack: [attack, {attack: attack}]}, "curation.json")
+    found = checked(render(Content(**{**vars(content), "curation": curated})))
+    assert "script" not in found.seen
+    assert "".join(found.words).count(attack) > 20
+
+
 def test_the_page_is_the_same_every_time() -> None:
     assert render(content_of(table(3, 2))) == render(content_of(table(3, 2)))
 
