@@ -79,7 +79,7 @@ COLUMNS = (
     Column(
         "implicit_preference_accuracy",
         "… implicit",
-        "The same for the implicit reward, log π − log π_sft: what was learnt since sft, freed of the lengths.",
+        "The same for the implicit reward, log π − log π_sft: what was learnt since sft, independent of the lengths.",
         3,
         "high",
     ),
@@ -101,8 +101,8 @@ COLUMNS = (
         2,
         signed=True,
     ),
-    Column("response_tokens", "Tokens", "Mean length of a sampled response. Self-play can make it creep.", 1),
-    Column("ended", "Ended", "Share of sampled responses that stopped by themselves before the limit.", 3, "high"),
+    Column("response_tokens", "Tokens", "Mean length of a sampled response. Self-play can make it grow.", 1),
+    Column("ended", "Ended", "Share of sampled responses that ended before the length limit.", 3, "high"),
     Column("kl_to_sft", "KL", "KL divergence to sft per response, in nats, on the model's own samples.", 2),
     Column(
         "distinct_2",
