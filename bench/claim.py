@@ -1,6 +1,6 @@
-"""The paper's claim, honestly: over several seeds, does reward learning beat SFT that is given the same effort?
+"""The paper's claim, tested over several seeds: does reward learning beat SFT with the same training budget?
 
-Every seed is a world of its own: other data, other base model, other scorer. Per seed the method's round and the
+Every seed is a separate world, with its own data, base model and scorer. Per seed the method's round and the
 control's learning rate are chosen on validation by the scorer's mean reward; all differences are on held-out prompts.
     python bench/claim.py                    # 5 seeds, both settings: make claim
     python bench/claim.py --seeds 0 1 --settings imperfect --jobs 2
@@ -18,10 +18,13 @@ from pathlib import Path
 
 from scipy.stats import t as student
 
+from juicer.evaluation.results import EvaluatedModel
+from juicer.reporting.contract import Summary
+
 ROOT = Path(__file__).parents[1]
 METRICS = ("oracle_mean", "preference_accuracy", "preference_accuracy_per_token", "reward_mean")
 RATES = "sft_matched.learning_rates=[4e-4, 8e-4, 1.6e-3]"
-# T small and T large at equal steps: the same passes over the same pairs, cut into 3 rounds or into 12.
+# A small and a large T at equal steps: the same passes over the same pairs, divided into 3 or 12 rounds.
 VARIANTS = {
     "few": [RATES],
     "many": ["irft.rounds=12", "irft.training.epochs=0.25", "rft.rounds=0", "sft_matched.enabled=false"],
@@ -29,13 +32,13 @@ VARIANTS = {
 TARGETS = {"few": ["report"], "many": ["evaluate@irft-r12"]}
 SETTINGS: dict[str, list[str]] = {
     "imperfect": [],
-    # 96% of what is kept is good; T large adds nothing to the question that this setting asks.
+    # 96% of what is kept is good. A large T adds nothing to the question asked here.
     "clean": ["world.good_share=0.73", "world.label_noise=0"],
 }
 
 
 def run_seed(work: Path, setting: str, seed: int, variants: list[str]) -> None:
-    """Run one world to its end, in a folder of its own; adds held-out metrics of the chosen models to its results."""
+    """Run one world in its own folder, and add the held-out metrics of the chosen models to its results."""
     folder = work / f"{setting}-{seed}"
     if not (folder / "dvc.yaml").is_file():
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*IGNORED), dirs_exist_ok=True)
@@ -60,19 +63,19 @@ def run_seed(work: Path, setting: str, seed: int, variants: list[str]) -> None:
                 if done.returncode:
                     raise SystemExit(f"{setting}, seed {seed}: {' '.join(command)} failed; see {log}")
         if variant == "many":
-            last = json.loads((folder / "evaluation/models/irft-r12.json").read_text())
-            chosen["irft T=12, last round"] = {metric: last["held_out"][metric] for metric in METRICS} | {"round": 12}
+            last = EvaluatedModel.read(folder / "evaluation/models/irft-r12.json")
+            chosen["irft T=12, last round"] = held_out(last)
             continue
         # By name: the folder may hold evaluations of rounds that only T = 12 has.
-        names = [row["name"] for row in json.loads((folder / "metrics/summary.json").read_text())["models"]]
-        evaluations = [json.loads((folder / f"evaluation/models/{name}.json").read_text()) for name in names]
+        names = [row.name for row in Summary.read(folder / "metrics/summary.json").models]
+        evaluations = [EvaluatedModel.read(folder / f"evaluation/models/{name}.json") for name in names]
         for method in ("base", "sft", "sft-matched", "irft", "rft"):
-            rounds = [each for each in evaluations if each["method"] == method]
-            best = max(rounds, key=lambda each: each["validation"]["reward_mean"])
-            last = max(rounds, key=lambda each: each["round"])
+            rounds = [each for each in evaluations if each.method == method]
+            best = max(rounds, key=validation_reward)
+            last = max(rounds, key=lambda each: each.round)
             kept = {"rft": {"rft": best}, "irft": {"irft T=3": best, "irft T=3, last round": last}}.get(method)
             for name, each in (kept or {method: best}).items():
-                chosen[name] = {metric: each["held_out"][metric] for metric in METRICS} | {"round": each["round"]}
+                chosen[name] = held_out(each)
     results.write_text(json.dumps(chosen, indent=1) + "\n")
 
 
@@ -96,6 +99,18 @@ IGNORED = (
 )
 
 
+def held_out(model: EvaluatedModel) -> dict[str, float]:
+    """The held-out metrics of a model, and its round."""
+    numbers = model.held_out.numbers()
+    return {metric: numbers[metric] for metric in METRICS} | {"round": model.round}
+
+
+def validation_reward(model: EvaluatedModel) -> float:
+    """Mean reward on validation prompts, by which rounds are chosen."""
+    assert model.validation is not None and model.validation.reward_mean is not None  # the quickstart has both
+    return model.validation.reward_mean
+
+
 def interval(differences: list[float]) -> tuple[float, float]:
     """Mean and half-width of the 95% Student interval of paired differences."""
     count = len(differences)
@@ -113,8 +128,8 @@ def main() -> None:
     parser.add_argument(
         "--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="T = 3 and T = 12"
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="worlds at a time, one thread each")
-    parser.add_argument("--work", type=Path, default=ROOT / ".juicer/claim", help="folder to work in; resumed from")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="parallel worlds, one thread each")
+    parser.add_argument("--work", type=Path, default=ROOT / ".juicer/claim", help="working folder, also used to resume")
     parser.add_argument("--out", type=Path, default=ROOT / "bench/results/claim.json")
     given = parser.parse_args()
 
@@ -122,7 +137,7 @@ def main() -> None:
     jobs = [(setting, seed) for setting in given.settings for seed in given.seeds]
     with ThreadPoolExecutor(given.jobs) as pool:
         list(pool.map(lambda job: run_seed(given.work, *job, given.variants), jobs))
-    # Everything that the folder holds counts, also from earlier calls: an interrupted claim goes on where it was.
+    # Everything that the folder holds counts, including earlier calls, so that an interrupted claim can be resumed.
     seeds = {path.parent.name: json.loads(path.read_text()) for path in sorted(given.work.glob("*/results.json"))}
     table: dict[str, dict[str, dict[str, dict[str, float | None]]]] = {}
     for setting in SETTINGS:

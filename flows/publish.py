@@ -2,7 +2,6 @@
 
 import base64
 import os
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +18,13 @@ from prefect.artifacts import (
 
 from flows.forecast import PlannedStage
 from juicer.registry.store import runs_of, without_password
-from juicer.reporting.numbers import shown, shown_columns
-from juicer.runtime.files import read_json
+from juicer.reporting.contract import Summary
+from juicer.reporting.formatting import shown
+from juicer.reporting.numbers import shown_columns
+from juicer.reporting.page import round_figures
+from juicer.reporting.rendering import style_sheet
 
 SUMMARY, REPORT = Path("metrics/summary.json"), Path("report/report.html")
-BY_ROUND = re.compile(r'<section id="figures".*?</section>', re.DOTALL)
-FIGURE = re.compile(r"<figure[^>]*><h3>(?P<title>[^<]*)</h3>(?P<svg><svg.*?</svg>)", re.DOTALL)
-STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
 
 
 class Board:
@@ -71,34 +70,31 @@ def publish_report() -> None:
     """Publish the report's table, its figures and the path of its page, if there is a report."""
     if not (SUMMARY.is_file() and REPORT.is_file()):
         return
-    summary = read_json(SUMMARY)
-    columns = shown_columns(summary["models"])
-    champion = summary["champion"]["name"]
+    summary = Summary.read(SUMMARY)
+    columns, champion = shown_columns(summary.models), summary.champion.name
     rows = [
-        [f"**{model['name']}**" if model["name"] == champion else model["name"]]
-        + [shown(model.get(column.key), column.digits, signed=column.signed) for column in columns]
-        for model in summary["models"]
+        [f"**{model.name}**" if model.name == champion else model.name]
+        + [shown(model.metric(column.key), column.digits, signed=column.signed) for column in columns]
+        for model in summary.models
     ]
     heading = ["model", *(column.key for column in columns)]
     lines = [heading, ["---"] * len(heading), *rows]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    text = f"Recipe {summary['recipe']}, seed {summary['seed']}. Champion: **{champion}**.\n\n{table}\n\n"
+    text = f"Recipe {summary.recipe}, seed {summary.seed}. Champion: **{champion}**.\n\n{table}\n\n"
     create_markdown_artifact(f"{text}`{REPORT.resolve()}`", key="table", description="All models, held-out prompts")
     create_link_artifact(REPORT.resolve().as_uri(), link_text=str(REPORT), key="report", description="The whole page")
-    for number, (title, image) in enumerate(figures(REPORT.read_text(encoding="utf-8")), 1):
+    for number, (title, image) in enumerate(figures(summary), 1):
         create_image_artifact(image, key=f"figure-{number}", description=title)
 
 
-def figures(page: str) -> list[tuple[str, str]]:
-    """Title and data URI of each of the page's figures by round, with the page's style."""
-    style, section = STYLE.search(page), BY_ROUND.search(page)
-    inner = f"<style>{style[1]}</style>" if style else ""
+def figures(summary: Summary) -> list[tuple[str, str]]:
+    """Title and data URI of each of the report's figures by round, with the page's style."""
     found = []
-    for figure in FIGURE.finditer(section[0] if section else ""):
-        opening, rest = figure["svg"].split(">", 1)
-        svg = f'{opening} xmlns="http://www.w3.org/2000/svg">{inner}{rest}'
+    for figure in round_figures(summary):
+        opening, rest = figure.svg.split(">", 1)
+        svg = f'{opening} xmlns="http://www.w3.org/2000/svg"><style>{style_sheet()}</style>{rest}'
         encoded = base64.b64encode(svg.encode()).decode()
-        found.append((figure["title"], f"data:image/svg+xml;base64,{encoded}"))
+        found.append((figure.heading, f"data:image/svg+xml;base64,{encoded}"))
     return found
 
 

@@ -11,11 +11,10 @@ from typing import Any
 
 from flows.forecast import plan, reading
 from flows.workspace import sole_user
-from juicer.runtime.files import read_json
 from juicer.stages import attempts
 from juicer.stages.attempts import Attempt
 from juicer.stages.checkpoint import FOLDER as CHECKPOINTS
-from juicer.stages.stage import COSTS
+from juicer.stages.costs import COSTS, StageCost
 
 STATES = ("running", "unchanged", "restored", "will run")
 KILLED = "killed without a message: out of memory, or from outside"
@@ -73,7 +72,8 @@ def _row(stage: str, forecast: str, attempt: Attempt | None, busy: set[str]) -> 
 
 def _took(stage: str) -> str:
     path = COSTS / f"{stage}.json"
-    return f"took {read_json(path)['seconds']:.1f} s" if path.is_file() else ""
+    seconds = StageCost.read(path).seconds if path.is_file() else None
+    return "" if seconds is None else f"took {seconds:.1f} s"
 
 
 def _when(attempt: Attempt) -> str:

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from juicer.runtime.files import write_json
 from juicer.settings.compute import ComputeSettings
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from juicer.data.demonstrations import Demonstration
     from juicer.data.template import Template
     from juicer.evaluation.metrics import Evaluation
+    from juicer.evaluation.results import ShownSample
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,28 +30,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="evaluation to write (.json)")
 
 
-def report_samples(template: "Template", rows: "Sequence[Demonstration]", done: "Evaluation") -> list[dict[str, Any]]:
+def report_samples(template: "Template", rows: "Sequence[Demonstration]", done: "Evaluation") -> "list[ShownSample]":
     """The samples of the first `rows` for the report; all have the same keys.
 
-    `turns` is there if the prompt is in a model's own format, whose markup is hard to read, and `ended` if any response
+    `turns` is given if the prompt is in a model's own format, whose markup is hard to read, and `ended` if any response
     was cut at the limit.
     """
-    shown: list[dict[str, Any]] = [
-        {
-            "prompt": template.render_prompt(row.prompt).strip(),
-            "demonstration": row.response,
-            "response": text,
-            "score": None if score is None else float(f"{score:.6g}"),
-            "oracle": value,
-        }
+    from juicer.evaluation.results import ShownSample, Turn
+
+    shown = [
+        ShownSample(
+            prompt=template.render_prompt(row.prompt).strip(),
+            demonstration=row.response,
+            response=text,
+            score=None if score is None else float(f"{score:.6g}"),
+            oracle=value,
+        )
         for row, text, score, value in zip(rows, done.texts, done.scores, done.oracles, strict=False)
     ]
+    if template.settings.name == "model":
+        turns = [[Turn.parse(turn, row.id) for turn in template.turns(row.prompt)] for row in rows]
+        shown = [sample.model_copy(update={"turns": each}) for sample, each in zip(shown, turns, strict=True)]
     ended = [sample.ended for sample in done.samples[: len(rows)]]
-    for row, sample, each in zip(rows, shown, ended, strict=True):
-        if template.settings.name == "model":
-            sample["turns"] = list(template.turns(row.prompt))
-        if not all(ended):
-            sample["ended"] = each
+    if not all(ended):
+        shown = [sample.model_copy(update={"ended": each}) for sample, each in zip(shown, ended, strict=True)]
     return shown
 
 
@@ -58,6 +61,7 @@ def run(stage: Stage) -> str:
     from juicer import scorers
     from juicer.data import demonstrations
     from juicer.evaluation.metrics import Oracle, evaluate_policy
+    from juicer.evaluation.results import EvaluatedModel, Metrics, ShownSample, Training
     from juicer.models.loading import load_policy, load_template, read_training
     from juicer.runtime.errors import InputError
     from juicer.runtime.seeding import derive
@@ -75,8 +79,8 @@ def run(stage: Stage) -> str:
 
         judge = oracle
 
-    result = {"name": given.name, "method": given.method, "round": given.round, "path": given.policy.as_posix()}
-    line = ""
+    metrics, scores = dict[str, Metrics](), dict[str, list[float | None]]()
+    samples, line = list[ShownSample](), ""
     for split in ("held_out", "validation"):
         rows = list(demonstrations.read(given.data / f"{split}.jsonl"))[: settings.prompts]
         if not rows:
@@ -84,18 +88,29 @@ def run(stage: Stage) -> str:
         purpose = derive(seed, "evaluation", split)
         with stage.batches(len(rows) // stage.processes.world_size, "prompt", split) as context:
             done = evaluate_policy(policy, sft, scorer, judge, template, rows, settings.sampling, purpose, context)
-        # Preference metrics are shares of these pairs, not of all prompts.
-        result[split] = {**done.metrics.rounded(), "pairs": sum(row.rejected is not None for row in rows)}
-        result[f"{split}_scores"] = [None if score is None else float(f"{score:.6g}") for score in done.scores]
+        metrics[split] = done.metrics.rounded()
+        scores[split] = [None if score is None else float(f"{score:.6g}") for score in done.scores]
         stage.record(prompts=len(rows), response_tokens=sum(len(sample.response) for sample in done.samples))
         if split == "held_out":
             reward = done.metrics.reward_mean
             line = "" if reward is None else f"reward {reward:.3f}, "
             line += f"{done.metrics.response_tokens:.1f} tokens, {done.metrics.ended:.0%} ended"
-            result["samples"] = report_samples(template, rows[: settings.shown], done)
-    result["training"] = read_training(given.policy)
+            samples = report_samples(template, rows[: settings.shown], done)
+    training = read_training(given.policy)
+    result = EvaluatedModel(
+        name=given.name,
+        method=given.method,
+        round=given.round,
+        path=given.policy.as_posix(),
+        held_out=metrics["held_out"],
+        held_out_scores=scores["held_out"],
+        samples=samples,
+        validation=metrics["validation"],
+        validation_scores=scores["validation"],
+        training=None if training is None else Training.parse(training, str(given.policy / "training.json")),
+    )
     with stage.publish(given.out) as path:
-        write_json(path, result)
+        write_json(path, result.as_json())
     return line
 
 

@@ -1,7 +1,6 @@
 """Measure one model on the six benchmarks of the paper's table, by lm-eval's stock tasks."""
 
 import argparse
-import dataclasses
 import gzip
 import json
 import logging
@@ -9,13 +8,18 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from juicer.runtime.errors import InputError
-from juicer.runtime.files import read_json, write_json
+from juicer.runtime.files import write_json
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.leaderboard import HarnessSettings
 from juicer.stages.stage import Stage, main
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from juicer.evaluation.benchmark_results import BenchmarkScore
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +35,11 @@ def run(stage: Stage) -> str:
     given, settings = stage.arguments, stage.read("leaderboard.harness", HarnessSettings)
     bars = sys.stderr.isatty()
     if not bars:
-        os.environ.setdefault("TQDM_DISABLE", "1")  # of lm-eval's bars those that it does not ask us about
+        os.environ.setdefault("TQDM_DISABLE", "1")  # hides the progress bars that lm-eval has no option for
     logging.getLogger("lm_eval.evaluator").setLevel(logging.ERROR)
+    from juicer.evaluation.benchmark_results import BenchmarkedModel
     from juicer.evaluation.benchmarks import COLUMNS, missing_files
-    from juicer.evaluation.leaderboard import Column, evaluate
+    from juicer.evaluation.leaderboard import evaluate
 
     if missing := missing_files(given.mirror):
         others = f", nor {len(missing) - 1} others" if len(missing) > 1 else ""
@@ -43,7 +48,7 @@ def run(stage: Stage) -> str:
 
     known = list[str]()
 
-    def seen(name: str, column: Column) -> None:
+    def seen(name: str, column: "BenchmarkScore") -> None:
         known.append(name)
         stage.live.progress(len(known), len(COLUMNS))
         print(f"{stage.name}: {name} {column.score:.2f} ({column.questions} questions)", flush=True)
@@ -52,41 +57,39 @@ def run(stage: Stage) -> str:
     compute = stage.read("compute", ComputeSettings)
     with stage.scratch() as scratch, stage.memo() as memo:
         board = evaluate(given.policy, settings, compute, given.mirror, scratch, seen, memo, bars=bars)
-    columns = {
-        name: {**dataclasses.asdict(column), **getattr(settings, name).model_dump()}
-        for name, column in board.columns.items()
-    }
-    results = {
-        "name": given.name,
-        "method": given.method,
-        "round": given.round,
-        "path": given.policy.as_posix(),
-        "average": board.average,
-        "columns": columns,
-        "limit": settings.limit,
-        "seed": settings.seed,
-        "tasks": board.tasks,
-        "harness": board.harness,
-        "data": _origin(given.mirror),
-    }
+    results = BenchmarkedModel(
+        name=given.name,
+        method=given.method,
+        round=given.round,
+        path=given.policy.as_posix(),
+        average=board.average,
+        columns=board.columns,
+        limit=settings.limit,
+        seed=settings.seed,
+        tasks=board.tasks,
+        harness=board.harness,
+        data=_origin(given.mirror),
+    )
     with stage.publish(given.out) as out:
         (out / "samples").mkdir(parents=True)
-        write_json(out / "results.json", results)
+        write_json(out / "results.json", results.as_json())
         for task, samples in board.samples.items():
             _write_samples(out / "samples" / f"{task}.jsonl.gz", samples)
     cut = sum(column.cut for column in board.columns.values())
-    note = f"; {cut} prompts lost their start: the model's context is too short for them" if cut else ""
+    note = f"; {cut} prompts were truncated at the start: the model's context is too short for them" if cut else ""
     limited = f" of at most {settings.limit} questions per task" if settings.limit else ""
     return f"average {board.average:.2f}{limited}{note}"
 
 
 def _origin(mirror: Path) -> dict[str, str] | None:
-    """Commits of the data sets; None for a mirror that was put together by hand."""
+    """Commits of the data sets; None for a mirror that was assembled by hand."""
+    from juicer.evaluation.benchmarks import Mirror
+
     path = mirror / "mirror.json"
-    return read_json(path)["revisions"] if path.is_file() else None
+    return Mirror.read(path).revisions if path.is_file() else None
 
 
-def _write_samples(path: Path, samples: Iterable[Mapping[str, Any]]) -> None:
+def _write_samples(path: Path, samples: Iterable["Mapping[str, JsonValue]"]) -> None:
     """Write records as compressed JSON lines; the same bytes every time, so without the time of writing."""
     with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, filename="", mode="wb", mtime=0) as file:
         for sample in samples:

@@ -7,7 +7,7 @@ a stage that was restored from DVC's cache is recorded like one that ran. No wei
 import argparse
 from pathlib import Path
 
-from juicer.runtime.files import read_json
+from juicer.reporting.contract import Summary
 from juicer.settings.models import RegisterSettings
 from juicer.stages.stage import Stage, main
 
@@ -23,7 +23,7 @@ def run(stage: Stage) -> str:
     from juicer.registry.store import project_uri
 
     given, settings, recipe = stage.arguments, stage.read("register", RegisterSettings), stage.value("name")
-    wanted = collect(read_json(given.summary), given.summary, given.lock, recipe, given.params)
+    wanted = collect(Summary.read(given.summary), given.summary, given.lock, recipe, given.params)
     return ensure(wanted, project_uri(given.params), settings.experiment or recipe, settings.model_name or recipe)
 
 

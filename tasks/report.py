@@ -5,14 +5,17 @@ Seconds and peak memory differ from run to run, so they go to report/costs.html,
 
 import argparse
 from pathlib import Path
-from typing import Any
 
+from pydantic import JsonValue
+
+from juicer.evaluation.benchmark_results import BenchmarkedModel
+from juicer.evaluation.results import EvaluatedModel
 from juicer.reporting import costs
 from juicer.reporting.findings import findings
 from juicer.reporting.leaderboard_table import leaderboard_of
 from juicer.reporting.numbers import flat, summarise
 from juicer.reporting.page import Content, render
-from juicer.reporting.plots import histogram_of, training_curves, write_plots
+from juicer.reporting.plots import Curation, training_curves, write_plots
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json, write_json
 from juicer.stages.stage import Stage, main, optional_path
@@ -25,45 +28,44 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--raw", type=Path, required=True, help="raw data: its provenance.json")
     parser.add_argument("--data", type=Path, required=True, help="curated data: its curation.json")
     parser.add_argument("--report", type=Path, default=Path("report"), help="folder of the page, default report")
-    parser.add_argument("--metrics", type=Path, default=Path("metrics"), help="folder of the numbers, default metrics")
+    parser.add_argument("--metrics", type=Path, default=Path("metrics"), help="folder of the metrics, default metrics")
 
 
 def run(stage: Stage) -> str:
     given = stage.arguments
-    table = read_table(given.table)
+    table = read_table(given.table, EvaluatedModel)
     summary = summarise(table, stage.value("name"), stage.value("seed"))
-    if given.leaderboard and (benchmarks := read_table(given.leaderboard)["models"]):
-        paper, rounds = stage.value("leaderboard.paper"), stage.value("irft.rounds")
-        summary["leaderboard"] = leaderboard_of(benchmarks, paper=paper, rounds=rounds)
-    curves, curation = training_curves(table), _mapping(given.data / "curation.json")
-    histogram = histogram_of(curation)
+    paper, rounds = stage.value("leaderboard.paper"), stage.value("irft.rounds")
+    if benchmarks := read_table(given.leaderboard, BenchmarkedModel).models:
+        board = leaderboard_of(benchmarks, paper=paper, rounds=rounds)
+        summary = summary.model_copy(update={"leaderboard": board})
+    curves, curation = training_curves(table), Curation.read(given.data / "curation.json")
     content = Content(
         description=stage.value("description"),
         summary=summary,
         table=table,
         curves=curves,
-        histogram=histogram,
         curation=curation,
         provenance=_mapping(given.raw / "provenance.json"),
     )
     page = render(content)
     with stage.publish(given.metrics / "summary.json") as path:
-        write_json(path, summary)
+        write_json(path, summary.as_json())
     with stage.publish(given.metrics / "metrics.json") as path:
-        write_json(path, flat(summary))
+        write_json(path, flat(summary).as_json())
     with stage.publish(given.report / "plots") as path:
-        write_plots(path, summary, curves, histogram)
+        write_plots(path, summary, curves, curation.scores)
     with stage.publish(given.report / "report.html") as path:
         path.write_text(page, encoding="utf-8")
     costs.refresh(given.report)
-    stage.record(models=len(summary["models"]))
+    stage.record(models=len(summary.models))
     return f"{findings(summary).headline}. {given.report / 'report.html'}"
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def _mapping(path: Path) -> dict[str, JsonValue]:
     values = read_json(path)
     if not isinstance(values, dict):
-        raise InputError("not a mapping", where=str(path))
+        raise InputError("this is not a JSON object", where=str(path), do="run the stage that makes it: dvc repro")
     return values
 
 

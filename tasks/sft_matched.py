@@ -7,7 +7,6 @@ import argparse
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import ScorerSettings, TemplateSettings
@@ -34,6 +33,7 @@ def run(stage: Stage) -> str:
     from juicer.data.dialogues import Dialogue
     from juicer.evaluation.choice import best_on_validation
     from juicer.evaluation.metrics import evaluate_policy
+    from juicer.evaluation.results import Merits
     from juicer.methods.sft import mean_tokens_per_step, train_sft
     from juicer.models.loading import (
         TRAINING_DTYPE,
@@ -82,7 +82,7 @@ def run(stage: Stage) -> str:
         stage.record(steps=record.steps, response_tokens=record.response_tokens)
         # The trainer leaves the model in training mode, in which gradient checkpointing disables the key-value cache.
         policy.eval()
-        figures: dict[str, Any] = {}
+        merits = Merits()
         if len(control.learning_rates) > 1:
             scorer = scorers.load(scoring, given.scorer, compute)
             rows = list(demonstrations.read(given.data / "validation.jsonl"))[: evaluation.prompts]
@@ -98,12 +98,12 @@ def run(stage: Stage) -> str:
                     derive(seed, "evaluation"),
                     stage.context,
                 ).metrics
-            figures = asdict(judged)
-        better = best_on_validation([figures] if best is None else [best[0], figures])
+            merits = judged.merits
+        better = best_on_validation([merits] if best is None else [best[0], merits])
         if better:
-            tried[f"{rate:g}"] = round(figures[better.criterion], 6)
+            tried[f"{rate:g}"] = round(getattr(merits, better.criterion), 6)
         if best is None or (better and better.place):
-            best = (figures, rate, policy, record)
+            best = (merits, rate, policy, record)
     assert best is not None  # the settings demand at least one learning rate
     _, rate, policy, record = best
     record.facts |= {"learning_rate": rate, "validation_of_learning_rates": tried}

@@ -1,47 +1,47 @@
-"""Add the evaluation of one model to the table of all models so far.
+"""Add the evaluation of one model, or its benchmark scores, to the table of all models so far.
 
-DVC stages take no list of dependencies from a parameter, so the table grows by one row per stage.
+A DVC stage cannot take a list of dependencies from a parameter, so the table grows by one row per stage.
 """
 
 import argparse
 from pathlib import Path
-from typing import Any
 
+from juicer.evaluation.benchmark_results import BenchmarkedModel
+from juicer.evaluation.results import EvaluatedModel, R, Table
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json, write_json
 from juicer.stages.stage import Stage, main, optional_path
 
 
-def add_row(table: dict[str, Any], row: dict[str, Any], where: str = "") -> dict[str, Any]:
+def add_row(table: Table[R], row: R, where: str = "") -> Table[R]:
     """A new table with `row` at its end.
 
     Args:
-        table: {"models": [evaluation, ...]}.
-        row: the evaluation of one model.
-        where: what to call the row in an error.
+        table: the rows of the models so far.
+        row: what was measured of one model.
+        where: the name of the row's file in an error message.
 
     Raises:
-        InputError: the row has no name, or the table already holds a model of that name.
+        InputError: the table already has a model of this name.
     """
-    if not isinstance(row, dict) or not isinstance(row.get("name"), str):
-        raise InputError("not the evaluation of a model: it has no name", where=where)
-    if row["name"] in [known["name"] for known in table["models"]]:
-        raise InputError(f"the table already has a model {row['name']!r}", where=where, do="give each model its name")
-    return {"models": [*table["models"], row]}
+    if row.name in [known.name for known in table.models]:
+        raise InputError(f"the table already has a model {row.name!r}", where=where, do="give each model its own name")
+    return table.model_copy(update={"models": [*table.models, row]})
 
 
-def read_table(path: Path | None) -> dict[str, Any]:
-    """A table of evaluations; without a file an empty one.
+def read_table(path: Path | None, kind: type[R]) -> Table[R]:
+    """The table in a file; without a file an empty one.
+
+    Args:
+        path: the file.
+        kind: type of its rows.
 
     Raises:
-        InputError: the file is missing, broken, or no table.
+        InputError: the file is missing, is not JSON, or is not a table of such rows.
     """
     if path is None:
-        return {"models": []}
-    table = read_json(path)
-    if not isinstance(table, dict) or not isinstance(table.get("models"), list):
-        raise InputError("not a table of evaluations: it has no list of models", where=str(path))
-    return table
+        return Table[kind](models=[])  # type: ignore[valid-type]
+    return Table[kind].read(path)  # type: ignore[valid-type]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,12 +51,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stage: Stage) -> str:
+    values = read_json(stage.arguments.row)
+    benchmarks = isinstance(values, dict) and "columns" in values
+    return _tabulate(stage, values, BenchmarkedModel) if benchmarks else _tabulate(stage, values, EvaluatedModel)
+
+
+def _tabulate(stage: Stage, values: object, kind: type[R]) -> str:
     given = stage.arguments
-    table = add_row(read_table(given.previous), read_json(given.row), str(given.row))
+    table = add_row(read_table(given.previous, kind), kind.parse(values, str(given.row)), str(given.row))
     with stage.publish(given.out) as path:
-        write_json(path, table)
-    stage.record(models=len(table["models"]))
-    return f"{len(table['models'])} models, the last is {table['models'][-1]['name']}"
+        write_json(path, table.as_json())
+    stage.record(models=len(table.models))
+    return f"{len(table.models)} models, the last is {table.models[-1].name}"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from juicer.evaluation.benchmarks import COLUMNS
+from juicer.evaluation.results import EvaluatedModel, Metrics, Table
+from juicer.settings.leaderboard import HarnessSettings
+
 PROMPTS = 60
 
 
@@ -30,15 +34,22 @@ def training_of(stage: str, steps: int, total: int, seed: int, quantities: tuple
         }
         for name in quantities
     }
-    tokens = {"response_tokens": steps * 700, "total_response_tokens": total * 700}
     return {
         "stage": stage,
         "steps": steps,
+        "response_tokens": steps * 700,
         "total_steps": total,
-        **tokens,
+        "total_response_tokens": total * 700,
         "curves": curves,
         "facts": {"training_accuracy": 0.8},
     }
+
+
+def metrics(**given: float | None) -> dict[str, Any]:
+    """Metrics of an evaluation; those that are not given are null, or a plain value where they are never null."""
+    names = list(Metrics.model_fields)
+    plain = {"prompts": PROMPTS, "demonstration_gap": 0.0, "response_tokens": 20.0, "ended": 1.0, "kl_to_sft": 0.0}
+    return {**dict.fromkeys(names), **plain, "distinct_2": 0.3, "pairs": 0, **given}
 
 
 def evaluation(
@@ -57,28 +68,28 @@ def evaluation(
 ) -> dict[str, Any]:
     """One evaluation; `quality` moves its held-out figures, `validation` those on validation (default: the same)."""
 
-    def metrics(quality: float) -> dict[str, Any]:
+    def of(quality: float) -> dict[str, Any]:
         def only(on: bool, value: float) -> float | None:
             return round(value, 6) if on else None
 
-        return {
-            "prompts": prompts,
-            "pairs": prompts if rejected else 0,
-            "reward_mean": only(scorer, 4 * quality - 1),
-            "reward_sem": only(scorer, 0.08),
-            "preference_accuracy": only(rejected, 0.2 + 0.6 * quality),
-            "preference_accuracy_per_token": only(rejected, 0.4 + 0.5 * quality),
-            "preference_gap": only(rejected, -14 + 18 * quality),
-            "preference_gap_sem": only(rejected, 0.7),
-            "implicit_preference_accuracy": only(rejected and method != "sft", 0.4 + 0.5 * quality),
-            "demonstration_gap": round(-3 + 4 * quality, 6),
-            "response_tokens": round(21 + 6 * quality, 6),
-            "ended": min(1.0, 0.9 + 0.1 * quality),
-            "kl_to_sft": 0.0 if method == "sft" else round(3 * quality, 6),
-            "distinct_2": round(0.31 - 0.05 * quality, 6),
-            "oracle_mean": only(oracle, quality),
-            "oracle_sem": only(oracle, 0.02),
-        }
+        return metrics(
+            prompts=prompts,
+            reward_mean=only(scorer, 4 * quality - 1),
+            reward_sem=only(scorer, 0.08),
+            preference_accuracy=only(rejected, 0.2 + 0.6 * quality),
+            preference_accuracy_per_token=only(rejected, 0.4 + 0.5 * quality),
+            preference_gap=only(rejected, -14 + 18 * quality),
+            preference_gap_sem=only(rejected, 0.7),
+            implicit_preference_accuracy=only(rejected and method != "sft", 0.4 + 0.5 * quality),
+            demonstration_gap=round(-3 + 4 * quality, 6),
+            response_tokens=round(21 + 6 * quality, 6),
+            ended=min(1.0, 0.9 + 0.1 * quality),
+            kl_to_sft=0.0 if method == "sft" else round(3 * quality, 6),
+            distinct_2=round(0.31 - 0.05 * quality, 6),
+            oracle_mean=only(oracle, quality),
+            oracle_sem=only(oracle, 0.02),
+            pairs=prompts if rejected else 0,
+        )
 
     rng = random.Random(name)
     common = random.Random("prompts")
@@ -105,11 +116,11 @@ def evaluation(
         "method": method,
         "round": number,
         "path": path.get(method, f"models/{name}"),
-        "held_out": metrics(quality),
+        "held_out": of(quality),
         "held_out_scores": values,
-        "validation": metrics(quality if validation is None else validation),
-        "validation_scores": values,
         "samples": samples,
+        "validation": of(quality if validation is None else validation),
+        "validation_scores": values,
         "training": training,
     }
 
@@ -135,6 +146,36 @@ def table(irft: int = 3, rft: int = 2, *, control: bool = True, **common: Any) -
         quality = 0.78 - 0.04 * (number - 1)
         models.append(evaluation(f"rft-r{number}", "rft", number, quality=quality, training=record, **common))
     return {"models": models}
+
+
+def parsed(table: dict[str, Any]) -> Table[EvaluatedModel]:
+    """The table as its readers see it."""
+    return Table[EvaluatedModel].parse(table, "table.json")
+
+
+def benchmark_result(
+    name: str, method: str, number: int, score: float = 50.0, *, limit: int | None = None
+) -> dict[str, Any]:
+    """What tasks.leaderboard writes, with the same score in every column."""
+    way = HarnessSettings()
+    columns = {
+        column: {"score": score, "error": 1.0, "questions": 10, "cut": 0, **getattr(way, column).model_dump()}
+        for column in COLUMNS
+    }
+    task = {"metrics": {"acc,none": score / 100}, "questions": 10, "fewshot": 0, "version": 1.0}
+    return {
+        "name": name,
+        "method": method,
+        "round": number,
+        "path": f"models/{name}",
+        "average": score,
+        "columns": columns,
+        "limit": limit,
+        "seed": 0,
+        "tasks": {"winogrande": task},
+        "harness": {"lm_eval": "0.4.13"},
+        "data": None,
+    }
 
 
 PROVENANCE = {

@@ -18,13 +18,15 @@ from juicer.recipe.activation import dump, load
 from juicer.registry.ensure import ensure
 from juicer.registry.records import collect
 from juicer.registry.store import project_uri
+from juicer.reporting.contract import Summary
+from tests.example_evaluations import metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = {"base": ("base", 0), "sft": ("sft", 0), "irft-r1": ("irft", 1), "irft-r2": ("irft", 2)}
-BASE = {
-    "prompts": 100, "reward_mean": 0.0, "reward_sem": 0.1, "preference_accuracy": 0.5, "preference_gap": 0.0,
-    "preference_gap_sem": 0.5, "response_tokens": 20.0, "ended": 0.9, "kl_to_sft": 1.0, "distinct_2": 0.3,
-}  # fmt: skip
+BASE = metrics(
+    prompts=100, reward_mean=0.0, reward_sem=0.1, preference_accuracy=0.5, preference_gap=0.0, preference_gap_sem=0.5,
+    response_tokens=20.0, ended=0.9, kl_to_sft=1.0, distinct_2=0.3, pairs=100,
+)  # fmt: skip
 NUMBERS: dict[str, dict[str, Any]] = {
     "base": BASE,
     "sft": {**BASE, "reward_mean": 1.0, "ended": 1.0, "kl_to_sft": 0.0},
@@ -52,7 +54,7 @@ if sys.argv[1] == "curate":
         shutil.copy("rows.jsonl", out / f"{name}.jsonl")
 elif sys.argv[1] == "model":
     shutil.copytree(option["--policy"], out)
-    (out / "training.json").write_text(json.dumps({"stage": option["--stage"], "steps": 3}))
+    (out / "training.json").write_text(json.dumps({"stage": option["--stage"], "steps": 3, "response_tokens": 30}))
 elif sys.argv[1] == "evaluate":
     numbers = json.loads(Path("numbers.json").read_text())[option["--name"]]
     result = {"name": option["--name"], "method": option["--method"], "round": int(option["--round"])}
@@ -189,7 +191,7 @@ def repro(folder: Path) -> None:
 def register(folder: Path) -> str:
     """Register what the pipeline made; the working directory has to be `folder`. Returns what was done, in words."""
     summary = Path("metrics/summary.json")
-    records = collect(json.loads((folder / summary).read_text()), summary, Path("dvc.lock"), "quickstart")
+    records = collect(Summary.read(folder / summary), summary, Path("dvc.lock"), "quickstart")
     return ensure(records, project_uri(), "quickstart", "quickstart")
 
 

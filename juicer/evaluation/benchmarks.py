@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from juicer.evaluation.documents import Document
+
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
@@ -38,6 +40,15 @@ class Source:
     def file(self, split: str) -> Path:
         """Path of a split, relative to the mirror."""
         return Path(self.dataset) / (self.configuration or "default") / f"{split}.jsonl"
+
+
+class Mirror(Document):
+    """mirror.json: where the data of a mirror come from."""
+
+    revisions: dict[str, str]
+    """Commit of each data set."""
+    rows: dict[str, int]
+    """Number of rows per file."""
 
 
 def sources() -> list[Source]:

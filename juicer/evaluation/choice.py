@@ -1,20 +1,23 @@
 """The best of several models on validation prompts, by one rule for all choices."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, get_args
 
-CRITERIA = ("reward_mean", "preference_accuracy", "demonstration_gap")
+from juicer.evaluation.results import Criterion, Merits
+
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 
 
 class Choice(NamedTuple):
     """The chosen model and the metric that decided."""
 
     place: int
-    criterion: str
+    """Index into the models compared."""
+    criterion: Criterion
     value: float
 
 
-def best_on_validation(figures: Sequence[Mapping[str, Any]]) -> Choice | None:
+def best_on_validation(merits: Sequence[Merits]) -> Choice | None:
     """The best of several models by their metrics on validation prompts; on a tie the earlier, simpler one.
 
     The deciding metric is the first of these that every model has: the highest reward_mean; without a scorer, the
@@ -22,10 +25,11 @@ def best_on_validation(figures: Sequence[Mapping[str, Any]]) -> Choice | None:
     samples are as likely as the demonstrations (as they are for pi = pi_E). None if the models share none of them.
     """
     for criterion in CRITERIA:
-        values: list[Any] = [model.get(criterion) for model in figures]
-        if not values or None in values:
+        values: list[float | None] = [getattr(model, criterion) for model in merits]
+        known = [value for value in values if value is not None]
+        if not known or len(known) < len(values):
             continue
-        merits = [-abs(value) if criterion == "demonstration_gap" else value for value in values]
-        best = merits.index(max(merits))
-        return Choice(best, criterion, values[best])
+        ranked = [-abs(value) if criterion == "demonstration_gap" else value for value in known]
+        best = ranked.index(max(ranked))
+        return Choice(best, criterion, known[best])
     return None

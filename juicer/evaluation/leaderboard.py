@@ -12,7 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pydantic import JsonValue
+
+from juicer.evaluation.benchmark_results import BenchmarkScore, TaskResult
 from juicer.evaluation.benchmarks import COLUMNS, task_manager, tasks_under
+from juicer.evaluation.documents import Document
 from juicer.models.loading import attention_of, check_weights, device_of, dtype_of
 from juicer.runtime.errors import InputError
 from juicer.runtime.memo import Memo, no_memo
@@ -26,21 +30,13 @@ if TYPE_CHECKING:
 _LIBRARIES = ("lm_eval", "transformers", "torch", "datasets")
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of the table.
+class Measured(Document):
+    """What lm-eval found on the tasks of one column, as the memo keeps it."""
 
-    Attributes:
-        score: mean over all questions of all tasks of the column, in per cent.
-        error: its standard error, in per cent; None where lm-eval gives none (a single question).
-        questions: number of questions.
-        cut: prompts (of generation: batches of prompts) that lost their start, because the model's context is shorter.
-    """
-
-    score: float
-    error: float | None
-    questions: int
+    tasks: dict[str, TaskResult]
+    samples: dict[str, list[dict[str, JsonValue]]]
     cut: int
+    """As in `BenchmarkScore`."""
 
 
 @dataclass
@@ -54,10 +50,10 @@ class Leaderboard:
         samples: per task: question, prompts, what the model answered, and the metrics.
     """
 
-    columns: dict[str, Column] = field(default_factory=dict)
-    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    columns: dict[str, BenchmarkScore] = field(default_factory=dict)
+    tasks: dict[str, TaskResult] = field(default_factory=dict)
     harness: dict[str, str] = field(default_factory=dict)
-    samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    samples: dict[str, list[dict[str, JsonValue]]] = field(default_factory=dict)
 
     @property
     def average(self) -> float:
@@ -71,7 +67,7 @@ def evaluate(
     compute: ComputeSettings,
     mirror: Path,
     scratch: Path,
-    seen: Callable[[str, Column], None],
+    seen: Callable[[str, BenchmarkScore], None],
     memo: Memo = no_memo,
     *,
     bars: bool,
@@ -100,13 +96,14 @@ def evaluate(
         benchmark: BenchmarkSettings = getattr(settings, name)
         data = data_from(mirror, scratch)
         try:
-            found = memo(partial(_measure, language_model, manager, tasks, benchmark, settings, data))
+            kept = memo(partial(_measure, language_model, manager, tasks, benchmark, settings, data))
         except (AssertionError, ValueError) as error:
             # How lm-eval says that there are too few examples, or that a prompt does not fit.
             raise InputError(f"lm-eval stops: {error}", where=f"leaderboard.harness.{name}") from error
-        board.tasks |= found["tasks"]
-        board.samples |= found["samples"]
-        board.columns[name] = column_of(list(found["tasks"].values()), benchmark, found["cut"])
+        found = Measured.parse(kept, f"lm-eval's results on {name}")
+        board.tasks |= found.tasks
+        board.samples |= found.samples
+        board.columns[name] = column_of(list(found.tasks.values()), benchmark, found.cut)
         seen(name, board.columns[name])
     return board
 
@@ -118,8 +115,8 @@ def _measure(
     benchmark: BenchmarkSettings,
     settings: HarnessSettings,
     data: AbstractContextManager[None],
-) -> dict[str, Any]:
-    """What lm-eval finds on the tasks of one column, as plain JSON; `data` makes their data reachable."""
+) -> dict[str, JsonValue]:
+    """What lm-eval finds on the tasks of one column, as the JSON of `Measured`; `data` makes their data reachable."""
     import lm_eval
     from lm_eval.utils import handle_non_serializable
 
@@ -203,23 +200,31 @@ def data_from(mirror: Path, scratch: Path) -> Iterator[None]:
         config.HF_DATASETS_CACHE = usual
 
 
-def column_of(tasks: Sequence[Mapping[str, Any]], benchmark: BenchmarkSettings, cut: int = 0) -> Column:
+def column_of(tasks: Sequence[TaskResult], benchmark: BenchmarkSettings, cut: int = 0) -> BenchmarkScore:
     """The mean of a metric over the questions of several tasks, in per cent.
 
     With n_i questions, mean m_i and standard error s_i of task i: sum(n_i m_i) / n and sqrt(sum((n_i s_i)^2)) / n.
 
     Args:
-        tasks: {"metrics", "questions"} of each, as in `Leaderboard.tasks`.
-        cut: as in `Column`.
+        tasks: the results of the column's tasks.
+        benchmark: which metric, and how it was measured.
+        cut: as in `BenchmarkScore`.
     """
-    questions = sum(task["questions"] for task in tasks)
+    questions = sum(task.questions for task in tasks)
     score, variance = 0.0, 0.0
     for task in tasks:
-        share, metrics = task["questions"] / questions, task["metrics"]
-        score += share * metrics[f"{benchmark.metric},{benchmark.filter}"]
-        variance += (share * metrics.get(f"{benchmark.metric}_stderr,{benchmark.filter}", math.nan)) ** 2
-    error = None if math.isnan(variance) else 100 * math.sqrt(variance)
-    return Column(100 * score, error, questions, cut)
+        share = task.questions / questions
+        score += share * task.metrics[f"{benchmark.metric},{benchmark.filter}"]
+        variance += (share * task.metrics.get(f"{benchmark.metric}_stderr,{benchmark.filter}", math.nan)) ** 2
+    return BenchmarkScore(
+        score=100 * score,
+        error=None if math.isnan(variance) else 100 * math.sqrt(variance),
+        questions=questions,
+        cut=cut,
+        fewshot=benchmark.fewshot,
+        metric=benchmark.metric,
+        filter=benchmark.filter,
+    )
 
 
 def _check(benchmark: BenchmarkSettings, where: str, task: str, settings: Mapping[str, Any]) -> None:

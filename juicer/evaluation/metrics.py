@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from juicer.data.demonstrations import Demonstration, Message
 from juicer.data.dialogues import Dialogue, Sample
 from juicer.data.template import Template
+from juicer.evaluation.results import Metrics
 from juicer.models.log_probability import score_dialogues
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.sampling.decoding import sample_responses
@@ -21,48 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Oracle = Callable[[list[Message], str], float]
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Metrics of one policy on one set of prompts; None where one is not available."""
-
-    prompts: int
-    """Number of prompts."""
-    reward_mean: float | None
-    """Mean score of the policy's own samples (the paper's Figure 2b)."""
-    reward_sem: float | None
-    """Its standard error."""
-    preference_accuracy: float | None
-    """Share of held-out pairs with log pi(chosen|x) > log pi(rejected|x)."""
-    preference_accuracy_per_token: float | None
-    """The same with each log-probability divided by its number of tokens, because long ones are unlikely."""
-    preference_gap: float | None
-    """Mean of log pi(chosen|x) - log pi(rejected|x), nats (Figure 2a)."""
-    preference_gap_sem: float | None
-    """Its standard error."""
-    implicit_preference_accuracy: float | None
-    """Share of pairs whose chosen response has the higher implicit reward log pi/pi_sft; None for SFT itself."""
-    demonstration_gap: float
-    """Mean of log pi(y|x) - log pi(y'|x), y the demonstration, y' the policy's own sample, nats."""
-    response_tokens: float
-    """Mean length of a sampled response, end-of-text included."""
-    ended: float
-    """Share of sampled responses that ended with end-of-text instead of being cut at the limit."""
-    kl_to_sft: float
-    """KL(pi || pi_sft) per response, nats, estimated on the policy's own samples."""
-    distinct_2: float
-    """Distinct token pairs divided by all token pairs of the samples: low when the policy has collapsed."""
-    oracle_mean: float | None
-    """Mean of the exact quality in the quickstart's world; None elsewhere."""
-    oracle_sem: float | None
-    """Its standard error."""
-
-    def rounded(self) -> dict[str, float | int | None]:
-        """As a dictionary, to 6 significant digits."""
-        return {
-            name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in asdict(self).items()
-        }
 
 
 @dataclass(frozen=True)
@@ -158,6 +117,7 @@ def evaluate_policy(
         distinct_2=distinct_pairs([sample.response for sample in samples]),
         oracle_mean=oracle_mean,
         oracle_sem=oracle_sem,
+        pairs=len(with_rejected),
     )
     return Evaluation(metrics, samples, texts, scores, oracles)
 

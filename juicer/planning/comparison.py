@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+from juicer.evaluation.results import Training
 from juicer.planning.planner import Lengths, StagePlan
 from juicer.recipe.graph import SFT, Graph
 from juicer.recipe.schema import Recipe
-from juicer.runtime.files import read_json
 
 
 class Compared(NamedTuple):
@@ -40,7 +40,7 @@ def measured(output: Path) -> dict[str, float]:
 
     if output.suffix == ".jsonl":
         return {"tokens": sum(len(sample.response) for sample in read_samples(output)), "disk": output.stat().st_size}
-    record = read_json(output / "training.json")
+    record = Training.read(output / "training.json")
     weights = list(output.glob("*.safetensors"))
     parameters = 0
     for path in weights:
@@ -49,8 +49,8 @@ def measured(output: Path) -> dict[str, float]:
                 parameters += math.prod(file.get_slice(key).get_shape())
     return {
         "parameters": parameters,
-        "steps": record["steps"],
-        "tokens": record["response_tokens"],
+        "steps": record.steps,
+        "tokens": record.response_tokens,
         "disk": sum(path.stat().st_size for path in weights),
     }
 

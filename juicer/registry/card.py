@@ -20,12 +20,12 @@ def model_card(
     lineage: Sequence[tuple[str, Mapping[str, str]]],
     gates: str,
 ) -> str:
-    """Markdown with a YAML header, as the hub has it.
+    """Markdown with a YAML header, in the hub's format.
 
     Args:
-        tags: the version's.
-        figures: its metrics, on held-out prompts.
-        recipe: params.yaml as it was when the version was made.
+        tags: tags of the version.
+        figures: its metrics on held-out prompts.
+        recipe: the params.yaml that the version was made with.
         lineage: version number and tags of each version that it was trained from, the nearest first.
         gates: the table of the gates that it passed.
     """
@@ -79,7 +79,7 @@ On held-out prompts. `*_sem` is a standard error.
 
 ## Licences
 
-- Demonstrations: {fetch.get("licence") or "not said"}.
+- Demonstrations: {fetch.get("licence") or "not stated"}.
 - Base model `{policy["model"]}` and scorer {judge}: their own licences apply.
 """
 

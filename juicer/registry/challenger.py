@@ -10,9 +10,9 @@ from pathlib import Path
 from juicer.registry.records import LOCK
 from juicer.registry.store import project_model, project_uri
 from juicer.registry.versions import open_registry
+from juicer.reporting.contract import Summary
 from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError
-from juicer.runtime.files import read_json
 from juicer.stages.dvc_files import DvcLock
 
 SUMMARY = Path("metrics/summary.json")
@@ -24,10 +24,9 @@ def challenger() -> str:
     Raises:
         InputError: there is no summary, or its champion is not registered.
     """
-    summary = read_json(SUMMARY)
-    name, chosen = project_model(), summary["champion"]["name"]
-    path = next(model["path"] for model in summary["models"] if model["name"] == chosen)
-    md5 = DvcLock.read(Path(LOCK)).md5(path)
+    summary = Summary.read(SUMMARY)
+    name, chosen = project_model(), summary.champion.name
+    md5 = DvcLock.read(Path(LOCK)).md5(summary.model(chosen).path)
     with open_registry(project_uri()) as registry:
         version = registry.find_by_md5(name, md5) if md5 else None
     if version is None:

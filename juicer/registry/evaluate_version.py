@@ -8,17 +8,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from juicer.evaluation.benchmark_results import BenchmarkedModel
+from juicer.evaluation.results import EvaluatedModel
 from juicer.registry.aliases import CHAMPION
 from juicer.registry.gates import Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
 from juicer.registry.promote import GATES
 from juicer.registry.records import DATA, LOCK, PARAMS
 from juicer.registry.restore import weights_of
 from juicer.registry.versions import Registry, Version
-from juicer.reporting.numbers import significant, win_rate
+from juicer.reporting.formatting import significant
+from juicer.reporting.numbers import win_rate
 from juicer.runtime.errors import InputError
-from juicer.runtime.files import read_json, read_yaml
+from juicer.runtime.files import read_yaml
 from juicer.runtime.process_groups import run_in_group
 from juicer.stages.dvc_files import JUDGED_BY, DvcLock, md5_of
 
@@ -91,7 +93,7 @@ def evaluate(
         result = _measure(tags, weights, line)
         figures = _figures(result) | measure_leaderboard(tags, weights, line)
         if version:
-            registry.note_evaluation(version, figures, judged_on, result.get("samples") or [])
+            registry.note_evaluation(version, figures, judged_on, result.samples)
     champion, note = _champion(registry, version, project, judged_on)
     model = version.tags["model"] if version else name
     base, sft = (Judged(each, each, _figures_of(each)) for each in ("base", "sft"))
@@ -186,20 +188,20 @@ def measure_leaderboard(tags: dict[str, str], weights: Path, line: Callable[[str
 
 def _scores(path: Path) -> dict[str, float]:
     """The leaderboard's scores in a results.json, by the names of the gates."""
-    results = read_json(path)
-    found = {f"leaderboard_{name}": column["score"] for name, column in results["columns"].items()}
-    found |= {f"leaderboard_{name}_sem": column["error"] for name, column in results["columns"].items()}
-    found["leaderboard_average"] = results["average"]
-    return {name: float(value) for name, value in found.items() if value is not None}
+    results = BenchmarkedModel.read(path)
+    found = {f"leaderboard_{name}": column.score for name, column in results.columns.items()}
+    found |= {
+        f"leaderboard_{name}_sem": column.error for name, column in results.columns.items() if column.error is not None
+    }
+    return {**found, "leaderboard_average": results.average}
 
 
-def _measure(tags: dict[str, str], weights: Path, line: Callable[[str], None]) -> dict[str, Any]:
+def _measure(tags: dict[str, str], weights: Path, line: Callable[[str], None]) -> EvaluatedModel:
     lock, out = DvcLock.read(Path(LOCK)), _result(tags, ".json")
     scorer = str(lock.argument(SFT_STAGE, "--scorer"))
     arguments = ["--policy", str(weights), "--sft", _sft(lock), "--scorer", scorer, "--data", DATA]
     _run("tasks.evaluate", tags, [*arguments, "--out", str(out)], line)
-    result: dict[str, Any] = read_json(out)
-    return result
+    return EvaluatedModel.read(out)
 
 
 def _result(tags: dict[str, str], suffix: str) -> Path:
@@ -222,17 +224,17 @@ def _run(module: str, tags: dict[str, str], arguments: list[str], line: Callable
         raise InputError((said or ["the evaluation failed"])[-1].removeprefix("error: "), where=module)
 
 
-def _figures(result: dict[str, Any]) -> dict[str, float]:
+def _figures(result: EvaluatedModel) -> dict[str, float]:
     """Held-out metrics of an evaluation, with the win rate against sft."""
-    figures = {key: float(value) for key, value in result["held_out"].items() if value is not None}
-    wins = win_rate(result["held_out_scores"], read_json(MODELS / "sft.json")["held_out_scores"])
+    figures = {key: float(value) for key, value in result.held_out.numbers().items()}
+    wins = win_rate(result.held_out_scores, EvaluatedModel.read(MODELS / "sft.json").held_out_scores)
     return figures if wins is None else {**figures, "win_rate_vs_sft": significant(wins) or 0.0}
 
 
 def _figures_of(model: str) -> dict[str, float]:
     """Metrics of base or sft, which every recipe evaluates, with the leaderboard's if there is one."""
     scores = LEADERBOARD / model / "results.json"
-    return _figures(read_json(MODELS / f"{model}.json")) | (_scores(scores) if scores.is_file() else {})
+    return _figures(EvaluatedModel.read(MODELS / f"{model}.json")) | (_scores(scores) if scores.is_file() else {})
 
 
 def _champion(registry: Registry, version: Version | None, project: str, judged_on: str) -> tuple[Version | None, str]:

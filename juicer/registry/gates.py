@@ -19,7 +19,7 @@ Figures = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Metric:
-    """What is known of a metric besides its value."""
+    """How a metric is measured."""
 
     error: str | None = None
     """Name of its standard error; SHARE for a share of prompts, PAIRS for a share of pairs and AVERAGE for the
@@ -45,7 +45,7 @@ METRICS = {
     **{name: Metric(f"{name}_sem", "leaderboard") for name in BENCHMARKS},
     "leaderboard_average": Metric(AVERAGE, "leaderboard"),
 }
-"""What a gate may ask for. In all that have a standard error, more is better."""
+"""The metrics that a gate may use. For all that have a standard error, higher is better."""
 
 
 def _known(name: str) -> str:
@@ -65,7 +65,7 @@ Compared = Annotated[str, AfterValidator(_with_error)]
 
 
 class Range(Settings):
-    """Where a figure has to lie."""
+    """The range that a metric has to be in."""
 
     at_least: float | None = None
     """Smallest value that passes."""
@@ -98,26 +98,26 @@ class PromotionSettings(Settings):
     better_than_base: list[Compared]
     """Higher than the base model's by more than noise."""
     better_where_measured: list[Compared] = Field(default_factory=list)
-    """The same, for metrics that a recipe may leave out: asked only if the version or the base model has them. Together
-    with `better_than_base` one has to be asked."""
+    """The same, for metrics that a recipe may leave out: applied only if the version or the base model has them. At
+    least one gate of this kind or of `better_than_base` has to apply."""
     not_worse_than_champion: list[Compared]
     """Not lower than the champion's by more than noise."""
     not_worse_where_measured: list[Compared] = Field(default_factory=list)
-    """The same, for metrics that a recipe may leave out: asked only if the version or the champion has them."""
+    """The same, for metrics that a recipe may leave out: applied only if the version or the champion has them."""
     within: dict[Known, Range] = Field(default_factory=dict)
-    """Ranges of figures."""
+    """Ranges of metrics."""
     relative_to_sft: dict[Known, Range] = Field(default_factory=dict)
-    """Ranges of figures divided by those of the SFT model of the same recipe."""
+    """Ranges of metrics divided by those of the SFT model of the same recipe."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A model that figures were measured of."""
+    """A model and its metrics."""
 
     name: str
-    """As in messages: quickstart 3 (irft-r2)."""
+    """Name in messages, for example quickstart 3 (irft-r2)."""
     model: str
-    """As in stages: irft-r2."""
+    """Name in stages, for example irft-r2."""
     figures: Figures
 
     def value(self, metric: str) -> float:
@@ -141,7 +141,7 @@ class Judged:
         value, error = self.value(metric), METRICS[metric].error
         if error == AVERAGE:
             return math.hypot(*(self.error(benchmark) for benchmark in BENCHMARKS)) / len(BENCHMARKS)
-        shares = {SHARE: "prompts", PAIRS: "pairs" if "pairs" in self.figures else "prompts"}  # older ones lack it
+        shares = {SHARE: "prompts", PAIRS: "pairs" if "pairs" in self.figures else "prompts"}  # older versions lack it
         key = shares.get(error, error) if error else None
         if key is None or key not in self.figures:
             raise InputError(f"{self.name} has no {key!r}, so the error of {metric!r} is not known")
@@ -154,7 +154,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one gate says."""
+    """The result of one gate."""
 
     gate: str
     """For example: reward_mean better than base."""
@@ -165,7 +165,7 @@ class Verdict:
 def judge(
     gates: PromotionSettings, candidate: Judged, base: Judged, sft: Judged, champion: Judged | None
 ) -> list[Verdict]:
-    """Hold a candidate against every gate.
+    """Apply every gate to a candidate.
 
     Args:
         champion: None if there is none yet; then the gates that ask for it are not asked.
@@ -234,7 +234,7 @@ def _against_champion(gates: PromotionSettings, candidate: Judged, champion: Jud
 
 
 def _compared(gates: PromotionSettings, metric: str, candidate: Judged, other: Judged, *, better: bool) -> Verdict:
-    """Both are taken as independent; on the same prompts the true error is smaller, so `noise` is on the wide side."""
+    """The two are treated as independent; on the same prompts the true error is smaller, so `noise` is conservative."""
     difference = candidate.value(metric) - other.value(metric)
     noise = gates.noise * math.hypot(candidate.error(metric), other.error(metric))
     passed = difference > noise if better else difference >= -noise
@@ -259,7 +259,7 @@ def _in_range(gate: str, value: float, wanted: Range, how: str) -> Verdict:
 
 
 def as_markdown(verdicts: list[Verdict]) -> str:
-    """A table of all gates, those that failed first."""
+    """A table of all gates, with those that failed first."""
     ordered = sorted(verdicts, key=lambda verdict: ("failed", "passed", "not asked").index(verdict.result))
     rows = [f"| {verdict.result} | {verdict.gate} | {verdict.numbers} |" for verdict in ordered]
     return "\n".join(["| result | gate | numbers |", "|---|---|---|", *rows])

@@ -5,22 +5,25 @@ Nothing here knows MLflow: `juicer.registry.ensure` compares these records with 
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from juicer.reporting.leaderboard_table import HEADINGS, as_markdown
+from juicer.evaluation.benchmark_results import BenchmarkedModel
+from juicer.evaluation.results import EvaluatedModel, Row, ShownSample, Training
+from juicer.reporting.contract import LeaderboardRow, Summary, SummaryRow
+from juicer.reporting.leaderboard_table import as_markdown, scores_of
 from juicer.runtime.errors import InputError
-from juicer.runtime.files import read_json
+from juicer.stages.costs import COSTS, StageCost
 from juicer.stages.dvc_files import DvcLock
 from juicer.stages.git import changed_files, head, is_ancestor
 from juicer.stages.pipeline import PIPELINE, Run, declared
-from juicer.stages.stage import COSTS
 
 REGISTERED = ("sft", "sft-matched", "irft", "rft")
-"""Methods whose models become versions; the base model is somebody else's."""
+"""Methods whose models become versions; the base model was not trained here."""
 ATTEMPT = "juicer.attempt"
-"""Tag of a run: what its stage makes its output from. Known when the stage starts, as its output's md5 is not."""
+"""Tag of a run: what its stage makes its output from. Unlike the output's md5 it is known when the stage starts."""
 DATA, PARAMS, LOCK = "data/curated", "params.yaml", "dvc.lock"
 
 
@@ -29,9 +32,9 @@ class RunRecord:
     """One finished training or evaluating stage."""
 
     key: str
-    """What makes a run the same run: stage, md5 of its output and, of an evaluation, what it judged by."""
+    """Identifies the run: stage, md5 of its output and, for an evaluation, md5 of what it was evaluated on."""
     attempt: str
-    """What the output was made from: a run that grew while the stage ran is known by it."""
+    """What the output was made from: identifies a run that was written while the stage ran."""
     name: str
     """The stage, for example irft_train@r1."""
     tags: dict[str, str]
@@ -41,12 +44,12 @@ class RunRecord:
     """Per quantity, (step, value)."""
     data: dict[str, str] = field(default_factory=dict)
     """Per data set that the stage reads, its path in DVC and its md5."""
-    samples: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[ShownSample] = field(default_factory=list)
     """Rows of the table of responses."""
     files: dict[str, str] = field(default_factory=dict)
     """Small texts kept with the run, by name."""
     started: float | None = None
-    """Seconds since the epoch; None where this machine does not know (the output was restored from a cache)."""
+    """Seconds since the epoch; None where it is unknown here, because the output was restored from a cache."""
     ended: float | None = None
 
 
@@ -55,7 +58,7 @@ class VersionRecord:
     """One model to be registered."""
 
     key: str
-    """Model name and md5 of its folder: what makes a version the same version."""
+    """Identifies the version: model name and md5 of its folder."""
     name: str
     """For example irft-r1."""
     run: str
@@ -78,10 +81,8 @@ class Records:
     """Key of the version that the summary calls champion; None if that model is not registered."""
 
 
-def collect(
-    summary: dict[str, Any], path: Path, lock: Path, recipe: str, params: Path = Path("params.yaml")
-) -> Records:
-    """Read the records of the stages that led to `summary`, a dictionary as the report writes it to `path`.
+def collect(summary: Summary, path: Path, lock: Path, recipe: str, params: Path = Path("params.yaml")) -> Records:
+    """Read the records of the stages that led to `summary`, which the report wrote to `path`.
 
     dvc.lock keeps stages that the recipe no longer has (rounds dropped when T shrinks), so stages are found by
     walking up from the summary.
@@ -92,7 +93,7 @@ def collect(
     known = DvcLock.read(lock)
     producers = known.producers
     if str(path) not in producers:
-        raise InputError(f"{path} is made by no stage", where=str(lock), do="make it: dvc repro")
+        raise InputError(f"no stage makes {path}", where=str(lock), do="make it: dvc repro")
     dataset = known.md5(DATA)
     common = {"recipe": recipe, **({"dataset_md5": dataset} if dataset else {}), **git_tags()}
 
@@ -103,29 +104,29 @@ def collect(
             runs[name] = _run(name, kind, known, common)
             if kind == "evaluation":
                 evaluations[runs[name].tags["model"]] = runs[name]
-    benchmarks = {row["name"]: row for row in summary.get("leaderboard", {}).get("models", [])}
-    for name, row in benchmarks.items():
-        _add_leaderboard(runs[f"leaderboard@{name}"], row)
+    benchmarks = {row.name: row for row in summary.leaderboard.models} if summary.leaderboard else {}
+    for name, scores in benchmarks.items():
+        _add_leaderboard(runs[f"leaderboard@{name}"], scores)
     settings = params.read_text(encoding="utf-8")
     versions: list[VersionRecord] = []
     by_path: dict[str, VersionRecord] = {}
     champion = None
-    for row in summary["models"]:
-        if row["method"] not in REGISTERED:
+    for row in summary.models:
+        if row.method not in REGISTERED:
             continue
-        producer = producers.get(row["path"])
+        producer = producers.get(row.path)
         if producer is None or producer not in runs:
-            raise InputError(f"{row['path']} is made by no training stage", where=str(lock), do="make it: dvc repro")
+            raise InputError(f"no training stage makes {row.path}", where=str(lock), do="make it: dvc repro")
         parent = by_path.get(known.argument(producer, "--policy") or "")
-        version = _version(row, runs[producer], evaluations.get(row["name"]), parent, summary)
-        if scores := benchmarks.get(row["name"]):
-            version.metrics |= {f"metric.leaderboard_{key}": f"{scores[key]:.6g}" for key in HEADINGS}
-            errors = {key: error for key, error in (scores.get("errors") or {}).items() if error is not None}
+        version = _version(row, runs[producer], evaluations.get(row.name), parent, summary.seed)
+        if board := benchmarks.get(row.name):
+            version.metrics |= {f"metric.leaderboard_{key}": f"{score:.6g}" for key, score in scores_of(board).items()}
+            errors = {key: error for key, error in board.errors.items() if error is not None}
             version.metrics |= {f"metric.leaderboard_{key}_sem": f"{error:.6g}" for key, error in errors.items()}
         runs[producer].files = {LOCK: known.part(known.upstream(producer)), PARAMS: settings}
         versions.append(version)
-        by_path[row["path"]] = version
-        if row["name"] == summary["champion"]["name"]:
+        by_path[row.path] = version
+        if row.name == summary.champion.name:
             champion = version.key
     return Records(list(runs.values()), versions, champion)
 
@@ -144,20 +145,20 @@ def _run(name: str, kind: Run, lock: DvcLock, common: dict[str, str]) -> RunReco
         evaluated_on = lock.evaluated_on(name)
         # The same figures by other parameters are another run, which other models are compared with.
         run.key = f"{run.key}:{evaluated_on}"
-        evaluation = read_json(path)
-        run.tags |= {"model": evaluation["name"], "method": evaluation["method"], "round": str(evaluation["round"])}
-        run.tags |= {"evaluated_on": evaluated_on}
-        run.samples = evaluation.get("samples") or []
-        for split in ("held_out", "validation"):
-            run.metrics |= _numbers(evaluation.get(split) or {}, f"{split}/")
+        evaluation = EvaluatedModel.read(path)
+        run.tags |= {**_model_tags(evaluation), "evaluated_on": evaluated_on}
+        run.samples = evaluation.samples
+        run.metrics |= _prefixed(evaluation.held_out.numbers(), "held_out/")
+        if evaluation.validation:
+            run.metrics |= _prefixed(evaluation.validation.numbers(), "validation/")
     elif kind == "leaderboard":
-        results = read_json(path / "results.json")
-        run.tags |= {"model": results["name"], "method": results["method"], "round": str(results["round"])}
-        run.tags |= {f"version.{library}": version for library, version in results["harness"].items()}
+        results = BenchmarkedModel.read(path / "results.json")
+        run.tags |= _model_tags(results)
+        run.tags |= {f"version.{library}": version for library, version in results.harness.items()}
     else:
         for file in sorted(path.rglob("training.json")):
             part = file.parent.relative_to(path).as_posix()
-            _add_training(run, read_json(file), "" if part == "." else f"{part}/")
+            _add_training(run, Training.read(file), "" if part == "." else f"{part}/")
     _add_costs(run, path)
     return run
 
@@ -179,20 +180,24 @@ def in_words(params: dict[str, Any]) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
 
 
-def _add_leaderboard(run: RunRecord, row: dict[str, Any]) -> None:
+def _model_tags(row: Row | SummaryRow) -> dict[str, str]:
+    return {"model": row.name, "method": row.method, "round": str(row.round)}
+
+
+def _add_leaderboard(run: RunRecord, row: LeaderboardRow) -> None:
     """Add the model's scores, the paper's beside them, and both as a table in what MLflow shows as the description."""
-    run.metrics |= {f"leaderboard/{key}": row[key] for key in HEADINGS}
-    if row["paper"]:
-        run.metrics |= {f"paper/{key}": row["paper"][key] for key in HEADINGS}
+    run.metrics |= _prefixed(scores_of(row), "leaderboard/")
+    if row.paper:
+        run.metrics |= _prefixed(scores_of(row.paper), "paper/")
     run.tags["mlflow.note.content"] = as_markdown(row)
 
 
-def _add_training(run: RunRecord, training: dict[str, Any], prefix: str) -> None:
-    run.metrics |= _numbers(training, prefix)
-    run.metrics |= _numbers(training.get("facts") or {}, prefix)
-    for name, curve in (training.get("curves") or {}).items():
-        points = zip(curve["step"], curve["value"], strict=True)
-        run.curves[f"{prefix}train/{name}"] = [(int(step), float(value)) for step, value in points if value is not None]
+def _add_training(run: RunRecord, training: Training, prefix: str) -> None:
+    facts = {key: value for key, value in training.facts.items() if isinstance(value, int | float)}
+    counts = {key: value for key, value in facts.items() if not isinstance(value, bool)}
+    run.metrics |= _prefixed(training.numbers(), prefix) | _prefixed(counts, prefix)
+    for name, curve in training.curves.items():
+        run.curves[f"{prefix}train/{name}"] = list(zip(curve.step, curve.value, strict=True))
 
 
 def _add_costs(run: RunRecord, path: Path) -> None:
@@ -201,51 +206,39 @@ def _add_costs(run: RunRecord, path: Path) -> None:
     A stage writes its costs after its output. A folder with a file that is newer came from DVC's cache, and the costs
     beside it may be those of other parameters. Costs of a single file name its md5.
     """
-    costs = COSTS / f"{run.name}.json"
-    if not costs.is_file():
+    file = COSTS / f"{run.name}.json"
+    if not file.is_file():
         return
-    ended, values = costs.stat().st_mtime, read_json(costs)
-    if path.is_file() and values.get("output_md5") != run.tags["dvc_md5"]:
+    ended, cost = file.stat().st_mtime, StageCost.read(file)
+    if path.is_file() and cost.output_md5 != run.tags["dvc_md5"]:
         return
-    if any(file.stat().st_mtime > ended for file in path.rglob("*") if file.is_file()):
+    if any(each.stat().st_mtime > ended for each in path.rglob("*") if each.is_file()):
         return
-    run.metrics |= _numbers(values, "cost/")
-    if values.get("seconds") and values.get("response_tokens"):
-        run.metrics["cost/response_tokens_per_second"] = values["response_tokens"] / values["seconds"]
-    if values.get("seconds") and values.get("cpu_seconds"):
-        run.metrics["system/cpu_utilization_percentage"] = 100 * values["cpu_seconds"] / values["seconds"]
-    for cost, of in (("peak_memory_mb", "system"), ("peak_device_memory_mb", "gpu")):
-        if cost in values:
-            run.metrics[f"system/peak_{of}_memory_usage_megabytes"] = values[cost]
-    run.started, run.ended = ended - values.get("seconds", 0.0), ended
+    run.metrics |= _prefixed(cost.numbers(), "cost/")
+    tokens = cost.count("response_tokens")
+    if cost.seconds and tokens:
+        run.metrics["cost/response_tokens_per_second"] = tokens / cost.seconds
+    if cost.seconds and cost.cpu_seconds:
+        run.metrics["system/cpu_utilization_percentage"] = 100 * cost.cpu_seconds / cost.seconds
+    for name, peak in (("system", cost.peak_memory_mb), ("gpu", cost.peak_device_memory_mb)):
+        if peak is not None:
+            run.metrics[f"system/peak_{name}_memory_usage_megabytes"] = peak
+    run.started, run.ended = ended - (cost.seconds or 0.0), ended
 
 
 def _version(
-    row: dict[str, Any],
-    run: RunRecord,
-    evaluation: RunRecord | None,
-    parent: VersionRecord | None,
-    summary: dict[str, Any],
+    row: SummaryRow, run: RunRecord, evaluation: RunRecord | None, parent: VersionRecord | None, seed: int
 ) -> VersionRecord:
-    tags = {key: value for key, value in run.tags.items() if key != "stage"} | {
-        "model": row["name"],
-        "method": row["method"],
-        "round": str(row["round"]),
-        "seed": str(summary["seed"]),
-    }
-    metrics = {f"metric.{key}": f"{value:.6g}" for key, value in _numbers(row, "").items() if key != "round"}
+    tags = {key: value for key, value in run.tags.items() if key != "stage"} | _model_tags(row) | {"seed": str(seed)}
+    metrics = {f"metric.{key}": f"{value:.6g}" for key, value in row.numbers().items() if key != "round"}
     if evaluation is not None:
         metrics["evaluated_on"] = evaluation.tags["evaluated_on"]
-    key = f"{row['name']}:{run.tags['dvc_md5']}"
-    return VersionRecord(key, row["name"], run.key, parent.key if parent else None, tags, metrics)
+    key = f"{row.name}:{run.tags['dvc_md5']}"
+    return VersionRecord(key, row.name, run.key, parent.key if parent else None, tags, metrics)
 
 
-def _numbers(values: dict[str, Any], prefix: str) -> dict[str, float]:
-    return {
-        f"{prefix}{key}": float(value)
-        for key, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
+def _prefixed(values: Mapping[str, float], prefix: str) -> dict[str, float]:
+    return {f"{prefix}{key}": float(value) for key, value in values.items()}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,6 +17,8 @@ from juicer.settings.models import RegisterSettings
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from juicer.evaluation.results import ShownSample
+
 
 SAMPLES = "samples.json"
 METRICS_PER_REQUEST, PARAMS_PER_REQUEST, LONGEST_PARAM = 1000, 100, 6000
@@ -152,8 +154,9 @@ def log_params(client: "MlflowClient", run: str, values: dict[str, str]) -> None
         client.log_batch(run, params=params[start : start + PARAMS_PER_REQUEST])
 
 
-def log_samples(client: "MlflowClient", run: str, rows: list[dict[str, Any]]) -> None:
-    """Log rows as an MLflow table, in the format of `log_table`, which warns in MLflow 3.17 with pandas 3."""
+def log_samples(client: "MlflowClient", run: str, samples: "Sequence[ShownSample]") -> None:
+    """Log samples as an MLflow table, in the format of `log_table`, which warns in MLflow 3.17 with pandas 3."""
+    rows = [sample.as_json() for sample in samples]
     columns = list(rows[0])
     client.log_dict(run, {"columns": columns, "data": [[row[each] for each in columns] for row in rows]}, SAMPLES)
     client.set_tag(run, "mlflow.loggedArtifacts", json.dumps([{"path": SAMPLES, "type": "table"}]))

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from juicer.evaluation.results import ShownSample
 from juicer.registry.aliases import Aliases
 from juicer.registry.store import Measured, connect, every_page, log_points, log_samples
 from juicer.runtime.errors import InputError, did_you_mean
@@ -165,7 +166,7 @@ class Registry:
         self.tag(version, {WEIGHTS: version.tags["dvc_md5"]})
 
     def note_evaluation(
-        self, version: Version, figures: dict[str, float], judged_on: str, samples: list[dict[str, Any]]
+        self, version: Version, figures: dict[str, float], judged_on: str, samples: list[ShownSample]
     ) -> None:
         """Record an evaluation as a run of its own, and its metrics as tags of the version."""
         experiment = self._client.get_run(version.run).info.experiment_id

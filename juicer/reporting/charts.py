@@ -1,7 +1,7 @@
-"""Figures as inline SVG, drawn by hand: crisp, themed by the page's style sheet, and the same bytes every time.
+"""Figures as inline SVG: crisp at any size, coloured by the page's style sheet, and the same bytes every time.
 
-Colours are CSS classes (irft, rft, sft, sft-matched), so one figure serves light and dark; each mark has a
-<title> that a pointer or a screen reader finds.
+Colours are CSS classes (irft, rft, sft, matched), so one figure serves light and dark mode; each mark has a <title> as
+its tooltip and for screen readers. All text is escaped here, so that templates may insert the SVG as it is.
 """
 
 import html
@@ -9,8 +9,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from juicer.reporting.numbers import Z_95, shown
-from juicer.reporting.plots import Histogram, RoundPoint
+from juicer.reporting.formatting import shown
+from juicer.reporting.numbers import Z_95
+from juicer.reporting.plots import Bins, RoundPoint
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A tick's label: as short as it can be, with a true minus sign."""
+    """A tick's label, as short as possible, with a true minus sign."""
     if value and not 1e-3 <= abs(value) < 1e6:
         text = f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
     else:
@@ -65,7 +66,7 @@ def figure_over_rounds(
     Both methods start at SFT, which is their round 0. Bars and bands are 95% intervals over prompts.
 
     Args:
-        points: the models; base is drawn only where it does not flatten everything else.
+        points: the models; base is drawn only if its value is near the others', so that it does not compress the scale.
 
     Returns:
         The <svg> element, and a note about base (empty if it is drawn or absent).
@@ -101,7 +102,7 @@ def figure_over_rounds(
     start = next((point for point in drawn if point.method == "sft"), None)
     methods = [name for name in ("irft", "rft") if any(point.method == name for point in drawn)]
     for place, name in enumerate(methods):
-        # Side by side, so that error bars of the same round do not hide one another.
+        # Side by side, so that the error bars of a round do not overlap.
         shift = (place - (len(methods) - 1) / 2) * 7
         series = sorted((point for point in drawn if point.method == name), key=lambda point: point.round)
         parts.append(_series(frame, series, start, name, shift, digits, unit))
@@ -141,7 +142,7 @@ def _series(
 
 
 def marker(css: str, x: float, y: float) -> str:
-    """IRFT's circle or RFT's square: the two are told apart without colour, too."""
+    """IRFT's circle or RFT's square, so that the two can be distinguished without colour."""
     if css == "rft":
         return f'<rect class="mark rft" x="{x - 4.2:.1f}" y="{y - 4.2:.1f}" width="8.4" height="8.4"/>'
     return f'<circle class="mark {css}" cx="{x:.1f}" cy="{y:.1f}" r="4.6"/>'
@@ -155,12 +156,12 @@ def _tooltip(point: RoundPoint, digits: int, unit: str) -> str:
 def curve_panel(
     rounds: Sequence[tuple[str, Sequence[int], Sequence[float]]], css: str, description: str, most: int = 240
 ) -> str:
-    """One quantity of one kind of stage, its rounds laid end to end: faint as logged, strong as a running mean.
+    """One quantity of one kind of stage, round after round: faint lines as logged, strong lines as a running mean.
 
     Args:
         rounds: (model, steps, values) in order.
         css: colour class.
-        most: points drawn per panel; more are thinned evenly.
+        most: points drawn per panel; of more, every nth is drawn.
     """
     values = [value for _, _, each in rounds for value in each]
     if not values:
@@ -200,7 +201,7 @@ def running_mean(values: Sequence[float], width: int) -> list[float]:
     return result
 
 
-def histogram_figure(histogram: Histogram, description: str) -> str:
+def histogram_figure(histogram: Bins, threshold: float, description: str) -> str:
     """Scores of all demonstrations (outline) and of the kept ones (filled), with the threshold."""
     edges = histogram.edges
     counts = [*histogram.all, *histogram.kept]
@@ -219,13 +220,13 @@ def histogram_figure(histogram: Histogram, description: str) -> str:
                     f'<rect class="bar {css}" x="{left + 0.5:.1f}" y="{y:.1f}" width="{width:.1f}" '
                     f'height="{frame.y(0) - y:.1f}"><title>{html.escape(text)}</title></rect>'
                 )
-    x = frame.x(histogram.threshold)
-    # The label goes to the side that has the room.
+    x = frame.x(threshold)
+    # The label goes to the side with more room.
     anchor, shift = ("end", -6) if x > frame.width * 0.6 else ("start", 6)
     parts.append(
         f'<line class="threshold" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top}" y2="{frame.y(0):.1f}"/>'
         f'<text class="label" x="{x + shift:.1f}" y="{frame.top + 12}" text-anchor="{anchor}">'
-        f"lowest kept: {number(float(f'{histogram.threshold:.3g}'))}</text>"
+        f"lowest kept: {number(float(f'{threshold:.3g}'))}</text>"
     )
     return _svg(frame, parts, description)
 
@@ -274,7 +275,7 @@ def _x_axis(frame: Frame, values: Sequence[float], label: str) -> str:
 
 
 def _svg(frame: Frame, parts: Sequence[str], description: str) -> str:
-    # No width or height: the style sheet scales the view box to the column, on a phone, too.
+    # No width or height: the style sheet scales the view box to the column, on phones too.
     return (
         f'<svg viewBox="0 0 {frame.width} {frame.height}" role="img" aria-label="{html.escape(description)}">'
         f"{''.join(parts)}</svg>"

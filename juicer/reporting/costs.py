@@ -7,47 +7,90 @@ They differ from run to run, so they stay out of the versioned report and are wr
 
 import argparse
 import hashlib
-import html
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from juicer.reporting.numbers import shown
-from juicer.reporting.style import document
+from pydantic import JsonValue, RootModel, ValidationError
+
+from juicer.reporting.formatting import shown
+from juicer.reporting.rendering import render_page
 from juicer.runtime.command import guarded
+from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml, replace_text
+from juicer.stages.costs import COSTS, StageCost
 from juicer.stages.pipeline import pipeline
-from juicer.stages.stage import COSTS
 
-COLUMNS = {
-    "seconds": ("Seconds", 1),
-    "cpu_seconds": ("CPU seconds", 1),
-    "peak_memory_mb": ("Peak memory, MB", 0),
-    "peak_device_memory_mb": ("Peak device memory, MB", 0),
-    "steps": ("Steps", 0),
-    "response_tokens": ("Response tokens", 0),
-}
-"""Costs with a column of their own; what else a stage records is listed in the last one."""
+
+class Column(NamedTuple):
+    """A cost with a column of its own; what else a stage records is listed in the last column."""
+
+    key: str
+    heading: str
+    digits: int
+    total: str = ""
+    """What the last row shows of the column: "sum", "peak", or nothing."""
+
+
 ON_GPU = "peak_device_memory_mb"
 """Has its column only where a stage used a GPU."""
-SUMMED, PEAKS = ("seconds", "cpu_seconds"), ("peak_memory_mb", ON_GPU)
-UNKNOWN, RESTORED, WAITING = "", "restored, not run here", "not run yet"
+COLUMNS = (
+    Column("seconds", "Seconds", 1, "sum"),
+    Column("cpu_seconds", "CPU seconds", 1, "sum"),
+    Column("peak_memory_mb", "Peak memory, MB", 0, "peak"),
+    Column(ON_GPU, "Peak device memory, MB", 0, "peak"),
+    Column("steps", "Steps", 0),
+    Column("response_tokens", "Response tokens", 0),
+)
+RESTORED, WAITING = "restored, not run here", "not run yet"
 
 
-def gather(root: Path) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class StageRow:
+    """One stage of the pipeline, and what it cost."""
+
+    stage: str
+    cost: StageCost | None
+    """None where the present output was not made here."""
+    status: str = ""
+    """Why there is no cost: RESTORED or WAITING."""
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The row of report/costs.json."""
+        values = self.cost.as_json() if self.cost else {}
+        return {**values, "stage": self.stage, "status": self.status}
+
+
+class Ledger(RootModel[dict[str, dict[str, StageCost]]]):
+    """.juicer/cost_ledger.json: the costs of each stage, by the state that dvc.lock had for it."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the page."""
+
+    stage: str
+    status: str
+    width: float
+    """Of the bar, in pixels."""
+    cells: list[str]
+    others: list[str]
+    """Costs without a column of their own."""
+
+
+def gather(root: Path) -> list[StageRow]:
     """What each stage of the pipeline in `root` cost, in the order of dvc.yaml.
 
     A cost file says what the last run of a stage cost. When DVC restores the stage's outputs from its cache instead,
-    the file is of another result. So a new file is filed under the state that dvc.lock gives its stage now, and a
-    stage is shown with the cost of its present state only. Stages that dvc.yaml no longer has are left out.
-
-    Returns:
-        One {"stage", "status", costs...} per stage; status "" means measured.
+    the file belongs to another output. So a new file is stored in the ledger under the state that dvc.lock has for its
+    stage now, and a stage is shown with the cost of its present state only. Stages that dvc.yaml no longer has are left
+    out.
     """
     ledger_path = root / COSTS.parent / "cost_ledger.json"
-    ledger: dict[str, dict[str, Any]] = _read(ledger_path) or {}
+    ledger = _ledger(ledger_path)
     files = {path.stem: path for path in sorted((root / COSTS).glob("*.json"))}
     locked: dict[str, Any] | None = None
     names = sorted(files)
@@ -57,72 +100,80 @@ def gather(root: Path) -> list[dict[str, Any]]:
         locked = read_yaml(root / "dvc.lock").get("stages") or {}
     rows = []
     for name in names:
-        state = "by hand" if locked is None else _digest(locked[name]) if name in locked else ""
+        # Without dvc.lock, stages were run by hand.
+        state = "by hand" if locked is None else _digest(locked[name]) if name in locked else None
         known = ledger.setdefault(name, {})
-        cost = _read(files[name]) if name in files else None
+        cost = _cost(files[name]) if name in files else None
         if cost is not None and state and cost not in known.values():
             known[state] = cost
         if state in known:
-            rows.append({**known[state], "stage": name, "status": UNKNOWN})
+            rows.append(StageRow(name, known[state]))
         else:
-            rows.append({"stage": name, "status": RESTORED if state and locked is not None else WAITING})
-    replace_text(ledger_path, json.dumps({name: known for name, known in ledger.items() if known}, indent=1) + "\n")
+            rows.append(StageRow(name, None, RESTORED if state and locked is not None else WAITING))
+    kept = {name: {state: cost.as_json() for state, cost in known.items()} for name, known in ledger.items() if known}
+    replace_text(ledger_path, json.dumps(kept, indent=1) + "\n")
     return rows
 
 
-def render(rows: Sequence[Mapping[str, Any]]) -> str:
+def render(rows: Sequence[StageRow]) -> str:
     """The page: one row per stage, a bar for its seconds, and a last row with the total and the peak."""
-    slowest = max([float(row.get("seconds", 0)) for row in rows], default=0.0) or 1.0
-    columns = {key: column for key, column in COLUMNS.items() if key != ON_GPU or any(key in row for row in rows)}
-    body = []
-    for row in rows:
-        name = f'<th scope="row">{html.escape(str(row["stage"]))}</th>'
-        if row["status"]:
-            body.append(f'<tr>{name}<td class="text note" colspan="{len(columns) + 2}">{row["status"]}</td></tr>')
-            continue
-        width = 100 * float(row.get("seconds", 0)) / slowest
-        bar = f'<td class="text"><div style="width:{width:.1f}px;height:9px;background:var(--irft);border-radius:2px">'
-        cells = "".join(f"<td>{shown(row.get(key), digits)}</td>" for key, (_, digits) in columns.items())
-        others = [
+    measured = [row.cost.numbers() for row in rows if row.cost]
+    slowest = max([cost.get("seconds", 0) for cost in measured], default=0) or 1
+    columns = [column for column in COLUMNS if column.key != ON_GPU or any(ON_GPU in cost for cost in measured)]
+    return render_page(
+        "costs.html.j2",
+        columns=columns,
+        lines=[_line(row, columns, slowest) for row in rows],
+        measured=len(measured),
+        totals=[_total(column, measured) for column in columns],
+    )
+
+
+def _line(row: StageRow, columns: Sequence[Column], slowest: float) -> Line:
+    values = row.cost.numbers() if row.cost else {}
+    own = [column.key for column in columns]
+    return Line(
+        stage=row.stage,
+        status=row.status,
+        width=100 * values.get("seconds", 0) / slowest,
+        cells=[shown(values.get(column.key), column.digits) for column in columns],
+        others=[
             f"{key.replace('_', ' ')} {shown(value, 3 if abs(value) < 1 else 0)}"
-            for key, value in row.items()
-            if key not in ("stage", "status", "output_md5", *columns)
-        ]
-        body.append(f'<tr>{name}{bar}</div></td>{cells}<td class="text">{html.escape(", ".join(others))}</td></tr>')
-    measured = [row for row in rows if not row["status"]]
-    total = {key: sum(row.get(key, 0) for row in measured) for key in SUMMED}
-    total |= {key: max([row.get(key, 0) for row in measured], default=0) for key in PEAKS}
-    foot = "".join(
-        f"<td><b>{shown(total[key], digits)}</b></td>" if key in total else "<td></td>"
-        for key, (_, digits) in columns.items()
-    )
-    heads = "".join(f'<th scope="col">{name}</th>' for name, _ in columns.values())
-    return document(
-        "Costs",
-        '<main>\n<p class="note">What the stages cost where they ran. A stage that DVC restored from its cache did not '
-        'run, and costs nothing.</p>\n<div class="scroll"><table><thead><tr><th scope="col">Stage</th><th></th>'
-        f'{heads}<th scope="col" class="text">Also</th></tr></thead><tbody>{"".join(body)}'
-        f'<tr class="group"><th scope="row">{len(measured)} of {len(rows)} measured; sum, and highest peak</th>'
-        f"<td></td>{foot}<td></td></tr></tbody></table></div>\n</main>",
-        css="plain",
+            for key, value in values.items()
+            if key not in own
+        ],
     )
 
 
-def refresh(report: Path, root: Path = Path()) -> list[dict[str, Any]]:
+def _total(column: Column, measured: Sequence[Mapping[str, float]]) -> str:
+    values = [cost.get(column.key, 0) for cost in measured]
+    if column.total == "sum":
+        return shown(sum(values), column.digits)
+    return shown(max(values, default=0), column.digits) if column.total == "peak" else ""
+
+
+def refresh(report: Path, root: Path = Path()) -> list[StageRow]:
     """Write costs.html and costs.json into the folder of the report; returns the rows."""
     rows = gather(root)
-    replace_text(report / "costs.json", json.dumps(rows, indent=1) + "\n")
+    replace_text(report / "costs.json", json.dumps([row.as_json() for row in rows], indent=1) + "\n")
     replace_text(report / "costs.html", render(rows))
     return rows
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _cost(path: Path) -> StageCost | None:
+    """The cost in a file; None for a file that is cut short: a by-product must not stop a report."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        # A cost file is a by-product; one that was cut short must not stop a report.
+        return StageCost.read(path)
+    except InputError:
         return None
-    return values if isinstance(values, dict) else None
+
+
+def _ledger(path: Path) -> dict[str, dict[str, StageCost]]:
+    """The ledger; a new one where there is none, or it is cut short."""
+    try:
+        return Ledger.model_validate_json(path.read_text(encoding="utf-8")).root
+    except (FileNotFoundError, ValidationError):
+        return {}
 
 
 def _digest(value: Any) -> str:
@@ -141,8 +192,9 @@ def main() -> None:
 
     def work() -> None:
         rows = refresh(given.report)
-        seconds = sum(row.get("seconds", 0) for row in rows)
-        print(f"{sum(not row['status'] for row in rows)} of {len(rows)} stages measured, {seconds:.1f} s in all")
+        costs = [row.cost for row in rows if row.cost]
+        seconds = sum(cost.seconds or 0 for cost in costs)
+        print(f"{len(costs)} of {len(rows)} stages measured, {seconds:.1f} s in total")
 
     sys.exit(guarded(work, debug=given.debug, name="costs"))
 

@@ -1,10 +1,12 @@
 """The leaderboard of a recipe, with the paper's own figures beside it. Pure functions, no files."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
+from juicer.evaluation.benchmark_results import BenchmarkedModel
 from juicer.evaluation.benchmarks import COLUMNS
-from juicer.reporting.numbers import Row, shown, significant
+from juicer.reporting.contract import LeaderboardRow, LeaderboardSummary, PaperScores
+from juicer.reporting.formatting import shown, significant
 from juicer.runtime.errors import InputError
 
 HEADINGS = {
@@ -31,18 +33,13 @@ PAPER = {
 the order of HEADINGS."""
 
 
-def leaderboard_of(results: Sequence[Row], *, paper: bool, rounds: int) -> dict[str, Any]:
-    """The part `leaderboard` of metrics/summary.json.
+def leaderboard_of(results: Sequence[BenchmarkedModel], *, paper: bool, rounds: int) -> LeaderboardSummary:
+    """The leaderboard of metrics/summary.json.
 
     Args:
-        results: what tasks.leaderboard wrote for each model.
+        results: what tasks.leaderboard measured of each model; at least one.
         paper: put the paper's figures beside base (T = 0) and beside the last IRFT round.
         rounds: T of IRFT.
-
-    Returns:
-        {"fewshot": {column: n}, "metric": {column: name}, "limit", "models": [{"name", "method", "round", each column,
-        "average", "errors": {column: standard error}, "paper": {"name", each column, "average"} or None}]}; scores in
-        per cent.
 
     Raises:
         InputError: models were measured in different ways.
@@ -50,42 +47,73 @@ def leaderboard_of(results: Sequence[Row], *, paper: bool, rounds: int) -> dict[
     ways = [_way(result) for result in results]
     for result, way in zip(results, ways, strict=True):
         if way != ways[0]:
-            what = f"measured in another way than {results[0]['name']}, so the two cannot stand in one table"
-            raise InputError(what, where=result["name"], do="measure all models with the same recipe: dvc repro")
-    return {**ways[0], "models": [_model(result, paper=paper, rounds=rounds) for result in results]}
+            what = f"it was measured in another way than {results[0].name}, so they cannot share a table"
+            raise InputError(what, where=result.name, do="measure all models with the same recipe: dvc repro")
+    return LeaderboardSummary(
+        fewshot=ways[0].fewshot,
+        metric=ways[0].metric,
+        limit=ways[0].limit,
+        models=[_row(result, paper=paper, rounds=rounds) for result in results],
+    )
 
 
-def _way(result: Row) -> dict[str, Any]:
-    columns = result["columns"]
-    return {
-        "fewshot": {name: columns[name]["fewshot"] for name in COLUMNS},
-        "metric": {name: f"{columns[name]['metric']},{columns[name]['filter']}" for name in COLUMNS},
-        "limit": result["limit"],
-    }
+class _Way(NamedTuple):
+    """How a model was measured."""
+
+    fewshot: dict[str, int]
+    metric: dict[str, str]
+    limit: int | None
 
 
-def _model(result: Row, *, paper: bool, rounds: int) -> Row:
-    own_round = {"base": 0, "irft": result["round"]}.get(result["method"])
-    compared = paper and own_round in (0, rounds) and own_round in PAPER
-    return {
-        **{key: result[key] for key in ("name", "method", "round")},
-        **{name: significant(result["columns"][name]["score"]) for name in COLUMNS},
-        "average": significant(result["average"]),
-        "errors": {name: significant(result["columns"][name]["error"]) for name in COLUMNS},
-        "paper": paper_row(own_round) if compared and own_round is not None else None,
-    }
+def _way(result: BenchmarkedModel) -> _Way:
+    columns = {name: result.columns[name] for name in COLUMNS}
+    return _Way(
+        fewshot={name: column.fewshot for name, column in columns.items()},
+        metric={name: f"{column.metric},{column.filter}" for name, column in columns.items()},
+        limit=result.limit,
+    )
 
 
-def paper_row(rounds: int) -> Row:
+def _row(result: BenchmarkedModel, *, paper: bool, rounds: int) -> LeaderboardRow:
+    paper_round = {"base": 0, "irft": result.round}.get(result.method)
+    compared = paper and paper_round in (0, rounds) and paper_round in PAPER
+    scores = {name: column.score for name, column in result.columns.items()}
+    return LeaderboardRow(
+        name=result.name,
+        method=result.method,
+        round=result.round,
+        arc=_rounded(scores["arc"]),
+        truthfulqa=_rounded(scores["truthfulqa"]),
+        winogrande=_rounded(scores["winogrande"]),
+        gsm8k=_rounded(scores["gsm8k"]),
+        hellaswag=_rounded(scores["hellaswag"]),
+        mmlu=_rounded(scores["mmlu"]),
+        average=_rounded(result.average),
+        errors={name: significant(result.columns[name].error) for name in COLUMNS},
+        paper=paper_row(paper_round) if compared and paper_round is not None else None,
+    )
+
+
+def _rounded(score: float) -> float:
+    return float(f"{score:.6g}")
+
+
+def paper_row(rounds: int) -> PaperScores:
     """The paper's figures for T rounds, under the names of our columns."""
     name = "zephyr-7b-sft-full" if rounds == 0 else f"IRFT, T = {rounds}"
-    return {"name": name, **dict(zip(HEADINGS, PAPER[rounds], strict=True))}
+    return PaperScores.parse({"name": name, **dict(zip(HEADINGS, PAPER[rounds], strict=True))}, "the paper's table")
 
 
-def as_markdown(model: Row) -> str:
+def scores_of(row: LeaderboardRow | PaperScores) -> dict[str, float]:
+    """The scores of a row, per benchmark and on average, in the order of HEADINGS."""
+    return {key: getattr(row, key) for key in HEADINGS}
+
+
+def as_markdown(model: LeaderboardRow) -> str:
     """One model of `leaderboard_of`, with the paper's row below it, as a table for MLflow's description of a run."""
-    paper = model["paper"]
-    rows = [model, {**paper, "name": f"the paper: {paper['name']}"}] if paper else [model]
+    rows = [(model.name, scores_of(model))]
+    if model.paper:
+        rows.append((f"the paper: {model.paper.name}", scores_of(model.paper)))
     lines = [["model", *HEADINGS.values()], ["---", *["--:"] * len(HEADINGS)]]
-    lines += [[row["name"], *(shown(row[key], 2) for key in HEADINGS)] for row in rows]
+    lines += [[name, *(shown(score, 2) for score in scores.values())] for name, scores in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,35 +1,23 @@
 """The numbers of the report: from the table of evaluations to metrics/summary.json.
 
-Pure functions, no files. What is reported is measured on held-out prompts; what is chosen is chosen on validation.
+Pure functions, no files. Models are compared on held-out prompts and chosen on validation prompts.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from juicer.evaluation.choice import CRITERIA, best_on_validation
+from juicer.evaluation.choice import best_on_validation
+from juicer.evaluation.results import EvaluatedModel, Merits, Table
+from juicer.reporting.contract import Champion, DvcMetrics, Summary, SummaryRow
+from juicer.reporting.formatting import significant
+from juicer.reporting.leaderboard_table import scores_of
 from juicer.runtime.errors import InputError
 
-Row = dict[str, Any]
 Scores = Sequence[float | None]
 Z_95 = 1.96
 """Half-width of a 95% interval, in standard errors."""
-
-CONTRACT = (
-    "reward_mean",
-    "reward_sem",
-    "win_rate_vs_sft",
-    "preference_accuracy",
-    "preference_accuracy_per_token",
-    "preference_gap",
-    "demonstration_gap",
-    "response_tokens",
-    "ended",
-    "kl_to_sft",
-    "distinct_2",
-)
-"""Keys that every model of metrics/summary.json has; null where one cannot be had."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +29,7 @@ class Column:
     explanation: str
     digits: int
     best: Literal["high", None] = None
-    """Which value is the better one; None where neither direction is good by itself."""
+    """Which direction is better; None where neither is good by itself."""
     error: str | None = None
     """Key of the standard error shown beside it."""
     signed: bool = False
@@ -91,7 +79,7 @@ COLUMNS = (
     Column(
         "implicit_preference_accuracy",
         "… implicit",
-        "The same for the implicit reward, log π − log π_sft: what was learnt since sft, freed of the lengths.",
+        "The same for the implicit reward, log π − log π_sft: what was learnt since sft, independent of the lengths.",
         3,
         "high",
     ),
@@ -113,8 +101,8 @@ COLUMNS = (
         2,
         signed=True,
     ),
-    Column("response_tokens", "Tokens", "Mean length of a sampled response. Self-play can make it creep.", 1),
-    Column("ended", "Ended", "Share of sampled responses that stopped by themselves before the limit.", 3, "high"),
+    Column("response_tokens", "Tokens", "Mean length of a sampled response. Self-play can make it grow.", 1),
+    Column("ended", "Ended", "Share of sampled responses that ended before the length limit.", 3, "high"),
     Column("kl_to_sft", "KL", "KL divergence to sft per response, in nats, on the model's own samples.", 2),
     Column(
         "distinct_2",
@@ -160,133 +148,114 @@ def _paired(scores: Scores, others: Scores) -> list[tuple[float, float]]:
     return [(mine, other) for mine, other in pairs if mine is not None and other is not None]
 
 
-def choose_champion(models: Sequence[Row]) -> Row:
-    """The model with the best validation figure, base excluded; the earlier (simpler) one on a tie.
+def choose_champion(models: Sequence[EvaluatedModel]) -> Champion:
+    """The model with the best validation metric, base excluded; the earlier (simpler) one on a tie.
 
-    Held-out figures are never looked at; see best_on_validation.
-
-    Args:
-        models: evaluations, as in the table.
-
-    Returns:
-        {"name", "selected_on": "validation", "criterion", "validation_<criterion>"}.
+    Held-out metrics play no part; see best_on_validation.
 
     Raises:
         InputError: there is no model besides base.
     """
-    candidates = [model for model in models if model["method"] != "base"]
+    candidates = [model for model in models if model.method != "base"]
     if not candidates:
         raise InputError("no model besides base was evaluated, so there is no champion")
-    if best := best_on_validation([model["validation"] or {} for model in candidates]):
-        return {
-            "name": candidates[best.place]["name"],
-            "selected_on": "validation",
-            "criterion": best.criterion,
-            f"validation_{best.criterion}": best.value,
-        }
-    # A recipe with no validation prompts leaves nothing to choose on; SFT is what one has without a choice.
-    return {"name": candidates[0]["name"], "selected_on": "validation", "criterion": None}
+    merits = [model.validation.merits if model.validation else Merits() for model in candidates]
+    if best := best_on_validation(merits):
+        champion = Champion(name=candidates[best.place].name, selected_on="validation", criterion=best.criterion)
+        return champion.model_copy(update={f"validation_{best.criterion}": best.value})
+    # Without validation prompts there is nothing to choose by, and SFT is the default.
+    return Champion(name=candidates[0].name, selected_on="validation", criterion=None)
 
 
-def summarise(table: dict[str, Any], recipe: str, seed: int) -> dict[str, Any]:
-    """The content of metrics/summary.json.
+def summarise(table: Table[EvaluatedModel], recipe: str, seed: int) -> Summary:
+    """The content of metrics/summary.json, without the leaderboard.
 
     Args:
-        table: {"models": [evaluation, ...]}, as tasks.evaluate writes them.
+        table: the evaluations of all models.
         recipe: the recipe's name.
         seed: the recipe's seed.
-
-    Returns:
-        {"recipe", "seed", "control", "models", "champion"}; `control` is what differences are taken to: sft-matched,
-        or sft where the recipe makes no control.
 
     Raises:
         InputError: the table has no sft, or models were evaluated on different numbers of prompts.
     """
-    evaluated = {model["name"]: model for model in table["models"]}
+    evaluated = {model.name: model for model in table.models}
     if "sft" not in evaluated:
-        raise InputError("the table has no model named sft, which all others are compared with")
+        raise InputError("the table has no model named sft, with which all others are compared")
     sft = evaluated["sft"]
     control = evaluated.get("sft-matched", sft)
-    return {
-        "recipe": recipe,
-        "seed": seed,
-        "control": control["name"],
-        "models": [_row(model, sft, control) for model in table["models"]],
-        "champion": choose_champion(table["models"]),
-    }
+    return Summary(
+        recipe=recipe,
+        seed=seed,
+        control=control.name,
+        models=[_row(model, sft, control) for model in table.models],
+        champion=choose_champion(table.models),
+    )
 
 
-def _row(model: Row, sft: Row, control: Row) -> Row:
-    held_out, validation, training = model["held_out"], model["validation"] or {}, model.get("training") or {}
+def _row(model: EvaluatedModel, sft: EvaluatedModel, control: EvaluatedModel) -> SummaryRow:
+    held_out, training = model.held_out, model.training
+    validation = model.validation.merits if model.validation else Merits()
     try:
-        wins = win_rate(model["held_out_scores"], sft["held_out_scores"])
-        difference, difference_sem = paired_difference(model["held_out_scores"], control["held_out_scores"])
+        wins = win_rate(model.held_out_scores, sft.held_out_scores)
+        difference, difference_sem = paired_difference(model.held_out_scores, control.held_out_scores)
     except InputError as error:
-        raise InputError(error.what, where=model["name"], do=error.do) from error
-    row: Row = {key: model[key] for key in ("name", "method", "round", "path")}
-    row |= {key: significant(wins) if key == "win_rate_vs_sft" else held_out.get(key) for key in CONTRACT}
-    for key in ("oracle_mean", "oracle_sem"):
-        if held_out.get(key) is not None:
-            row[key] = held_out[key]
-    row |= {
-        "preference_gap_sem": held_out.get("preference_gap_sem"),
-        "implicit_preference_accuracy": held_out.get("implicit_preference_accuracy"),
-        "reward_difference": significant(difference),
-        "reward_difference_sem": significant(difference_sem),
-        **{f"validation_{criterion}": validation.get(criterion) for criterion in CRITERIA},
-        "prompts": held_out.get("prompts"),
-        "pairs": held_out.get("pairs"),
-        "steps": training.get("total_steps") or training.get("steps"),
-        "reward_training_accuracy": ((training.get("reward") or {}).get("facts") or {}).get("training_accuracy"),
-        "response_tokens_trained": training.get("total_response_tokens") or training.get("response_tokens"),
-    }
-    return row
+        raise InputError(error.what, where=model.name, do=error.do) from error
+    row = SummaryRow(
+        name=model.name,
+        method=model.method,
+        round=model.round,
+        path=model.path,
+        reward_mean=held_out.reward_mean,
+        reward_sem=held_out.reward_sem,
+        win_rate_vs_sft=significant(wins),
+        preference_accuracy=held_out.preference_accuracy,
+        preference_accuracy_per_token=held_out.preference_accuracy_per_token,
+        preference_gap=held_out.preference_gap,
+        demonstration_gap=held_out.demonstration_gap,
+        response_tokens=held_out.response_tokens,
+        ended=held_out.ended,
+        kl_to_sft=held_out.kl_to_sft,
+        distinct_2=held_out.distinct_2,
+        preference_gap_sem=held_out.preference_gap_sem,
+        implicit_preference_accuracy=held_out.implicit_preference_accuracy,
+        reward_difference=significant(difference),
+        reward_difference_sem=significant(difference_sem),
+        validation_reward_mean=validation.reward_mean,
+        validation_preference_accuracy=validation.preference_accuracy,
+        validation_demonstration_gap=validation.demonstration_gap,
+        prompts=held_out.prompts,
+        pairs=held_out.pairs,
+        steps=(training.total_steps or training.steps) if training else None,
+        reward_training_accuracy=training.reward.number("training_accuracy") if training and training.reward else None,
+        response_tokens_trained=(training.total_response_tokens or training.response_tokens) if training else None,
+    )
+    if held_out.oracle_mean is None:
+        return row
+    return row.model_copy(update={"oracle_mean": held_out.oracle_mean, "oracle_sem": held_out.oracle_sem})
 
 
-def significant(value: float | None) -> float | None:
-    """Rounded to 6 significant digits, as the evaluations are."""
-    return None if value is None else float(f"{value:.6g}")
+def flat(summary: Summary) -> DvcMetrics:
+    """The numbers of the summary as nested mappings."""
+    metrics = DvcMetrics(
+        champion=summary.champion.name, models={model.name: model.numbers() for model in summary.models}
+    )
+    if summary.leaderboard is None:
+        return metrics
+    return metrics.model_copy(
+        update={"leaderboard": {model.name: scores_of(model) for model in summary.leaderboard.models}}
+    )
 
 
-def flat(summary: dict[str, Any]) -> dict[str, Any]:
-    """The summary as nested mappings of numbers, which is what `dvc metrics` can show and compare."""
-    models = {
-        model["name"]: {key: value for key, value in model.items() if isinstance(value, int | float)}
-        for model in summary["models"]
-    }
-    leaderboard = {
-        model["name"]: {key: value for key, value in model.items() if isinstance(value, float)}
-        for model in summary.get("leaderboard", {}).get("models", [])
-    }
-    return {
-        "champion": summary["champion"]["name"],
-        "models": models,
-        **({"leaderboard": leaderboard} if leaderboard else {}),
-    }
-
-
-def shown_columns(models: Sequence[Row]) -> list[Column]:
+def shown_columns(models: Sequence[SummaryRow]) -> list[Column]:
     """The columns in which at least one model has a value."""
-    return [column for column in COLUMNS if any(model.get(column.key) is not None for model in models)]
+    return [column for column in COLUMNS if any(model.metric(column.key) is not None for model in models)]
 
 
-def shown(value: float | None, digits: int, *, signed: bool = False) -> str:
-    """A number as text, with a true minus sign and thousands set apart; a dash for none."""
-    if value is None:
-        return "–"
-    text = f"{value:{'+' if signed else ''},.{digits}f}".replace(",", "\u202f").replace("-", "−")
-    return text.lstrip("+−") if not any(digit in text for digit in "123456789") else text
-
-
-def best_names(models: Sequence[Row], column: Column) -> set[str]:
-    """Names of the models that are best in a column as it is shown, ties included; nobody if all are equal."""
-    values = {model["name"]: round(model[column.key], column.digits) for model in models if _has(model, column.key)}
+def best_names(models: Sequence[SummaryRow], column: Column) -> set[str]:
+    """Names of the models that are best in a column as it is shown, ties included; empty if all are equal."""
+    known = {model.name: model.metric(column.key) for model in models}
+    values = {name: round(value, column.digits) for name, value in known.items() if value is not None}
     if column.best is None or len(set(values.values())) < 2:
         return set()
     best = max(values.values())
     return {name for name, value in values.items() if value == best}
-
-
-def _has(model: Row, key: str) -> bool:
-    return model.get(key) is not None

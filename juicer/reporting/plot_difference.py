@@ -1,6 +1,6 @@
-"""Say in text how the curves of dvc.yaml's plots differ from those of a commit, as a table for a comment.
+"""Compare the curves of dvc.yaml's plots with those of a commit, as a text table for a comment on a pull request.
 
-A comment shows no picture that is not somewhere on the web, so a curve is a line of blocks and its last value.
+A comment can only show images that are on the web, so a curve is drawn as a line of blocks, followed by its last value.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from juicer.runtime.files import read_yaml
 
 BLOCKS, WIDTH = "▁▂▃▄▅▆▇█", 12
 Curves = dict[str, list[float]]
-"""What a curve is of to its values, from left to right."""
+"""Name of a curve to its values, from left to right."""
 
 
 def difference(commit: str) -> str:
-    """A table in Markdown of the curves that are not as they were at `commit`; a line if there are none."""
+    """A Markdown table of the curves that differ from those at `commit`; one line of text if none does."""
     from dvc.api import DVCFileSystem
 
     there, rows = DVCFileSystem(".", rev=commit), []
@@ -36,9 +36,9 @@ def difference(commit: str) -> str:
 
 
 def curves(text: str, path: str, settings: dict[str, Any]) -> Curves:
-    """The curves in a file of a plot: one for each combination of the words that stand in several rows.
+    """The curves in the file of a plot: one for each combination of the text columns whose values repeat.
 
-    What is not a finite number is left out.
+    Values that are not finite numbers are left out.
     """
     points = list(csv.DictReader(io.StringIO(text))) if path.endswith(".csv") else json.loads(text or "[]")
     x, y = settings["x"], settings["y"]
@@ -54,7 +54,7 @@ def curves(text: str, path: str, settings: dict[str, Any]) -> Curves:
 
 
 def compare(title: str, before: Curves, now: Curves) -> list[str]:
-    """Rows of the table: curves that changed, that are new and that are gone."""
+    """Rows of the table: curves that changed, were added or were removed."""
     rows = []
     for name in dict.fromkeys([*now, *before]):
         old, new = before.get(name, []), now.get(name, [])
@@ -75,13 +75,13 @@ def _drawn(values: list[float], low: float, high: float) -> str:
 
 
 def _in_words(points: list[dict[str, Any]], name: str) -> bool:
-    """Whether a column says what a curve is of: text, and not another one in every row."""
+    """Whether a column names curves: it is text, and its values repeat."""
     values = [point[name] for point in points]
     return all(isinstance(_number(value), str) for value in values) and len(set(values)) < len(values)
 
 
 def _number(value: Any) -> Any:
-    """What a table in text says as a number."""
+    """The value as a number; as it is, if it is not one."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -89,7 +89,7 @@ def _number(value: Any) -> Any:
 
 
 def _at(there: Any, path: str) -> str:
-    """A file at a commit, empty where it was not there or neither cache nor remote has it."""
+    """A file at a commit; empty if it did not exist, or neither the cache nor the remote has it."""
     from dvc.exceptions import DvcException
 
     try:

@@ -4,12 +4,16 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from juicer.reporting.numbers import Row
+from pydantic import ConfigDict, JsonValue
+
+from juicer.evaluation.documents import Document
+from juicer.evaluation.results import EvaluatedModel, Table
+from juicer.reporting.contract import Summary, SummaryRow
 
 HIDDEN_CURVES = ("learning_rate",)
-"""A schedule is a setting, not a result; it stays in the files but needs no panel."""
+"""The learning rate is a setting, not a result: it is in the files, but has no panel on the page."""
 CURVE_ORDER = ("loss", "accuracy", "margin", "reward", "kl", "length", "entropy", "gradient_norm")
 
 
@@ -34,43 +38,64 @@ class CurvePoint(NamedTuple):
     value: float
 
 
-class Histogram(NamedTuple):
-    """Scores of all demonstrations and of the kept ones, in the same bins."""
+class Bins(Document):
+    """Demonstrations per bin of their scores, before and after the selection."""
 
     edges: list[float]
-    """One more than bins, rising."""
+    """One more than there are bins, rising."""
     all: list[int]
     """Demonstrations per bin before the selection."""
     kept: list[int]
     """Demonstrations per bin after it."""
+
+
+class Scores(Document):
+    """The scores of the demonstrations."""
+
     threshold: float
     """Lowest score that was kept."""
+    all: dict[str, JsonValue]
+    """Statistics of the scores before the selection."""
+    kept: dict[str, JsonValue]
+    """Statistics of the scores after it."""
+    histogram: Bins
 
 
-def over_rounds(models: Sequence[Row], key: str, error: str) -> list[RoundPoint]:
-    """The models of a summary that have the value, in its order."""
+class Curation(Document):
+    """curation.json: what became of the demonstrations. Only the scores are interpreted here, the rest is shown."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue]
+
+    scores: Scores | None = None
+    """None where the recipe has no scorer."""
+
+    @property
+    def facts(self) -> dict[str, JsonValue]:
+        """All but the scores."""
+        return self.__pydantic_extra__
+
+
+def over_rounds(models: Sequence[SummaryRow], key: str, error: str | None) -> list[RoundPoint]:
+    """The models of a summary that have a value of the metric `key`, in its order; `error` names its standard error."""
+    found = [(model, model.metric(key)) for model in models]
     return [
-        RoundPoint(model["name"], model["method"], model["round"], model[key], model.get(error))
-        for model in models
-        if model.get(key) is not None
+        RoundPoint(model.name, model.method, model.round, value, model.metric(error) if error else None)
+        for model, value in found
+        if value is not None
     ]
 
 
-def training_curves(table: dict[str, Any]) -> list[CurvePoint]:
+def training_curves(table: Table[EvaluatedModel]) -> list[CurvePoint]:
     """Every logged point of every training stage behind the table, RFT's reward model before its policy."""
-    points = []
-    for model in table["models"]:
-        training = model.get("training")
-        for record in (training.get("reward"), training) if training else ():
-            if not record:
-                continue
-            for quantity in sorted(record.get("curves") or {}, key=_curve_rank):
-                curve = record["curves"][quantity]
-                points += [
-                    CurvePoint(record["stage"], model["name"], model["round"], quantity, step, value)
-                    for step, value in zip(curve["step"], curve["value"], strict=True)
-                ]
-    return points
+    return [
+        CurvePoint(record.stage, model.name, model.round, quantity, step, value)
+        for model in table.models
+        if model.training
+        for record in model.training.in_order()
+        for quantity in sorted(record.curves, key=_curve_rank)
+        for step, value in zip(record.curves[quantity].step, record.curves[quantity].value, strict=True)
+    ]
 
 
 def _curve_rank(quantity: str) -> tuple[int, str]:
@@ -78,17 +103,15 @@ def _curve_rank(quantity: str) -> tuple[int, str]:
     return known, quantity
 
 
-def write_plots(
-    folder: Path, summary: dict[str, Any], curves: Sequence[CurvePoint], histogram: Histogram | None
-) -> None:
-    """Write the files that the `plots` section of dvc.yaml shows. A series that cannot be had is an empty file."""
+def write_plots(folder: Path, summary: Summary, curves: Sequence[CurvePoint], scores: Scores | None) -> None:
+    """Write the files that the `plots` section of dvc.yaml shows. A series without values is an empty file."""
     folder.mkdir(parents=True)
     for name, key, error in (
         ("preference_gap", "preference_gap", "preference_gap_sem"),
         ("reward", "reward_mean", "reward_sem"),
     ):
-        points = over_rounds(summary["models"], key, error)
-        # As the paper's figure: the base model is off its scale, so it is left to the table.
+        points = over_rounds(summary.models, key, error)
+        # As in the paper's figure: the base model would be off the scale, so only the table has it.
         rows = [point._asdict() for point in points if point.method != "base"]
         (folder / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     with (folder / "training.csv").open("w", newline="", encoding="utf-8") as file:
@@ -98,16 +121,8 @@ def write_plots(
     with (folder / "scores.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["set", "score", "demonstrations"])
-        if histogram is not None:
-            for name, counts in (("all", histogram.all), ("kept", histogram.kept)):
-                for count, low, high in zip(counts, histogram.edges, histogram.edges[1:], strict=False):
+        if scores is not None:
+            bins = scores.histogram
+            for name, counts in (("all", bins.all), ("kept", bins.kept)):
+                for count, low, high in zip(counts, bins.edges, bins.edges[1:], strict=False):
                     writer.writerow([name, f"{(low + high) / 2:.6g}", count])
-
-
-def histogram_of(curation: dict[str, Any]) -> Histogram | None:
-    """The scores before and after the selection, from the content of curation.json; None where nothing was scored."""
-    scores = curation.get("scores")
-    if scores is None:
-        return None
-    bins = scores["histogram"]
-    return Histogram(bins["edges"], bins["all"], bins["kept"], scores["threshold"])

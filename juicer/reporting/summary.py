@@ -1,13 +1,13 @@
 """Print the table of all models and the path of the report: how `juicer run` ends, and `juicer report --table`."""
 
 from pathlib import Path
-from typing import Any
 
 from juicer.reporting import costs
+from juicer.reporting.contract import Summary
 from juicer.reporting.findings import findings
-from juicer.reporting.numbers import best_names, shown, shown_columns
+from juicer.reporting.formatting import shown
+from juicer.reporting.numbers import best_names, shown_columns
 from juicer.runtime.errors import InputError
-from juicer.runtime.files import read_json
 
 WIDTH = 120
 SHORT = {
@@ -27,23 +27,23 @@ SHORT = {
 """The columns that fit into a terminal, under shorter names."""
 
 
-def format_table(summary: dict[str, Any]) -> str:
+def format_table(summary: Summary) -> str:
     """The table of models as plain lines of at most 120 characters; > marks the champion, * the best of a column."""
-    models, champion = summary["models"], summary["champion"]["name"]
+    models, champion = summary.models, summary.champion.name
     columns = [column for column in shown_columns(models) if column.key in SHORT]
-    if summary["champion"]["criterion"] != "demonstration_gap":
+    if summary.champion.criterion != "demonstration_gap":
         columns = [column for column in columns if column.key != "demonstration_gap"]
     # Headings end where the numbers do, before the column of the asterisks.
     lines = [["  model", *(f"{SHORT[column.key]} " for column in columns)]]
     best = {column.key: best_names(models, column) for column in columns}
     for model in models:
-        cells = [f"{'>' if model['name'] == champion else ' '} {model['name']}"]
+        cells = [f"{'>' if model.name == champion else ' '} {model.name}"]
         for column in columns:
-            value = shown(model.get(column.key), column.digits, signed=column.signed)
-            error = model.get(column.error) if column.error in ("reward_sem", "oracle_sem") else None
+            value = shown(model.metric(column.key), column.digits, signed=column.signed)
+            error = model.metric(column.error) if column.error in ("reward_sem", "oracle_sem") else None
             around = f" ±{shown(error, column.digits)}" if error is not None else ""
             # A hyphen, not the page's minus sign: terminal output is copied into other programs.
-            cells.append(f"{value}{around}{'*' if model['name'] in best[column.key] else ' '}".replace("−", "-"))
+            cells.append(f"{value}{around}{'*' if model.name in best[column.key] else ' '}".replace("−", "-"))
         lines.append(cells)
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     return "\n".join(
@@ -61,11 +61,11 @@ def show(metrics: Path, report: Path) -> None:
         metrics: metrics/summary.json.
         report: report/report.html.
     """
-    summary = read_json(metrics)
+    summary = Summary.read(metrics)
     if not report.is_file():
         raise InputError("no such file", where=str(report), do="run the stage that makes it: dvc repro report")
     costs.refresh(report.parent)
-    print(f"Recipe {summary['recipe']}, seed {summary['seed']}, held-out prompts\n")
+    print(f"Recipe {summary.recipe}, seed {summary.seed}, held-out prompts\n")
     print(format_table(summary))
     print("\n> champion, chosen on validation prompts   * best of its column")
     print(f"{findings(summary).headline}.")

@@ -34,6 +34,7 @@ from juicer.settings.compute import ComputeSettings
 from juicer.stages import attempts
 from juicer.stages.cancellation import Cancellation, end_with, starters
 from juicer.stages.checkpoint import Checkpoint, checkpoints_of, discard_checkpoints, key_of, remove_checkpoints
+from juicer.stages.costs import COSTS, StageCost
 from juicer.stages.gpus import take_one_gpu
 from juicer.stages.live import Live
 from juicer.stages.pipeline import Meta, declared
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from juicer.runtime.memo import CheckpointedMemo
 
 S = TypeVar("S", bound=Settings)
-COSTS = Path(".juicer/costs")
 WORK = "work"
 """The piece of work of a stage that has but one."""
 
@@ -209,18 +209,18 @@ class Stage:
     def write_costs(self, seconds: float) -> None:
         """Write the costs to a file that DVC does not track, because timings differ from run to run."""
         used = resource.getrusage(resource.RUSAGE_SELF)
-        costs = {
-            "stage": self.name,
-            "seconds": round(seconds, 3),
-            "cpu_seconds": round(used.ru_utime + used.ru_stime, 3),
-            "peak_memory_mb": round(used.ru_maxrss / 1024, 1),
+        cost = StageCost.create(
+            self.name,
+            self._costs,
+            seconds=round(seconds, 3),
+            cpu_seconds=round(used.ru_utime + used.ru_stime, 3),
+            peak_memory_mb=round(used.ru_maxrss / 1024, 1),
             **highest([*self.peaks, peak_memory()]),
-            **self._costs,
             **({"output_md5": self._md5} if self._md5 else {}),
             **self.speed.costs(),
-        }
+        )
         COSTS.mkdir(parents=True, exist_ok=True)
-        (COSTS / f"{self.name}.json").write_text(json.dumps(costs) + "\n")
+        (COSTS / f"{self.name}.json").write_text(json.dumps(cost.as_json()) + "\n")
 
 
 def optional_path(text: str) -> Path | None:

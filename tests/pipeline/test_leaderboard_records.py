@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from juicer.reporting.leaderboard_table import HEADINGS, paper_row
+from tests.example_evaluations import benchmark_result
 from tests.pipeline.test_register import Project
 
 SCORES = dict(zip(HEADINGS, (20.0, 30.0, 50.0, 0.0, 25.0, 25.0, 25.0), strict=True))
@@ -11,14 +12,15 @@ SCORES = dict(zip(HEADINGS, (20.0, 30.0, 50.0, 0.0, 25.0, 25.0, 25.0), strict=Tr
 def measured(folder: Path, *, paper: bool) -> Project:
     """A finished pipeline in which one model was measured."""
     finished = Project(folder)
-    model = {"name": "irft-r2", "method": "irft", "round": 2}
+    result = benchmark_result("irft-r2", "irft", 2)
     finished.stage("leaderboard@irft-r2", "", ["models/irft/r2"], ["evaluation/leaderboard/irft-r2"])
-    finished.write("evaluation/leaderboard/irft-r2/results.json", {**model, "harness": {"lm_eval": "0.4.13"}})
+    finished.write("evaluation/leaderboard/irft-r2/results.json", result)
     table = ["evaluation/leaderboard-tables/irft-r2.json"]
     finished.stage("tabulate_leaderboard@irft-r2", "", ["evaluation/leaderboard/irft-r2/results.json"], table)
     finished.stages["report"]["deps"].append({"path": table[0], "hash": "md5", "md5": "0"})
-    row = {**model, **SCORES, "paper": paper_row(2) if paper else None}
-    finished.summary["leaderboard"] = {"models": [row]}
+    model = {key: result[key] for key in ("name", "method", "round")}
+    row = {**model, **SCORES, "errors": {}, "paper": paper_row(2).as_json() if paper else None}
+    finished.summary["leaderboard"] = {"fewshot": {}, "metric": {}, "limit": None, "models": [row]}
     finished.choose("irft-r2")
     return finished
 

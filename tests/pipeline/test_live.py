@@ -19,12 +19,14 @@ from mlflow.exceptions import MlflowException
 from juicer.registry.ensure import KEY, ensure
 from juicer.registry.records import collect
 from juicer.registry.tracker import Meter, Opening, Writer
+from juicer.reporting.contract import Summary
 
 # MLflow's own use of SQLAlchemy; nothing we could mend.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 ROOT = Path(__file__).resolve().parents[2]
 SUMMARY = Path("metrics/summary.json")
+SUMMARISED = {"recipe": "quickstart", "seed": 0, "control": "sft", "models": [], "champion": {"name": "sft"}}
 STAGE = '''
 """A stage that takes a step whenever a file says so."""
 import os, time
@@ -52,7 +54,8 @@ def run(stage):
     with stage.publish(stage.arguments.out) as out:
         out.mkdir()
         curves = {"loss": {"step": [1, 2, 3], "value": [1.0, 0.5, 1 / 3]}}
-        write_json(out / "training.json", {"steps": 3, "curves": curves, "facts": {"accuracy": 0.75}})
+        counts = {"stage": "sft", "steps": 3, "response_tokens": 300}
+        write_json(out / "training.json", {**counts, "curves": curves, "facts": {"accuracy": 0.75}})
     return "done"
 
 if __name__ == "__main__":
@@ -87,7 +90,7 @@ def small(project: Path, empty_store: Path) -> Path:
     (project / "tasks/sft.py").write_text(STAGE)
     (project / "dvc.yaml").write_text(GRAPH)
     (project / "source").write_text("text")
-    (project / "summary").write_text(json.dumps({"models": [], "champion": {"name": "sft"}}))
+    (project / "summary").write_text(json.dumps(SUMMARISED))
     text = (project / "params.yaml").read_text()
     (project / "params.yaml").write_text(text.replace("\ngraph:\n", "\ngraph:\n  curated: data/curated\n"))
     # The validation would refuse this graph.
@@ -153,7 +156,7 @@ def grown(folder: Path) -> Callable[[], bool]:
 
 
 def registered(folder: Path) -> str:
-    records = collect(json.loads((folder / SUMMARY).read_text()), SUMMARY, Path("dvc.lock"), "quickstart")
+    records = collect(Summary.read(folder / SUMMARY), SUMMARY, Path("dvc.lock"), "quickstart")
     return ensure(records, f"sqlite:///{folder}/mlflow.db", "quickstart", "quickstart")
 
 

@@ -18,7 +18,9 @@ from juicer.registry.ensure import KEY, ensure
 from juicer.registry.records import ATTEMPT, Records, collect, git_tags
 from juicer.registry.store import without_password
 from juicer.registry.versions import open_registry
+from juicer.reporting.contract import Summary
 from juicer.runtime.errors import InputError
+from tests.example_evaluations import metrics
 
 # MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -41,7 +43,7 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.stages: dict[str, Any] = {}
-        self.summary: dict[str, Any] = {"recipe": "quickstart", "seed": 0, "models": []}
+        self.summary: dict[str, Any] = {"recipe": "quickstart", "seed": 0, "control": "sft", "models": []}
         self.stage("fetch", "", [], ["data/raw"])
         self.stage("curate", "", ["data/raw"], ["data/curated"])
         self.stage("pretrain@world", "", [], ["models/world"])
@@ -81,13 +83,14 @@ class Project:
         self.write(f".juicer/costs/{stage}.json", {"stage": stage, **costs})
 
     def evaluate(self, name: str, method: str, number: int, path: str) -> None:
-        held_out = {"prompts": 300, "reward_mean": -1.5 + number, "oracle_mean": None}
+        held_out = metrics(prompts=300, reward_mean=-1.5 + number)
         model = {"name": name, "method": method, "round": number, "path": path}
         arguments = " --scorer models/world/scorer --data data/curated"
         deps = [path, "models/sft", "data/curated", "models/world/scorer"]
         self.stage(f"evaluate@{name}", arguments, deps, [f"evaluation/models/{name}.json"])
-        samples = [{"prompt": "How?", "response": f"{name} knows", "score": None}]
-        both = {"held_out": held_out, "validation": held_out, "samples": samples}
+        response = {"response": f"{name} knows", "score": None, "oracle": None}
+        samples = [{"prompt": "How?", "demonstration": "So.", **response}]
+        both = {"held_out": held_out, "held_out_scores": [], "samples": samples, "validation": held_out}
         self.write(f"evaluation/models/{name}.json", {**model, **both})
         row = {**model, "reward_mean": held_out["reward_mean"], "oracle_mean": None}
         self.summary["models"].append(row)
@@ -103,7 +106,7 @@ class Project:
         (self.folder / path).write_text(json.dumps(value))
 
     def records(self) -> Records:
-        summary = json.loads((self.folder / "metrics/summary.json").read_text())
+        summary = Summary.read(self.folder / "metrics/summary.json")
         return collect(summary, Path("metrics/summary.json"), Path("dvc.lock"), "quickstart")
 
     def ensure(self) -> str:
@@ -212,9 +215,8 @@ def test_logged_models_carry_parameters_and_results_by_which_mlflow_compares_rou
     best = found[0]
     assert best.params == {"seed": "0", "sft.epochs": "2.0", "sft.lora": "null", "scorer.kind": "beaver"}
     results = {metric.key: metric for metric in best.metrics}
-    assert set(results) == {
-        f"{split}/{name}" for split in ("held_out", "validation") for name in ("prompts", "reward_mean")
-    }
+    known = [name for name, value in metrics(prompts=300, reward_mean=0.5).items() if value is not None]
+    assert set(results) == {f"{split}/{name}" for split in ("held_out", "validation") for name in known}
     result, runs = results["held_out/reward_mean"], {run.info.run_id: run for run in client.search_runs(["1"])}
     assert (result.value, result.dataset_name, result.dataset_digest) == (0.5, "data/curated", "0")
     assert runs[result.run_id].info.run_name == "evaluate@irft-r2"
@@ -392,7 +394,7 @@ def test_costs_of_another_run_are_not_those_of_a_restored_output(finished: Proje
 
 def test_costs_of_an_evaluation_are_those_of_the_run_that_made_that_very_file(finished: Project) -> None:
     for name, md5 in (("sft", "md5-of-evaluation/models/sft.json"), ("base", "another")):
-        costs = {"seconds": 2.0, "response_tokens": 50, "output_md5": md5}
+        costs = {"stage": f"evaluate@{name}", "seconds": 2.0, "response_tokens": 50, "output_md5": md5}
         finished.write(f".juicer/costs/evaluate@{name}.json", costs)
     # DVC copies a file into its cache and back, so its time is later than the costs'.
     later = time.time() + 10
@@ -438,7 +440,7 @@ def test_a_run_that_was_interrupted_ends_killed_and_is_made_anew(
 def test_a_model_that_no_stage_made_is_refused(finished: Project) -> None:
     del finished.stages["irft_train@r2"]
     finished.choose("irft-r2")
-    with pytest.raises(InputError, match="models/irft/r2 is made by no training stage"):
+    with pytest.raises(InputError, match="no training stage makes models/irft/r2"):
         finished.records()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from juicer.recipe.graph import ABSENT
 from tests.example_evaluations import evaluation, table, write_inputs
 
 
@@ -26,7 +27,7 @@ def outputs(project: Path) -> dict[str, str]:
 
 def test_rows_add_up_to_a_table_that_the_report_is_made_of(project: Path) -> None:
     write_inputs(project, {"models": []})
-    previous = "data/curated"
+    previous = ABSENT
     for model in (evaluation("base", "base", 0, quality=0.1), evaluation("sft", "sft", 0)):
         name = model["name"]
         Path(f"{name}.json").write_text(json.dumps(model))

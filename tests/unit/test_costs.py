@@ -3,11 +3,12 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from juicer.reporting.costs import RESTORED, WAITING, gather, refresh, render
+from juicer.reporting.costs import RESTORED, WAITING, StageRow, gather, refresh, render
+from juicer.runtime.errors import InputError
+from juicer.stages.costs import StageCost
 
 PIPELINE = """
 stages:
@@ -40,8 +41,12 @@ def lock(root: Path, **states: str) -> None:
     (root / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
 
 
-def seconds(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return {row["stage"]: row.get("seconds", row["status"]) for row in rows}
+def seconds(rows: list[StageRow]) -> dict[str, float | str | None]:
+    return {row.stage: row.cost.seconds if row.cost else row.status for row in rows}
+
+
+def measured(stage: str, **costs: float) -> StageRow:
+    return StageRow(stage, StageCost.parse({"stage": stage, **costs}, "cost.json"))
 
 
 def test_each_stage_of_the_pipeline_has_a_row_and_others_are_left_out(root: Path) -> None:
@@ -93,15 +98,15 @@ def test_the_page_sums_seconds_and_takes_the_highest_peak(root: Path) -> None:
     assert "<b>3.8</b>" in page
     assert "2 of 3 measured" in page
     assert WAITING in page
-    assert json.loads((root / "report/costs.json").read_text()) == rows
+    assert json.loads((root / "report/costs.json").read_text()) == [row.as_json() for row in rows]
 
 
 def test_the_memory_of_a_gpu_has_a_column_where_a_stage_used_one() -> None:
-    rows: list[dict[str, Any]] = [
-        {"stage": "fetch", "status": "", "seconds": 1.0, "peak_memory_mb": 100.0},
-        {"stage": "sft", "status": "", "peak_device_memory_mb": 7000.0, "peak_device_reserved_mb": 8000.0},
-        {"stage": "evaluate", "status": "", "seconds": 2.0, "peak_device_memory_mb": 5000.0},
-        {"stage": "report", "status": WAITING},
+    rows = [
+        measured("fetch", seconds=1.0, peak_memory_mb=100.0),
+        measured("sft", peak_device_memory_mb=7000.0, peak_device_reserved_mb=8000.0),
+        measured("evaluate", seconds=2.0, peak_device_memory_mb=5000.0),
+        StageRow("report", None, WAITING),
     ]
     page = render(rows)
     assert '<th scope="col">Peak memory, MB</th><th scope="col">Peak device memory, MB</th>' in page
@@ -118,9 +123,25 @@ def columns_of(row: str) -> int:
 
 
 def test_speed_is_shown_beside_the_costs() -> None:
-    page = render([{"stage": "sft", "status": "", "seconds": 2.0, "training_tokens_per_second": 1234.5, "mfu": 0.4567}])
+    page = render([measured("sft", seconds=2.0, training_tokens_per_second=1234.5, mfu=0.4567)])
     assert "training tokens per second 1\u202f234, mfu 0.457" in page
 
 
 def test_names_of_stages_are_escaped() -> None:
-    assert "<i>" not in render([{"stage": "<i>", "status": "", "seconds": 1.0}])
+    assert "<i>" not in render([measured("<i>", seconds=1.0, **{"<b>": 2.0})])
+    assert "<b>: " not in render([measured("<i>", seconds=1.0, **{"<b>": 2.0})])
+
+
+def test_a_cost_is_written_as_the_stage_recorded_it() -> None:
+    cost = StageCost.create("sft", {"steps": 94, "rows": 3.5}, seconds=1.0, cpu_seconds=2.0, output_md5="ab", mfu=0.5)
+    written = (
+        '{"stage": "sft", "seconds": 1.0, "cpu_seconds": 2.0, "steps": 94, "rows": 3.5, "output_md5": "ab", "mfu": 0.5}'
+    )
+    assert json.dumps(cost.as_json()) == written
+    assert StageCost.parse(json.loads(written), "sft.json") == cost
+
+
+@pytest.mark.parametrize(("key", "value"), [("seconds", "long"), ("steps", "many"), ("stage", None)])
+def test_a_cost_that_is_not_a_number_names_the_file_and_the_key(key: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"sft.json: {key}: .*{value!r}"):
+        StageCost.parse({"stage": "sft", key: value}, "sft.json")

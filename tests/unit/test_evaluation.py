@@ -92,7 +92,7 @@ def test_the_report_samples_a_chat_model_keep_their_turns_and_say_which_were_cut
     def shown(template, *ended):
         samples = [Sample(row.id, 0, [1], [2], each, -1.0) for each in ended]
         done = Evaluation(None, samples, ["well"] * len(ended), [None] * len(ended), [None] * len(ended))
-        return report_samples(template, [row] * 2, done)
+        return [sample.as_json() for sample in report_samples(template, [row] * 2, done)]
 
     assert [each["turns"] for each in shown(chat, True, True, False)] == [[{"role": "user", "content": "hello"}]] * 2
     usual = ["prompt", "demonstration", "response", "score", "oracle"]

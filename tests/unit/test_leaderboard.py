@@ -1,54 +1,53 @@
 """The leaderboard's columns, settings, graph, data and table; lm-eval itself runs in tests/pipeline."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 
+from juicer.evaluation.benchmark_results import BenchmarkedModel, TaskResult
 from juicer.evaluation.benchmarks import Source, missing_files, sources, write_cards, write_split
 from juicer.evaluation.leaderboard import Leaderboard, column_of, data_from, evaluate
 from juicer.recipe.activation import load
-from juicer.reporting.leaderboard_table import HEADINGS, PAPER, as_markdown, leaderboard_of
+from juicer.reporting.leaderboard_table import PAPER, as_markdown, leaderboard_of
 from juicer.reporting.numbers import summarise
-from juicer.reporting.page import leaderboard_section
+from juicer.reporting.page import Content, render
+from juicer.reporting.plots import Curation
 from juicer.runtime.errors import InputError
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.leaderboard import BenchmarkSettings, HarnessSettings, LeaderboardSettings
 from tasks.mirror import REVISIONS
-from tests.example_evaluations import table
+from tests.example_evaluations import benchmark_result, curation, parsed, table
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 ACCURACY = BenchmarkSettings(fewshot=0, metric="acc")
 
 
-def result(name: str, method: str, number: int, score: float = 50.0, *, limit: int | None = None) -> dict[str, Any]:
+def result(name: str, method: str, number: int, score: float = 50.0, *, limit: int | None = None) -> BenchmarkedModel:
     """What tasks.leaderboard writes, with the same score in every column."""
-    way = HarnessSettings()
-    columns = {
-        column: {"score": score, "error": 1.0, "questions": 10, "cut": 0, **getattr(way, column).model_dump()}
-        for column in HEADINGS
-        if column != "average"
-    }
-    return {"name": name, "method": method, "round": number, "average": score, "columns": columns, "limit": limit}
+    return BenchmarkedModel.parse(benchmark_result(name, method, number, score, limit=limit), "results.json")
+
+
+def task(questions: int, **metrics: float) -> TaskResult:
+    named = {f"{name},none": value for name, value in metrics.items()}
+    return TaskResult(metrics=named, questions=questions, fewshot=0, version=1.0)
 
 
 def test_a_column_is_the_mean_over_the_questions_of_its_tasks() -> None:
-    tasks = [
-        {"questions": 30, "metrics": {"acc,none": 0.5, "acc_stderr,none": 0.09}},
-        {"questions": 10, "metrics": {"acc,none": 0.9, "acc_stderr,none": 0.1}},
-    ]
+    tasks = [task(30, acc=0.5, acc_stderr=0.09), task(10, acc=0.9, acc_stderr=0.1)]
     column = column_of(tasks, ACCURACY, cut=2)
     assert (column.score, column.questions, column.cut) == (pytest.approx(60), 40, 2)
     assert column.error == pytest.approx(100 * (0.09**2 * 0.75**2 + 0.1**2 * 0.25**2) ** 0.5)
 
 
 def test_a_single_question_has_no_standard_error() -> None:
-    assert column_of([{"questions": 1, "metrics": {"acc,none": 1.0}}], ACCURACY).error is None
+    assert column_of([task(1, acc=1.0)], ACCURACY).error is None
 
 
 def test_the_average_is_the_plain_mean_of_the_columns_whatever_their_sizes() -> None:
-    one, two = ({"questions": n, "metrics": {"acc,none": score}} for n, score in ((1000, 0.2), (10, 0.6)))
+    one, two = task(1000, acc=0.2), task(10, acc=0.6)
     board = Leaderboard(columns={"arc": column_of([one], ACCURACY), "mmlu": column_of([two], ACCURACY)})
     assert board.average == pytest.approx(40)
 
@@ -147,7 +146,7 @@ def test_the_paper_s_rows_stand_beside_base_and_the_last_irft_round() -> None:
     results = [result("base", "base", 0), result("sft", "sft", 0), result("irft-r4", "irft", 4)]
     results += [result("irft-r5", "irft", 5), result("rft-r5", "rft", 5)]
     board = leaderboard_of(results, paper=True, rounds=5)
-    papers = {model["name"]: model["paper"] and model["paper"]["name"] for model in board["models"]}
+    papers = {model.name: model.paper.name if model.paper else None for model in board.models}
     assert papers == {
         "base": "zephyr-7b-sft-full",
         "sft": None,
@@ -155,22 +154,23 @@ def test_the_paper_s_rows_stand_beside_base_and_the_last_irft_round() -> None:
         "irft-r5": "IRFT, T = 5",
         "rft-r5": None,
     }
-    assert board["models"][3]["paper"]["truthfulqa"] == 39.99
-    assert all(model["paper"] is None for model in leaderboard_of(results, paper=False, rounds=5)["models"])
+    paper = board.models[3].paper
+    assert paper is not None and paper.truthfulqa == 39.99
+    assert all(model.paper is None for model in leaderboard_of(results, paper=False, rounds=5).models)
 
 
 def test_rounds_that_the_paper_did_not_run_have_no_row() -> None:
-    (model,) = leaderboard_of([result("irft-r3", "irft", 3)], paper=True, rounds=3)["models"]
-    assert model["paper"] is None
+    (model,) = leaderboard_of([result("irft-r3", "irft", 3)], paper=True, rounds=3).models
+    assert model.paper is None
 
 
 def test_models_measured_in_different_ways_are_not_put_in_one_table() -> None:
-    with pytest.raises(InputError, match="sft: measured in another way than base"):
+    with pytest.raises(InputError, match="sft: it was measured in another way than base"):
         leaderboard_of([result("base", "base", 0), result("sft", "sft", 0, limit=5)], paper=False, rounds=1)
 
 
 def test_the_description_of_a_run_is_a_table_with_the_paper_s_row() -> None:
-    (model,) = leaderboard_of([result("base", "base", 0, 12.5)], paper=True, rounds=5)["models"]
+    (model,) = leaderboard_of([result("base", "base", 0, 12.5)], paper=True, rounds=5).models
     lines = as_markdown(model).splitlines()
     assert lines[0].startswith("| model | ARC | TruthfulQA |")
     assert lines[2].startswith("| base | 12.50 |")
@@ -178,11 +178,14 @@ def test_the_description_of_a_run_is_a_table_with_the_paper_s_row() -> None:
 
 
 def test_the_page_has_the_table_only_where_it_was_measured() -> None:
-    summary = summarise(table(1, 0), "quickstart", 0)
-    assert leaderboard_section(summary) == ""
+    models = parsed(table(1, 0))
+    summary = summarise(models, "quickstart", 0)
+    content = Content("", summary, models, [], Curation.parse(curation(), "curation.json"), {})
+    assert "Leaderboard" not in render(content)
     board = leaderboard_of([result("base", "base", 0, 31.5, limit=2)], paper=True, rounds=1)
-    page = leaderboard_section(summary | {"leaderboard": board})
-    assert "the paper: zephyr-7b-sft-full" in page
-    assert "A quick look: at most 2 questions per task." in page
-    assert "GSM8k 5-shot" in page
-    assert page.count("<tr") == 3
+    page = render(replace(content, summary=summary.model_copy(update={"leaderboard": board})))
+    section = page[page.index('<section id="leaderboard"') : page.index('<section id="figures"')]
+    assert "the paper: zephyr-7b-sft-full" in section
+    assert "A quick look: at most 2 questions per task." in section
+    assert "GSM8k 5-shot" in section
+    assert section.count("<tr") == 3

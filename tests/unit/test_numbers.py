@@ -5,24 +5,43 @@ from typing import Any
 
 import pytest
 
+from juicer.reporting.contract import Champion, Summary, SummaryRow
+from juicer.reporting.formatting import shown
 from juicer.reporting.numbers import (
     COLUMNS,
-    CONTRACT,
     best_names,
     choose_champion,
     flat,
     paired_difference,
-    shown,
     shown_columns,
     summarise,
     win_rate,
 )
 from juicer.runtime.errors import InputError
-from tests.example_evaluations import evaluation, table
+from tests.example_evaluations import evaluation, parsed, table
+
+CONTRACT = {
+    "reward_mean",
+    "reward_sem",
+    "win_rate_vs_sft",
+    "preference_accuracy",
+    "preference_accuracy_per_token",
+    "preference_gap",
+    "demonstration_gap",
+    "response_tokens",
+    "ended",
+    "kl_to_sft",
+    "distinct_2",
+}
+"""Keys that every model of metrics/summary.json has; null where a metric cannot be computed."""
 
 
-def rows_of(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {model["name"]: model for model in summary["models"]}
+def rows_of(summary: Summary) -> dict[str, SummaryRow]:
+    return {model.name: model for model in summary.models}
+
+
+def champion_of(models: list[dict[str, Any]]) -> Champion:
+    return choose_champion(parsed({"models": models}).models)
 
 
 def test_a_win_counts_one_and_a_tie_half() -> None:
@@ -30,7 +49,7 @@ def test_a_win_counts_one_and_a_tie_half() -> None:
 
 
 def test_a_model_wins_half_of_the_prompts_against_itself() -> None:
-    assert rows_of(summarise(table(), "quickstart", 0))["sft"]["win_rate_vs_sft"] == 0.5
+    assert rows_of(summarise(parsed(table()), "quickstart", 0))["sft"].win_rate_vs_sft == 0.5
 
 
 def test_prompts_without_a_score_take_no_part() -> None:
@@ -50,55 +69,57 @@ def test_models_that_answered_different_prompts_are_not_compared() -> None:
     broken = table(1, 0)
     broken["models"][-1]["held_out_scores"].pop()
     with pytest.raises(InputError, match="irft-r1: scores of 59 and of 60 held-out prompts"):
-        summarise(broken, "quickstart", 0)
+        summarise(parsed(broken), "quickstart", 0)
 
 
 def test_a_table_without_sft_is_refused() -> None:
     with pytest.raises(InputError, match="no model named sft"):
-        summarise({"models": [evaluation("base", "base", 0)]}, "quickstart", 0)
+        summarise(parsed({"models": [evaluation("base", "base", 0)]}), "quickstart", 0)
 
 
 def test_the_summary_keeps_its_contract() -> None:
-    summary = summarise(table(3, 2), "quickstart", 7)
-    assert (summary["recipe"], summary["seed"]) == ("quickstart", 7)
+    summary = summarise(parsed(table(3, 2)), "quickstart", 7)
+    assert (summary.recipe, summary.seed) == ("quickstart", 7)
     names = ["base", "sft", "sft-matched", "irft-r1", "irft-r2", "irft-r3", "rft-r1", "rft-r2"]
-    assert [model["name"] for model in summary["models"]] == names
-    for model in summary["models"]:
-        assert list(model)[:4] == ["name", "method", "round", "path"]
-        assert set(CONTRACT) <= set(model)
-        assert "oracle_mean" in model
-    assert summary["champion"]["selected_on"] == "validation"
-    json.dumps(summary, allow_nan=False)
+    assert [model.name for model in summary.models] == names
+    for model in summary.models:
+        written = model.as_json()
+        assert list(written)[:4] == ["name", "method", "round", "path"]
+        assert set(written) >= CONTRACT
+        assert "oracle_mean" in written
+    assert summary.champion.selected_on == "validation"
+    json.dumps(summary.as_json(), allow_nan=False)
 
 
 def test_figures_are_held_out_and_not_those_of_validation() -> None:
     evaluated = table(1, 0)
     evaluated["models"][-1]["validation"]["reward_mean"] = 99.0
-    row = rows_of(summarise(evaluated, "quickstart", 0))["irft-r1"]
-    assert row["reward_mean"] == evaluated["models"][-1]["held_out"]["reward_mean"]
-    assert row["validation_reward_mean"] == 99.0
+    row = rows_of(summarise(parsed(evaluated), "quickstart", 0))["irft-r1"]
+    assert row.reward_mean == evaluated["models"][-1]["held_out"]["reward_mean"]
+    assert row.validation_reward_mean == 99.0
 
 
 def test_a_model_says_of_how_many_pairs_its_preferences_are_shares() -> None:
     evaluated = table(1, 0)
     evaluated["models"][-1]["held_out"]["pairs"] = 20
-    rows = rows_of(summarise(evaluated, "quickstart", 0))
-    assert (rows["irft-r1"]["pairs"], rows["irft-r1"]["prompts"], rows["sft"]["pairs"]) == (20, 60, 60)
+    rows = rows_of(summarise(parsed(evaluated), "quickstart", 0))
+    assert (rows["irft-r1"].pairs, rows["irft-r1"].prompts, rows["sft"].pairs) == (20, 60, 60)
 
 
 def test_a_figure_that_cannot_be_had_is_null_and_the_oracle_is_left_out() -> None:
-    summary = summarise(table(1, 1, scorer=False, rejected=False, oracle=False), "paper", 0)
-    for model in summary["models"]:
-        assert model["reward_mean"] is model["win_rate_vs_sft"] is model["preference_gap"] is None
-        assert "oracle_mean" not in model
-        assert model["response_tokens"] > 0
+    summary = summarise(parsed(table(1, 1, scorer=False, rejected=False, oracle=False)), "paper", 0)
+    for model in summary.models:
+        assert model.reward_mean is model.win_rate_vs_sft is model.preference_gap is None
+        assert model.as_json()["reward_mean"] is None
+        assert "oracle_mean" not in model.as_json()
+        assert model.response_tokens is not None and model.response_tokens > 0
 
 
 def test_differences_are_taken_to_the_control_and_to_sft_where_there_is_none() -> None:
-    assert summarise(table(1, 1), "quickstart", 0)["control"] == "sft-matched"
-    summary = summarise(table(1, 1, control=False), "quickstart", 0)
-    assert summary["control"] == "sft"
-    assert rows_of(summary)["sft"]["reward_difference"] == 0.0
+    assert summarise(parsed(table(1, 1)), "quickstart", 0).control == "sft-matched"
+    summary = summarise(parsed(table(1, 1, control=False)), "quickstart", 0)
+    assert summary.control == "sft"
+    assert rows_of(summary)["sft"].reward_difference == 0.0
 
 
 def test_the_champion_is_the_best_on_validation_even_when_held_out_disagrees() -> None:
@@ -107,22 +128,22 @@ def test_the_champion_is_the_best_on_validation_even_when_held_out_disagrees() -
         evaluation("irft-r1", "irft", 1, quality=0.4, validation=0.9),
         evaluation("rft-r1", "rft", 1, quality=0.9, validation=0.4),
     ]
-    summary = summarise({"models": models}, "quickstart", 0)
-    assert summary["champion"]["name"] == "irft-r1"
-    assert summary["champion"]["criterion"] == "reward_mean"
-    assert summary["champion"]["validation_reward_mean"] == models[1]["validation"]["reward_mean"]
+    summary = summarise(parsed({"models": models}), "quickstart", 0)
+    assert summary.champion.name == "irft-r1"
+    assert summary.champion.criterion == "reward_mean"
+    assert summary.champion.validation_reward_mean == models[1]["validation"]["reward_mean"]
 
 
 def test_base_is_never_the_champion() -> None:
     models = [evaluation("base", "base", 0, quality=0.9), evaluation("sft", "sft", 0, quality=0.1)]
-    assert choose_champion(models)["name"] == "sft"
+    assert champion_of(models).name == "sft"
     with pytest.raises(InputError, match="no model besides base"):
-        choose_champion(models[:1])
+        champion_of(models[:1])
 
 
 def test_of_equals_the_earlier_model_is_the_champion() -> None:
     models = [evaluation("sft", "sft", 0, quality=0.5), evaluation("irft-r1", "irft", 1, quality=0.5)]
-    assert choose_champion(models)["name"] == "sft"
+    assert champion_of(models).name == "sft"
 
 
 def test_without_a_scorer_preference_accuracy_chooses() -> None:
@@ -130,8 +151,8 @@ def test_without_a_scorer_preference_accuracy_chooses() -> None:
         evaluation("sft", "sft", 0, quality=0.5, scorer=False),
         evaluation("irft-r1", "irft", 1, quality=0.1, validation=0.9, scorer=False),
     ]
-    champion = choose_champion(models)
-    assert (champion["name"], champion["criterion"]) == ("irft-r1", "preference_accuracy")
+    champion = champion_of(models)
+    assert (champion.name, champion.criterion) == ("irft-r1", "preference_accuracy")
 
 
 def test_without_scorer_and_rejected_responses_the_demonstration_gap_nearest_to_zero_chooses() -> None:
@@ -140,19 +161,19 @@ def test_without_scorer_and_rejected_responses_the_demonstration_gap_nearest_to_
         evaluation(f"irft-r{number}", "irft", number, quality=quality, scorer=False, rejected=False)
         for number, quality in ((1, 1.0), (2, 0.7), (3, 0.2))
     ]
-    champion = choose_champion(models)
-    assert (champion["name"], champion["criterion"]) == ("irft-r2", "demonstration_gap")
+    champion = champion_of(models)
+    assert (champion.name, champion.criterion) == ("irft-r2", "demonstration_gap")
 
 
 def test_with_nothing_measured_on_validation_the_first_model_stands() -> None:
     models = [evaluation("sft", "sft", 0), evaluation("irft-r1", "irft", 1)]
     for model in models:
         model["validation"] = None
-    assert choose_champion(models) == {"name": "sft", "selected_on": "validation", "criterion": None}
+    assert champion_of(models).as_json() == {"name": "sft", "selected_on": "validation", "criterion": None}
 
 
 def test_dvc_metrics_get_mappings_of_numbers_alone() -> None:
-    metrics = flat(summarise(table(1, 1), "quickstart", 0))
+    metrics: Any = flat(summarise(parsed(table(1, 1)), "quickstart", 0)).as_json()
     assert metrics["champion"] == "rft-r1"
     assert metrics["models"]["irft-r1"]["reward_mean"] == pytest.approx(1.648)
     for model in metrics["models"].values():
@@ -160,17 +181,20 @@ def test_dvc_metrics_get_mappings_of_numbers_alone() -> None:
 
 
 def test_a_column_in_which_nobody_has_a_value_is_not_shown() -> None:
-    models = summarise(table(1, 0, scorer=False, oracle=False), "paper", 0)["models"]
+    models = summarise(parsed(table(1, 0, scorer=False, oracle=False)), "paper", 0).models
     assert {"reward_mean", "win_rate_vs_sft", "oracle_mean"}.isdisjoint(column.key for column in shown_columns(models))
 
 
 def test_all_models_that_look_best_are_marked_and_none_where_all_are_equal() -> None:
     column = next(column for column in COLUMNS if column.key == "ended")
-    models = [{"name": "a", "ended": 0.98}, {"name": "b", "ended": 0.98004}, {"name": "c", "ended": 0.5}]
+    models = [
+        SummaryRow(name=name, method="irft", round=1, path="", ended=ended, response_tokens=10 * ended)
+        for name, ended in (("a", 0.98), ("b", 0.98004), ("c", 0.5))
+    ]
     assert best_names(models, column) == {"a", "b"}
     assert best_names(models[:2], column) == set()
     neutral = next(column for column in COLUMNS if column.key == "response_tokens")
-    assert best_names([{"name": "a", "response_tokens": 1}, {"name": "b", "response_tokens": 2}], neutral) == set()
+    assert best_names(models, neutral) == set()
 
 
 @pytest.mark.parametrize(

@@ -13,20 +13,19 @@ import pytest
 from juicer.reporting.charts import figure_over_rounds, running_mean, ticks
 from juicer.reporting.numbers import summarise
 from juicer.reporting.page import Content, render
-from juicer.reporting.plots import RoundPoint, histogram_of, over_rounds, training_curves, write_plots
+from juicer.reporting.plots import Curation, RoundPoint, over_rounds, training_curves, write_plots
 from juicer.reporting.summary import WIDTH, format_table
-from tests.example_evaluations import PROVENANCE, curation, table
+from tests.example_evaluations import PROVENANCE, curation, parsed, table
 
 
 def content_of(evaluated: dict[str, Any], *, scorer: bool = True, recipe: str = "quickstart") -> Content:
-    summary = summarise(evaluated, recipe, 0)
+    models = parsed(evaluated)
     return Content(
         description="Tiny & quick.",
-        summary=summary,
-        table=evaluated,
-        curves=training_curves(evaluated),
-        histogram=histogram_of(curation(scorer)),
-        curation=curation(scorer),
+        summary=summarise(models, recipe, 0),
+        table=models,
+        curves=training_curves(models),
+        curation=Curation.parse(curation(scorer), "curation.json"),
         provenance=PROVENANCE,
     )
 
@@ -122,6 +121,19 @@ def test_what_a_model_or_a_person_wrote_is_shown_and_not_interpreted() -> None:
     assert attack in "".join(found.words)
 
 
+def test_names_in_tables_figures_and_curves_are_escaped() -> None:
+    evaluated = table(1, 1)
+    attack = "<script>x</script>\"'&"
+    for model in evaluated["models"][2:]:
+        model["name"] = f"{model['name']}{attack}"
+        model["training"] |= {"stage": attack, "curves": {attack: {"step": [1, 2], "value": [1.0, 2.0]}}}
+    content = content_of(evaluated)
+    curated = Curation.parse(curation() | {attack: [attack, {attack: attack}]}, "curation.json")
+    found = checked(render(Content(**{**vars(content), "curation": curated})))
+    assert "script" not in found.seen
+    assert "".join(found.words).count(attack) > 20
+
+
 def test_the_page_is_the_same_every_time() -> None:
     assert render(content_of(table(3, 2))) == render(content_of(table(3, 2)))
 
@@ -170,7 +182,7 @@ def test_many_rounds_fold_away_the_middle_ones() -> None:
 
 
 def test_a_figure_draws_every_round_with_its_error_and_is_well_formed() -> None:
-    points = over_rounds(summarise(table(3, 2), "quickstart", 0)["models"], "reward_mean", "reward_sem")
+    points = over_rounds(summarise(parsed(table(3, 2)), "quickstart", 0).models, "reward_mean", "reward_sem")
     svg, note = figure_over_rounds(points, "score", 3, "A < B")
     root = ElementTree.fromstring(svg)
     titles = [element.text or "" for element in root.iter("title")]
@@ -211,7 +223,7 @@ def test_a_running_mean_looks_back_only() -> None:
 
 def test_plot_files_hold_the_series_of_the_figures(tmp_path: Path) -> None:
     content = content_of(table(2, 1))
-    write_plots(tmp_path / "plots", content.summary, content.curves, content.histogram)
+    write_plots(tmp_path / "plots", content.summary, content.curves, content.curation.scores)
     rows = json.loads((tmp_path / "plots/reward.json").read_text())
     assert [row["name"] for row in rows] == ["sft", "sft-matched", "irft-r1", "irft-r2", "rft-r1"]
     assert rows[-1] == {"name": "rft-r1", "method": "rft", "round": 1, "value": 2.12, "sem": 0.08}
@@ -227,7 +239,7 @@ def test_plot_files_hold_the_series_of_the_figures(tmp_path: Path) -> None:
 
 def test_without_scores_the_plot_files_are_there_and_empty(tmp_path: Path) -> None:
     content = content_of(table(1, 0, scorer=False, rejected=False, oracle=False), scorer=False)
-    write_plots(tmp_path / "plots", content.summary, content.curves, content.histogram)
+    write_plots(tmp_path / "plots", content.summary, content.curves, content.curation.scores)
     assert json.loads((tmp_path / "plots/reward.json").read_text()) == []
     assert (tmp_path / "plots/scores.csv").read_text() == "set,score,demonstrations\n"
 
@@ -235,15 +247,15 @@ def test_without_scores_the_plot_files_are_there_and_empty(tmp_path: Path) -> No
 @pytest.mark.parametrize("case", CASES)
 def test_the_terminal_s_table_fits_and_marks_the_champion(case: str) -> None:
     evaluated, _ = CASES[case]
-    summary = summarise(evaluated, "quickstart", 0)
+    summary = summarise(parsed(evaluated), "quickstart", 0)
     lines = format_table(summary).splitlines()
     assert len(lines) == len(evaluated["models"]) + 1
     assert max(map(len, lines)) <= WIDTH
     marked = [line.split()[1] for line in lines if line.startswith(">")]
-    assert marked == [summary["champion"]["name"]]
+    assert marked == [summary.champion.name]
 
 
 def test_the_terminal_shows_the_demonstration_gap_where_it_chose_the_champion() -> None:
     bare = table(2, 0, scorer=False, rejected=False, oracle=False)
-    assert "demo.gap" in format_table(summarise(bare, "mine", 0)).splitlines()[0]
-    assert "demo.gap" not in format_table(summarise(table(2, 0), "mine", 0))
+    assert "demo.gap" in format_table(summarise(parsed(bare), "mine", 0)).splitlines()[0]
+    assert "demo.gap" not in format_table(summarise(parsed(table(2, 0)), "mine", 0))

@@ -1,0 +1,177 @@
+"""The files that evaluations write: one row per model, and tables of rows.
+
+Writers (tasks.evaluate, tasks.tabulate) and readers (the report, the registry) share these models. Those of the public
+benchmarks are in `juicer.evaluation.benchmark_results`.
+"""
+
+from typing import Generic, Literal, NamedTuple, Self, TypeVar
+
+from pydantic import Field, JsonValue, model_validator
+
+from juicer.evaluation.documents import Document
+
+Criterion = Literal["reward_mean", "preference_accuracy", "demonstration_gap"]
+
+
+class Merits(NamedTuple):
+    """The metrics on validation prompts by which models are chosen; None where one cannot be computed."""
+
+    reward_mean: float | None = None
+    preference_accuracy: float | None = None
+    demonstration_gap: float | None = None
+
+
+class Metrics(Document):
+    """Metrics of one policy on one set of prompts; None where one cannot be computed."""
+
+    prompts: int
+    """Number of prompts evaluated."""
+    reward_mean: float | None
+    """Mean score of the policy's own sampled responses (the paper's Figure 2b)."""
+    reward_sem: float | None
+    """Its standard error."""
+    preference_accuracy: float | None
+    """Share of held-out pairs with log pi(chosen|x) > log pi(rejected|x)."""
+    preference_accuracy_per_token: float | None
+    """The same with both log-probabilities divided by their number of tokens, because sums favour short responses."""
+    preference_gap: float | None
+    """Mean of log pi(chosen|x) - log pi(rejected|x), in nats (Figure 2a)."""
+    preference_gap_sem: float | None
+    """Its standard error."""
+    implicit_preference_accuracy: float | None
+    """Share of pairs with a higher implicit reward log pi/pi_sft for the chosen response; None for SFT itself."""
+    demonstration_gap: float
+    """Mean of log pi(y|x) - log pi(y'|x), in nats, for the demonstration y and the policy's own sample y'."""
+    response_tokens: float
+    """Mean length of a sampled response, end-of-text token included."""
+    ended: float
+    """Share of sampled responses that ended before the length limit."""
+    kl_to_sft: float
+    """KL(pi || pi_sft) per response, in nats, estimated on the policy's own samples."""
+    distinct_2: float
+    """Distinct token pairs over all token pairs of the samples: low when the policy has collapsed."""
+    oracle_mean: float | None
+    """Mean of the world's exact judgement; only in the quickstart world."""
+    oracle_sem: float | None
+    """Its standard error."""
+    pairs: int
+    """Number of prompts with a rejected response: the preference metrics are shares of these."""
+
+    @property
+    def merits(self) -> Merits:
+        """The metrics by which models are chosen."""
+        return Merits(self.reward_mean, self.preference_accuracy, self.demonstration_gap)
+
+    def rounded(self) -> Self:
+        """The same to 6 significant digits."""
+        return self.model_copy(
+            update={key: float(f"{value:.6g}") for key, value in self.numbers().items() if isinstance(value, float)}
+        )
+
+
+class Turn(Document):
+    """One turn of a prompt."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class ShownSample(Document):
+    """A prompt and the model's response to it, as the report shows them."""
+
+    prompt: str
+    demonstration: str
+    response: str
+    score: float | None
+    """None without a scorer."""
+    oracle: float | None
+    """None outside the quickstart world."""
+    turns: list[Turn] | None = None
+    """The prompt's turns, where it is rendered in the chat template of the model."""
+    ended: bool | None = None
+    """Whether the response ended by itself; given only where one of the shown responses was cut."""
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether the response reached the length limit before it ended."""
+        return self.ended is False
+
+
+class Curve(Document):
+    """One quantity logged during training."""
+
+    step: list[int]
+    value: list[float]
+
+    @model_validator(mode="after")
+    def _are_pairs(self) -> Self:
+        if len(self.step) != len(self.value):
+            raise ValueError(f"there are {len(self.step)} steps and {len(self.value)} values")
+        return self
+
+
+class Training(Document):
+    """The training record of a model (training.json), as `juicer.training.record.TrainingRecord` writes it."""
+
+    stage: str
+    """Kind of stage, for example irft_train."""
+    steps: int
+    """Optimiser steps of this stage."""
+    response_tokens: int
+    """Response tokens that this stage trained on."""
+    total_steps: int = 0
+    """Optimiser steps since the SFT policy, earlier rounds included; 0 for SFT itself."""
+    total_response_tokens: int = 0
+    """Response tokens since the SFT policy, earlier rounds included; 0 for SFT itself."""
+    curves: dict[str, Curve] = Field(default_factory=dict)
+    """Per quantity."""
+    facts: dict[str, JsonValue] = Field(default_factory=dict)
+    """Single values worth keeping, for example K or the accuracy."""
+    reward: "Training | None" = None
+    """The record of the round's reward model, for a policy of RFT."""
+
+    def number(self, fact: str) -> float | None:
+        """A fact that is a number; None if there is none of this name."""
+        value = self.facts.get(fact)
+        return value if isinstance(value, float) else None
+
+    def in_order(self) -> "list[Training]":
+        """The records of a model in the order of training: the reward model's, if any, before the policy's."""
+        return [self] if self.reward is None else [self.reward, self]
+
+
+class Row(Document):
+    """What every row about a model begins with."""
+
+    name: str
+    """For example irft-r1."""
+    method: str
+    """base, sft, sft-matched, irft or rft."""
+    round: int
+    """0 for a model that no round made."""
+    path: str
+    """Folder of the model."""
+
+
+class EvaluatedModel(Row):
+    """evaluation/models/NAME.json: what tasks.evaluate measured of one model."""
+
+    held_out: Metrics
+    held_out_scores: list[float | None]
+    """The scorer's score of each response; None without a scorer."""
+    samples: list[ShownSample] = Field(default_factory=list)
+    """The first of the held-out prompts and their responses."""
+    validation: Metrics | None = None
+    """None where there were no validation prompts."""
+    validation_scores: list[float | None] = Field(default_factory=list)
+    training: Training | None = None
+    """None for a model that was not trained here."""
+
+
+R = TypeVar("R", bound=Row)
+
+
+class Table(Document, Generic[R]):
+    """evaluation/tables/NAME.json or evaluation/leaderboard-tables/NAME.json: the rows of all models so far."""
+
+    models: list[R]

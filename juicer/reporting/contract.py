@@ -1,0 +1,155 @@
+"""metrics/summary.json and metrics/metrics.json as typed models: the report writes them, the registry reads them."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from juicer.evaluation.documents import Document, Number
+from juicer.evaluation.results import Criterion, Merits, Row
+
+
+class SummaryRow(Row):
+    """One model of the summary. A metric is None where it cannot be computed; all are held-out unless named otherwise.
+
+    What the metrics mean is said at `juicer.evaluation.results.Metrics`, in the words of the page at
+    `juicer.reporting.numbers.COLUMNS`.
+    """
+
+    reward_mean: float | None = None
+    reward_sem: float | None = None
+    win_rate_vs_sft: float | None = None
+    preference_accuracy: float | None = None
+    preference_accuracy_per_token: float | None = None
+    preference_gap: float | None = None
+    demonstration_gap: float | None = None
+    response_tokens: float | None = None
+    ended: float | None = None
+    kl_to_sft: float | None = None
+    distinct_2: float | None = None
+    oracle_mean: float | None = None
+    """Left out of the file outside the quickstart world, like the next."""
+    oracle_sem: float | None = None
+    preference_gap_sem: float | None = None
+    implicit_preference_accuracy: float | None = None
+    reward_difference: float | None = None
+    """Mean over prompts of the difference in score to the control."""
+    reward_difference_sem: float | None = None
+    validation_reward_mean: float | None = None
+    validation_preference_accuracy: float | None = None
+    validation_demonstration_gap: float | None = None
+    prompts: int | None = None
+    """Number of held-out prompts."""
+    pairs: int | None = None
+    """Number of them that have a rejected response."""
+    steps: int | None = None
+    """Optimiser steps since SFT (for SFT: since base)."""
+    reward_training_accuracy: float | None = None
+    """Share of its training pairs that RFT's reward model ranks correctly."""
+    response_tokens_trained: int | None = None
+    """Response tokens trained on since SFT (for SFT: since base)."""
+
+    @property
+    def validation_merits(self) -> Merits:
+        """The metrics by which models are chosen."""
+        return Merits(
+            self.validation_reward_mean, self.validation_preference_accuracy, self.validation_demonstration_gap
+        )
+
+    def metric(self, key: str) -> float | None:
+        """The metric of the name `key`: for tables, whose columns are named by keys."""
+        value: float | None = getattr(self, key)
+        return value
+
+
+class Champion(Document):
+    """The model chosen on validation prompts, and by which metric."""
+
+    name: str
+    selected_on: Literal["validation"] = "validation"
+    criterion: Criterion | None = None
+    """None where there are no validation prompts, so that nothing was chosen."""
+    validation_reward_mean: float | None = None
+    """The champion's value of the criterion, under the criterion's name."""
+    validation_preference_accuracy: float | None = None
+    validation_demonstration_gap: float | None = None
+
+    @property
+    def value(self) -> float | None:
+        """The champion's value of the criterion."""
+        values = (self.validation_reward_mean, self.validation_preference_accuracy, self.validation_demonstration_gap)
+        return next((value for value in values if value is not None), None)
+
+
+class PaperScores(Document):
+    """One row of the paper's table, in per cent."""
+
+    name: str
+    arc: float
+    truthfulqa: float
+    winogrande: float
+    gsm8k: float
+    hellaswag: float
+    mmlu: float
+    average: float
+
+
+class LeaderboardRow(Document):
+    """One model of the leaderboard, in per cent."""
+
+    name: str
+    method: str
+    round: int
+    arc: float
+    truthfulqa: float
+    winogrande: float
+    gsm8k: float
+    hellaswag: float
+    mmlu: float
+    average: float
+    errors: dict[str, float | None]
+    """Standard error per benchmark; None where it is unknown."""
+    paper: PaperScores | None
+    """The paper's row for the same model; None where the paper has none."""
+
+
+class LeaderboardSummary(Document):
+    """The public benchmarks, and how they were measured."""
+
+    fewshot: dict[str, int]
+    """Solved examples before each question, per benchmark."""
+    metric: dict[str, str]
+    """Metric and filter of lm-eval, per benchmark."""
+    limit: int | None
+    """Most questions per task; None for all."""
+    models: list[LeaderboardRow]
+
+
+class Summary(Document):
+    """metrics/summary.json."""
+
+    recipe: str
+    """Name of the recipe."""
+    seed: int
+    control: str
+    """Name of the model that differences are taken to: sft-matched, or sft where the recipe makes no control."""
+    models: list[SummaryRow]
+    champion: Champion
+    leaderboard: LeaderboardSummary | None = None
+    """Left out of the file where the benchmarks were not run."""
+
+    def model(self, name: str) -> SummaryRow:
+        """The model of this name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return {model.name: model for model in self.models}[name]
+
+
+class DvcMetrics(Document):
+    """metrics/metrics.json: the numbers of the summary as nested mappings, which `dvc metrics` can show and compare."""
+
+    champion: str
+    models: dict[str, dict[str, Number]] = Field(default_factory=dict)
+    leaderboard: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Left out of the file where the benchmarks were not run."""
