@@ -104,7 +104,7 @@ def test_a_version_whose_stages_depend_on_folders_of_code_proves_them_too(
     assert "3 versions are new" in register(project)
     commit(project, "results")
     arguments = ["models:/quickstart/6", "--everything", "--into", str(tmp_path / "new")]
-    assert "6 files or folders as when the version was made" in run(project, "flows.restore", *arguments).stdout
+    assert "6 files or folders as when the version was made" in run(project, "juicer", "restore", *arguments).stdout
     for name in ("data/__pycache__/world.pyc", "runtime/errors.py"):
         (tmp_path / "new/juicer" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "new/juicer" / name).write_text("not compared")
