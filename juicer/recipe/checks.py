@@ -1,4 +1,4 @@
-"""What no single key of a recipe can show: sections that need one another, models that exist, a graph that follows."""
+"""Checks of more than one key: sections that need each other, models that exist, a graph that is up to date."""
 
 import importlib.metadata
 import re
@@ -18,9 +18,9 @@ PLAIN_PATH = re.compile(r"[\w@%+=:,./][\w@%+=:,./-]*")
 
 
 def check_models(recipe: Recipe, where: str) -> None:
-    """Check that every model is a folder here, a hub id, or made by a stage; and that a shell reads its name as it is.
+    """Check that every model is a folder, a hub id or made by a stage, and that its name is safe in a shell command.
 
-    Only where a recipe is made the active one: an evaluation needs no model that a stage before it has read.
+    Only when a recipe is made active: an evaluation does not need the models that earlier stages have read.
     """
     reward = recipe.rft.reward if recipe.rft.rounds else None
     for key, named in (("policy", recipe.policy), ("scorer", recipe.scorer), ("rft.reward", reward)):
@@ -28,17 +28,18 @@ def check_models(recipe: Recipe, where: str) -> None:
         if model is None or (recipe.pretrain is not None and model in (WORLD_POLICY, WORLD_SCORER)):
             continue
         if not PLAIN_PATH.fullmatch(model):
-            what = f"{key}.model: {model!r} has a blank or another character that a shell reads as something else"
-            raise InputError(what, where=where, do="rename the folder, or link to it")
-        # A folder that is missing and could be a hub id is answered for by its revision.
+            what = f"{key}.model: {model!r} contains a space or another character with a meaning in a shell"
+            raise InputError(what, where=where, do="rename the folder, or make a link to it")
+        # A name that could be a hub id is checked by its revision.
         if recipe.tiny is None and not Path(model).is_dir() and not HUB_ID.fullmatch(model):
             do = "paths are relative to the project's root"
             raise InputError(f"{key}.model: no such folder: {model}", where=where, do=do)
 
 
 def check_pinned(fetch: FetchSettings, where: str) -> None:
+    """Check that a dataset of the hub has a pinned revision."""
     if fetch.source != "world" and not is_path(fetch.source) and fetch.revision is None:
-        what = f"fetch.source: {fetch.source!r} is no file or folder here, and as a dataset's id it needs a revision"
+        what = f"fetch.source: there is no file or folder {fetch.source!r}, and a dataset of the hub needs a revision"
         raise InputError(what, where=where, do="check the path, or set fetch.revision to a commit")
 
 
@@ -46,11 +47,11 @@ def validate(params: dict[str, Any], where: str) -> Recipe:
     """Validate a whole params.yaml: the recipe and the graph that was derived from it.
 
     Raises:
-        InputError: an unknown key (with the nearest right one), a wrong value, or a graph that is not the recipe's.
+        InputError: an unknown key (with the nearest right one), a wrong value, or a graph that is out of date.
     """
     params = dict(params)
     if "graph" not in params:
-        raise InputError("no graph of rounds", where=where, do="derive it: juicer use RECIPE")
+        raise InputError("the graph of rounds is missing", where=where, do="derive it: juicer use RECIPE")
     graph = Graph.parse(params.pop("graph"), f"{where}: graph")
     recipe = Recipe.parse(params, where)
     check_consistent(recipe, where)
@@ -62,7 +63,7 @@ def validate(params: dict[str, Any], where: str) -> Recipe:
         key = _first_difference(expected, found)
         active = Path("recipes") / f"{recipe.name}.yaml"
         again = f"juicer use {active if active.is_file() else 'RECIPE'} [key=value ...]"
-        do = f"{where} holds a change that `dvc exp run -S` or hand made; derive it again: {again}, then dvc checkout"
+        do = f"{where} was changed by hand or by `dvc exp run -S`; derive the graph again: {again}, then dvc checkout"
         raise InputError(
             f"graph.{key} does not follow from the recipe (irft.rounds, rft.rounds, ...)", where=where, do=do
         )
@@ -70,25 +71,26 @@ def validate(params: dict[str, Any], where: str) -> Recipe:
 
 
 def check_consistent(recipe: Recipe, where: str) -> None:
-    """Check what no single key can show: sections that need one another."""
+    """Check sections against each other."""
     if recipe.fetch.source == "world" and recipe.world is None:
-        raise InputError("fetch.source is 'world' but there is no section world", where=where)
+        raise InputError("fetch.source is 'world', but the section world is missing", where=where, do="add world: {}")
     if recipe.fetch.source == "world" and not recipe.curate.held_out_share:
-        what = "curate.held_out_share is 0, and the world holds nothing out to report on"
-        raise InputError(what, where=where, do="raise it")
+        what = "curate.held_out_share is 0, so that no held-out prompts are left to report on"
+        raise InputError(what, where=where, do="set it above 0")
     if recipe.fetch.source != "world" and recipe.world is not None:
         do = "derive it again: juicer use RECIPE"
-        raise InputError("there is a section world, whose oracle judges no other source", where=where, do=do)
+        raise InputError("the section world applies only to fetch.source: world", where=where, do=do)
     if recipe.rft.optimiser == "ppo" and (recipe.compute.processes > 1 or recipe.compute.zero_stage):
         do = "set compute.processes to 1 and compute.zero_stage to 0, or rft.optimiser to rloo"
-        raise InputError("rft.optimiser 'ppo' runs in one process", where=where, do=do)
+        raise InputError("rft.optimiser 'ppo' runs in a single process only", where=where, do=do)
     _check_shares(recipe, where)
     if recipe.irft.rounds % recipe.irft.passes:
-        what = f"irft.rounds = {recipe.irft.rounds} is no multiple of irft.passes = {recipe.irft.passes}"
-        raise InputError(what, where=where, do="change either")
+        what = f"irft.rounds = {recipe.irft.rounds} is not a multiple of irft.passes = {recipe.irft.passes}"
+        raise InputError(what, where=where, do="change one of the two")
     needs_tiny = recipe.policy.model == WORLD_POLICY or recipe.scorer.model == WORLD_SCORER
     if needs_tiny and recipe.pretrain is None:
-        raise InputError(f"{WORLD_POLICY} is made by the section pretrain, which is missing", where=where)
+        what = f"{WORLD_POLICY} and {WORLD_SCORER} are made by the section pretrain, which is missing"
+        raise InputError(what, where=where, do="add it, or name other models")
     if recipe.pretrain is not None:
         longest = recipe.template.max_prompt_tokens + recipe.template.max_response_tokens
         if longest > recipe.pretrain.policy.context:
@@ -100,15 +102,15 @@ def check_consistent(recipe: Recipe, where: str) -> None:
 
 
 def _check_installed(recipe: Recipe, where: str) -> None:
-    """PPO is in no release of TRL after 1.12. Checked where a stage starts: a plan of such a recipe needs no TRL."""
+    """TRL removed PPO after 1.12. Checked when a stage starts, because a plan of such a recipe does not need TRL."""
     installed = importlib.metadata.version("trl")
     if recipe.rft.optimiser == "ppo" and recipe.rft.rounds and Version(installed) >= Version("1.13"):
-        do = "install the last one that has it: pip install --no-deps -r constraints-ppo.txt; or set it to rloo"
+        do = "install the last release with PPO: pip install --no-deps -r constraints-ppo.txt; or set it to rloo"
         raise InputError(f"rft.optimiser is 'ppo', which TRL {installed} does not have", where=where, do=do)
 
 
 def _check_shares(recipe: Recipe, where: str) -> None:
-    """TRL gives every process the same number of rows, so a batch has to be a multiple of what one pass takes."""
+    """TRL gives every process the same number of rows, so a batch has to be a multiple of the rows of one pass."""
     policy, processes = recipe.rft.policy, recipe.compute.processes
     responses = policy.prompts_per_step * policy.samples_per_prompt
     for batch, key, micro, prefix in (
@@ -118,7 +120,9 @@ def _check_shares(recipe: Recipe, where: str) -> None:
         rows = processes * (micro or 1)
         if batch % rows:
             what = f"compute.processes * {prefix}.micro_batch_size" if micro else "compute.processes"
-            raise InputError(f"{key} = {batch} is no multiple of {what} = {rows}", where=where, do="change either")
+            raise InputError(
+                f"{key} = {batch} is not a multiple of {what} = {rows}", where=where, do="change one of the two"
+            )
 
 
 def _check_chain(method: str, rounds: dict[str, Any], where: str) -> None:
@@ -129,7 +133,7 @@ def _check_chain(method: str, rounds: dict[str, Any], where: str) -> None:
             raise InputError(
                 f"rounds are not a chain: graph.{method}.{key}.previous is {item.previous!r}, not {expected!r}",
                 where=where,
-                do="never edit graph by hand; juicer use RECIPE derives it",
+                do="do not edit the graph by hand; juicer use RECIPE derives it",
             )
 
 
@@ -142,4 +146,5 @@ def _first_difference(expected: Any, found: Any, path: str = "") -> str:
 
 
 def as_plain(settings: Settings) -> dict[str, Any]:
+    """Settings as plain values, as YAML and JSON have them."""
     return settings.model_dump(mode="json", by_alias=True)

@@ -106,10 +106,10 @@ def graph_of(recipe: Recipe, *, pinned: bool = True) -> Graph:
     """Derive the graph of rounds from a recipe.
 
     Args:
-        pinned: refuse a model id without a revision; a plan needs none.
+        pinned: reject a model id without a revision, which a plan does not need.
 
     Raises:
-        InputError: a model id without a revision, or a source that needs a section which is missing.
+        InputError: a model id has no revision, or a file of a source does not exist.
     """
     downloads: dict[str, Download] = {}
     tiny: dict[str, TinyModel] = {}
@@ -123,8 +123,8 @@ def graph_of(recipe: Recipe, *, pinned: bool = True) -> Graph:
         if Path(model).is_dir() or model.startswith((".", "/")) or not HUB_ID.fullmatch(model):
             return model
         if revision is None and pinned:
-            do = f"add {key}.revision: a commit of {model}, or make the folder {model}"
-            raise InputError(f"{model!r} is no folder here, and as a hub id it needs a pinned revision", do=do)
+            do = f"set {key}.revision to a commit of {model}, or create the folder {model}"
+            raise InputError(f"there is no folder {model!r}, and a hub id needs a pinned revision", do=do)
         downloads[name] = Download(model=model, revision=revision or "")
         return f"models/hub/{name}"
 
@@ -132,7 +132,7 @@ def graph_of(recipe: Recipe, *, pinned: bool = True) -> Graph:
     scorer = None
     if recipe.scorer.kind != "none":
         if recipe.scorer.model is None:
-            raise InputError(f"scorer.kind is {recipe.scorer.kind!r} but scorer.model is not set")
+            raise InputError(f"scorer.kind is {recipe.scorer.kind!r}, but scorer.model is not set")
         scorer = located("scorer", "scorer", recipe.scorer.model, recipe.scorer.revision)
     reward = SFT
     if recipe.rft.reward.model is not None and recipe.rft.rounds:
@@ -192,18 +192,18 @@ def config_of(model: str, key: str) -> Path:
     """The config.json of a model: in its folder, or kept with the recipes under the last part of its hub id.
 
     Raises:
-        InputError: there is none; says where one would be looked for.
+        InputError: there is none; names the path to save it under.
     """
     if (Path(model) / "config.json").is_file():
         return Path(model) / "config.json"
     kept = CONFIGS / f"{Path(model).name}.json"
     if not kept.is_file():
-        raise InputError(f"the configuration of {model!r} is not known here", where=key, do=f"save it as {kept}")
+        raise InputError(f"there is no config.json of {model!r} here", where=key, do=f"save it as {kept}")
     return kept
 
 
 def _measured(recipe: Recipe, models: dict[str, Evaluated]) -> dict[str, Evaluated]:
-    """The models of the leaderboard, each with the table that its row is added to; none where it is switched off."""
+    """The models of the leaderboard, each with the table that its row is added to; none if it is switched off."""
     measured: dict[str, Evaluated] = {}
     if not recipe.leaderboard.enabled:
         return measured
@@ -211,7 +211,7 @@ def _measured(recipe: Recipe, models: dict[str, Evaluated]) -> dict[str, Evaluat
     last = {"irft": recipe.irft.rounds, "rft": recipe.rft.rounds}
     for name, model in models.items():
         if name == "sft" and recipe.sft.epochs == 0:
-            continue  # it is base once more, and that takes hours
+            continue  # it equals base, and the benchmarks take hours
         if recipe.leaderboard.rounds == "all" or model.round == last.get(model.method, 0):
             measured[name] = model.model_copy(update={"previous": previous})
             previous = _leaderboard_table(name)

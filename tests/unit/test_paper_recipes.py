@@ -46,7 +46,7 @@ def test_ten_rounds_in_two_passes_see_each_fifth_twice():
 
 
 def test_rounds_that_the_passes_do_not_divide_are_refused():
-    with pytest.raises(InputError, match=r"irft\.rounds = 5 is no multiple of irft.passes = 2"):
+    with pytest.raises(InputError, match=r"irft\.rounds = 5 is not a multiple of irft.passes = 2"):
         load(Path("recipes/ultrachat-irft-t5.yaml"), ["irft.passes=2"])
 
 
@@ -63,7 +63,7 @@ def test_every_revision_is_a_commit_or_is_asked_for(name):
     assert all(re.fullmatch("[0-9a-f]{40}", value) for value in revisions.values() if value is not None)
     assert missing == ({"scorer"} if name.startswith("hh-") else set()), "only beaver's commit could not be looked up"
     if missing:
-        with pytest.raises(InputError, match=r"add scorer\.revision: a commit of PKU-Alignment/beaver"):
+        with pytest.raises(InputError, match=r"set scorer\.revision to a commit of PKU-Alignment/beaver"):
             load(Path("recipes") / name, [])
 
 
@@ -88,7 +88,7 @@ def test_an_override_comes_after_the_scaling_down():
 def test_a_model_whose_configuration_nobody_kept_cannot_be_made_tiny():
     with pytest.raises(InputError) as error:
         load(Path("recipes/hh-irft.yaml"), ["policy.model=someone/other"], tiny=True)
-    assert "policy.model: the configuration of 'someone/other' is not known here" in str(error.value)
+    assert "policy.model: there is no config.json of 'someone/other' here" in str(error.value)
     assert "recipes/models/other.json" in str(error.value)
 
 

@@ -108,8 +108,8 @@ def test_shorter_dialogues_cost_less_but_memory_suffices_for_the_longest():
             "irft.training.batch_size=2",
             "irft.training.batch_size = 2 leaves devices idle: compute.processes = 4",
         ),
-        ("hh-irft", "compute.processes=16", "sft.batch_size = 8 is no multiple"),
-        ("hh-irft", "policy.model=someone/other", "the configuration of 'someone/other' is not known here"),
+        ("hh-irft", "compute.processes=16", "sft.batch_size = 8 is not a multiple"),
+        ("hh-irft", "policy.model=someone/other", "there is no config.json of 'someone/other' here"),
     ],
 )
 def test_what_cannot_fit_is_refused_with_the_number(name, override, message):

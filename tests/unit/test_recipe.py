@@ -76,13 +76,13 @@ def test_without_methods_there_is_nothing_to_match():
         ("pretrain.policy.hidden_size=98", "'pretrain.policy': hidden_size = 98 is not a multiple of heads = 4"),
         ("pretrain.scorer.heads=64", "'pretrain.scorer': hidden_size = 64 is not an even multiple of heads = 64"),
         ("curate.validation_share=0", "'curate.validation_share': input should be greater than 0"),
-        ("curate.held_out_share=0", "curate.held_out_share is 0, and the world holds nothing out"),
+        ("curate.held_out_share=0", "curate.held_out_share is 0, so that no held-out prompts are left"),
         ("irft.training.h=cubic", "'logistic' or 'identity', not 'cubic'"),
         ("sft=null", "parameter 'sft'"),
         ("scorer.model=null", "scorer.model is not set"),
-        ("world=null", "there is no section world"),
-        ("compute.processes=3", "sft.batch_size = 32 is no multiple of compute.processes = 3"),
-        ("sft.micro_batch_size=12", "no multiple of compute.processes * sft.micro_batch_size = 12"),
+        ("world=null", "the section world is missing"),
+        ("compute.processes=3", "sft.batch_size = 32 is not a multiple of compute.processes = 3"),
+        ("sft.micro_batch_size=12", "not a multiple of compute.processes * sft.micro_batch_size = 12"),
         ("compute.zero_stage=1", "parameter 'compute.zero_stage': input should be 0, 2 or 3"),
         ("fetch.source=missing.jsonl", "fetch.source: no such file or folder: missing.jsonl"),
         ("template.max_prompt_tokens=4000", "exceeds pretrain.policy.context"),
@@ -91,8 +91,8 @@ def test_without_methods_there_is_nothing_to_match():
         ("policy.model=models/foo/bar", "policy.model: no such folder: models/foo/bar"),
         ("scorer.model=/nope", "scorer.model: no such folder: /nope"),
         ("rft.reward.model=../nope", "rft.reward.model: no such folder: ../nope"),
-        ("policy.model=./my model", "policy.model: './my model' has a blank or another character that a shell reads"),
-        ("fetch.source=org/dataset", "as a dataset's id it needs a revision"),
+        ("policy.model=./my model", "policy.model: './my model' contains a space or another character with a meaning"),
+        ("fetch.source=org/dataset", "a dataset of the hub needs a revision"),
         ("fetch.source=data/foo/bar", "fetch.source: no such file or folder: data/foo/bar"),
         ("fetch.source=~/nope.jsonl", "/nope.jsonl"),
         ("pretrain.corpus=nope", "pretrain.corpus: no such file or folder: nope"),
@@ -113,7 +113,7 @@ def test_another_source_leaves_the_world_out(tmp_path):
     params = params_of(f"fetch.source={tmp_path / 'mine.jsonl'}")
     assert params["world"] is None
     params["world"] = params_of()["world"]
-    assert "there is a section world, whose oracle judges no other source" in refused(params)
+    assert "the section world applies only to fetch.source: world" in refused(params)
 
 
 def test_a_graph_that_is_not_a_chain_is_refused():
@@ -133,8 +133,8 @@ def test_a_change_that_stayed_behind_is_told_with_the_recipe_that_takes_it_back(
     params["irft"]["rounds"] = 4
     monkeypatch.chdir(QUICKSTART.parents[1])
     told = refused(params)
-    assert "params.yaml holds a change" in told
-    assert "derive it again: juicer use recipes/quickstart.yaml [key=value ...], then dvc checkout" in told
+    assert "params.yaml was changed by hand" in told
+    assert "derive the graph again: juicer use recipes/quickstart.yaml [key=value ...], then dvc checkout" in told
     params["name"] = "in-no-file"
     assert "juicer use RECIPE [key=value ...]" in refused(params)
 
@@ -142,7 +142,7 @@ def test_a_change_that_stayed_behind_is_told_with_the_recipe_that_takes_it_back(
 def test_params_without_a_graph_are_refused():
     params = params_of()
     del params["graph"]
-    assert "no graph of rounds" in refused(params)
+    assert "the graph of rounds is missing" in refused(params)
 
 
 def test_hub_models_become_downloads_at_their_revision():
@@ -203,5 +203,5 @@ def test_ppo_is_refused_where_trl_has_none_before_any_work_but_not_in_a_plan(mon
 
 
 def test_ppo_runs_in_one_process_only():
-    with pytest.raises(InputError, match="'ppo' runs in one process"):
+    with pytest.raises(InputError, match="'ppo' runs in a single process"):
         load(QUICKSTART, ["rft.optimiser=ppo", "compute.processes=2"])
