@@ -42,7 +42,7 @@ Recipe = Annotated[str, Field(json_schema_extra={"enum": [ACTIVE, *recipes()]})]
 @flow(name="align", flow_run_name="{recipe}", persist_result=False, task_runner=THREADS)
 def align(
     recipe: Recipe = ACTIVE,
-    overrides: list[str] = [],  # noqa: B006 - Prefect shows it in a form; nobody changes it
+    overrides: list[str] = [],  # noqa: B006 - Prefect shows it in a form; it is never mutated
     from_stage: str = "",
     until_stage: str = "",
     force: bool = False,

@@ -181,7 +181,7 @@ def main() -> None:
 
         secret = os.environ.get(SECRET)
         if not secret:
-            do = "give it the secret that MLflow signs with, and let nobody else know it"
+            do = "give it the secret that MLflow signs with, and keep it secret"
             raise InputError("is not set", where=SECRET, do=do)
         check_server()
         if given.subscribe is not None:
