@@ -31,12 +31,13 @@ def taken(services: Services) -> Iterator[Services]:
 
 @pytest.fixture
 def modelling(tmp_path: Path) -> Path:
-    """A project whose stage `first` loads a model, as far as the flows can tell."""
+    """A project whose stage `first` declares that it uses a GPU."""
     folder = make(tmp_path)
     graph = folder / "dvc.yaml"
-    graph.write_text(
-        graph.read_text().replace("[source.txt, work.py]", "[source.txt, work.py, juicer/models/loading.py]")
-    )
+    deps = "deps: [source.txt, work.py]\n"
+    text = graph.read_text()
+    assert deps in text
+    graph.write_text(text.replace(deps, f"{deps}    meta: {{gpus: 1}}\n"))
     return folder
 
 
