@@ -30,11 +30,11 @@ PARAMS, QUICKSTART = Path("params.yaml"), Path("recipes/quickstart.yaml")
 SUMMARY, REPORT = Path("metrics/summary.json"), Path("report/report.html")
 DEBUG = "--debug"
 HANDED_ON = (signal.SIGTERM, signal.SIGHUP)
-"""Signals that reach this process only, and that the run is to end by. Ctrl-C reaches every process by itself."""
+"""Signals that reach this process only, and cancel the run. Ctrl-C reaches every process of the terminal anyway."""
 
 
 class FrontDoor(TyperGroup):
-    """Ends every command as the stages do: a foreseeable failure is one line on standard error and an exit code."""
+    """Ends every command as the stages end: an expected failure is one line on standard error and an exit code."""
 
     def main(self, args: Sequence[str] | None = None, *given: Any, **named: Any) -> Any:
         """Run a command line and exit with its code: 0, 1 (an error), 2 (a mistake in the command line) or its own."""
@@ -57,7 +57,7 @@ class FrontDoor(TyperGroup):
 
 
 def _usage(error: TyperException) -> InputError:
-    """What is wrong with a command line, on one line, with the nearest right word."""
+    """The error of a command line on one line, with the nearest right word."""
     said = " ".join(error.format_message().split())
     what, *near = re.split(r"\.? ?(?:Did you mean |\(Possible options: )", said.rstrip(".?"))
     context = getattr(error, "ctx", None)
@@ -78,7 +78,7 @@ app = typer.Typer(
 @app.callback()
 def front(
     context: typer.Context,
-    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error; any command takes it.")] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error, with any command.")] = False,
 ) -> None:
     """Reward learning from human demonstrations (RFT and IRFT) as a pipeline.
 
@@ -91,7 +91,7 @@ def front(
       juicer status                                what is done, what will run, what failed
       juicer report --open                         look at the results
 
-    Exit codes: 0, 1 after an error, 2 after a mistake in the command line, 3 if gates refuse a promotion, 130 after
+    Exit codes: 0; 1 after an error; 2 for an unknown command or option; 3 if a gate refuses a promotion; 130 after
     Ctrl-C.
     """
     if context.invoked_subcommand is None:
@@ -178,7 +178,8 @@ Words = Annotated[
     ),
 ]
 Tiny = Annotated[
-    bool, typer.Option("--tiny", help="Random tiny models and generated data: proves the path, not the method.")
+    bool,
+    typer.Option("--tiny", help="Random tiny models and generated data, to try the pipeline."),
 ]
 
 
@@ -190,7 +191,7 @@ def split(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
 
 
 def recipe_file(project: Project, given: str) -> Path:
-    """The file that is meant by a path, or by the name of a recipe in recipes/.
+    """The file of a recipe, given by its path or by its name in recipes/.
 
     Raises:
         InputError: there is none; names the nearest.
@@ -238,7 +239,7 @@ def run(
     tiny: Tiny = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; change nothing.")] = False,
 ) -> None:
-    """Run a recipe from the demonstrations to the report and the registry.
+    """Run a recipe: data, training, report, registry.
 
     Without a recipe the active one (params.yaml) is run, or the quickstart if none is active. Stages whose results are
     there already do not run again, and an interrupted stage resumes from its last checkpoint.
@@ -269,7 +270,7 @@ def reproduce() -> None:
 
     Raises:
         InputError: DVC or a stage failed, and has said why.
-        typer.Exit: the run was told to end; with 128 + the signal.
+        typer.Exit: the run was cancelled; with 128 + the signal.
     """
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro"]
     with _ending(command) as (process, told):
@@ -312,7 +313,7 @@ def use(
     tiny: Tiny = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written.")] = False,
 ) -> None:
-    """Validate a recipe and make it the active one: write params.yaml.
+    """Validate a recipe and activate it (params.yaml).
 
     \b
     Examples:
@@ -337,7 +338,7 @@ def use(
 
 @app.command()
 def check() -> None:
-    """Say whether the active recipe (params.yaml) is valid.
+    """Check that the active recipe is valid.
 
     \b
     Examples:
@@ -366,7 +367,7 @@ def plan(
     ] = None,
     measured: Annotated[bool, typer.Option("--measured", help="Compare with what a finished run left here.")] = False,
 ) -> None:
-    """Say what a recipe will cost, without weights and without a network; refuse what cannot fit.
+    """Estimate the cost of a recipe before it runs.
 
     \b
     Examples:
@@ -391,7 +392,7 @@ def describe(
         str, typer.Argument(help="Only what lies under this dotted key, such as irft.training.", show_default=False)
     ] = "",
 ) -> None:
-    """Say what every parameter of a recipe means: its type, limits, default and purpose.
+    """Describe every parameter of a recipe.
 
     \b
     Examples:
@@ -410,7 +411,7 @@ def describe(
 
 @app.command()
 def status() -> None:
-    """Say what will become of each stage, which ones are running, and where the last run stopped and why.
+    """Show the state of each stage and the last failure.
 
     \b
     A stage is
@@ -453,7 +454,7 @@ def report(
     open_it: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
     table: Annotated[bool, typer.Option("--table", help="Print the table of all models too.")] = False,
 ) -> None:
-    """Print where the report is, or open it.
+    """Print the path of the report, or open it.
 
     \b
     Examples:
@@ -498,14 +499,16 @@ def _gates(project: Project, given: Path) -> str:
 
 @app.command()
 def promote(
-    version: Annotated[str, typer.Argument(help=f'{VERSION}; "challenger" is that of the recipe.')] = "challenger",
+    version: Annotated[
+        str, typer.Argument(help=f'{VERSION}; "challenger" is that of the active recipe.')
+    ] = "challenger",
     gates: Gates = NO_GATES,
     dry_run: Cautious = False,
     unlock: Annotated[
         str, typer.Option(metavar="NAME", help="Take the model's lock from a promotion that died elsewhere.")
     ] = "",
 ) -> None:
-    """Promote a registered version to champion if it passes every gate; exit code 3 if it does not.
+    """Promote a version that passes every gate.
 
     \b
     Examples:
@@ -521,10 +524,10 @@ def promote(
 
 @app.command()
 def rollback(
-    version: Annotated[str, typer.Argument(help=f"A version of the model that is meant: {VERSION}.")] = "challenger",
+    version: Annotated[str, typer.Argument(help=f"A version of the model to roll back: {VERSION}.")] = "challenger",
     dry_run: Cautious = False,
 ) -> None:
-    """Make the previous champion the champion again.
+    """Make the previous champion champion again.
 
     \b
     Examples:
@@ -539,7 +542,7 @@ def rollback(
 def restore(
     version: Annotated[str, typer.Argument(help=VERSION, show_default=False)],
     into: Annotated[
-        Path | None, typer.Option(help="Folder to make; by default restored/NAME-VERSION in the project.")
+        Path | None, typer.Option(help="Folder to create; by default restored/NAME-VERSION in the project.")
     ] = None,
     everything: Annotated[
         bool, typer.Option("--everything", help="Also every model that it was made from, to continue from there.")
@@ -548,7 +551,7 @@ def restore(
         str | None, typer.Option(help="Take the code from this commit instead of the version's own.")
     ] = None,
 ) -> None:
-    """Bring back the exact weights, data and code of a registered version.
+    """Restore weights, data and code of a version.
 
     \b
     Examples:
@@ -571,7 +574,7 @@ def evaluate(
     target: Annotated[str, typer.Argument(help=f"{VERSION}, or a model's folder.")] = "challenger",
     gates: Gates = NO_GATES,
 ) -> None:
-    """Evaluate a registered version, or any model's folder, and compare it with the champion.
+    """Evaluate a version or a model folder.
 
     \b
     Examples:
@@ -586,14 +589,14 @@ def evaluate(
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option(help="Prefect's port.")] = 4200,
-    mlflow_port: Annotated[int, typer.Option(help="MLflow's port.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Prefect's port.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="MLflow's port.")] = 5000,
     gpus: Annotated[
         int | None,
         typer.Option(help="Stages that may hold a GPU at the same time; by default the limit stays, at first 1."),
     ] = None,
 ) -> None:
-    """Start Prefect, MLflow and a worker on this machine; Ctrl-C ends all of it.
+    """Start Prefect, MLflow and a worker here.
 
     \b
     Examples:

@@ -63,7 +63,8 @@ def validate(params: dict[str, Any], where: str) -> Recipe:
         key = _first_difference(expected, found)
         active = Path("recipes") / f"{recipe.name}.yaml"
         again = f"juicer use {active if active.is_file() else 'RECIPE'} [key=value ...]"
-        do = f"{where} was changed by hand or by `dvc exp run -S`; derive the graph again: {again}, then dvc checkout"
+        why = f"{where} was changed by hand or by `dvc exp run -S`, or is older than the code"
+        do = f"{why}; derive the graph again: {again}, then dvc checkout"
         raise InputError(
             f"graph.{key} does not follow from the recipe (irft.rounds, rft.rounds, ...)", where=where, do=do
         )
