@@ -228,7 +228,7 @@ def test_figures_of_other_prompts_are_not_compared(client: MlflowClient) -> None
     judged = client.get_model_version("quickstart", FIRST).tags["evaluated_on"]
     client.set_model_version_tag("quickstart", FIRST, "evaluated_on", "others")
     try:
-        with pytest.raises(InputError, match=r"other prompts.*python -m flows\.evaluate models:/quickstart/2"):
+        with pytest.raises(InputError, match=r"other prompts.*juicer evaluate models:/quickstart/2"):
             promoted(SECOND)
     finally:
         client.set_model_version_tag("quickstart", FIRST, "evaluated_on", judged)
