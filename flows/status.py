@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.forecast import plan, reading
-from flows.workspace import sole_user
+from flows.workspace import params_restored, sole_user
 from juicer.stages import attempts
 from juicer.stages.attempts import Attempt
 from juicer.stages.checkpoint import FOLDER as CHECKPOINTS
@@ -94,14 +94,7 @@ def _written() -> set[str]:
 
 
 @contextmanager
-def on_trial(params: Path) -> Iterator[None]:
-    """Put params.yaml back as it was afterwards: for a look at what another recipe would run."""
-    with sole_user():
-        before = params.read_bytes() if params.is_file() else None
-        try:
-            yield
-        finally:
-            if before is None:
-                params.unlink(missing_ok=True)
-            elif params.read_bytes() != before:
-                params.write_bytes(before)
+def on_trial() -> Iterator[None]:
+    """Keep other flows out and restore params.yaml after the block: to see what another recipe would run."""
+    with sole_user(), params_restored():
+        yield

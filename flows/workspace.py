@@ -70,17 +70,24 @@ def activate_recipe(recipe: str, overrides: Sequence[str]) -> str:
 
 
 @contextmanager
-def recipe_on_trial(recipe: str, overrides: Sequence[str]) -> Iterator[None]:
-    """Make a recipe active inside the block only, to see what it would run."""
+def params_restored() -> Iterator[None]:
+    """Restore params.yaml after the block, so that it can try another recipe."""
     before = PARAMS.read_bytes() if PARAMS.is_file() else None
     try:
-        activate_recipe(recipe, overrides)
         yield
     finally:
         if before is None:
             PARAMS.unlink(missing_ok=True)
         elif PARAMS.read_bytes() != before:
             PARAMS.write_bytes(before)
+
+
+@contextmanager
+def recipe_on_trial(recipe: str, overrides: Sequence[str]) -> Iterator[None]:
+    """Make a recipe active inside the block only, to see what it would run."""
+    with params_restored():
+        activate_recipe(recipe, overrides)
+        yield
 
 
 @contextmanager

@@ -255,7 +255,7 @@ def run(
     recipe, overrides = split(words)
     if dry_run:
         status = flow("status")
-        with status.on_trial(PARAMS):
+        with status.on_trial():
             make_active(project, recipe, overrides, tiny=tiny)
             print(f"Nothing is changed. With {project.shown(chosen(project, recipe))}:\n")
             show_status(status.read())
