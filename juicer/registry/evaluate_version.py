@@ -22,7 +22,8 @@ from juicer.reporting.numbers import win_rate
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml
 from juicer.runtime.process_groups import run_in_group
-from juicer.stages.dvc_files import JUDGED_BY, DvcLock, md5_of
+from juicer.stages.dvc_files import JUDGED_BY, DvcLock
+from juicer.stages.hashes import md5_of
 
 RESULTS, MODELS, LEADERBOARD = Path(".juicer/evaluations"), Path("evaluation/models"), Path("evaluation/leaderboard")
 SFT_STAGE = "evaluate@sft"

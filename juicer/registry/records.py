@@ -18,7 +18,10 @@ from juicer.runtime.errors import InputError
 from juicer.stages.costs import COSTS, StageCost
 from juicer.stages.dvc_files import DvcLock
 from juicer.stages.git import changed_files, head, is_ancestor
+from juicer.stages.hashes import md5_of
 from juicer.stages.pipeline import PIPELINE, Run, declared
+from juicer.stages.reading import check_made
+from juicer.stages.recorded import check as check_recorded
 
 REGISTERED = ("sft", "sft-matched", "irft", "rft")
 """Methods whose models become versions; the base model was not trained here."""
@@ -88,18 +91,22 @@ def collect(summary: Summary, path: Path, lock: Path, recipe: str, params: Path 
     walking up from the summary.
 
     Raises:
-        InputError: dvc.lock does not know the summary or one of its models.
+        InputError: dvc.lock does not know the summary or one of its models, or records what is not true.
     """
     known = DvcLock.read(lock)
     producers = known.producers
     if str(path) not in producers:
         raise InputError(f"no stage makes {path}", where=str(lock), do="make it: dvc repro")
+    check_recorded(known)
     dataset = known.md5(DATA)
     common = {"recipe": recipe, **({"dataset_md5": dataset} if dataset else {}), **git_tags()}
 
     kinds = {name: meta.run for name, meta in declared(lock.with_name(PIPELINE.name)).items()}
     runs, evaluations = dict[str, RunRecord](), dict[str, RunRecord]()
-    for name in known.upstream(producers[str(path)]):
+    upstream = known.upstream(producers[str(path)])
+    outputs = {out["path"]: out["md5"] for name in upstream for out in known.stages[name].get("outs", [])}
+    check_made({out: md5_of(Path(out), remember=True) for out in outputs if Path(out).exists()}, known)
+    for name in upstream:
         if kind := kinds.get(name.split("@")[0]):
             runs[name] = _run(name, kind, known, common)
             if kind == "evaluation":
@@ -159,7 +166,7 @@ def _run(name: str, kind: Run, lock: DvcLock, common: dict[str, str]) -> RunReco
         for file in sorted(path.rglob("training.json")):
             part = file.parent.relative_to(path).as_posix()
             _add_training(run, Training.read(file), "" if part == "." else f"{part}/")
-    _add_costs(run, path)
+    _add_costs(run)
     return run
 
 
@@ -200,19 +207,13 @@ def _add_training(run: RunRecord, training: Training, prefix: str) -> None:
         run.curves[f"{prefix}train/{name}"] = list(zip(curve.step, curve.value, strict=True))
 
 
-def _add_costs(run: RunRecord, path: Path) -> None:
-    """Add seconds and memory, if they are those of the run that made `path`.
-
-    A stage writes its costs after its output. A folder with a file that is newer came from DVC's cache, and the costs
-    beside it may be those of other parameters. Costs of a single file name its md5.
-    """
+def _add_costs(run: RunRecord) -> None:
+    """Add seconds and memory, if they are those of the run that made the output rather than of another one."""
     file = COSTS / f"{run.name}.json"
     if not file.is_file():
         return
     ended, cost = file.stat().st_mtime, StageCost.read(file)
-    if path.is_file() and cost.output_md5 != run.tags["dvc_md5"]:
-        return
-    if any(each.stat().st_mtime > ended for each in path.rglob("*") if each.is_file()):
+    if cost.output_md5 != run.tags["dvc_md5"]:
         return
     run.metrics |= _prefixed(cost.numbers(), "cost/")
     tokens = cost.count("response_tokens")

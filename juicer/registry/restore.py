@@ -16,8 +16,9 @@ from juicer.registry.records import LOCK, PARAMS
 from juicer.registry.versions import Registry, Version
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml, temporary_beside, value_at
-from juicer.stages.dvc_files import DvcLock, md5_of
+from juicer.stages.dvc_files import DvcLock
 from juicer.stages.git import commit_of, git, root
+from juicer.stages.hashes import md5_of
 
 CODE_FOLDERS = ("juicer", "tasks", "irl")
 """Folders that hold the code of stages; irl/ was the library of versions that are older than the package juicer/."""

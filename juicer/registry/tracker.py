@@ -1,7 +1,8 @@
 """Write one run in MLflow while its stage runs: the helper process that juicer/stages/live.py starts and talks to.
 
-It reads the stage's events, one JSON object per line, and measures the stage's processes. It is a process of its own,
-so that neither MLflow's import nor a slow server delays the stage, and so that the run of a killed stage ends KILLED.
+It is told what the stage has read, then the stage's events, one JSON object per line, and measures the stage's
+processes. It is a process of its own, so that neither MLflow's import nor a slow server delays the stage, and so that
+the run of a killed stage ends KILLED.
 """
 
 import argparse
@@ -24,13 +25,12 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from juicer.registry.ensure import experiment_of, locked
-from juicer.registry.records import ATTEMPT, LOCK, PARAMS, attempt_of, git_tags, in_words
+from juicer.registry.records import ATTEMPT, PARAMS, attempt_of, git_tags, in_words
 from juicer.registry.store import connect, log_params, log_points, project_uri
 from juicer.runtime.errors import InputError
-from juicer.runtime.files import read_yaml, value_at
+from juicer.runtime.files import read_yaml
 from juicer.settings.models import RegisterSettings
-from juicer.stages.dvc_files import DvcLock, md5_of
-from juicer.stages.pipeline import resolve
+from juicer.stages.reading import Reading
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,15 +62,13 @@ class Opening:
     params: dict[str, str]
 
 
-def opening(stage: str) -> Opening:
-    """Read from dvc.yaml, params.yaml and dvc.lock what a stage that is about to run depends on."""
-    params, resolved = read_yaml(Path(PARAMS)), resolve(stage)
-    lock = DvcLock.read(Path(LOCK)) if Path(LOCK).is_file() else DvcLock(Path(LOCK), {}, {})
-    made_from = {path: lock.md5(path) or md5_of(Path(path)) for path in resolved.inputs}
-    read = {key: value_at(params, key) for key in resolved.parameters}
+def opening(reading: Reading) -> Opening:
+    """What a run is opened with: what its stage has read, whatever is there by now."""
+    params = read_yaml(Path(PARAMS))
     settings = RegisterSettings.parse(params.get("register") or {}, f"{PARAMS}: register")
-    tags = {"recipe": params["name"], "stage": stage.partition("@")[0], **git_tags()}
-    return Opening(attempt_of(stage, made_from, read), settings.experiment or params["name"], tags, in_words(read))
+    tags = {"recipe": params["name"], "stage": reading.stage.partition("@")[0], **git_tags()}
+    attempt = attempt_of(reading.stage, reading.inputs, reading.params)
+    return Opening(attempt, settings.experiment or params["name"], tags, in_words(reading.params))
 
 
 class Inbox:
@@ -240,9 +238,9 @@ def _lives(process: str) -> bool:
     return host == socket.gethostname() and number.isdigit() and psutil.pid_exists(int(number))
 
 
-def track(stage: str, process: int, inbox: Inbox) -> None:
+def track(reading: Reading, process: int, inbox: Inbox) -> None:
     """Write until the stage has ended. If the server cannot be reached, it warns once and retries."""
-    uri, begun = project_uri(), opening(stage)
+    stage, uri, begun = reading.stage, project_uri(), opening(reading)
     with locked(uri), connect(uri):
         pass  # import MLflow and create the tables of a new SQLite file now, because both take seconds
     writer = Writer(begun, stage, process)
@@ -275,7 +273,6 @@ def warn(stage: str, what: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m juicer.registry.tracker", description=__doc__)
-    parser.add_argument("--stage", required=True, help="the stage in dvc.yaml, for example irft_train@r1")
     parser.add_argument("--process", type=int, required=True, help="id of the process to measure, with its children")
     given = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -284,13 +281,14 @@ def main() -> None:
     # Few retries: the next request sends the same points.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    reading = Reading.model_validate_json(sys.stdin.readline())
     inbox = Inbox(sys.stdin)
     try:
-        track(given.stage, given.process, inbox)
+        track(reading, given.process, inbox)
     except Exception as error:
         # No process waits for this one, so any error becomes one line.
         what = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        warn(given.stage, what)
+        warn(reading.stage, what)
 
 
 if __name__ == "__main__":

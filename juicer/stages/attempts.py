@@ -5,15 +5,21 @@ A stage that finishes removes its record, so a record whose process is gone tell
 
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from juicer.runtime.errors import InputError
 from juicer.runtime.files import replace_text
 
 FOLDER = Path(".juicer/attempts")
+LOCKS = Path(".juicer/locks")
+SECONDS_TO_END = 30.0
+"""How long to wait for a process that is ending: more than it takes at most (stages/cancellation.py: LIMIT)."""
 STARTED_WITHIN = 1.0
 """Seconds by which a clock may differ between a process's start, as the system has it, and its record."""
 
@@ -41,6 +47,34 @@ class Attempt(BaseModel):
             return psutil.Process(self.process).create_time() <= self.started + STARTED_WITHIN
         except psutil.NoSuchProcess:
             return False
+
+
+@contextmanager
+def alone(stage: str) -> Iterator[None]:
+    """Let only one process at a time run a stage in this folder: it publishes one output and uses one checkpoint.
+
+    A stage that outlived the DVC which started it ends by itself; this waits for that.
+
+    Raises:
+        InputError: another process goes on running the stage.
+    """
+    # Processes that a stage starts may outlive it too; machines that share a disk run the same stage.
+    parts = [os.environ.get(name, "") for name in ("JUICER_MACHINE_RANK", "LOCAL_RANK")]
+    lock = FileLock(LOCKS / f"{'.'.join([stage, *filter(None, parts)])}.lock")
+    LOCKS.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"{stage}: waiting for another process that runs this stage here", flush=True)
+        try:
+            lock.acquire(timeout=SECONDS_TO_END)
+        except Timeout as error:
+            what = f"another process has been running this stage here for {SECONDS_TO_END:.0f} s"
+            raise InputError(what, where=stage, do="wait for it, or end it, and run again") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def begin(stage: str) -> Attempt:

@@ -4,6 +4,7 @@ A stage is cancelled by SIGTERM, by Ctrl-C, or by the end of the process that st
 child process when it is ended itself.
 """
 
+import json
 import os
 import signal
 import sys
@@ -11,14 +12,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import psutil
 
-from juicer.runtime.errors import Cancelled
+from juicer.runtime.errors import Cancelled, InputError
 
 LIMIT = 15.0
 """Seconds from the request to the end of the process, whether or not a checkpoint was saved."""
+IN_USE = Path(".dvc/tmp/rwlock")
+"""DVC's list of the files that its running commands read and write."""
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 
 
@@ -118,6 +122,30 @@ def starters() -> list[psutil.Process]:
     if owner and (process := _process(int(owner))) is not None:
         found.append(process)
     return found
+
+
+def check_started() -> None:
+    """Check that the DVC that started this stage, if one did, is still there; call it after `end_with`.
+
+    A stage takes seconds to start. If DVC is killed meanwhile, the stage's parent is another process already when it
+    is asked for, and would never end. DVC records in .dvc/tmp/rwlock which process of its has a stage run.
+
+    Raises:
+        InputError: DVC has ended.
+    """
+    if "DVC_STAGE" not in os.environ or "LOCAL_RANK" in os.environ:
+        return
+    try:
+        in_use = json.loads(IN_USE.read_text(encoding="utf-8"))
+        users = [*in_use["write"].values(), *(user for users in in_use["read"].values() for user in users)]
+        known = {int(user["pid"]) for user in users}
+    except FileNotFoundError:
+        return  # not started by DVC itself
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        known = set()  # cut short by the end of DVC
+    if known.isdisjoint(process.pid for process in psutil.Process().parents()):
+        do = "nothing was done; run it again"
+        raise InputError("the DVC that started this stage has ended", where=os.environ["DVC_STAGE"], do=do)
 
 
 def _process(number: int) -> psutil.Process | None:

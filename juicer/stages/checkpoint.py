@@ -14,9 +14,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from juicer.runtime.files import remove
 from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.stages.cancellation import Cancellation
 
@@ -103,7 +105,7 @@ class Checkpoint:
     def _complete(self) -> set[int]:
         complete = set()
         for path in sorted(self._folder.glob("[0-9]*")):
-            if _is_complete(path):
+            if path.name.isdecimal() and _is_complete(path):
                 complete.add(int(path.name))
             else:
                 print(f"discarded a corrupt checkpoint: {path}", flush=True)
@@ -113,7 +115,7 @@ class Checkpoint:
         # Names with a leading dot are from a run that was killed while it was saving.
         for path in self._folder.iterdir() if self._folder.is_dir() else []:
             if path != kept:
-                shutil.rmtree(path)
+                remove(path)
 
 
 def checkpoints_of(stage: str, key: str) -> Path:
@@ -127,7 +129,8 @@ def discard_checkpoints(stage: str, key: str) -> None:
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.name != key:
             print(f"discarded a checkpoint of other parameters, inputs or code: {path}", flush=True)
-            shutil.rmtree(path, ignore_errors=True)  # machines that share a disk may do it at the same time
+            with suppress(FileNotFoundError):  # machines that share a disk may do it at the same time
+                remove(path)
 
 
 def kept(stage: str) -> str:
@@ -180,7 +183,7 @@ def _is_complete(folder: Path) -> bool:
     try:
         hashes = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
         return bool(hashes) and all(_hash_of(folder / name) == value for name, value in hashes.items())
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):  # missing, or not what was written
         return False
 
 

@@ -29,7 +29,7 @@ class StageCost(Document):
     peak_device_reserved_mb: float | None = None
     """Peak memory that torch reserved on the GPU, in MiB."""
     output_md5: str | None = None
-    """Of an output that is a single file: DVC may copy it afterwards, so its modification time does not identify it."""
+    """Of the output, if there is one: DVC may copy it afterwards, so its modification time does not identify it."""
     training_tokens_per_second: float | None = None
     """Response tokens trained on per second, for a stage that trains."""
     mfu: float | None = None

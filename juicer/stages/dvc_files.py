@@ -4,14 +4,19 @@ import hashlib
 import io
 import json
 import shlex
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from juicer.runtime.files import md5_of_file, read_yaml
+from juicer.runtime.errors import InputError
+from juicer.runtime.files import read_yaml
 
+LOCK = Path("dvc.lock")
+SECONDS_TO_WRITE = 5.0
+"""How long DVC takes at most to write dvc.lock."""
 JUDGED_BY = ("seed", "template", "scorer", "evaluation")
 """Parameters that decide what an evaluation measures. The device is not among them: it changes the last digits only."""
 
@@ -34,6 +39,22 @@ class DvcLock:
         """
         stages: dict[str, Any] = read_yaml(path).get("stages", {})
         return cls(path, stages, {out["path"]: name for name, stage in stages.items() for out in stage.get("outs", [])})
+
+    @classmethod
+    def read_beside_dvc(cls, path: Path = LOCK) -> "DvcLock":
+        """As `read`, while a DVC that runs another stage may be writing the file, which it does in place.
+
+        A file that is missing has no stages.
+        """
+        deadline = time.monotonic() + SECONDS_TO_WRITE
+        while path.is_file():
+            try:
+                return cls.read(path)
+            except InputError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        return cls(path, {}, {})
 
     def upstream(self, stage: str) -> list[str]:
         """The stage and all that it depends on, in the order of dvc.lock."""
@@ -79,26 +100,3 @@ class DvcLock:
         yaml.default_flow_style = False
         yaml.dump({"schema": "2.0", "stages": {name: self.stages[name] for name in stages}}, text)
         return text.getvalue()
-
-
-def md5_of(path: Path) -> str:
-    """The md5 that DVC gives to a file, or to a folder (it ends in ".dir").
-
-    In a DVC project, files that the project's .dvcignore lists are left out of a folder, as DVC leaves them out.
-
-    Raises:
-        OSError: there is nothing at `path`.
-    """
-    if not path.is_dir():
-        return md5_of_file(path)
-    from dvc.fs import LocalFileSystem
-    from dvc.ignore import DvcIgnoreFilter
-    from dvc_data.hashfile.build import build
-    from dvc_data.hashfile.db import HashFileDB
-
-    folder, disk = path.absolute(), LocalFileSystem()
-    project = next((each for each in folder.parents if (each / ".dvc").is_dir()), folder)
-    nowhere = HashFileDB(disk, str(project / ".dvc/tmp"))  # a dry run writes nothing there
-    ignore = DvcIgnoreFilter(disk, str(project))
-    _, _, built = build(nowhere, str(folder), disk, "md5", dry_run=True, ignore=ignore)
-    return str(built.hash_info.value)

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from juicer.stages.reading import Reading
+
 SECONDS = 60.0
 """Seconds before the helper is started; a shorter stage is recorded by `register` only. It is 0 if MLFLOW_TRACKING_URI
 names a server. The environment variable JUICER_LIVE_SECONDS overrides both."""
@@ -25,11 +27,11 @@ PATIENCE = 5.0
 class Live:
     """What a stage is at, for the helper. An `Observer` (juicer/runtime/context.py)."""
 
-    def __init__(self, stage: str, recorded: bool) -> None:
-        """Follow `stage`, if it is `recorded` as a run."""
-        self._stage = stage
-        # Only a stage that DVC runs has an output by which `register` finds the run again.
-        self._wanted = recorded and "DVC_STAGE" in os.environ
+    def __init__(self, recorded: bool) -> None:
+        """Follow a stage, if it is `recorded` as a run."""
+        self._recorded = recorded
+        self.reading: Reading | None = None
+        """What the stage has read, if DVC runs it: only then has it an output by which `register` finds the run."""
         self._said: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -39,7 +41,7 @@ class Live:
     @contextmanager
     def following(self) -> Iterator[None]:
         """Report the work in the block, and how it ended."""
-        if not self._wanted:
+        if not self._recorded or self.reading is None:
             yield
             return
         self._thread.start()
@@ -81,7 +83,8 @@ class Live:
             return
         # The launcher is the parent of all processes, if there are several.
         process = os.getppid() if "LOCAL_RANK" in os.environ else os.getpid()
-        command = [sys.executable, "-m", "juicer.registry.tracker", "--stage", self._stage, "--process", str(process)]
+        command = [sys.executable, "-m", "juicer.registry.tracker", "--process", str(process)]
+        assert self.reading is not None
         try:
             # In a session of its own, so that Ctrl-C ends the stage and the helper can record its end.
             helper = subprocess.Popen(
@@ -89,6 +92,7 @@ class Live:
             )
             assert helper.stdin is not None
             with helper.stdin as pipe:
+                pipe.write(f"{self.reading.model_dump_json()}\n")
                 for message in iter(self._said.get, None):
                     pipe.write(f"{json.dumps(message)}\n")
                     pipe.flush()

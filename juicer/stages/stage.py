@@ -27,23 +27,29 @@ from juicer.runtime.command import guarded
 from juicer.runtime.context import WorkContext, no_progress
 from juicer.runtime.devices import highest, peak_memory
 from juicer.runtime.errors import InputError
-from juicer.runtime.files import md5_of_file, read_yaml, remove, temporary_beside, value_at
+from juicer.runtime.files import read_yaml, remove, temporary_beside, value_at
 from juicer.runtime.processes import SINGLE_PROCESS
 from juicer.settings.base import Settings
 from juicer.settings.compute import ComputeSettings
-from juicer.stages import attempts
-from juicer.stages.cancellation import Cancellation, end_with, starters
+from juicer.stages import attempts, finished, recorded
+from juicer.stages.cancellation import Cancellation, check_started, end_with, starters
 from juicer.stages.checkpoint import Checkpoint, checkpoints_of, discard_checkpoints, key_of, remove_checkpoints
 from juicer.stages.costs import COSTS, StageCost
+from juicer.stages.dvc_files import DvcLock
 from juicer.stages.gpus import take_one_gpu
+from juicer.stages.hashes import md5_of
 from juicer.stages.live import Live
-from juicer.stages.pipeline import Meta, declared
+from juicer.stages.pipeline import Meta, declared, declared_of
+from juicer.stages.reading import Watch, check_made
 from juicer.stages.speed import Speed
 
 if TYPE_CHECKING:
     from juicer.runtime.memo import CheckpointedMemo
 
 S = TypeVar("S", bound=Settings)
+READING = "JUICER_READING"
+"""Environment variable with the digest of what a stage has read, for the processes that it starts."""
+AGAIN = "run it again"
 WORK = "work"
 """The piece of work of a stage that has but one."""
 
@@ -57,8 +63,9 @@ class Stage:
         self._params = read_yaml(arguments.params)
         validate(self._params, str(arguments.params))
         self._costs: dict[str, float] = {}
-        self._md5: str | None = None
-        """md5 of the output if it is a single file. DVC may copy it later, which changes its modification time."""
+        self._begun = time.perf_counter()
+        self._md5s: dict[str, str] = {}
+        """md5 of each published output, by its path."""
         self._read: dict[str, Any] = {}
         self._key: str | None = None
         self.cancellation = Cancellation()
@@ -72,8 +79,10 @@ class Stage:
         """Peak device memory of each process."""
         self.meta = declared().get(name.partition("@")[0])
         """What dvc.yaml declares about this stage; None if dvc.yaml has no such stage."""
-        self.live = Live(name, self.meta is not None and self.meta.run is not None)
+        self.live = Live(self.meta is not None and self.meta.run is not None)
         self.speed = Speed()
+        self._watch: Watch | None = None
+        """Watches what the stage reads; only under DVC, which records it."""
 
     def read(self, key: str, settings: type[S]) -> S:
         """The parameters under the dotted `key`, typed. dvc.yaml lists the same key for this stage."""
@@ -183,10 +192,65 @@ class Stage:
             if not self.is_main:
                 return
             with self.cancellation.held():
+                self.check_unchanged(temporary)
                 remove(path)
                 temporary.replace(path)
-            if path.is_file():
-                self._md5 = md5_of_file(path)
+            self._md5s[str(path)] = md5_of(path, remember=True)
+
+    def watch(self) -> None:
+        """Fix what the stage reads, as dvc.yaml declares it, and watch it until the output is published.
+
+        Raises:
+            InputError: an input is missing or damaged, or one of several processes read something else.
+        """
+        declared = declared_of(self.name, self._params)
+        if os.environ.get("DVC_STAGE") != self.name or declared is None:
+            return  # started by hand, and not recorded by DVC
+        self._watch = Watch.begin(self.name, declared, self.arguments.params, self._params)
+        check_made(self._watch.reading.inputs, DvcLock.read_beside_dvc())
+        digest = self._watch.reading.digest()
+        # Processes that the stage starts have to read what it has read.
+        if os.environ.setdefault(READING, digest) != digest:
+            raise InputError("parameters, inputs or code changed while the stage started", where=self.name, do=AGAIN)
+        if os.environ.get("RANK", "0") == "0":
+            self._watch.follow()
+            self.live.reading = self._watch.reading
+
+    def restore_finished(self) -> str | None:
+        """Publish what an earlier run made of the same, if it is kept; returns what was done, in words."""
+        declared = declared_of(self.name, self._params)
+        if self._watch is None or declared is None or len(declared.outputs) != 1:
+            return None
+        kept = finished.find(self.name, self._watch.reading.digest())
+        if kept is None:
+            return None
+        with self.publish(Path(declared.outputs[0])) as out:
+            kept.output.rename(out)
+        COSTS.mkdir(parents=True, exist_ok=True)
+        kept.costs.replace(COSTS / f"{self.name}.json")
+        remove(kept.folder)
+        return "published what an earlier run had made before its parameters, inputs or code were changed back"
+
+    def check_unchanged(self, output: Path | None = None) -> None:
+        """Raise InputError if what the stage has read is not there any more.
+
+        Args:
+            output: finished output, which is kept for the time when all is as before.
+        """
+        if self._watch is None or not (change := self._watch.change()).what:
+            return
+        what, do = f"changed while the stage ran: {', '.join(change.what)}", AGAIN
+        if change.doubtful:
+            # Work that may have been done with something else must not be resumed under the old key.
+            remove_checkpoints(self.name)
+            what += "; its work is discarded, because it may have been done with either"
+        elif output is not None:
+            kept = finished.keep(self.name, self._watch.reading.digest(), output)
+            self._md5s = {str(output): md5_of(kept.output, remember=True)}
+            kept.costs.write_text(json.dumps(self._cost().as_json()) + "\n", encoding="utf-8")
+            what += "; its output is kept"
+            do = "change that back and run again to have it at once, or run again as it is now"
+        raise InputError(what, where=self.name, do=do)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -206,21 +270,34 @@ class Stage:
         for name, value in costs.items():
             self._costs[name] = self._costs.get(name, 0) + value
 
-    def write_costs(self, seconds: float) -> None:
+    def save_reading(self) -> None:
+        """Keep what the stage read until it is known that DVC recorded the same (juicer/stages/recorded.py)."""
+        if self._watch is not None:
+            self._watch.end()
+            recorded.expect(self._watch.reading, self._md5s)
+
+    def write_costs(self) -> None:
         """Write the costs to a file that DVC does not track, because timings differ from run to run."""
+        cost = self._cost()
+        COSTS.mkdir(parents=True, exist_ok=True)
+        (COSTS / f"{self.name}.json").write_text(json.dumps(cost.as_json()) + "\n")
+
+    def seconds(self) -> float:
+        """How long the stage has run so far."""
+        return time.perf_counter() - self._begun
+
+    def _cost(self) -> StageCost:
         used = resource.getrusage(resource.RUSAGE_SELF)
-        cost = StageCost.create(
+        return StageCost.create(
             self.name,
             self._costs,
-            seconds=round(seconds, 3),
+            seconds=round(self.seconds(), 3),
             cpu_seconds=round(used.ru_utime + used.ru_stime, 3),
             peak_memory_mb=round(used.ru_maxrss / 1024, 1),
             **highest([*self.peaks, peak_memory()]),
-            **({"output_md5": self._md5} if self._md5 else {}),
+            **({"output_md5": next(iter(self._md5s.values()))} if len(self._md5s) == 1 else {}),
             **self.speed.costs(),
         )
-        COSTS.mkdir(parents=True, exist_ok=True)
-        (COSTS / f"{self.name}.json").write_text(json.dumps(cost.as_json()) + "\n")
 
 
 def optional_path(text: str) -> Path | None:
@@ -292,7 +369,6 @@ def followed(run: Callable[[Stage], str]) -> Callable[[Stage], str]:
 
 
 def _run(run: Callable[[Stage], str], given: argparse.Namespace, launches: bool) -> None:
-    begun = time.perf_counter()
     stage = Stage(given.stage, given)
     if given.dry_run:
         missing = [
@@ -306,18 +382,25 @@ def _run(run: Callable[[Stage], str], given: argparse.Namespace, launches: bool)
         return
     stage.cancellation.install()
     end_with(starters())
-    compute = stage.read("compute", ComputeSettings)
-    set_environment(compute)
-    if wants_one_gpu(compute, launches, stage.meta):
-        stage.gpu = take_one_gpu()
-    result = run(stage)
-    if stage.processes.is_local_main:
-        remove_checkpoints(stage.name)
-    if not stage.is_main:
-        return
-    seconds = time.perf_counter() - begun
-    stage.write_costs(seconds)
-    print(f"{given.stage}: {result} [{seconds:.1f} s]", flush=True)
+    check_started()
+    with attempts.alone(given.stage):
+        stage.watch()
+        if "LOCAL_RANK" not in os.environ and (restored := stage.restore_finished()):
+            print(f"{given.stage}: {restored}", flush=True)
+            return
+        compute = stage.read("compute", ComputeSettings)
+        set_environment(compute)
+        if wants_one_gpu(compute, launches, stage.meta):
+            stage.gpu = take_one_gpu()
+        result = run(stage)
+        if stage.processes.is_local_main:
+            remove_checkpoints(stage.name)
+        if not stage.is_main:
+            return
+        stage.write_costs()
+        stage.check_unchanged()
+        stage.save_reading()
+    print(f"{given.stage}: {result} [{stage.seconds():.1f} s]", flush=True)
 
 
 def set_environment(compute: ComputeSettings) -> None:

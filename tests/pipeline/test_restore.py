@@ -12,7 +12,8 @@ from juicer.registry.restore import Restored, _compare_code, restore
 from juicer.registry.store import project_uri
 from juicer.registry.versions import open_registry
 from juicer.runtime.errors import InputError
-from juicer.stages.dvc_files import DvcLock, md5_of
+from juicer.stages.dvc_files import DvcLock
+from juicer.stages.hashes import md5_of
 from tests.small_pipeline import GRAPH, commit, git, make_project, register, repro, run
 
 # MLflow's own use of SQLAlchemy.

@@ -21,7 +21,7 @@ from juicer.registry.gates import BENCHMARKS
 from juicer.registry.promote import Decision, promote, roll_back
 from juicer.registry.versions import open_registry
 from juicer.runtime.errors import InputError
-from juicer.stages.dvc_files import md5_of
+from juicer.stages.hashes import md5_of
 from tests.servers import MlflowServer, end, free_port, start
 from tests.small_pipeline import ROOT, make_project, register
 

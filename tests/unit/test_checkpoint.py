@@ -91,7 +91,7 @@ def test_only_the_last_state_is_kept(checkpoint):
     assert list(latest.parent.iterdir()) == [latest]
 
 
-@pytest.mark.parametrize("damage", ["changed", "missing", "unfinished"])
+@pytest.mark.parametrize("damage", ["changed", "missing", "unfinished", "overwritten"])
 def test_a_state_that_is_not_whole_is_discarded_with_a_line(checkpoint, capsys, damage):
     checkpoint.save(writing("state"))
     latest = checkpoint.latest()
@@ -103,6 +103,8 @@ def test_a_state_that_is_not_whole_is_discarded_with_a_line(checkpoint, capsys, 
             (latest / "part" / "state").unlink()
         case "unfinished":
             (latest / "complete.json").unlink()
+        case "overwritten":
+            (latest / "complete.json").write_text('"a string"')
     assert checkpoint.latest() is None
     assert capsys.readouterr().out == f"discarded a corrupt checkpoint: {latest}\n"
     assert not latest.exists()
@@ -132,6 +134,17 @@ def test_what_a_run_left_that_was_killed_while_it_saved_is_cleared(checkpoint):
     half.mkdir()
     assert checkpoint.latest() is not None
     assert not half.exists()
+
+
+def test_stray_files_are_removed(checkpoint):
+    checkpoint.save(writing("state"))
+    latest = checkpoint.latest()
+    for stray in (latest.parent / ".DS_Store", latest.parent / "1 copy", latest.parents[1].with_name("stray")):
+        stray.write_text("")
+    assert checkpoint.latest() == latest
+    assert list(latest.parent.iterdir()) == [latest]
+    discard_checkpoints("sft", "key")
+    assert [path.name for path in latest.parents[2].iterdir()] == ["key"]
 
 
 def test_a_stage_that_is_done_keeps_no_state(checkpoint):

@@ -36,7 +36,7 @@ ALSO = {"settings": {"runtime"}, "runtime": {"settings"}}
 KNOWN_TO = {
     "prefect": {"flows."},
     "mlflow": {"juicer.registry."},
-    "dvc": {"flows.", "juicer.stages.dvc_files", "juicer.stages.pipeline", "juicer.reporting.plot_difference"},
+    "dvc": {"flows.", "juicer.stages.damage", "juicer.stages.pipeline", "juicer.reporting.plot_difference"},
 }
 
 
