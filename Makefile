@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 STAMP := $(VENV)/installed-$(shell { cat pyproject.toml constraints.txt; echo '$(CURDIR)'; } | cksum | tr ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro plan test test-docker ppo test-ppo test-vllm claim bench gpu-kit gpu-bare clean
+.PHONY: help setup repro plan test test-slow test-docker ppo test-ppo test-vllm claim bench gpu-kit gpu-bare clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -45,7 +45,10 @@ test: setup ## check style and types, run the tests
 	ruff check
 	ruff format --check
 	mypy
-	pytest
+	pytest -m 'not slow'
+
+test-slow: setup ## the tests that make test leaves out: several processes, the benchmarks, the rehearsal of bench/gpu.py
+	pytest -m slow
 
 test-docker: setup ## build the CPU image and run stages in it (as root, or with a Docker engine; minutes and 10 GB)
 	JUICER_TEST_DOCKER=true pytest tests/services/test_docker.py

@@ -19,11 +19,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(stage: Stage) -> str:
     from juicer.registry.ensure import ensure
-    from juicer.registry.records import collect
+    from juicer.registry.records import check_recorded, collect
     from juicer.registry.store import project_uri
+    from juicer.stages.dvc_files import DvcLock
 
     given, settings, recipe = stage.arguments, stage.read("register", RegisterSettings), stage.value("name")
     wanted = collect(Summary.read(given.summary), given.summary, given.lock, recipe, given.params)
+    check_recorded(wanted, DvcLock.read(given.lock))
     return ensure(wanted, project_uri(given.params), settings.experiment or recipe, settings.model_name or recipe)
 
 

@@ -15,13 +15,13 @@ from juicer.evaluation.results import EvaluatedModel, Row, ShownSample, Training
 from juicer.reporting.contract import LeaderboardRow, Summary, SummaryRow
 from juicer.reporting.leaderboard_table import as_markdown, scores_of
 from juicer.runtime.errors import InputError
+from juicer.stages import recorded
 from juicer.stages.costs import COSTS, StageCost
 from juicer.stages.dvc_files import DvcLock
 from juicer.stages.git import changed_files, head, is_ancestor
 from juicer.stages.hashes import md5_of
 from juicer.stages.pipeline import PIPELINE, Run, declared
 from juicer.stages.reading import check_made
-from juicer.stages.recorded import check as check_recorded
 
 REGISTERED = ("sft", "sft-matched", "irft", "rft")
 """Methods whose models become versions; the base model was not trained here."""
@@ -91,22 +91,18 @@ def collect(summary: Summary, path: Path, lock: Path, recipe: str, params: Path 
     walking up from the summary.
 
     Raises:
-        InputError: dvc.lock does not know the summary or one of its models, or records what is not true.
+        InputError: dvc.lock does not know the summary or one of its models.
     """
     known = DvcLock.read(lock)
     producers = known.producers
     if str(path) not in producers:
         raise InputError(f"no stage makes {path}", where=str(lock), do="make it: dvc repro")
-    check_recorded(known)
     dataset = known.md5(DATA)
     common = {"recipe": recipe, **({"dataset_md5": dataset} if dataset else {}), **git_tags()}
 
     kinds = {name: meta.run for name, meta in declared(lock.with_name(PIPELINE.name)).items()}
     runs, evaluations = dict[str, RunRecord](), dict[str, RunRecord]()
-    upstream = known.upstream(producers[str(path)])
-    outputs = {out["path"]: out["md5"] for name in upstream for out in known.stages[name].get("outs", [])}
-    check_made({out: md5_of(Path(out), remember=True) for out in outputs if Path(out).exists()}, known)
-    for name in upstream:
+    for name in known.upstream(producers[str(path)]):
         if kind := kinds.get(name.split("@")[0]):
             runs[name] = _run(name, kind, known, common)
             if kind == "evaluation":
@@ -136,6 +132,17 @@ def collect(summary: Summary, path: Path, lock: Path, recipe: str, params: Path 
         if row.name == summary.champion.name:
             champion = version.key
     return Records(list(runs.values()), versions, champion)
+
+
+def check_recorded(records: Records, lock: DvcLock) -> None:
+    """Check that the outputs of the runs are those of dvc.lock, which records what their stages have read.
+
+    Raises:
+        InputError: an output is damaged or was changed by hand, or an entry of dvc.lock is not true.
+    """
+    recorded.check(lock)
+    outputs = [Path(run.tags["dvc_path"]) for run in records.runs]
+    check_made({str(path): md5_of(path, remember=True) for path in outputs if path.exists()}, lock)
 
 
 def _run(name: str, kind: Run, lock: DvcLock, common: dict[str, str]) -> RunRecord:

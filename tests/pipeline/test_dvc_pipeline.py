@@ -165,6 +165,7 @@ def test_the_readme_s_way_to_one_s_own_demonstrations_ends_in_an_evaluation(tmp_
 
 
 @pytest.mark.skipif(not HH.is_dir() and "CI" not in os.environ, reason="real HH rows are not beside this checkout")
+@pytest.mark.slow
 def test_real_hh_rows_run_to_the_report(tmp_path):
     folder = copy_of_the_project(tmp_path)
     smaller = [

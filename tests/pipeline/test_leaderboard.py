@@ -130,6 +130,7 @@ def test_every_answer_is_recorded_and_is_the_command_line_s(
             assert [float(answer[0][0]) for answer in other["resps"]] == pytest.approx(mine_logs, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_after_the_last_column_to_the_same_bytes(
     folder: Path, results: dict[str, Any]
 ) -> None:
@@ -149,6 +150,7 @@ def test_an_interrupted_run_goes_on_after_the_last_column_to_the_same_bytes(
     assert again == ours
 
 
+@pytest.mark.slow
 def test_an_evaluation_on_demand_measures_the_same_where_the_recipe_has_a_leaderboard(
     folder: Path, results: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

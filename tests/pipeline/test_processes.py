@@ -27,6 +27,8 @@ from juicer.recipe.activation import activate
 from juicer.settings.data import TemplateSettings
 from juicer.settings.tiny import TinySettings
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     "template={max_prompt_tokens: 64, max_response_tokens: 12}",

@@ -15,11 +15,13 @@ from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
 from juicer.registry.ensure import KEY, ensure
-from juicer.registry.records import ATTEMPT, Records, collect, git_tags
+from juicer.registry.records import ATTEMPT, Records, check_recorded, collect, git_tags
 from juicer.registry.store import without_password
 from juicer.registry.versions import open_registry
 from juicer.reporting.contract import Summary
 from juicer.runtime.errors import InputError
+from juicer.stages.dvc_files import DvcLock
+from juicer.stages.hashes import md5_of
 from tests.example_evaluations import metrics
 
 # MLflow's own use of SQLAlchemy.
@@ -80,7 +82,8 @@ class Project:
         self.write(f"{path}/training.json", training)
         costs = {"seconds": 12.5, "cpu_seconds": 10.0, "peak_memory_mb": 800.0, "response_tokens": 900}
         costs |= {"peak_device_memory_mb": 7000.0, "peak_device_reserved_mb": 8000.0}
-        self.write(f".juicer/costs/{stage}.json", {"stage": stage, **costs})
+        output = self.stages[stage]["outs"][0]["md5"]
+        self.write(f".juicer/costs/{stage}.json", {"stage": stage, "output_md5": output, **costs})
 
     def evaluate(self, name: str, method: str, number: int, path: str) -> None:
         held_out = metrics(prompts=300, reward_mean=-1.5 + number)
@@ -100,6 +103,14 @@ class Project:
         self.write("metrics/summary.json", self.summary)
         with (self.folder / "dvc.lock").open("w") as file:
             YAML().dump({"schema": "2.0", "stages": self.stages}, file)
+
+    def hash(self) -> None:
+        """Put the outputs' real md5s into dvc.lock."""
+        for stage in self.stages.values():
+            for out in stage["outs"]:
+                if (self.folder / out["path"]).exists():
+                    out["md5"] = md5_of(self.folder / out["path"])
+        self.choose("irft-r2")
 
     def write(self, path: str, value: Any) -> None:
         (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -140,6 +151,7 @@ def run_stage(folder: Path) -> str:
 
 
 def test_the_stage_brings_back_a_lost_database_and_a_second_call_adds_nothing(finished: Project) -> None:
+    finished.hash()
     assert "(13 runs and 5 versions are new)" in finished.ensure()
     (finished.folder / "mlflow.db").unlink()
     assert "(13 runs and 5 versions are new)" in run_stage(finished.folder)
@@ -385,11 +397,18 @@ def test_a_new_evaluation_changes_the_metrics_of_a_version_and_a_new_model_is_a_
 
 
 def test_costs_of_another_run_are_not_those_of_a_restored_output(finished: Project) -> None:
-    later = time.time() + 10
-    os.utime(finished.folder / "models/sft/model.safetensors", (later, later))
+    finished.write(".juicer/costs/sft.json", {"stage": "sft", "seconds": 2.0, "output_md5": "another"})
     run = next(run for run in finished.records().runs if run.name == "sft")
     assert run.started is None
     assert "cost/seconds" not in run.metrics
+
+
+def test_an_output_that_is_not_what_dvc_lock_says_is_not_registered(finished: Project) -> None:
+    finished.hash()
+    check_recorded(finished.records(), DvcLock.read(Path("dvc.lock")))
+    (finished.folder / "models/irft/r1/model.safetensors").write_bytes(b"Weights" + WEIGHTS[7:])
+    with pytest.raises(InputError, match=r"^models/irft/r1: its md5 is .*, but irft_train@r1 made"):
+        check_recorded(finished.records(), DvcLock.read(Path("dvc.lock")))
 
 
 def test_costs_of_an_evaluation_are_those_of_the_run_that_made_that_very_file(finished: Project) -> None:

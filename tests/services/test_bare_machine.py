@@ -11,6 +11,8 @@ from bench.gpu_kit import BARE, WHEELS, Wheel, canonicalize_name
 from bench.gpu_source import fingerprint
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 ABSENT = ("pydantic", "pydantic_core", "ruamel", "trl", "datasets", "dill", "multiprocess", "gguf", "mlflow",
           "prefect", "dvc", "deepspeed", "lm_eval", "juicer")  # fmt: skip
 

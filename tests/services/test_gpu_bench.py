@@ -13,6 +13,8 @@ from bench import gpu_tables
 from bench.gpu_parts import PARTS
 from bench.gpu_store import MEASURED, Results, keep
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 MINUTES = "30"
 
