@@ -27,13 +27,15 @@ from flows.workspace import (
     ACTIVE,
     activate_recipe,
     check_clean,
+    discard_damage,
     order_of_lock,
-    recipe_on_trial,
+    params_on_trial,
+    prepare,
     recipes,
-    sole_user,
 )
 from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError
+from juicer.stages.workspace import hold
 
 THREADS: TaskRunner[PrefectFuture[Any]] = ThreadPoolTaskRunner(max_workers=64)  # type: ignore[assignment]
 Recipe = Annotated[str, Field(json_schema_extra={"enum": [ACTIVE, *recipes()]})]
@@ -64,11 +66,14 @@ def align(
     """
     log, cancel = get_run_logger(), threading.Event()
     try:
-        with sole_user():
+        # A run that waits for its turn in the UI is better than one that failed at night.
+        with hold(wait=runtime.deployment.id is not None, say=log.info):
+            prepare(log.info)
             if require_clean:
                 check_clean()
             commit = check_machines(force) if on_machines else None
             name = activate_recipe(recipe, overrides)
+            discard_damage(log.info)
             planned = plan(from_stage=from_stage, until_stage=until_stage, force=force)
             log.info("Plan:\n%s", plan_table(planned))
             board = Board(planned)
@@ -173,8 +178,9 @@ def main() -> None:
 
     def work() -> None:
         if dry_run:
-            with sole_user(), recipe_on_trial(given["recipe"], given["overrides"]):
-                print(plan_table(plan(**{key: given[key] for key in ("from_stage", "until_stage", "force")})))
+            params = params_on_trial(given["recipe"], given["overrides"])
+            chosen = {key: given[key] for key in ("from_stage", "until_stage", "force")}
+            print(plan_table(plan(**chosen, params=params)))
             return
         check_server()
         state = align(**given, return_state=True)

@@ -1,21 +1,25 @@
 """What DVC will do with each stage (leave it unchanged, restore it, run it), predicted from DVC's own index."""
 
+import io
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
+from ruamel.yaml import YAML
 
 from juicer.registry.records import PARAMS
 from juicer.runtime.files import read_yaml, replace_text
 from juicer.runtime.libraries import require
 from juicer.stages.pipeline import Meta, dvc_errors, meta_of, stages_of, unknown_stage
+from juicer.stages.workspace import DVC_IN_USE
 
 if TYPE_CHECKING:
+    from dvc.fs import LocalFileSystem
     from dvc.output import Output
     from dvc.repo import Repo
     from dvc.stage import Stage
@@ -43,25 +47,31 @@ class PlannedStage:
     """Whether DVC's run cache can hold its result, so that it can run on another machine."""
 
 
-def plan(*, from_stage: str = "", until_stage: str = "", force: bool = False) -> list[PlannedStage]:
-    """The stages of the working directory in the order of `dvc repro`, each with its forecast. Changes nothing.
+def plan(
+    *, from_stage: str = "", until_stage: str = "", force: bool = False, params: str | None = None
+) -> list[PlannedStage]:
+    """The stages of the working directory in the order of `dvc repro`, each with its forecast.
+
+    It changes nothing, and neither waits for a run nor disturbs one.
 
     Args:
         from_stage: only this stage and those that depend on it.
         until_stage: only this stage and those on which it depends.
             Both also accept the name of a `foreach` for all of its stages: `evaluate` for `evaluate@sft` and so on.
         force: forecast `will run` for every stage.
+        params: the content of params.yaml to plan with, in place of what is there.
 
     Raises:
         InputError: an unknown stage, a dvc.yaml that DVC rejects, or another DVC command that uses the same files.
     """
-    with reading() as repo:
+    with looking(params) as repo:
         from dvc.repo.reproduce import get_active_graph, plan_repro
 
         graph = get_active_graph(repo.index.graph)
         stages = plan_repro(graph, stages_of(repo))
         chosen = _chosen(stages, graph, from_stage, until_stage)
         fate, planned = _Forecaster(repo, force), []
+        values = read_yaml(Path(PARAMS)) if params is None else YAML(typ="safe").load(params)
         for stage in stages:
             if stage in chosen:
                 needs = tuple(each.addressing for each in graph.successors(stage) if each in chosen)
@@ -73,12 +83,51 @@ def plan(*, from_stage: str = "", until_stage: str = "", force: bool = False) ->
                         needs=needs,
                         forecast=forecast,
                         certain=forecast == "unchanged" and undisturbed,
-                        gpus=_gpus(meta_of(stage.addressing, stage.meta)),
+                        gpus=_gpus(meta_of(stage.addressing, stage.meta), gpus_of_processes(values)),
                         inputs_from=tuple(each.addressing for each in graph.successors(stage)),
                         portable=bool(stage.deps and stage.outs) and not stage.always_changed,
                     )
                 )
         return planned
+
+
+@contextmanager
+def looking(params: str | None = None) -> "Iterator[Repo]":
+    """DVC's repository of the working directory, to read only; a DVC error becomes an InputError.
+
+    Args:
+        params: the content that params.yaml is to have for DVC, in place of what is there.
+    """
+    require("dvc")
+    from dvc.lock import LockError
+    from dvc.repo import Repo
+
+    mend_in_use()
+    disk = None if params is None else with_params(params)
+    with dvc_errors(), Repo(fs=disk) as repo, ExitStack() as locked:
+        with suppress(LockError):  # somebody else's command has it, perhaps for long; it writes dvc.lock only
+            locked.enter_context(repo.lock)
+        yield repo
+
+
+def with_params(text: str) -> "LocalFileSystem":
+    """The disk as DVC sees it, but with another content of params.yaml."""
+    from dvc.fs import LocalFileSystem
+
+    path = str(Path(PARAMS).absolute())
+
+    class WithParams(LocalFileSystem):  # type: ignore[misc]
+        def open(self, given: Any, mode: str = "r", **options: Any) -> Any:
+            if str(Path(given).absolute()) != path:
+                return super().open(given, mode, **options)
+            return io.BytesIO(text.encode()) if "b" in mode else io.StringIO(text)
+
+        def exists(self, given: Any, *arguments: Any, **options: Any) -> Any:
+            if isinstance(given, str | Path) and str(Path(given).absolute()) == path:
+                return True
+            return super().exists(given, *arguments, **options)
+
+    return WithParams()
 
 
 @contextmanager
@@ -90,6 +139,19 @@ def reading() -> "Iterator[Repo]":
     with dvc_errors(), Repo(_wait_for_lock=True) as repo, repo.lock:
         _repair(repo)
         yield repo
+
+
+def mend_in_use() -> None:
+    """Mend DVC's list of files in use if a command that was killed left something there."""
+    try:
+        listed = json.loads(DVC_IN_USE.read_text(encoding="utf-8"))
+        idle = listed == {} or listed == {"write": {}, "read": {}}
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        idle = False
+    if not idle:
+        repair_locks()
 
 
 def repair_locks() -> None:
@@ -212,16 +274,16 @@ class _Forecaster:
         return list(cached.outs) if cached.outs_cached() else None
 
 
-def gpus_of_processes() -> int:
-    """Number of GPUs of the active recipe: one per process, none on CPUs."""
-    compute = read_yaml(Path(PARAMS)).get("compute", {})
+def gpus_of_processes(params: Mapping[str, Any] | None = None) -> int:
+    """Number of GPUs of a recipe, the active one if none is given: one per process, none on CPUs."""
+    compute = (read_yaml(Path(PARAMS)) if params is None else params).get("compute", {})
     return 0 if compute.get("device") == "cpu" else int(compute.get("processes", 1))
 
 
-def _gpus(meta: Meta) -> int:
+def _gpus(meta: Meta, of_processes: int) -> int:
     if meta.gpus is None:
         return 0
-    return gpus_of_processes() if meta.gpus == "per process" else min(meta.gpus, gpus_of_processes())
+    return of_processes if meta.gpus == "per process" else min(meta.gpus, of_processes)
 
 
 def _chosen(stages: "Sequence[Stage]", graph: Any, from_stage: str, until_stage: str) -> "set[Stage]":

@@ -23,10 +23,11 @@ from ruamel.yaml import YAML
 
 from flows.execute import TASK, InfrastructureFailed, Result, StageFailed, Stopped, completed_as, dvc, gpus_held, repro
 from flows.forecast import PlannedStage, plan, reading
-from flows.workspace import LOCK, PARAMS, check_clean, last_user, sole_user
+from flows.workspace import LOCK, PARAMS, check_clean, last_user
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml
 from juicer.stages.git import commit_of, git, head
+from juicer.stages.workspace import hold
 
 POOL = "machines"
 DEPLOYMENT = "stage/stage"
@@ -55,7 +56,7 @@ def stage(stage: str, commit: str, params: str, lock: str, sender: str, gpus: in
         if last_user() == sender:  # it holds the folder until the stage is done
             do = "start the worker in its own clone, with JUICER_CHECKOUT set to that"
             raise InputError("this worker runs in the checkout that sent the stage", where=str(Path.cwd()), do=do)
-        with sole_user(wait=True):
+        with hold(wait=True, say=log.info):
             check_clean(except_for=CARRIED)
             check_out(commit)
             PARAMS.write_text(params, encoding="utf-8")

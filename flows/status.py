@@ -3,14 +3,11 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.forecast import plan, reading
-from flows.workspace import params_restored, sole_user
+from flows.forecast import looking, plan
 from juicer.stages import attempts
 from juicer.stages.attempts import Attempt
 from juicer.stages.checkpoint import FOLDER as CHECKPOINTS
@@ -40,9 +37,13 @@ class Status:
     lines: tuple[str, ...]
 
 
-def read() -> Status:
-    """The status of the project in the working directory; runs and changes nothing."""
-    planned = plan()
+def read(params: str | None = None) -> Status:
+    """The status of the project in the working directory; runs and changes nothing.
+
+    Args:
+        params: the content of params.yaml to tell the status with, in place of what is there.
+    """
+    planned = plan(params=params)
     known, busy = attempts.read(), _written()
     rows = tuple(_row(stage.name, stage.forecast, known.get(stage.name), busy) for stage in planned)
     counts = Counter(row.state for row in rows)
@@ -82,7 +83,7 @@ def _when(attempt: Attempt) -> str:
 
 def _written() -> set[str]:
     """The stages whose outputs a living DVC command is writing; `plan` has removed what dead ones left."""
-    with reading() as repo:
+    with looking() as repo:
         from dvc.rwlock import RWLOCK_FILE
 
         try:
@@ -91,10 +92,3 @@ def _written() -> set[str]:
             return set()
         paths = set(locked.get("write", {}))
         return {stage.addressing for stage in repo.index.stages if paths & {out.fs_path for out in stage.outs}}
-
-
-@contextmanager
-def on_trial() -> Iterator[None]:
-    """Keep other flows out and restore params.yaml after the block: to see what another recipe would run."""
-    with sole_user(), params_restored():
-        yield

@@ -1,24 +1,23 @@
 """The folder that a flow works in: one flow at a time, the recipe that is active there, the order of its dvc.lock."""
 
 import json
-import os
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from flows.forecast import reading
-from juicer.recipe.activation import activate
+from flows.forecast import mend_in_use, reading
+from juicer.recipe.activation import activate, dump, load
 from juicer.recipe.checks import validate
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_yaml, replace_text
+from juicer.stages.damage import remove_damage
+from juicer.stages.dvc_files import keep_lock, mend_lock
 from juicer.stages.git import changed_files
+from juicer.stages.workspace import holder
 
 ACTIVE = "active"
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
-IN_USE, USER, ORDER = Path(".juicer/align.lock"), Path(".juicer/align.user"), Path(".juicer/align.order.json")
+ORDER = Path(".juicer/align.order.json")
 
 
 def recipes() -> list[str]:
@@ -26,23 +25,34 @@ def recipes() -> list[str]:
     return sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "recipes").glob("*.yaml"))
 
 
-@contextmanager
-def sole_user(wait: bool = False) -> Iterator[None]:
-    """Allow one flow at a time in this folder: refuse or wait. The system frees the lock however this process ends."""
-    IN_USE.parent.mkdir(exist_ok=True)
-    try:
-        held = FileLock(IN_USE).acquire(blocking=wait)
-    except Timeout as error:
-        what = f"another align is running in this folder (process {last_user().partition(' ')[0]})"
-        raise InputError(what, where=str(Path.cwd()), do="wait for it or cancel it") from error
-    with held:
-        replace_text(USER, f"{os.getpid()} {uuid.uuid4().hex}")
-        yield
+def prepare(say: Callable[[str], object]) -> None:
+    """Mend DVC's files that a kill or a full disk left cut short, before anything reads them.
+
+    The folder has to be held, as for `discard_damage`.
+
+    Args:
+        say: told what was mended.
+    """
+    mend_in_use()
+    if line := mend_lock():
+        say(line)
+    keep_lock()
+
+
+def discard_damage(say: Callable[[str], object]) -> None:
+    """Remove damaged outputs of the active recipe, and untrue entries of dvc.lock, so that they are made again.
+
+    Args:
+        say: told what was removed.
+    """
+    for line in remove_damage(read_yaml(PARAMS)):
+        say(line)
 
 
 def last_user() -> str:
-    """An id of the flow that holds this folder, or held it last: unique to that run and folder."""
-    return USER.read_text(encoding="utf-8") if USER.is_file() else ""
+    """An id of the command that holds this folder, unique to that run and folder; empty if nobody does."""
+    who = holder()
+    return who.token if who else ""
 
 
 def check_clean(except_for: Sequence[str] = ()) -> None:
@@ -60,34 +70,31 @@ def check_clean(except_for: Sequence[str] = ()) -> None:
         )
 
 
+def recipe_path(recipe: str) -> Path:
+    """The file of a recipe, a name in recipes/ or `active`."""
+    if recipe == ACTIVE:
+        return PARAMS
+    # The name comes from a form: it must not lead anywhere else.
+    if recipe not in {path.stem for path in Path("recipes").glob("*.yaml")}:
+        raise InputError(f"no recipe {recipe!r} in recipes/", do=did_you_mean(recipe, recipes(), cutoff=0.3))
+    return Path("recipes", f"{recipe}.yaml")
+
+
 def activate_recipe(recipe: str, overrides: Sequence[str]) -> str:
     """Write params.yaml for a recipe, a name in recipes/ or `active`; returns the recipe's own name."""
-    if recipe != ACTIVE and not Path("recipes", f"{recipe}.yaml").is_file():
-        raise InputError(f"no recipe {recipe!r} in recipes/", do=did_you_mean(recipe, recipes(), cutoff=0.3))
+    path = recipe_path(recipe)
     if recipe != ACTIVE or overrides:
-        activate(PARAMS if recipe == ACTIVE else Path("recipes", f"{recipe}.yaml"), list(overrides), PARAMS)
+        activate(path, list(overrides), PARAMS)
     return validate(read_yaml(PARAMS), str(PARAMS)).name
 
 
-@contextmanager
-def params_restored() -> Iterator[None]:
-    """Restore params.yaml after the block, so that it can try another recipe."""
-    before = PARAMS.read_bytes() if PARAMS.is_file() else None
-    try:
-        yield
-    finally:
-        if before is None:
-            PARAMS.unlink(missing_ok=True)
-        elif PARAMS.read_bytes() != before:
-            PARAMS.write_bytes(before)
-
-
-@contextmanager
-def recipe_on_trial(recipe: str, overrides: Sequence[str]) -> Iterator[None]:
-    """Make a recipe active inside the block only, to see what it would run."""
-    with params_restored():
-        activate_recipe(recipe, overrides)
-        yield
+def params_on_trial(recipe: str, overrides: Sequence[str]) -> str:
+    """The text of params.yaml with which `activate_recipe` would go on."""
+    path = recipe_path(recipe)
+    if recipe == ACTIVE and not overrides:
+        validate(read_yaml(PARAMS), str(PARAMS))
+        return PARAMS.read_text(encoding="utf-8")
+    return dump(*load(path, list(overrides)))
 
 
 @contextmanager

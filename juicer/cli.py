@@ -16,7 +16,7 @@ import webbrowser
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -25,6 +25,9 @@ from typer.exceptions import TyperException
 from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.process_groups import stage_environment
+
+if TYPE_CHECKING:
+    from juicer.stages.workspace import Held
 
 PARAMS, QUICKSTART = Path("params.yaml"), Path("recipes/quickstart.yaml")
 SUMMARY, REPORT = Path("metrics/summary.json"), Path("report/report.html")
@@ -224,6 +227,17 @@ def make_active(project: Project, recipe: str | None, overrides: Sequence[str], 
     return activate(path, overrides, PARAMS, tiny=tiny)
 
 
+def on_trial(project: Project, recipe: str | None, overrides: Sequence[str], *, tiny: bool) -> str:
+    """The text of params.yaml with which a run would go on."""
+    from juicer.recipe.activation import dump, load
+
+    path = chosen(project, recipe)
+    if path == PARAMS and not overrides and not tiny:
+        validated()
+        return PARAMS.read_text(encoding="utf-8")
+    return dump(*load(path, overrides, tiny=tiny))
+
+
 def validated() -> str:
     """Says that params.yaml is valid; InputError if it is not."""
     from juicer.recipe.checks import validate
@@ -254,18 +268,25 @@ def run(
     project = enter()
     recipe, overrides = split(words)
     if dry_run:
-        status = flow("status")
-        with status.on_trial():
-            make_active(project, recipe, overrides, tiny=tiny)
-            print(f"Nothing is changed. With {project.shown(chosen(project, recipe))}:\n")
-            show_status(status.read())
+        params = on_trial(project, recipe, overrides, tiny=tiny)
+        print(f"Nothing is changed. With {project.shown(chosen(project, recipe))}:\n")
+        show_status(flow("status").read(params))
         return
-    print(make_active(project, recipe, overrides, tiny=tiny), flush=True)
-    reproduce()
+    from juicer.stages.workspace import hold
+
+    with hold(wait=True) as held:
+        workspace = flow("workspace")
+        workspace.prepare(print)
+        print(make_active(project, recipe, overrides, tiny=tiny), flush=True)
+        workspace.discard_damage(print)
+        try:
+            reproduce(held)
+        finally:
+            workspace.keep_lock()
     summary()
 
 
-def reproduce() -> None:
+def reproduce(held: "Held") -> None:
     """Bring every stage up to date, by DVC under this interpreter.
 
     Raises:
@@ -273,7 +294,7 @@ def reproduce() -> None:
         typer.Exit: the run was cancelled; with 128 + the signal.
     """
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro"]
-    with _ending(command) as (process, told):
+    with _ending(command, held) as (process, told):
         code = process.wait()
     if told:
         print("juicer: interrupted; finished stages are kept, and juicer run resumes", file=sys.stderr)
@@ -284,14 +305,15 @@ def reproduce() -> None:
 
 
 @contextlib.contextmanager
-def _ending(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], list[signal.Signals]]]:
+def _ending(command: Sequence[str], held: "Held") -> Iterator[tuple[subprocess.Popen[bytes], list[signal.Signals]]]:
     """A command in the foreground, which outlives this process's signals: it is waited for until its stages ended.
 
     Yields:
         The process, and the list that the first signal is added to.
     """
     told = list[signal.Signals]()
-    process = subprocess.Popen(list(command), env={**os.environ, **stage_environment()})
+    environment = {**os.environ, **stage_environment(), **held.environment}
+    process = subprocess.Popen(list(command), env=environment, pass_fds=held.files)
 
     def hand_on(number: int, _: Any) -> None:
         told.append(signal.Signals(number))
@@ -332,7 +354,10 @@ def use(
     path = recipe_file(project, recipe)
     if dry_run:
         print(dump(*load(path, overrides, tiny=tiny)), end="")
-    else:
+        return
+    from juicer.stages.workspace import hold
+
+    with hold():
         print(activate(path, overrides, PARAMS, tiny=tiny))
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from juicer.runtime.errors import InputError
-from juicer.runtime.files import read_yaml
+from juicer.runtime.files import read_yaml, replace_text
+from juicer.stages.git import git
 
-LOCK = Path("dvc.lock")
+LOCK, KEPT = Path("dvc.lock"), Path(".juicer/dvc.lock")
 SECONDS_TO_WRITE = 5.0
 """How long DVC takes at most to write dvc.lock."""
 JUDGED_BY = ("seed", "template", "scorer", "evaluation")
@@ -100,3 +102,37 @@ class DvcLock:
         yaml.default_flow_style = False
         yaml.dump({"schema": "2.0", "stages": {name: self.stages[name] for name in stages}}, text)
         return text.getvalue()
+
+
+def keep_lock() -> None:
+    """Keep a copy of dvc.lock, which DVC writes in place, if it is whole."""
+    if LOCK.is_file():
+        text = LOCK.read_text(encoding="utf-8")
+        if _is_whole(text) and not (KEPT.is_file() and KEPT.read_text(encoding="utf-8") == text):
+            replace_text(KEPT, text)
+
+
+def mend_lock() -> str | None:
+    """Bring back dvc.lock if a kill or a full disk left it empty or cut short; returns what was done, in words.
+
+    Stages that have finished since the copy was made run again, or come back from DVC's run cache.
+    """
+    if not LOCK.is_file() or _is_whole(LOCK.read_text(encoding="utf-8", errors="replace")):
+        return None
+    if KEPT.is_file() and _is_whole(text := KEPT.read_text(encoding="utf-8")):
+        replace_text(LOCK, text)
+        return f"{LOCK} was cut short; it is as it was when the last stage began"
+    try:
+        replace_text(LOCK, git("show", f"HEAD:{LOCK}") + "\n")
+    except InputError:
+        LOCK.unlink()
+        return f"{LOCK} was cut short and there is no copy; what DVC's run cache has of it comes back"
+    return f"{LOCK} was cut short; it is as in the last commit"
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        values = YAML(typ="safe").load(text)
+    except YAMLError:
+        return False
+    return isinstance(values, dict) and isinstance(values.get("stages", {}), dict) and "schema" in values

@@ -31,11 +31,11 @@ from juicer.runtime.files import read_yaml, remove, temporary_beside, value_at
 from juicer.runtime.processes import SINGLE_PROCESS
 from juicer.settings.base import Settings
 from juicer.settings.compute import ComputeSettings
-from juicer.stages import attempts, finished, recorded
+from juicer.stages import attempts, finished, recorded, workspace
 from juicer.stages.cancellation import Cancellation, check_started, end_with, starters
 from juicer.stages.checkpoint import Checkpoint, checkpoints_of, discard_checkpoints, key_of, remove_checkpoints
 from juicer.stages.costs import COSTS, StageCost
-from juicer.stages.dvc_files import DvcLock
+from juicer.stages.dvc_files import DvcLock, keep_lock
 from juicer.stages.gpus import take_one_gpu
 from juicer.stages.hashes import md5_of
 from juicer.stages.live import Live
@@ -208,6 +208,7 @@ class Stage:
             return  # started by hand, and not recorded by DVC
         self._watch = Watch.begin(self.name, declared, self.arguments.params, self._params)
         check_made(self._watch.reading.inputs, DvcLock.read_beside_dvc())
+        keep_lock()
         digest = self._watch.reading.digest()
         # Processes that the stage starts have to read what it has read.
         if os.environ.setdefault(READING, digest) != digest:
@@ -383,7 +384,7 @@ def _run(run: Callable[[Stage], str], given: argparse.Namespace, launches: bool)
     stage.cancellation.install()
     end_with(starters())
     check_started()
-    with attempts.alone(given.stage):
+    with workspace.share(), attempts.alone(given.stage):
         stage.watch()
         if "LOCAL_RANK" not in os.environ and (restored := stage.restore_finished()):
             print(f"{given.stage}: {restored}", flush=True)

@@ -122,7 +122,7 @@ def test_a_second_run_from_the_command_line_is_refused_while_one_is_at_work(pati
     patient.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"})
     assert patient.ended(run)["type"] == "CANCELLED"
     assert done.returncode == 1
-    assert "another align is running in this folder" in done.stderr.splitlines()[-1]
+    assert "is working in this folder" in done.stderr.splitlines()[-1]
 
 
 def test_an_unknown_stage_fails_the_run_in_one_line(services):

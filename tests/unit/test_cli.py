@@ -14,8 +14,10 @@ from typer.testing import CliRunner, Result
 from juicer import cli
 from juicer.recipe.activation import dump, load
 from juicer.runtime.errors import InputError
+from juicer.stages.workspace import Held
 
 ROOT = Path(__file__).resolve().parents[2]
+ALONE = Held(None, "token")
 COMMANDS = [each.name or each.callback.__name__ for each in cli.app.registered_commands if each.callback]
 
 
@@ -42,7 +44,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Takes the place of the stages and of the summary; notes that they were asked for."""
     asked = list[str]()
-    monkeypatch.setattr(cli, "reproduce", lambda: asked.append("stages"))
+    monkeypatch.setattr(cli, "reproduce", lambda held: asked.append("stages"))
     monkeypatch.setattr(cli, "summary", lambda: asked.append("summary"))
     return asked
 
@@ -203,7 +205,7 @@ def test_promotion_evaluation_and_servers_are_those_of_the_flows(
 def test_the_flows_that_a_command_calls_have_what_it_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     for name, functions in {
-        "promote": ("command", "unlock"), "evaluate": ("command",), "ui": ("run",), "status": ("read", "on_trial"),
+        "promote": ("command", "unlock"), "evaluate": ("command",), "ui": ("run",), "status": ("read",),
     }.items():  # fmt: skip
         assert [function for function in functions if not callable(getattr(cli.flow(name), function))] == []
 
@@ -214,7 +216,7 @@ def test_an_interrupted_run_waits_for_its_stages_and_says_so(
     waits = [sys.executable, "-c", "import time; time.sleep(0.5); open('ended', 'w')"]
     monkeypatch.chdir(tmp_path)
     before = signal.getsignal(signal.SIGINT)
-    with cli._ending(waits) as (process, told):
+    with cli._ending(waits, ALONE) as (process, told):
         signal.raise_signal(signal.SIGINT)
         process.wait()
     assert told == [signal.SIGINT]
@@ -232,12 +234,12 @@ def test_a_stage_s_failure_and_an_interrupt_end_a_run_by_different_codes(monkeyp
 
         def __exit__(self, *_: object) -> None: ...
 
-    monkeypatch.setattr(cli, "_ending", lambda command: Ended([]))
+    monkeypatch.setattr(cli, "_ending", lambda command, held: Ended([]))
     with pytest.raises(InputError, match="dvc repro failed with exit code 255"):
-        cli.reproduce()
-    monkeypatch.setattr(cli, "_ending", lambda command: Ended([signal.SIGINT]))
+        cli.reproduce(ALONE)
+    monkeypatch.setattr(cli, "_ending", lambda command, held: Ended([signal.SIGINT]))
     with pytest.raises(cli.typer.Exit) as left:
-        cli.reproduce()
+        cli.reproduce(ALONE)
     assert left.value.exit_code == 130
 
 
