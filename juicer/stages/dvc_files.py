@@ -11,6 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from juicer.runtime.files import md5_of_file, read_yaml
+from juicer.stages.words import resolved
 
 JUDGED_BY = ("seed", "template", "scorer", "evaluation")
 """Parameters that decide what an evaluation measures. The device is not among them: it changes the last digits only."""
@@ -57,9 +58,16 @@ class DvcLock:
         return next(str(out["md5"]) for out in self.stages[producer]["outs"] if out["path"] == path)
 
     def argument(self, stage: str, option: str) -> str | None:
-        """The value of `option` in the stage's command, None if the command does not have it."""
-        words = shlex.split(self.stages[stage]["cmd"])
-        return words[words.index(option) + 1] if option in words[:-1] else None
+        """The value of `option` in the stage's command, None if the command does not have it.
+
+        What a word stands for (juicer/stages/words.py) is among the stage's parameters.
+        """
+        locked = self.stages[stage]
+        values = {key: value for params in locked.get("params", {}).values() for key, value in params.items()}
+        words = shlex.split(locked["cmd"])
+        if option not in words[:-1]:
+            return None
+        return resolved([words[words.index(option) + 1]], stage, values.__getitem__)[0]
 
     def evaluated_on(self, stage: str) -> str:
         """One md5 for all that an evaluation stage judges by: prompts, scorer and parameters, but not the policy.
