@@ -346,9 +346,7 @@ def followed(run: Callable[[Stage], str]) -> Callable[[Stage], str]:
     return run_live
 
 
-def _run(
-    run: Callable[[Stage], str], given: argparse.Namespace, taken: Mapping[str, Any], launches: bool
-) -> None:
+def _run(run: Callable[[Stage], str], given: argparse.Namespace, taken: Mapping[str, Any], launches: bool) -> None:
     begun = time.perf_counter()
     stage = Stage(given.stage, given)
     stage.took(taken)
