@@ -4,6 +4,9 @@ PYTHON ?= python3
 RECIPE ?=
 PLAN ?=
 KIT ?=
+UI ?=
+# Read from the environment, so that the shell takes them as words, whatever is in them.
+export RECIPE PLAN KIT UI
 PYTHON_BARE ?= python3.12
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -36,10 +39,10 @@ $(STAMP):
 	@touch $@
 
 repro: setup ## run the active recipe (params.yaml) from demonstrations to the report and the registry
-	@juicer run $(if $(RECIPE),'$(RECIPE)')
+	@juicer run $${RECIPE:+"$$RECIPE"}
 
 plan: setup ## what a recipe will cost: make plan RECIPE=recipes/ultrachat-irft-t5.yaml PLAN='--gpu H100'
-	@juicer plan '$(or $(RECIPE),recipes/quickstart.yaml)' $(PLAN)
+	@set -f; juicer plan "$${RECIPE:-recipes/quickstart.yaml}" $$PLAN
 
 test: setup ## check style and types, run the tests
 	ruff check
@@ -80,7 +83,7 @@ bench: setup ## compare a round's speed, memory and growth with plain transforme
 	@python -m bench.round
 
 gpu-kit: setup ## pack what a borrowed GPU machine lacks into .gpu-kit; KIT=--model adds a small real model
-	@python -m bench.gpu_kit $(KIT)
+	@set -f; python -m bench.gpu_kit $$KIT
 
 gpu-bare: $(VENV)-bare/installed ## create .venv-bare, with only the packages of such a machine (Python 3.12, 6 GB)
 
@@ -93,7 +96,7 @@ $(VENV)-bare/installed: constraints-bare.txt
 
 .PHONY: ui
 ui: setup ## Prefect, MLflow and a worker on this machine; Ctrl-C ends all of it; UI="--port 4300" for another port
-	@juicer ui $(UI)
+	@set -f; juicer ui $$UI
 
 clean: ## remove .venv and caches of tools; data, models and DVC's cache stay
 	rm -rf $(VENV) $(VENV)-ppo $(VENV)-vllm $(VENV)-bare .gpu-kit .mypy_cache .pytest_cache .ruff_cache juicer.egg-info

@@ -14,6 +14,7 @@ every module in it, and otherwise the modules. Two kinds of code are not listed:
 import argparse
 import ast
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -107,6 +108,12 @@ def parameters(module: str, root: Path = ROOT) -> set[str]:
     return keys
 
 
+def words_of(command: str) -> set[str]:
+    """The keys of params.yaml that words of a command stand for, as `params` lists them (juicer/stages/words.py)."""
+    words = (word for word in shlex.split(command) if word.startswith("@graph."))
+    return {word.removeprefix("@").replace("@key", "${key}") for word in words}
+
+
 def templates(graph: dict[str, Any]) -> dict[str, Any]:
     """The stages of dvc.yaml as written, `foreach` unwrapped."""
     return {name: stage.get("do", stage) for name, stage in graph["stages"].items()}
@@ -160,11 +167,14 @@ def faults(text: str, root: Path = ROOT) -> list[str]:
     wrong = []
     for name, stage in templates(YAML(typ="safe").load(text)).items():
         program = module_of(stage["cmd"])
-        listed, used = sorted(stage.get("params", [])), sorted(parameters(program, root))
+        used = sorted(parameters(program, root) | words_of(stage["cmd"]))
+        listed = sorted(stage.get("params", []))
         if code_of(stage) != code_used(stage, root):
             wrong.append(f"{name}: deps does not list the code that {program} uses (--write corrects it)")
+        if "${" in stage["cmd"]:
+            wrong.append(f"{name}: cmd has a value that a shell would read; see juicer/stages/words.py")
         if listed != used:
-            wrong.append(f"{name}: params lists {listed}, but {program} reads {used}")
+            wrong.append(f"{name}: params lists {listed}, but {program} or its command reads {used}")
     return wrong
 
 

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from juicer.recipe.checks import as_plain, check_consistent, check_models, check_pinned
-from juicer.recipe.graph import Graph, graph_of
+from juicer.recipe.graph import GB, Graph, graph_of, local_inputs, size_of
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_yaml, replace_text
@@ -152,11 +152,21 @@ def dump(recipe: Recipe, graph: Graph) -> str:
 
 def activate(path: Path, overrides: Sequence[str], params: Path, *, tiny: bool = False) -> str:
     """Make a recipe the active one. Writes `params` only if something changes; returns what was done, in one line."""
-    text = dump(*load(path, overrides, tiny=tiny))
+    recipe, graph = load(path, overrides, tiny=tiny)
+    text, beside = dump(recipe, graph), _not_kept(recipe, graph)
     if params.is_file() and params.read_text(encoding="utf-8") == text:
-        return f"{params} is up to date with {path}"
+        return f"{params} is up to date with {path}{beside}"
     replace_text(params, text)
-    return f"{params} written from {path}"
+    return f"{params} written from {path}{beside}"
+
+
+def _not_kept(recipe: Recipe, graph: Graph) -> str:
+    """What is said of the local inputs that are not kept."""
+    sizes = {each.source: size_of(each.source) for name, each in local_inputs(recipe).items() if name not in graph.kept}
+    if not sizes:
+        return ""
+    listed = ", ".join(f"{source} ({size / GB:.1f} GB)" for source, size in sizes.items())
+    return f"; only hashed, because keep.up_to_gb is {recipe.keep.up_to_gb:g}: {listed}"
 
 
 def existing(path: Path, where: str = "") -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from juicer.recipe.graph import HUB_ID, SFT, WORLD_POLICY, WORLD_SCORER, Graph, graph_of
+from juicer.recipe.graph import HUB_ID, INPUTS, SFT, WORLD_POLICY, WORLD_SCORER, Graph, graph_of, named_inputs
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.settings.base import Settings
@@ -58,7 +58,8 @@ def validate(params: dict[str, Any], where: str) -> Recipe:
     _check_installed(recipe, where)
     for method, rounds in (("irft", graph.irft), ("rft", graph.rft)):
         _check_chain(method, rounds, where)
-    expected, found = as_plain(graph_of(recipe)), as_plain(graph)
+    _check_kept(recipe, graph, where)
+    expected, found = as_plain(graph_of(recipe, kept=graph.kept)), as_plain(graph)
     if expected != found:
         key = _first_difference(expected, found)
         active = Path("recipes") / f"{recipe.name}.yaml"
@@ -69,6 +70,19 @@ def validate(params: dict[str, Any], where: str) -> Recipe:
             f"graph.{key} does not follow from the recipe (irft.rounds, rft.rounds, ...)", where=where, do=do
         )
     return recipe
+
+
+def _check_kept(recipe: Recipe, graph: Graph, where: str) -> None:
+    """What is kept was decided when the recipe was made active; an input that has gone since is still one."""
+    inputs = named_inputs(recipe)
+    for name, kept in graph.kept.items():
+        if (
+            inputs.get(name) != kept.source
+            or kept.copy_.partition(".")[0] != f"{INPUTS}/{name}"
+            or "/" in kept.copy_[len(INPUTS) + 1 :]
+        ):
+            do = "do not edit the graph by hand; juicer use RECIPE derives it"
+            raise InputError(f"graph.kept.{name} is no input of the recipe", where=where, do=do)
 
 
 def check_consistent(recipe: Recipe, where: str) -> None:

@@ -1,10 +1,11 @@
 """The graph of rounds that follows from a recipe: what dvc.yaml's `foreach` runs over."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
@@ -25,6 +26,9 @@ CONFIGS = Path("recipes/models")
 """The config.json of every hub model that a recipe here names: for `--tiny`, and for a plan without weights."""
 SFT, SFT_MATCHED = "models/sft", "models/sft-matched"
 BENCHMARKS = "data/benchmarks"
+INPUTS = "inputs"
+"""Folder of the copies of local inputs."""
+GB = 1e9
 
 
 class IrftRound(Settings):
@@ -78,6 +82,14 @@ class SftControl(Settings):
     rft: OptionalInput
 
 
+class Kept(Settings):
+    """A local input that is copied into DVC."""
+
+    source: str
+    copy_: str = Field(alias="copy")
+    """Where the copy is, in the project."""
+
+
 class Graph(Settings):
     """What dvc.yaml's `foreach` runs over. Derived from the recipe, never typed by hand."""
 
@@ -89,6 +101,8 @@ class Graph(Settings):
     """The finished table of evaluations."""
     pretrain: dict[str, OptionalInput]
     """Local files of the corpus."""
+    kept: dict[str, Kept] = Field(default_factory=dict)
+    """Local inputs that are copied into DVC."""
     downloads: dict[str, Download]
     tiny: dict[str, TinyModel]
     irft: dict[str, IrftRound]
@@ -102,11 +116,12 @@ class Graph(Settings):
     leaderboard_table: OptionalInput
 
 
-def graph_of(recipe: Recipe, *, pinned: bool = True) -> Graph:
+def graph_of(recipe: Recipe, *, pinned: bool = True, kept: Mapping[str, Kept] | None = None) -> Graph:
     """Derive the graph of rounds from a recipe.
 
     Args:
         pinned: reject a model id without a revision, which a plan does not need.
+        kept: the local inputs that are kept; None decides it by their sizes. The others have to exist.
 
     Raises:
         InputError: a model id has no revision, or a file of a source does not exist.
@@ -120,7 +135,7 @@ def graph_of(recipe: Recipe, *, pinned: bool = True) -> Graph:
         if recipe.tiny is not None:
             tiny[name] = TinyModel(config=str(config_of(model, f"{key}.model")))
             return f"models/tiny/{name}"
-        if Path(model).is_dir() or model.startswith((".", "/")) or not HUB_ID.fullmatch(model):
+        if name in (kept or {}) or Path(model).is_dir() or model.startswith((".", "/")) or not HUB_ID.fullmatch(model):
             return model
         if revision is None and pinned:
             do = f"set {key}.revision to a commit of {model}, or create the folder {model}"
@@ -172,9 +187,10 @@ def graph_of(recipe: Recipe, *, pinned: bool = True) -> Graph:
     return Graph(
         base=base,
         scorer=scorer,
-        source=_source(recipe.fetch.source, "fetch.source"),
+        source=_source(recipe.fetch.source, "fetch.source", kept),
         table=previous,
-        pretrain={"world": _source(recipe.pretrain.corpus, "pretrain.corpus")} if recipe.pretrain else {},
+        pretrain={"world": _source(recipe.pretrain.corpus, "pretrain.corpus", kept)} if recipe.pretrain else {},
+        kept=kept_of(recipe) if kept is None else dict(kept),
         downloads=downloads,
         tiny=tiny,
         irft=irft,
@@ -222,8 +238,52 @@ def _leaderboard_table(name: str) -> str:
     return f"evaluation/leaderboard-tables/{name}.json"
 
 
-def _source(source: str, key: str) -> str | None:
+def named_inputs(recipe: Recipe) -> dict[str, str]:
+    """What the recipe reads that may be on this machine only, by name: paths, or ids of the hub."""
+    found: dict[str, str | None] = {"source": recipe.fetch.source, "corpus": getattr(recipe.pretrain, "corpus", None)}
+    if recipe.tiny is None:
+        found["policy"] = recipe.policy.model
+        found["scorer"] = recipe.scorer.model if recipe.scorer.kind != "none" else None
+        found["reward"] = recipe.rft.reward.model if recipe.rft.rounds else None
+    found["benchmarks"] = recipe.leaderboard.mirror if recipe.leaderboard.enabled else None
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def local_inputs(recipe: Recipe) -> dict[str, Kept]:
+    """Files and folders that the recipe reads and no stage makes, each with the place of a copy."""
+    made = ("world", WORLD_POLICY, WORLD_SCORER) if recipe.pretrain is not None else ("world",)
+    found: dict[str, Kept] = {}
+    for name, source in named_inputs(recipe).items():
+        known = [kept.source for kept in found.values()]
+        # A copy of a copy would be its own source.
+        if source in (*made, *known) or Path(source).parts[:1] == (INPUTS,) or not Path(source).exists():
+            continue
+        found[name] = Kept(source=source, copy=copy_of(name, source))
+    return found
+
+
+def copy_of(name: str, source: str) -> str:
+    """Where an input is copied to. A file keeps the end of its name, by which its format is known."""
+    return f"{INPUTS}/{name}{''.join(Path(source).suffixes) if Path(source).is_file() else ''}"
+
+
+def kept_of(recipe: Recipe) -> dict[str, Kept]:
+    """The local inputs that are small enough to be kept."""
+    limit = recipe.keep.up_to_gb * GB
+    return {name: each for name, each in local_inputs(recipe).items() if limit and size_of(each.source) <= limit}
+
+
+def size_of(source: str) -> int:
+    """Bytes of a file or a folder."""
+    place = Path(source)
+    files = [place] if place.is_file() else (each for each in place.rglob("*") if each.is_file())
+    return sum(each.stat().st_size for each in files)
+
+
+def _source(source: str, key: str, kept: Mapping[str, Kept] | None) -> str | None:
     """The local files that a source of data is read from; None for the generated world and for a dataset of the hub."""
+    if source in (each.source for each in (kept or {}).values()):
+        return source
     if source == "world" or (key == "fetch.source" and not is_path(source) and DATASET_ID.fullmatch(source)):
         return None
     if not Path(source).exists():

@@ -7,6 +7,7 @@ from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, FetchSettings, ScorerSettings, TemplateSettings
 from juicer.settings.evaluation import EvaluationSettings
 from juicer.settings.irft import IrftSettings
+from juicer.settings.keep import KeepSettings
 from juicer.settings.leaderboard import LeaderboardSettings
 from juicer.settings.models import PolicySettings, RegisterSettings
 from juicer.settings.rft import RftSettings
@@ -40,4 +41,5 @@ class Recipe(Settings):
     rft: RftSettings = RftSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     leaderboard: LeaderboardSettings = LeaderboardSettings()
+    keep: KeepSettings = KeepSettings()
     register_: RegisterSettings = Field(RegisterSettings(), alias="register")

@@ -5,7 +5,7 @@ the recipe has one.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,7 +183,7 @@ def measure_leaderboard(tags: dict[str, str], weights: Path, line: Callable[[str
         return {}
     out = _result(tags, "-leaderboard")
     mirror = read_yaml(Path(PARAMS))["graph"]["benchmarks"]
-    _run("tasks.leaderboard", tags, ["--policy", str(weights), "--mirror", mirror, "--out", str(out)], line)
+    _run("tasks.leaderboard", tags, {"policy": weights, "mirror": mirror, "out": out}, line)
     return _scores(out / "results.json")
 
 
@@ -200,8 +200,8 @@ def _scores(path: Path) -> dict[str, float]:
 def _measure(tags: dict[str, str], weights: Path, line: Callable[[str], None]) -> EvaluatedModel:
     lock, out = DvcLock.read(Path(LOCK)), _result(tags, ".json")
     scorer = str(lock.argument(SFT_STAGE, "--scorer"))
-    arguments = ["--policy", str(weights), "--sft", _sft(lock), "--scorer", scorer, "--data", DATA]
-    _run("tasks.evaluate", tags, [*arguments, "--out", str(out)], line)
+    given = {"policy": weights, "sft": _sft(lock), "scorer": scorer, "data": DATA, "out": out}
+    _run("tasks.evaluate", tags, given, line)
     return EvaluatedModel.read(out)
 
 
@@ -210,18 +210,20 @@ def _result(tags: dict[str, str], suffix: str) -> Path:
     return RESULTS / f"{tags['dvc_md5'].removesuffix('.dir')}{suffix}"
 
 
-def _run(module: str, tags: dict[str, str], arguments: list[str], line: Callable[[str], None]) -> None:
+def _run(module: str, tags: dict[str, str], given: Mapping[str, object], line: Callable[[str], None]) -> None:
     """Run a stage's own program."""
     # Evaluations that run at the same time keep their checkpoints apart.
-    model = ["--stage", f"evaluate-version-{tags['dvc_md5'][:8]}", "--name", tags["model"], "--method", tags["method"]]
-    model += ["--round", tags["round"]]
+    stage = f"evaluate-version-{tags['dvc_md5'][:8]}"
+    model = {"stage": stage, "name": tags["model"], "method": tags["method"], "round": tags["round"]}
+    # In one word with its option, whatever the value looks like: see juicer/stages/words.py.
+    words = [f"--{option}={value}" for option, value in {**model, **given}.items()]
     said: list[str] = []
 
     def note(text: str) -> None:
         said.append(text)
         line(text)
 
-    if run_in_group([sys.executable, "-m", module, *model, *arguments], note):
+    if run_in_group([sys.executable, "-m", module, *words], note):
         raise InputError((said or ["the evaluation failed"])[-1].removeprefix("error: "), where=module)
 
 

@@ -189,8 +189,8 @@ def attempt_of(stage: str, made_from: dict[str, str], read: dict[str, Any]) -> s
 
 
 def in_words(params: dict[str, Any]) -> dict[str, str]:
-    """Parameters as MLflow takes them: flat, and text."""
-    flat = _flat(params)
+    """Parameters as MLflow takes them: flat, and text. Those of the graph follow from the others and are left out."""
+    flat = _flat({key: value for key, value in params.items() if not key.startswith("graph.")})
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
 
 

@@ -7,11 +7,13 @@ version's own dvc.lock, which is kept in MLflow. In the restored folder `dvc sta
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from juicer.recipe.graph import INPUTS
 from juicer.registry.records import LOCK, PARAMS
 from juicer.registry.versions import Registry, Version
 from juicer.runtime.errors import InputError
@@ -35,13 +37,16 @@ class Restored:
     """md5 of each restored output, compared with the version's dvc.lock."""
     code: int
     """Number of files and folders in git whose md5 is the one that the version was made with."""
+    inputs: dict[str, str]
+    """Inputs that were on one machine only and that DVC keeps (juicer/settings/keep.py), and where they are now."""
     outside: list[str]
-    """Inputs that neither git nor DVC holds, such as a file named in fetch.source."""
+    """Inputs that neither git nor DVC holds, because they are larger than what is kept."""
 
     def __str__(self) -> str:
         lines = [f"{self.version.uri} ({self.version.tags.get('model')}) restored into {self.folder}"]
         lines += [f"  {md5}  {path}" for path, md5 in self.md5s.items()]
         lines += [f"  code: commit {self.commit[:12]}, {self.code} files or folders as when the version was made"]
+        lines += [f"  {path} is in {place}" for path, place in self.inputs.items()]
         lines += [f"  in neither git nor DVC, and not needed to use the version: {path}" for path in self.outside]
         return "\n".join(lines)
 
@@ -77,13 +82,15 @@ def restore(
         differ = [path for path, md5 in md5s.items() if md5 != lock.md5(path)]
         code, other_code, outside = _compare_code(temporary, lock, stages)
         differ += other_code + _other_params(temporary, lock, stages)
+        inputs = _bring_back(temporary, lock, stages, outside)
         if differ:
             do = f"commit {commit[:12]} does not have them as they were; name the commit that does: --commit"
             raise InputError(f"these differ from the version: {', '.join(differ)}", where=version.uri, do=do)
         if into.exists():
             into.rmdir()
         temporary.replace(into)
-    return Restored(into, version, commit, md5s, code, outside)
+    outside = [path for path in outside if path not in inputs]
+    return Restored(into, version, commit, md5s, code, inputs, outside)
 
 
 def weights_of(registry: Registry, version: Version, folder: Path) -> Path:
@@ -95,22 +102,52 @@ def weights_of(registry: Registry, version: Version, folder: Path) -> Path:
     here = Path(version.tags["dvc_path"])
     if here.is_dir() and md5_of(here) == version.tags["dvc_md5"]:
         return here
+    found = _from_cache(str(here), version.tags["dvc_md5"], folder)
+    if md5_of(found) != version.tags["dvc_md5"]:
+        do = "delete the file from DVC's cache, then: dvc pull"
+        raise InputError("the weights in DVC's cache do not have the version's md5", where=version.uri, do=do)
+    return found
+
+
+def _from_cache(path: str, md5: str, folder: Path) -> Path:
+    """Check out what has this md5, from DVC's cache or remote, as `path` in a new DVC project in `folder`."""
     # DVC checks out what dvc.yaml and dvc.lock declare: a stage with this one output is enough.
     (folder / ".dvc").mkdir(parents=True)
     shutil.copy(root() / ".dvc/config", folder / ".dvc/config")
-    out = {"path": str(here), "hash": "md5", "md5": version.tags["dvc_md5"]}
+    out = {"path": path, "hash": "md5", "md5": md5}
     for name, content in (
-        ("dvc.yaml", {"stages": {"weights": {"cmd": "none", "outs": [str(here)]}}}),
-        (LOCK, {"schema": "2.0", "stages": {"weights": {"cmd": "none", "outs": [out]}}}),
+        ("dvc.yaml", {"stages": {"only": {"cmd": "none", "outs": [path]}}}),
+        (LOCK, {"schema": "2.0", "stages": {"only": {"cmd": "none", "outs": [out]}}}),
     ):
         with (folder / name).open("w", encoding="utf-8") as file:
             YAML().dump(content, file)
     _dvc("config", "core.no_scm", "true", cwd=folder)
-    _check_out(folder, [str(here)])
-    if md5_of(folder / here) != version.tags["dvc_md5"]:
-        do = "delete the file from DVC's cache, then: dvc pull"
-        raise InputError("the weights in DVC's cache do not have the version's md5", where=version.uri, do=do)
-    return folder / here
+    _check_out(folder, [path])
+    return folder / path
+
+
+def _bring_back(folder: Path, lock: DvcLock, stages: list[str], outside: list[str]) -> dict[str, str]:
+    """Put inputs from outside into a restored folder, as far as DVC has them: at their path, or in inputs/.
+
+    Returns:
+        The place of each that was found, in the folder.
+    """
+    found: dict[str, str] = {}
+    read = {dep["path"]: dep for stage in stages for dep in lock.stages[stage].get("deps", [])}
+    for path in outside:
+        md5, kept = str(read[path].get("md5")), Path(path)
+        inside = not kept.is_absolute() and ".." not in kept.parts
+        place = path if inside else f"{INPUTS}/{len(found)}-{kept.name}"
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            try:
+                here = _from_cache("it", md5, Path(scratch) / "project")
+            except InputError:
+                continue
+            if md5_of(here) == md5:
+                (folder / place).parent.mkdir(parents=True, exist_ok=True)
+                here.replace(folder / place)
+                found[path] = place
+    return found
 
 
 def _commit(version: Version, commit: str | None) -> str:

@@ -15,6 +15,7 @@ from ruamel.yaml.error import YAMLError
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml, replace_text
 from juicer.stages.git import git
+from juicer.stages.words import resolved
 
 LOCK, KEPT = Path("dvc.lock"), Path(".juicer/dvc.lock")
 SECONDS_TO_WRITE = 5.0
@@ -80,9 +81,16 @@ class DvcLock:
         return next(str(out["md5"]) for out in self.stages[producer]["outs"] if out["path"] == path)
 
     def argument(self, stage: str, option: str) -> str | None:
-        """The value of `option` in the stage's command, None if the command does not have it."""
-        words = shlex.split(self.stages[stage]["cmd"])
-        return words[words.index(option) + 1] if option in words[:-1] else None
+        """The value of `option` in the stage's command, None if the command does not have it.
+
+        What a word stands for (juicer/stages/words.py) is among the stage's parameters.
+        """
+        locked = self.stages[stage]
+        values = {key: value for params in locked.get("params", {}).values() for key, value in params.items()}
+        words = shlex.split(locked["cmd"])
+        if option not in words[:-1]:
+            return None
+        return resolved([words[words.index(option) + 1]], stage, values.__getitem__)[0]
 
     def evaluated_on(self, stage: str) -> str:
         """One md5 for all that an evaluation stage judges by: prompts, scorer and parameters, but not the policy.

@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
@@ -42,6 +42,7 @@ from juicer.stages.live import Live
 from juicer.stages.pipeline import Meta, declared, declared_of
 from juicer.stages.reading import Watch, check_made
 from juicer.stages.speed import Speed
+from juicer.stages.words import reference, resolved, stage_named
 
 if TYPE_CHECKING:
     from juicer.runtime.memo import CheckpointedMemo
@@ -92,6 +93,17 @@ class Stage:
         """The plain value under the dotted `key`. dvc.yaml lists the same key for this stage."""
         value = self._read[key] = value_at(self._params, key)
         return value
+
+    def took(self, values: Mapping[str, Any]) -> None:
+        """Count the values that stand in the command line among the parameters that the stage has read.
+
+        Raises:
+            InputError: params.yaml has another value by now.
+        """
+        for key, value in values.items():
+            if self.value(key) != value:
+                what = f"{key} changed from {value!r} to {self.value(key)!r} while the stage started"
+                raise InputError(what, where=str(self.arguments.params), do="run the stage again")
 
     @contextmanager
     def checkpoint(self, part: str = WORK) -> Iterator[Checkpoint]:
@@ -204,7 +216,7 @@ class Stage:
             InputError: an input is missing or damaged, or one of several processes read something else.
         """
         declared = declared_of(self.name, self._params)
-        if os.environ.get("DVC_STAGE") != self.name or declared is None:
+        if stage_named(os.environ.get("DVC_STAGE", "")) != self.name or declared is None:
             return  # started by hand, and not recorded by DVC
         self._watch = Watch.begin(self.name, declared, self.arguments.params, self._params)
         check_made(self._watch.reading.inputs, DvcLock.read_beside_dvc())
@@ -325,19 +337,29 @@ def start(
     """
     module = sys.modules["__main__"].__spec__
     name = module.name.removeprefix("tasks.") if module else "stage"
-    parser = argparse.ArgumentParser(
-        prog=f"python -m tasks.{name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    common = argparse.ArgumentParser(prog=f"python -m tasks.{name}", add_help=False, allow_abbrev=False)
+    common.add_argument("--params", type=Path, default=Path("params.yaml"), help="recipe, default params.yaml")
+    common.add_argument(
+        "--stage",
+        default=stage_named(os.environ.get("DVC_STAGE", name)),
+        help="the stage's name in dvc.yaml, with its key, under which costs are recorded; DVC gives it in DVC_STAGE",
     )
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="recipe, default params.yaml")
-    parser.add_argument("--stage", default=name, help="the stage's name in dvc.yaml, under which costs are recorded")
-    parser.add_argument("--dry-run", action="store_true", help="validate parameters and inputs, then stop")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    common.add_argument("--dry-run", action="store_true", help="validate parameters and inputs, then stop")
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser = argparse.ArgumentParser(
+        prog=common.prog,
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        parents=[common],
+    )
     arguments(parser)
-    given = parser.parse_args()
+    taken: dict[str, Any] = {}
+    given = parser.parse_args(_words(common.parse_known_args()[0], taken))
     # Imports create millions of objects and no garbage; with the default thresholds the collector takes a quarter of
     # the start-up time.
     gc.set_threshold(100_000, 20, 50)
-    code = _attempted(lambda: _run(run, given, launches), given)
+    code = _attempted(lambda: _run(run, given, taken, launches), given)
     if module and module.name in sys.orig_argv:
         # Everything is written. An ordinary interpreter shutdown would unload the libraries for a second or more.
         # (A process that was started for something else, such as a test, exits in the ordinary way.)
@@ -346,6 +368,39 @@ def start(
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _words(given: argparse.Namespace, taken: dict[str, Any]) -> Sequence[str]:
+    """The words of the command line with the values of params.yaml that they stand for.
+
+    Exits in one line if they stand for nothing, or params.yaml is invalid.
+
+    Args:
+        given: the options that every stage has.
+        taken: receives each value by its key.
+    """
+    words = sys.argv[1:]
+
+    def resolve() -> None:
+        nonlocal words
+        if any(reference(word, given.stage) for word in words):
+            params = read_yaml(given.params)
+            validate(params, str(given.params))
+        else:
+            params = {}
+
+        def value(key: str) -> Any:
+            taken[key] = value_at(params, key)
+            return taken[key]
+
+        words = resolved(words, given.stage, value)
+
+    lines = list[str]()
+    if code := guarded(resolve, debug=given.debug, name=given.stage, report=lines.append):
+        if not given.dry_run and "TORCHELASTIC_ERROR_FILE" not in os.environ:
+            attempts.finish(attempts.begin(given.stage), code, " ".join(lines))
+        sys.exit(code)
+    return words
 
 
 def _attempted(work: Callable[[], None], given: argparse.Namespace) -> int:
@@ -369,8 +424,9 @@ def followed(run: Callable[[Stage], str]) -> Callable[[Stage], str]:
     return run_live
 
 
-def _run(run: Callable[[Stage], str], given: argparse.Namespace, launches: bool) -> None:
+def _run(run: Callable[[Stage], str], given: argparse.Namespace, taken: Mapping[str, Any], launches: bool) -> None:
     stage = Stage(given.stage, given)
+    stage.took(taken)
     if given.dry_run:
         missing = [
             str(path)

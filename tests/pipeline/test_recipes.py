@@ -40,6 +40,7 @@ def run_tiny(recipe: str, overrides: list[str], folder: Path, monkeypatch: pytes
     for name in names:
         _, _, module, *arguments = shlex.split(stages[name].cmd)
         monkeypatch.setattr(sys, "argv", [module, *arguments])
+        monkeypatch.setenv("DVC_STAGE", name)
         monkeypatch.delitem(sys.modules, module, raising=False)
         with pytest.raises(SystemExit) as left:
             runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,6 +1,7 @@
 """dvc.yaml lists what each stage uses: a line too few is a stale result, a line too many a needless run."""
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dev.stage_dependencies import (
     parameters,
     rewritten,
     templates,
+    words_of,
 )
 from juicer.runtime.errors import InputError
 from juicer.stages.pipeline import declared, meta_of
@@ -38,7 +40,16 @@ def test_a_stage_lists_the_code_that_it_uses(name: str) -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_lists_exactly_the_parameters_that_it_reads(name: str) -> None:
     listed = STAGES[name].get("params", [])
-    assert sorted(listed) == sorted(parameters(module_of(STAGES[name]["cmd"])))
+    command = STAGES[name]["cmd"]
+    assert sorted(listed) == sorted(parameters(module_of(command)) | words_of(command))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_command_is_a_constant_so_that_no_shell_reads_a_value(name: str) -> None:
+    command = STAGES[name]["cmd"]
+    assert "$" not in command
+    # Nothing in it means anything to a shell, and a value always follows its option.
+    assert re.fullmatch(r"python -m tasks\.\w+( --[a-z]+ [\w@./-]+)+", command)
 
 
 @pytest.mark.parametrize("name", STAGES)
