@@ -104,12 +104,12 @@ def hold(*, wait: bool = False, say: Callable[[str], object] = print) -> Iterato
 
 @contextmanager
 def share() -> Iterator[None]:
-    """Run a stage in the folder, beside other stages only.
+    """Run a stage in the folder, beside other stages only. One that DVC did not start changes nothing of the project.
 
     Raises:
         InputError: a command that did not start this stage works in the folder.
     """
-    if belongs_to_holder():
+    if "DVC_STAGE" not in os.environ or belongs_to_holder():
         yield
         return
     file = _open()

@@ -22,6 +22,7 @@ WHOLE = "schema: '2.0'\nstages:\n  sft:\n    cmd: a\n"
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(TOKEN, raising=False)
+    monkeypatch.setenv("DVC_STAGE", "sft")
     monkeypatch.setattr(workspace, "SECONDS", 0.01)
     return tmp_path
 
