@@ -11,9 +11,21 @@ PYTHON_BARE ?= python3.12
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-# The environment is rebuilt when its inputs change, by content because git does not preserve file times. The folder is
-# an input because a virtual environment cannot be moved.
+# The environment is updated when its inputs change, by content because git does not preserve file times. The folder is
+# an input because a virtual environment cannot be moved: its programs name the folder that it was made in.
+HERE := $(shell echo '$(CURDIR)' | cksum | tr ' ' '-')
 STAMP := $(VENV)/installed-$(shell { cat pyproject.toml constraints.txt; echo '$(CURDIR)'; } | cksum | tr ' ' '-')
+
+# Empties an environment $(1) that was made in another folder, or is broken; $(2) is the Python for a new one. A link may
+# lead to another project's environment, which is never touched.
+own = @made=$$($(1)/bin/python -c '' 2>/dev/null && \
+	sed -n 's/^ *\(export \)*VIRTUAL_ENV=\([^$$].*\)/\2/p' $(1)/bin/activate | tr -d \"\' | head -n 1); \
+	if [ "$$made" = '$(CURDIR)/$(1)' ]; then :; \
+	elif [ -L $(1) ] && [ -e $(1)/pyvenv.cfg ]; then echo "error: $(1) is a link to an environment that was made" \
+	"elsewhere, in $${made:-a folder that is gone} (remove the link, then run again)" >&2; exit 1; \
+	elif [ -L $(1) ]; then $(2) -m venv $(1); \
+	else [ -z "$$made" ] || echo "$(1) was made in another folder, $$made, and is made again."; \
+	$(2) -m venv --clear $(1); fi
 
 .DEFAULT_GOAL := help
 .PHONY: help setup repro plan test test-slow test-docker ppo test-ppo test-vllm claim bench gpu-kit gpu-bare clean
@@ -31,9 +43,9 @@ $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: Juicer needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)" \
 		"(name another: make PYTHON=/path/to/python3.11)" >&2; exit 1; }
+	$(call own,$(VENV),$(PYTHON))
 	@echo 'Installing the pinned dependencies into $(VENV), once: 5 to 10 minutes; 2 to 3 GB with the CPU build of torch,'
 	@echo 'about 6 GB with a CUDA build.'
-	@$(VENV)/bin/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $(VENV)/installed-*
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-input -c constraints.txt -e '.[dev]'
 	@touch $@
@@ -56,9 +68,9 @@ test-slow: setup ## the tests that make test leaves out: several processes, the 
 test-docker: setup ## build the CPU image and run stages in it (as root, or with a Docker engine; minutes and 10 GB)
 	JUICER_TEST_DOCKER=true pytest tests/services/test_docker.py
 
-ppo: $(VENV)-ppo/installed ## create .venv-ppo, with the last TRL that has PPO
+ppo: $(VENV)-ppo/installed-$(HERE) ## create .venv-ppo, with the last TRL that has PPO
 
-$(VENV)-ppo/installed: constraints-ppo.txt
+$(VENV)-ppo/installed-$(HERE): constraints-ppo.txt
 	@$(MAKE) setup VENV=$(VENV)-ppo
 	@$(VENV)-ppo/bin/python -m pip install -q --disable-pip-version-check --no-input --no-deps -r constraints-ppo.txt
 	@touch $@
@@ -66,14 +78,14 @@ $(VENV)-ppo/installed: constraints-ppo.txt
 test-ppo: ppo ## run the tests of PPO in .venv-ppo
 	$(VENV)-ppo/bin/python -m pytest tests/unit/test_ppo.py
 
-$(VENV)-vllm/installed: constraints-vllm.txt
+$(VENV)-vllm/installed-$(HERE): constraints-vllm.txt
 	@$(MAKE) setup VENV=$(VENV)-vllm
 	@$(VENV)-vllm/bin/python -m pip install -q --disable-pip-version-check --no-input -r constraints-vllm.txt
 	@# Not needed, and built for another release of torch than the installed one.
 	@$(VENV)-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@
 
-test-vllm: $(VENV)-vllm/installed ## sample by the real vLLM, in .venv-vllm (minutes and 4 GB)
+test-vllm: $(VENV)-vllm/installed-$(HERE) ## sample by the real vLLM, in .venv-vllm (minutes and 4 GB)
 	$(VENV)-vllm/bin/python -m pytest tests/unit/test_vllm.py
 
 claim: setup ## 5 seeds: each method against SFT of the same effort, with 95% intervals (1 to 2 hours)
@@ -85,11 +97,12 @@ bench: setup ## compare a round's speed, memory and growth with plain transforme
 gpu-kit: setup ## pack what a borrowed GPU machine lacks into .gpu-kit; KIT=--model adds a small real model
 	@set -f; python -m bench.gpu_kit $$KIT
 
-gpu-bare: $(VENV)-bare/installed ## create .venv-bare, with only the packages of such a machine (Python 3.12, 6 GB)
+gpu-bare: $(VENV)-bare/installed-$(HERE) ## create .venv-bare, with only the packages of such a machine (Python 3.12, 6 GB)
 
-$(VENV)-bare/installed: constraints-bare.txt
+$(VENV)-bare/installed-$(HERE): constraints-bare.txt
 	@$(PYTHON_BARE) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' || { \
 		echo "error: such a machine has Python 3.12 (name one: make gpu-bare PYTHON_BARE=/path/to/python3.12)" >&2; exit 1; }
+	@[ ! -L $(VENV)-bare ] || { echo "error: $(VENV)-bare is a link (remove it, then run again)" >&2; exit 1; }
 	@$(PYTHON_BARE) -m venv --clear $(VENV)-bare
 	@$(VENV)-bare/bin/python -m pip install -q --disable-pip-version-check --no-input -r constraints-bare.txt
 	@touch $@

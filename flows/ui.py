@@ -14,6 +14,7 @@ from types import FrameType
 
 import httpx
 
+from juicer.registry.database import prepare
 from juicer.runtime.errors import InputError
 from juicer.runtime.process_groups import run_in_group, stage_environment
 
@@ -92,6 +93,7 @@ def serve(port: int, mlflow_port: int, gpus: int | None) -> None:
         check_free(name, each)
     for folder in (LOGS, HOME):
         folder.mkdir(parents=True, exist_ok=True)
+    prepare(STORE)  # interrupted while it makes the tables, MLflow's server would leave a broken store
     prefect, mlflow = f"http://{HOST}:{port}", f"http://{HOST}:{mlflow_port}"
     env = variables(prefect, mlflow)
     python = [sys.executable, "-m"]

@@ -133,15 +133,27 @@ def enter() -> Project:
     """Find the project and go to its root.
 
     Raises:
-        InputError: the working directory is outside a project.
+        InputError: the working directory is outside a project, or this program is not the project's own.
     """
     standing = Path.cwd()
     root = find_root(standing)
     if root is None:
         do = "change into a checkout of Juicer, then run the command again"
         raise InputError("not inside a Juicer project", where=str(standing), do=do)
+    _check_own(root)
     os.chdir(root)
     return Project(root, standing)
+
+
+def _check_own(root: Path) -> None:
+    """InputError if this is the code of another checkout, such as the one that this one was copied from."""
+    own, running = root / "juicer", Path(__file__).parent
+    if not own.is_dir() or own.samefile(running):
+        return
+    installed = running.parent.name in ("site-packages", "dist-packages")
+    of = "an installed copy of the code" if installed else "the code of another checkout"
+    do = f"in {root}: make setup, or use: python -m juicer; without make: pip install -e ."
+    raise InputError(f"this command is {of}, {running.parent}, not of this project", where=str(root), do=do)
 
 
 def flow(name: str) -> Any:

@@ -10,10 +10,10 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from juicer.registry.aliases import Aliases
+from juicer.registry.database import locked, make_portable, sqlite_file
 from juicer.registry.records import ATTEMPT, Records, RunRecord, VersionRecord, in_history
 from juicer.registry.store import (
     LONGEST_PARAM,
@@ -23,10 +23,8 @@ from juicer.registry.store import (
     log_params,
     log_points,
     log_samples,
-    sqlite_file,
     without_password,
 )
-from juicer.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -94,24 +92,6 @@ def ensure(wanted: Records, uri: str, experiment: str, model: str) -> str:
         added = (0, 0) if complete else _ensure(wanted, uri, experiment, model)
     there = f"{len(wanted.runs)} runs and {len(wanted.versions)} versions of {model!r} are in {shown}"
     return f"{there} ({added[0]} runs and {added[1]} versions are new)"
-
-
-@contextlib.contextmanager
-def locked(uri: str) -> Iterator[None]:
-    """Allow one writer at a time: two processes that create or migrate a SQLite file at once corrupt it."""
-    from filelock import FileLock, Timeout
-
-    database = sqlite_file(uri)
-    lock = database.with_name(f"{database.name}.lock") if database else Path(".juicer/register.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(lock, timeout=120):
-            yield
-    except Timeout as error:
-        do = "wait for it to finish, or end it, then run again"
-        raise InputError(
-            "another process has been writing to MLflow for two minutes", where=str(lock), do=do
-        ) from error
 
 
 def _peek(uri: str, experiment: str, model: str) -> Known | None:
@@ -223,7 +203,10 @@ def experiment_of(client: "MlflowClient", name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         with _unless_there():
-            return str(client.create_experiment(name))
+            number = str(client.create_experiment(name))
+            if database := sqlite_file(client.tracking_uri):
+                make_portable(database)
+            return number
         found = client.get_experiment_by_name(name)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)

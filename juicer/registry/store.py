@@ -3,12 +3,15 @@
 import json
 import os
 import re
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from juicer.registry.database import prepare, sqlite_file
+from juicer.registry.reach import unreachable
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml
 from juicer.runtime.libraries import require
@@ -24,6 +27,7 @@ SAMPLES = "samples.json"
 METRICS_PER_REQUEST, PARAMS_PER_REQUEST, LONGEST_PARAM = 1000, 100, 6000
 RESULTS = ("held_out/", "validation/", "leaderboard/")
 """What the metrics that an evaluation is made for begin with; others say what it cost."""
+TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 SECRET = re.compile(r"(password|passwd|pwd|passphrase|secret|token|api_?key)=[^&\s]*", re.IGNORECASE)
 """Query parameters of an address that may hold a password; their names may have a prefix."""
 
@@ -37,21 +41,24 @@ def connect(uri: str) -> Iterator["MlflowClient"]:
     """
     # Do not wait minutes for a server, and send no telemetry.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault(TIMEOUT, "20")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     require("mlflow")
+    shown = without_password(uri)
+    if why := unreachable(uri):  # asked before MLflow is imported, which takes seconds
+        do = "start it, or name another store: MLFLOW_TRACKING_URI or register.tracking_uri"
+        raise InputError(f"MLflow's store cannot be reached: {without_password(why)}", where=shown, do=do)
     import mlflow
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
-    database = sqlite_file(uri)
-    if database:
-        database.parent.mkdir(parents=True, exist_ok=True)
-    shown = without_password(uri)
     try:
+        if sqlite_file(uri):
+            prepare(uri)
         mlflow.set_tracking_uri(uri)
         yield mlflow.MlflowClient()
     except (MlflowException, RequestException) as error:
@@ -59,7 +66,7 @@ def connect(uri: str) -> Iterator["MlflowClient"]:
     except ModuleNotFoundError as error:
         do = "pip install -e '.[team]'; for Postgres write postgresql+psycopg2://USER:PASSWORD@HOST/NAME"
         raise InputError(f"the store needs {error.name}, which is not installed", where=shown, do=do) from error
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, sqlite3.Error) as error:
         raise InputError(f"MLflow's store fails: {_first_line(error)}", where=shown) from error
 
 
@@ -73,15 +80,21 @@ def project_model(params: Path = Path("params.yaml")) -> str:
     return _settings(params).model_name or str(read_yaml(params)["name"])
 
 
-def sqlite_file(uri: str) -> Path | None:
-    """The database's file, None if `uri` is not SQLite."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
 def without_password(text: str) -> str:
     """The text without user and password of an address, and with *** for passwords in its query."""
     # A password may contain / and @, so everything up to the last @ is removed.
     return SECRET.sub(r"\1=***", re.sub(r"//\S*@", "//", text))
+
+
+@contextmanager
+def time_to_upload() -> Iterator[None]:
+    """Let one request in the block take 10 minutes: a server may take long to store weights before it answers."""
+    before = os.environ[TIMEOUT]
+    os.environ[TIMEOUT] = str(max(600, int(before)))
+    try:
+        yield
+    finally:
+        os.environ[TIMEOUT] = before
 
 
 def every_page(search: Any, **query: Any) -> Iterator[Any]:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from juicer.registry.ensure import experiment_of, locked
+from juicer.registry.database import locked
+from juicer.registry.ensure import experiment_of
 from juicer.registry.records import ATTEMPT, PARAMS, attempt_of, git_tags, in_words
 from juicer.registry.store import connect, log_params, log_points, project_uri
 from juicer.runtime.errors import InputError

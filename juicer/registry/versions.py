@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from juicer.evaluation.results import ShownSample
 from juicer.registry.aliases import Aliases
-from juicer.registry.store import Measured, connect, every_page, log_points, log_samples
+from juicer.registry.store import Measured, connect, every_page, log_points, log_samples, time_to_upload
 from juicer.runtime.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -158,7 +158,8 @@ class Registry:
 
     def upload(self, version: Version, model: Path, card: str) -> None:
         """Upload an MLflow model as the artifacts of a version."""
-        self._client.log_model_artifacts(version.logged_model, str(model))
+        with time_to_upload():
+            self._client.log_model_artifacts(version.logged_model, str(model))
         if EXTERNAL in self._client.get_logged_model(version.logged_model).tags:
             self._client.delete_logged_model_tag(version.logged_model, EXTERNAL)
         self._client.update_model_version(version.name, version.number, card)

@@ -1,6 +1,7 @@
 """The front door: what a command line is taken for, from which folder, and how its mistakes are told."""
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -261,3 +262,24 @@ def test_a_shell_can_complete_commands_recipes_and_keys(project: Path, monkeypat
     asked = {"_JUICER_COMPLETE": "complete_bash", "COMP_WORDS": "juicer rep", "COMP_CWORD": "1"}
     done = CliRunner().invoke(cli.app, [], prog_name="juicer", env=asked)
     assert done.stdout.strip() == "report"
+
+
+def test_the_command_of_another_checkout_is_refused_and_names_both_folders(project: Path) -> None:
+    shutil.copytree(ROOT / "juicer", project / "juicer", ignore=shutil.ignore_patterns("__pycache__"))
+    done = juicer("check")
+    assert done.exit_code == 1
+    assert f"{project}: this command is the code of another checkout, {ROOT}, not of this project" in done.stderr
+    assert f"in {project}: make setup, or use: python -m juicer" in done.stderr
+    shutil.rmtree(project / "juicer")
+    (project / "juicer").symlink_to(ROOT / "juicer")
+    assert "another checkout" not in juicer("check").stderr
+
+
+def test_an_installed_copy_of_the_code_is_refused_in_a_project_with_code_of_its_own(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "juicer").mkdir()
+    installed = project / "lib/site-packages/juicer/cli.py"
+    installed.parent.mkdir(parents=True)
+    monkeypatch.setattr(cli, "__file__", str(installed))
+    assert f"an installed copy of the code, {installed.parents[1]}, not of this project" in juicer("check").stderr
