@@ -76,7 +76,7 @@ def test_the_administrator_of_the_object_store_is_nobody_s_user_there():
 def test_a_user_of_the_object_store_can_use_one_bucket():
     for statement in read_json(ROOT / "docker/bucket-policy.json")["Statement"]:
         assert statement["Effect"] == "Allow"
-        assert {each.removesuffix("/*") for each in statement["Resource"]} == {"arn:aws:s3:::BUCKET"}
+        assert {each.removesuffix("/*") for each in statement["Resource"]} == {"arn:aws:s3:::${aws:username}"}
         assert not any("*" in action for action in statement["Action"])
 
 
