@@ -18,7 +18,7 @@ SMALL_FILE = 64 * 2**20
 BOUNDS = (
     (re.compile(r"(num_.*layers|n_layers?|.*_layers|.*_depth)"), 2000),
     (re.compile(r".*experts.*"), 10_000),
-    (re.compile(r".*(size|positions|_dim|n_embd|n_inner|heads?|head_num|n_ctx|rank)"), 2**24),
+    (re.compile(r".*(size|positions|_dim|max_position.*|n_embd|n_inner|heads?|head_num|n_ctx|rank)"), 2**24),
 )
 """Largest values in a config.json, by the names of the keys. No model comes near."""
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")

@@ -151,7 +151,7 @@ def load_weights(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[st
                 expected = kind.from_config(config, trust_remote_code=False).state_dict()
         except Exception as error:  # whatever a configuration makes the model's own code raise
             raise _unbuildable("model", folder, error) from error
-        _check_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, shapes, folder)
+        check_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, shapes, folder)
         try:
             model, loaded = kind.from_pretrained(
                 folder,
@@ -170,7 +170,7 @@ def load_weights(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[st
     return model, loaded
 
 
-def _check_shapes(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], folder: Path) -> None:
+def check_shapes(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], folder: Path) -> None:
     """Raise InputError for the first tensor whose shape is not the one that config.json asks for."""
     for name, shape in expected.items():
         if name in found and found[name] != shape:

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerBase
 
 from juicer.data.demonstrations import Message
 from juicer.models.folder import check_folder, read_config_values, weight_files
-from juicer.models.loading import check_finite, device_of, dtype_of, load_tokenizer
+from juicer.models.loading import check_finite, check_shapes, device_of, dtype_of, load_tokenizer
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.scorers.batches import score_sequences
@@ -68,7 +68,7 @@ class BeaverModel(torch.nn.Module):
                 or of another shape, or a configuration that asks for something else than one score.
         """
         values = _configuration(folder)
-        check_folder(folder)
+        shapes = check_folder(folder)
         tensors = dict(_tensors(folder))
         # Without initialisation: every weight is replaced below, and initialising a 7B model takes minutes.
         try:
@@ -80,6 +80,7 @@ class BeaverModel(torch.nn.Module):
             what = f"transformers cannot build such a Llama: {str(error).strip().splitlines()[:1]}"
             raise InputError(what, where=str(folder / "config.json")) from error
         trunk.rotary_emb = type(trunk.rotary_emb)(config)
+        check_shapes({f"model.{name}": tuple(each.shape) for name, each in trunk.state_dict().items()}, shapes, folder)
         model = cls(trunk, head, values)
         model._take(tensors, values, dtype, str(folder))
         check_finite(model, folder)

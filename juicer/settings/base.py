@@ -38,7 +38,8 @@ class Settings(BaseModel):
 def _explain(model: type[BaseModel], error: ValidationError, where: str) -> InputError:
     problems = error.errors(include_url=False)
     unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
-    problem = (unknown or problems)[0]
+    keys = [problem for problem in problems if problem["type"] == "invalid_key"]
+    problem = (unknown or keys or problems)[0]
     key = ".".join(_named(part) for part in problem["loc"])
     others = f"; {len(problems) - 1} more" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":
