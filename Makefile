@@ -94,6 +94,10 @@ claim: setup ## 5 seeds: each method against SFT of the same effort, with 95% in
 bench: setup ## compare a round's speed, memory and growth with plain transformers and TRL (about 10 minutes)
 	@python -m bench.round
 
+.PHONY: hostile
+hostile: setup ## try 250 bad recipes, data files and model folders, one process each (about 20 minutes)
+	@python -m dev.hostile
+
 gpu-kit: setup ## pack what a borrowed GPU machine lacks into .gpu-kit; KIT=--model adds a small real model
 	@set -f; python -m bench.gpu_kit $$KIT
 

@@ -5,7 +5,6 @@ A source is the quickstart's world, a local file or folder, or a Hugging Face da
 
 import argparse
 import hashlib
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,7 +26,6 @@ MALFORMED_LIMIT = 0.05
 probably not what the recipe says, and continuing would hide that."""
 EXAMPLES = 5
 """Number of malformed rows per reason whose place is recorded."""
-COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass
@@ -118,9 +116,6 @@ def _hub_rows(settings: FetchSettings) -> Iterator[tuple[Row, bool]]:
     if revision is None:
         what = f"{source!r} does not exist as a file or folder, and a Hugging Face id needs a pinned revision"
         raise InputError(what, where="fetch.source", do="correct the path, or set fetch.revision to a commit")
-    if not COMMIT.fullmatch(revision):
-        what = f"revision {revision!r} of {source} is not a commit, so it can move"
-        raise InputError(what, where="fetch.revision", do="use the commit, 40 hex digits")
     # Held-out rows come first, as the `test` files of a folder come before its `train` files.
     splits = [(settings.held_out_split, True)] if settings.held_out_split else []
     for split, held_out in [*splits, (settings.train_split, False)]:

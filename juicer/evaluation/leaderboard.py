@@ -17,7 +17,8 @@ from pydantic import JsonValue
 from juicer.evaluation.benchmark_results import BenchmarkScore, TaskResult
 from juicer.evaluation.benchmarks import COLUMNS, task_manager, tasks_under
 from juicer.evaluation.documents import Document
-from juicer.models.loading import attention_of, check_weights, device_of, dtype_of
+from juicer.models.folder import check_folder
+from juicer.models.loading import attention_of, device_of, dtype_of
 from juicer.runtime.errors import InputError
 from juicer.runtime.memo import Memo, no_memo
 from juicer.settings.compute import ComputeSettings
@@ -144,7 +145,7 @@ def _measure(
 def _language_model(model: Path, settings: HarnessSettings, compute: ComputeSettings, *, bars: bool) -> "HFLM":
     from lm_eval.models.huggingface import HFLM
 
-    check_weights(model)
+    check_folder(model)
     device = device_of(compute)
     language_model = HFLM(
         pretrained=str(model),
@@ -153,6 +154,7 @@ def _language_model(model: Path, settings: HarnessSettings, compute: ComputeSett
         batch_size=settings.batch_size,
         attn_implementation=attention_of(device),
         use_safetensors=True,
+        trust_remote_code=False,
     )
     if not bars:
         for request in ("loglikelihood", "generate_until"):

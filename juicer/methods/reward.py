@@ -14,7 +14,8 @@ from torch import Tensor
 from juicer.data.dialogues import Dialogue
 from juicer.methods.objectives import contrastive_loss, mean_and_deviation
 from juicer.methods.pairs import Pair, response_tokens
-from juicer.models.loading import attention_of, check_missing, check_weights, device_of, dtype_of, quiet
+from juicer.models.folder import check_folder
+from juicer.models.loading import attention_of, check_finite, check_missing, device_of, dtype_of, load_weights
 from juicer.models.log_probability import Batch, compute_in_batches, compute_in_chunks
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
@@ -40,22 +41,19 @@ def load_reward(
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    check_weights(folder)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    check_folder(folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     new = not any("SequenceClassification" in name for name in config.architectures or [])
     device = device_of(compute)
     torch.manual_seed(seed)
     # The new head is expected to be missing, and the language-model head to be unused.
-    with quiet():
-        model, loaded = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            num_labels=1,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=dtype or dtype_of(compute),
-            attn_implementation=attention_of(device),
-            output_loading_info=True,
-        )
+    model, loaded = load_weights(
+        AutoModelForSequenceClassification,
+        folder,
+        num_labels=1,
+        dtype=dtype or dtype_of(compute),
+        attn_implementation=attention_of(device),
+    )
     check_missing(loaded, folder, allowed="score" if new else None)
     if not hasattr(model, "score"):
         do = "use a model whose AutoModelForSequenceClassification has one"
@@ -65,7 +63,9 @@ def load_reward(
         with torch.no_grad():
             weight = torch.randn(model.score.weight.shape, generator=generator) / model.score.weight.shape[1]
             model.score.weight.copy_(weight)
-    return model.to(device).eval()
+    reward: PreTrainedModel = model.to(device).eval()
+    check_finite(reward, folder)
+    return reward
 
 
 def freeze_blocks(model: "PreTrainedModel", count: int) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from juicer.data.template import Template
+from juicer.models.folder import check_folder, read_config_values
 from juicer.runtime.errors import InputError
 from juicer.runtime.libraries import require
 from juicer.settings.compute import ComputeSettings
@@ -71,17 +73,37 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
-    _check_folder(folder)
+    values = read_config_values(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise InputError(
             "the model folder holds no tokenizer",
             where=str(folder),
             do="save one beside the weights: tokenizer.save_pretrained(folder)",
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the parsers of tokenizers raise plain Exceptions
+        raise _unbuildable("tokenizer", folder, error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    _check_vocabulary(tokenizer, values, folder)
     return tokenizer
+
+
+def _check_vocabulary(tokenizer: "PreTrainedTokenizerBase", values: dict[str, Any], folder: Path) -> None:
+    """Raise InputError for a tokenizer with tokens that the model has no embedding for.
+
+    Added tokens that no text of this pipeline contains may be beyond the embedding, as those for images are.
+    """
+    known = values.get("vocab_size", (values.get("text_config") or {}).get("vocab_size"))
+    if not isinstance(known, int):
+        return
+    ends = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    largest = max([tokenizer.vocab_size - 1, *(token for token in ends if token is not None)])
+    if largest >= known:
+        what = f"the tokenizer has a token {largest}, but the model only {known} (vocab_size in config.json)"
+        do = "save the model's own tokenizer beside its weights, or resize the embedding"
+        raise InputError(what, where=str(folder), do=do)
 
 
 def load_policy(folder: Path, compute: ComputeSettings, dtype: torch.dtype | None = None) -> "PreTrainedModel":
@@ -94,21 +116,91 @@ def load_policy(folder: Path, compute: ComputeSettings, dtype: torch.dtype | Non
     require("transformers")
     from transformers import AutoModelForCausalLM
 
-    check_weights(folder)
     device = device_of(compute)
-    loading: Any = AutoModelForCausalLM.from_pretrained  # its type stub lacks output_loading_info
-    with quiet():
-        model, loaded = loading(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=dtype or dtype_of(compute),
-            attn_implementation=attention_of(device),
-            output_loading_info=True,
-        )
+    model, loaded = load_weights(
+        AutoModelForCausalLM, folder, dtype=dtype or dtype_of(compute), attn_implementation=attention_of(device)
+    )
     check_missing(loaded, folder)
     policy: PreTrainedModel = model.to(device).eval()
+    check_finite(policy, folder)
     return policy
+
+
+def load_weights(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[str, Any]]:
+    """Load a model by one of transformers' AutoModel classes, from safetensors alone and without code of its own.
+
+    Args:
+        kind: the class, for example AutoModelForCausalLM.
+        settings: of `from_pretrained`.
+
+    Returns:
+        The model, and transformers' report of missing and other tensors.
+
+    Raises:
+        InputError: the folder is not a whole model, its shapes contradict its configuration, or transformers has no
+            such model.
+    """
+    from transformers import AutoConfig
+
+    shapes = check_folder(folder)
+    labels = {name: settings[name] for name in ("num_labels",) if name in settings}
+    with quiet():
+        try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **labels)
+            with torch.device("meta"):
+                expected = kind.from_config(config, trust_remote_code=False).state_dict()
+        except Exception as error:  # whatever a configuration makes the model's own code raise
+            raise _unbuildable("model", folder, error) from error
+        check_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, shapes, folder)
+        try:
+            model, loaded = kind.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **settings,
+            )
+        except InputError:
+            raise
+        except (RuntimeError, ValueError, SafetensorError) as error:
+            if "out of memory" in str(error):
+                raise
+            raise _unbuildable("model", folder, error) from error
+    return model, loaded
+
+
+def check_shapes(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], folder: Path) -> None:
+    """Raise InputError for the first tensor whose shape is not the one that config.json asks for."""
+    for name, shape in expected.items():
+        if name in found and found[name] != shape:
+            what = f"the shape of {name} is {list(found[name])}, but config.json asks for {list(shape)}"
+            raise InputError(what, where=str(folder), do="download or save the model again")
+
+
+def _unbuildable(part: str, folder: Path, error: Exception) -> InputError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    what = f"transformers cannot load the {part}: {type(error).__name__}: {reason}"
+    return InputError(what, where=str(folder), do="check that the folder is a whole model that transformers has")
+
+
+def check_finite(model: torch.nn.Module, folder: Path) -> None:
+    """Raise InputError for a model with a weight that is NaN or infinite; names the tensor.
+
+    One pass over the weights where they are, without a copy: NaN and infinities remain in the extremes of a tensor.
+    """
+    names, ends = [], []
+    with torch.inference_mode():
+        for name, tensor in model.named_parameters():
+            if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta:
+                names.append(name)
+                ends.append(torch.stack(torch.aminmax(tensor)).float())
+        finite = torch.isfinite(torch.stack(ends)).all(1).tolist() if ends else []
+    wrong = [name for name, good in zip(names, finite, strict=True) if not good]
+    if wrong:
+        others = f", and {len(wrong) - 1} more tensors" if len(wrong) > 1 else ""
+        what = f"{wrong[0]} holds NaN or infinite weights{others}"
+        raise InputError(what, where=str(folder), do="use another checkpoint of the model")
 
 
 def load_template(folder: Path, settings: TemplateSettings) -> Template:
@@ -163,13 +255,6 @@ def read_training(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def check_weights(folder: Path) -> None:
-    """Raise InputError for a folder without safetensors weights: pickled weights can run code."""
-    _check_folder(folder)
-    if not any(folder.glob("*.safetensors")):
-        raise InputError("the model folder holds no safetensors weights", where=str(folder))
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence transformers' report of missing tensors: `check_missing` raises one error for them."""
@@ -197,8 +282,3 @@ def check_missing(loaded: Mapping[str, Collection[str]], folder: Path, allowed: 
             where=str(folder),
             do="copy or download the model again",
         )
-
-
-def _check_folder(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise InputError("no model here (no config.json)", where=str(folder), do="check the model's path")

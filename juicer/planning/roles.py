@@ -9,7 +9,7 @@ from juicer.quickstart.pretraining import policy_config, scorer_config
 from juicer.recipe.graph import WORLD_POLICY, WORLD_SCORER, config_of
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
-from juicer.sources.files import SourceFile, files_of, is_path, rows_of
+from juicer.sources.files import SourceFile, files_of, is_path, rows_in_parquet, rows_of
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,7 @@ def check_lengths(recipe: Recipe, shape: Shape, key: str) -> None:
 def count_rows(file: SourceFile) -> int:
     """Rows of a local file, malformed ones included. Of an uncompressed .jsonl, lines are counted without parsing."""
     if file.path.name.endswith(".parquet"):
-        from pyarrow import parquet
-
-        return int(parquet.read_metadata(file.path).num_rows)
+        return rows_in_parquet(file.path, file.name)
     if not file.path.name.endswith(".jsonl"):
         return sum(1 for _ in rows_of(file.path, file.name))
     with file.path.open("rb") as lines:

@@ -1,9 +1,9 @@
 """The config.json of a model, without its weights: read it, or shrink it to a tiny model of the same architecture."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from juicer.models.folder import check_values, read_small_json
 from juicer.runtime.errors import InputError
 from juicer.settings.tiny import TinySettings
 
@@ -22,16 +22,16 @@ def read_config(path: Path) -> tuple[str, "PretrainedConfig"]:
     """
     from transformers import AutoConfig
 
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError("no such file", where=str(path)) from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"invalid JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
+    values = read_small_json(path)
+    check_values(values, str(path))
     if not values.get("architectures") or "model_type" not in values:
         raise InputError("not a model's config.json: no architectures or no model_type", where=str(path))
     kind = values.pop("model_type")
-    return values["architectures"][0], AutoConfig.for_model(kind, **values)
+    try:
+        return str(values["architectures"][0]), AutoConfig.for_model(kind, **values)
+    except Exception as error:  # whatever a configuration makes its own code raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"transformers has no such model: {reason}", where=str(path)) from error
 
 
 def shrunk(config: "PretrainedConfig", settings: TinySettings, vocabulary: int, context: int) -> dict[str, Any]:

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from juicer.recipe.checks import as_plain, check_consistent, check_models, check_pinned
 from juicer.recipe.graph import GB, Graph, graph_of, local_inputs, size_of
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError, did_you_mean
-from juicer.runtime.files import read_yaml, replace_text
+from juicer.runtime.files import read_yaml, replace_text, value_at
+from juicer.runtime.yaml_text import parse_yaml
+from juicer.settings.bounds import shortened
 
+EXTENDED = 10
+"""Longest chain of recipes that extend each other."""
 TINY = (
     "tiny={}",
     "compute.processes=1",
@@ -88,7 +91,8 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The values of a recipe. `extends` names a recipe in the same folder, whose values are the defaults.
 
     Raises:
-        InputError: the file does not exist, a recipe extends itself, or an extended recipe is invalid; names the file.
+        InputError: the file does not exist, a recipe extends itself or a file that is not in its folder, or an
+            extended recipe is invalid; names the file.
     """
     values = copy.deepcopy(read_yaml(path))
     values.pop("graph", None)
@@ -96,14 +100,30 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     if name is None:
         return values
     where = f"{path}: extends"
-    if not isinstance(name, str):
-        raise InputError(f"{name!r} is not a file name", where=where, do="name a recipe file in the same folder")
+    if not isinstance(name, str) or Path(name).name != name or not name.isprintable():
+        what = f"{shortened(name)} is not a file name"
+        raise InputError(what, where=where, do="name a recipe file in the same folder")
     extended = path.parent / name
-    if extended in (path, *below):
+    real = _real(extended, where)
+    # By the files themselves: a link is another name for a recipe, and may lead out of the folder.
+    if real in [_real(each, where) for each in (path, *below)]:
         raise InputError(f"{name} extends itself", where=where, do="remove one of the `extends` lines")
+    if real.parent != _real(path.parent, where):
+        what = f"{name} is a link to a file outside of this folder"
+        raise InputError(what, where=where, do="name a recipe file in the same folder")
+    if len(below) >= EXTENDED:
+        raise InputError(f"more than {EXTENDED} recipes extend each other", where=where, do="copy some values")
     whole = _read(existing(extended, where), (path, *below))
     Recipe.parse(whole, str(extended))
     return _merged(whole, values)
+
+
+def _real(path: Path, where: str) -> Path:
+    """The path without links."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 raise RuntimeError for links in a circle
+        raise InputError(f"{path.name} is a link that leads to itself", where=where) from error
 
 
 def _merged(whole: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -117,23 +137,21 @@ def _merged(whole: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def _scaled_down(values: dict[str, Any]) -> list[str]:
     """The overrides that make a recipe tiny."""
-    frozen = ((values.get("rft") or {}).get("reward") or {}).get("frozen_blocks")
+    frozen = value_at(values, "rft.reward.frozen_blocks", None)
     return [*TINY, *(["rft.reward.frozen_blocks=1"] if frozen else [])]
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise InputError(f"{override!r} is not an override", where="command line", do="write key=value")
-    try:
-        value = YAML(typ="safe").load(text) if text else None
-    except YAMLError as error:
-        raise InputError(f"the value of {key!r} is not valid YAML", where="command line") from error
+        raise InputError(f"{shortened(override)} is not an override", where="command line", do="write key=value")
+    value = parse_yaml(text, f"command line: the value of {shortened(key)}", lines=False) if text else None
     *parents, last = key.split(".")
     for parent in parents:
         inner = values.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise InputError(f"{parent!r} in {key!r} is not a section", where="command line")
+            what = f"{shortened(parent)} in {shortened(key)} is not a section"
+            raise InputError(what, where="command line")
         values = inner
     values[last] = value
 

@@ -1,7 +1,6 @@
 """Checks of more than one key: sections that need each other, models that exist, a graph that is up to date."""
 
 import importlib.metadata
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,9 @@ from juicer.settings.base import Settings
 from juicer.settings.data import FetchSettings
 from juicer.sources.files import is_path
 
-PLAIN_PATH = re.compile(r"[\w@%+=:,./][\w@%+=:,./-]*")
-
 
 def check_models(recipe: Recipe, where: str) -> None:
-    """Check that every model is a folder, a hub id or made by a stage, and that its name is safe in a shell command.
+    """Check that every model is a folder, a hub id or made by a stage.
 
     Only when a recipe is made active: an evaluation does not need the models that earlier stages have read.
     """
@@ -27,9 +24,6 @@ def check_models(recipe: Recipe, where: str) -> None:
         model = None if named is None or (named is recipe.scorer and recipe.scorer.kind == "none") else named.model
         if model is None or (recipe.pretrain is not None and model in (WORLD_POLICY, WORLD_SCORER)):
             continue
-        if not PLAIN_PATH.fullmatch(model):
-            what = f"{key}.model: {model!r} contains a space or another character with a meaning in a shell"
-            raise InputError(what, where=where, do="rename the folder, or make a link to it")
         # A name that could be a hub id is checked by its revision.
         if recipe.tiny is None and not Path(model).is_dir() and not HUB_ID.fullmatch(model):
             do = "paths are relative to the project's root"

@@ -5,7 +5,7 @@ The meanings are the docstrings of the settings.
 
 import json
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -73,13 +73,13 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 
 
 def _kind(field: FieldInfo) -> str:
-    return " ".join([_type(field.annotation), *_limits(field)])
+    return " ".join([_type(field.annotation), *_limits(field.metadata)])
 
 
-def _limits(field: FieldInfo) -> list[str]:
+def _limits(metadata: Iterable[Any]) -> list[str]:
     return [
         f"{sign} {getattr(limit, name)}"
-        for limit in field.metadata
+        for limit in metadata
         for name, sign in SIGNS.items()
         if getattr(limit, name, None) is not None
     ]
@@ -92,7 +92,8 @@ def _type(annotation: Any) -> str:
     if get_origin(annotation) in (Union, types.UnionType):
         return " | ".join(_type(each) for each in arguments)
     if get_origin(annotation) is Annotated:
-        return " ".join([_type(arguments[0]), *_limits(arguments[1])])
+        limits = [each for metadata in arguments[1:] for each in getattr(metadata, "metadata", [metadata])]
+        return " ".join([_type(arguments[0]), *_limits(limits)])
     if get_origin(annotation) is list:
         return f"list of {_type(arguments[0])}"
     names = {str: "text", int: "integer", float: "number", bool: "true | false", type(None): "null"}

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from juicer.settings.base import Settings
+from juicer.settings.bounds import Seed
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, FetchSettings, ScorerSettings, TemplateSettings
 from juicer.settings.evaluation import EvaluationSettings
@@ -12,6 +13,7 @@ from juicer.settings.leaderboard import LeaderboardSettings
 from juicer.settings.models import PolicySettings, RegisterSettings
 from juicer.settings.rft import RftSettings
 from juicer.settings.sft import SftMatchedSettings, SftSettings
+from juicer.settings.text import Text
 from juicer.settings.tiny import TinySettings
 from juicer.settings.world import PretrainSettings, WorldSettings
 
@@ -19,12 +21,12 @@ from juicer.settings.world import PretrainSettings, WorldSettings
 class Recipe(Settings):
     """All parameters of a pipeline run."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=100)
     """Name, in lower case; also that of the MLflow experiment and of the registered model, unless `register` says
     otherwise."""
-    description: str = ""
+    description: Text = ""
     """One or two sentences, shown in the report."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = Field(0, ge=0)
     """Seed of every random choice."""
     compute: ComputeSettings = ComputeSettings()
     fetch: FetchSettings

@@ -27,9 +27,11 @@ def package(weights: Path, name: str, card: str, out: Path) -> None:
         logging.ERROR
     )  # it warns that it finds no licence; the card has it
     # MLflow 3.17 cannot describe a checkpoint by its path under transformers 5, so it is loaded for a moment.
-    model = AutoModelForCausalLM.from_pretrained(weights, local_files_only=True, use_safetensors=True, dtype="auto")
+    model = AutoModelForCausalLM.from_pretrained(
+        weights, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype="auto"
+    )
     model.name_or_path = name
-    tokenizer = AutoTokenizer.from_pretrained(weights, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(weights, local_files_only=True, trust_remote_code=False)
     save_model(
         {"model": model, "tokenizer": tokenizer},
         str(out),

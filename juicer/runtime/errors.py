@@ -1,8 +1,13 @@
 """The error that users read (what is wrong, where, what to do), and the exception of a cancelled run."""
 
 import difflib
+import re
 import signal
 from collections.abc import Iterable
+
+LONGEST = 1000
+"""Longest part of an error, in characters."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 
 class InputError(Exception):
@@ -15,13 +20,19 @@ class InputError(Exception):
     """
 
     def __init__(self, what: str, *, where: str = "", do: str = "") -> None:
-        self.what, self.where, self.do = what, where, do
+        self.what, self.where, self.do = _one_line(what), _one_line(where), _one_line(do)
         super().__init__(" ".join(str(self).split()))
 
     def __str__(self) -> str:
         where = f"{self.where}: " if self.where else ""
         do = f" ({self.do})" if self.do else ""
         return f"{where}{self.what}{do}"
+
+
+def _one_line(text: str) -> str:
+    """The text without line breaks and other control characters, which a message may repeat from a bad file."""
+    line = _CONTROL.sub(" ", text)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 4 :]}"
 
 
 class Cancelled(KeyboardInterrupt):

@@ -9,10 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
-
 from juicer.runtime.errors import InputError
+from juicer.runtime.yaml_text import CHARACTERS, parse_yaml
 
 _REQUIRED: Any = object()
 
@@ -40,16 +38,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping, by YAML 1.2 as DVC does, so that 1e-4 is a number.
 
     Raises:
-        InputError: the file does not exist, or is not a valid YAML mapping; names it.
+        InputError: the file does not exist, is not a valid YAML mapping in UTF-8, or is larger or deeper than
+            `parse_yaml` reads; names it, and the line.
     """
     try:
-        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        if size > 4 * CHARACTERS:
+            raise InputError(f"{size:,} bytes, more than YAML is read from", where=str(path))
+        values = parse_yaml(path.read_bytes().decode("utf-8-sig"), str(path))
     except FileNotFoundError as error:
         do = "write it: juicer use recipes/quickstart.yaml" if path.name == "params.yaml" else ""
         raise InputError("no such file", where=str(path), do=do) from error
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise InputError(f"invalid YAML: {error.problem}", where=f"{path}:{line}") from error
+    except UnicodeDecodeError as error:
+        line = path.read_bytes().count(b"\n", 0, error.start) + 1
+        do = "save the file as UTF-8"
+        raise InputError(f"not UTF-8: {error.reason}", where=f"{path}:{line}", do=do) from error
     if not isinstance(values, dict):
         raise InputError("the file is not a YAML mapping", where=str(path))
     return values

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerBase
 
 from juicer.data.demonstrations import Message
-from juicer.models.loading import device_of, dtype_of, load_tokenizer
+from juicer.models.folder import check_folder, read_config_values, weight_files
+from juicer.models.loading import check_finite, check_shapes, device_of, dtype_of, load_tokenizer
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.scorers.batches import score_sequences
@@ -67,15 +68,22 @@ class BeaverModel(torch.nn.Module):
                 or of another shape, or a configuration that asks for something else than one score.
         """
         values = _configuration(folder)
+        shapes = check_folder(folder)
         tensors = dict(_tensors(folder))
         # Without initialisation: every weight is replaced below, and initialising a 7B model takes minutes.
-        with torch.device("meta"):
-            config = LlamaConfig.from_dict(values)
-            trunk = LlamaModel(config)
-            head = torch.nn.Linear(config.hidden_size, 1, bias=True)
+        try:
+            with torch.device("meta"):
+                config = LlamaConfig.from_dict(values)
+                trunk = LlamaModel(config)
+                head = torch.nn.Linear(config.hidden_size, 1, bias=True)
+        except Exception as error:  # whatever a configuration makes the model's own code raise
+            what = f"transformers cannot build such a Llama: {str(error).strip().splitlines()[:1]}"
+            raise InputError(what, where=str(folder / "config.json")) from error
         trunk.rotary_emb = type(trunk.rotary_emb)(config)
+        check_shapes({f"model.{name}": tuple(each.shape) for name, each in trunk.state_dict().items()}, shapes, folder)
         model = cls(trunk, head, values)
         model._take(tensors, values, dtype, str(folder))
+        check_finite(model, folder)
         return model.to(device).eval()
 
     def _take(self, tensors: dict[str, torch.Tensor], values: dict[str, Any], dtype: torch.dtype, where: str) -> None:
@@ -161,12 +169,7 @@ class BeaverModel(torch.nn.Module):
 
 def _configuration(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError("no such file", where=str(path)) from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"invalid JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
+    values = read_config_values(folder)
     if values.get("model_type", "llama") != "llama":
         do = "check scorer.kind"
         raise InputError(f"model_type is {values['model_type']!r}; beaver's format is a llama", where=str(path), do=do)
@@ -178,20 +181,13 @@ def _configuration(folder: Path) -> dict[str, Any]:
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    for name in names:
-        path = folder / name
-        if not path.is_file():
-            raise InputError("the safetensors file is missing", where=str(path), do="download the whole model")
+    for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118  not a mapping
                     yield key, file.get_tensor(key)
         except SafetensorError as error:
-            raise InputError(f"the checkpoint is damaged: {error}", where=str(path)) from error
+            raise InputError(f"the safetensors file is damaged: {error}", where=str(path)) from error
 
 
 def dialogue(prompt: list[Message], response: str, *, end_of_text: str, append_end_of_text: bool) -> str:

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.tokenization_utils_base import LARGE_INTEGER
-from transformers.utils import logging
 
 from juicer.data import hh
 from juicer.data.demonstrations import Message
-from juicer.models.loading import check_weights, device_of, dtype_of, load_tokenizer
+from juicer.models.folder import check_folder
+from juicer.models.loading import check_finite, device_of, dtype_of, load_tokenizer, load_weights
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.scorers.batches import score_sequences
@@ -45,24 +45,18 @@ class SequenceClassificationScorer:
                 (transformers would draw them at random), unexpected or of another shape.
         """
         tokenizer = load_tokenizer(folder)
-        check_weights(folder)
-        labels = AutoConfig.from_pretrained(folder, local_files_only=True).num_labels
+        check_folder(folder)
+        labels = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).num_labels
         if labels != 1:
             what = f"a scorer must have one label, but this model has {labels}"
             raise InputError(what, where=str(folder / "config.json"), do="set scorer.model to a reward model")
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # the error below replaces transformers' report of missing tensors
-        try:
-            model, loaded = AutoModelForSequenceClassification.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=dtype_of(compute), output_loading_info=True
-            )
-        finally:
-            logging.set_verbosity(verbosity)
+        model, loaded = load_weights(AutoModelForSequenceClassification, folder, dtype=dtype_of(compute))
         for kind in ("unexpected_keys", "missing_keys", "mismatched_keys"):
             if loaded.get(kind):
                 names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in loaded[kind])
                 what = f"{len(names)} {kind.removesuffix('_keys')} tensors in the checkpoint, first {names[0]}"
                 raise InputError(what, where=str(folder), do="check scorer.kind")
+        check_finite(model, folder)
         return cls(model.to(device_of(compute)).eval(), tokenizer, settings)
 
     def render(self, prompt: list[Message], response: str) -> str:

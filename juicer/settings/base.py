@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from juicer.runtime.errors import InputError, did_you_mean
+from juicer.settings.bounds import shortened
 
 S = TypeVar("S", bound="Settings")
 
@@ -37,19 +38,27 @@ class Settings(BaseModel):
 def _explain(model: type[BaseModel], error: ValidationError, where: str) -> InputError:
     problems = error.errors(include_url=False)
     unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
-    problem = (unknown or problems)[0]
-    key = ".".join(str(part) for part in problem["loc"])
+    keys = [problem for problem in problems if problem["type"] == "invalid_key"]
+    problem = (unknown or keys or problems)[0]
+    key = ".".join(_named(part) for part in problem["loc"])
     others = f"; {len(problems) - 1} more" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, problem["loc"][:-1])
         hint = did_you_mean(str(problem["loc"][-1]), known)
         return InputError(f"unknown parameter {key!r}{others}", where=where, do=hint)
+    if problem["type"] == "invalid_key":
+        return InputError(f"the key {key} is not text{others}", where=where, do="put it between quotes")
     if problem["type"] == "missing":
         return InputError(f"parameter {key!r} is missing{others}", where=where, do=f"add {key}: ...")
     message = problem["msg"].removeprefix("Value error, ")
-    given = "" if problem["type"] == "value_error" else f", not {problem['input']!r}"
+    given = "" if problem["type"] == "value_error" else f", not {shortened(problem['input'])}"
     at = f"parameter {key!r}: " if key else ""
     return InputError(f"{at}{message[0].lower()}{message[1:]}{given}{others}", where=where)
+
+
+def _named(part: Any) -> str:
+    """A part of a key, on one line and not longer than a key can be."""
+    return part if isinstance(part, str) and part.isprintable() and len(part) <= 60 else shortened(part)
 
 
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from juicer.settings.base import Settings
+from juicer.settings.bounds import Processes, Threads
 
 
 class ComputeSettings(Settings):
@@ -15,9 +16,9 @@ class ComputeSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the forward pass; `auto` is bf16 on CUDA and fp32 on a CPU, where sampling in bf16 drifts from
     teacher forcing."""
-    threads: int = Field(2, ge=1)
+    threads: Threads = Field(2, ge=1)
     """OpenMP threads per process. The number decides the order of summation, so it changes the last bits."""
-    processes: int = Field(1, ge=1)
+    processes: Processes = Field(1, ge=1)
     """World size: processes of a stage that samples, trains or evaluates, over all machines, one per GPU."""
     zero_stage: Literal[0, 2, 3] = 0
     """DeepSpeed's ZeRO stage in training, which says what is sharded over processes: 0 nothing, 2 optimiser state and

@@ -5,29 +5,31 @@ from typing import Literal
 from pydantic import Field
 
 from juicer.settings.base import Settings
+from juicer.settings.bounds import Batch, Rows, Tokens
+from juicer.settings.text import Commit, Line, Place, Text, Word
 
 
 class FetchSettings(Settings):
     """Where demonstrations come from."""
 
-    source: str
+    source: Place
     """`world` (the quickstart's generator), a local file or folder, or a Hugging Face dataset id."""
-    revision: str | None = None
+    revision: Commit | None = None
     """Commit of the dataset, 40 hex digits; required for a Hugging Face id."""
-    subset: str | None = None
+    subset: Word | None = None
     """Configuration or data folder inside the Hugging Face dataset, for example `harmless-base`."""
-    train_split: str = "train"
+    train_split: Word = "train"
     """Hugging Face split that demonstrations are taken from."""
-    held_out_split: str | None = None
+    held_out_split: Word | None = None
     """Hugging Face split that is held out from training. In a local folder, files with the word `test` in their path
     are held out instead."""
     format: Literal["auto", "hh", "messages", "prompt-response", "spin"] = "auto"
     """Format of the rows; `auto` recognises it by the keys of the first row."""
     exchange: Literal["last", "first"] = "last"
     """Assistant turn of `messages` that is the demonstration: the last, or the first (as SPIN does with UltraChat)."""
-    rows: int | None = Field(None, ge=1)
+    rows: Rows | None = Field(None, ge=1)
     """Number of training rows at this revision. Only `juicer plan` reads it, to count the rows that are scored."""
-    licence: str = "unknown"
+    licence: Line = "unknown"
     """Licence of the data, copied to the provenance."""
 
 
@@ -36,12 +38,12 @@ class TemplateSettings(Settings):
 
     name: Literal["hh", "model"] = "hh"
     """`hh` is Anthropic's "\\n\\nHuman: ... \\n\\nAssistant: ..."; `model` is the tokenizer's own chat template."""
-    system: str | None = None
+    system: Text | None = None
     """Text of a system turn that is added to dialogues without one; null adds none. Zephyr was trained with an empty
     one."""
-    max_prompt_tokens: int = Field(128, ge=1)
+    max_prompt_tokens: Tokens = Field(128, ge=1)
     """Longest prompt, in tokens; `curate` drops rows with a longer one."""
-    max_response_tokens: int = Field(384, ge=2)
+    max_response_tokens: Tokens = Field(384, ge=2)
     """Longest response, in tokens including end-of-text; `curate` drops rows with a longer one, and sampling stops
     there."""
 
@@ -52,11 +54,11 @@ class ScorerSettings(Settings):
     kind: Literal["beaver", "sequence-classification", "none"] = "none"
     """Checkpoint format: `beaver` is PKU-Alignment's LlamaForScore, `sequence-classification` is transformers' with one
     label; `none` scores nothing and keeps rows in the order of the source."""
-    model: str | None = None
+    model: Place | None = None
     """Folder or Hugging Face id of the reward model."""
-    revision: str | None = None
+    revision: Commit | None = None
     """Commit of the reward model, 40 hex digits; required for a Hugging Face id."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: Batch = Field(32, ge=1)
     """Dialogues per forward pass."""
     end_of_text: bool = False
     """Whether end-of-text is appended to a scored dialogue (beaver's model card does not)."""
@@ -65,7 +67,7 @@ class ScorerSettings(Settings):
 class CurateSettings(Settings):
     """Which demonstrations are kept."""
 
-    keep: int | None = Field(None, ge=1)
+    keep: Rows | None = Field(None, ge=1)
     """Number of training demonstrations to keep, the best by the scorer (the paper: 10,000); null keeps all."""
     validation_share: float = Field(0.05, gt=0, lt=1)
     """Share of prompts, chosen by hash, on which rounds and learning rates are selected."""

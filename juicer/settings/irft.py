@@ -5,17 +5,18 @@ from typing import Literal
 from pydantic import Field
 
 from juicer.settings.base import Settings
+from juicer.settings.bounds import Batch, Epochs, Rounds
 from juicer.settings.training import GenerationSettings, LoraSettings, OptimiserSettings
 
 
 class IrftTrainingSettings(Settings):
     """K steps on the demonstration/sample pairs of one round; K = ceil(epochs * pairs / batch_size)."""
 
-    epochs: float = Field(2.0, gt=0)
+    epochs: Epochs = Field(2.0, gt=0)
     """Passes over the pairs of a round."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: Batch = Field(32, ge=1)
     """Pairs per optimiser step."""
-    micro_batch_size: int | None = Field(None, ge=1)
+    micro_batch_size: Batch | None = Field(None, ge=1)
     """Pairs per forward pass of one process, to save memory; null takes the process's whole share of the batch."""
     reference: Literal["round", "initial"] = "round"
     """Reference policy: `round` is the policy at the start of the round (the paper's code, SPIN), `initial` the SFT
@@ -37,12 +38,12 @@ class IrftTrainingSettings(Settings):
 class IrftSettings(Settings):
     """Algorithm 2: rounds of generating responses and training on the demonstration/sample pairs."""
 
-    rounds: int = Field(5, ge=0)
+    rounds: Rounds = Field(5, ge=0)
     """T, the number of rounds (generate, then train); 0 switches the method off, 1 is SPIN's iteration 0."""
     slice: Literal["split", "all"] = "split"
     """Demonstrations of a round: `split` cuts the shuffled demonstrations into T equal parts, one per round; `all` uses
     all of them in every round."""
-    passes: int = Field(1, ge=1)
+    passes: Rounds = Field(1, ge=1)
     """With `split`, how often the rounds go through the demonstrations, which are then cut into T / passes parts."""
     sampling: GenerationSettings = GenerationSettings()
     """How the policy's responses are sampled."""

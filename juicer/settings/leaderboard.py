@@ -5,16 +5,18 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from juicer.settings.base import Settings
+from juicer.settings.bounds import Batch, Fewshot, Rows, SmallSeed
+from juicer.settings.text import Place, Word
 
 
 class BenchmarkSettings(Settings):
     """How one benchmark is measured."""
 
-    fewshot: int = Field(ge=0)
+    fewshot: Fewshot = Field(ge=0)
     """Solved examples before each question."""
     metric: Literal["acc", "acc_norm", "exact_match"]
     """Metric of lm-eval; `acc_norm` is accuracy with log-likelihoods divided by the bytes of the answers."""
-    filter: str = "none"
+    filter: Word = "none"
     """Filter of lm-eval that extracts the answer from the generated text, for example `strict-match`."""
 
 
@@ -33,11 +35,11 @@ class HarnessSettings(Settings):
     """hellaswag."""
     mmlu: BenchmarkSettings = BenchmarkSettings(fewshot=1, metric="acc")
     """mmlu, 57 subjects: mean over all questions; the paper's script gives one example."""
-    limit: int | None = Field(None, ge=1)
+    limit: Rows | None = Field(None, ge=1)
     """Largest number of questions per task (per subject of mmlu), for a quick look; null asks all."""
-    batch_size: Literal["auto"] | int = "auto"
+    batch_size: Literal["auto"] | Batch = "auto"
     """Questions per forward pass; `auto` takes as many as fit into memory, at most 64."""
-    seed: int = Field(1234, ge=0)
+    seed: SmallSeed = Field(1234, ge=0)
     """Seed of the few-shot examples, apart from the recipe's so that all models get the same; 1234 is lm-eval's."""
 
     @field_validator("arc", "truthfulqa", "winogrande", "gsm8k", "hellaswag", "mmlu", mode="before")
@@ -69,7 +71,7 @@ class LeaderboardSettings(Settings):
     """Whether the benchmarks run. A tiny model only guesses, and a model of 7B parameters takes GPU hours."""
     rounds: Literal["last", "all"] = "last"
     """Rounds that are measured beside base, sft and sft-matched: the `last` of each method, or `all`."""
-    mirror: str | None = None
+    mirror: Place | None = None
     """Folder with the benchmarks' data, made by `python -m tasks.mirror --out FOLDER`; null downloads it."""
     paper: bool = False
     """Whether the report shows the paper's figures (zephyr-7b-sft-full on UltraChat-200k) beside base (T = 0) and the

@@ -1,25 +1,24 @@
 """Settings of the base model, and of the registry that its rounds are recorded in."""
 
-from pydantic import Field
-
 from juicer.settings.base import Settings
+from juicer.settings.text import Commit, Place, RegisteredName, Store, Word
 
 
 class PolicySettings(Settings):
     """The base model, which the recipe aligns."""
 
-    model: str
+    model: Place
     """Folder or Hugging Face id of the base model."""
-    revision: str | None = None
+    revision: Commit | None = None
     """Commit of the base model, 40 hex digits; required for a Hugging Face id."""
 
 
 class RegisterSettings(Settings):
     """Where MLflow records runs and models."""
 
-    model_name: str | None = None
+    model_name: RegisteredName | None = None
     """Name of the registered model; null uses the recipe's name."""
-    tracking_uri: str = "sqlite:///mlflow.db"
+    tracking_uri: Store = "sqlite:///mlflow.db"
     """URI of MLflow's store; the environment variable MLFLOW_TRACKING_URI overrides it."""
-    experiment: str | None = Field(None, min_length=1)
+    experiment: Word | None = None
     """Name of the MLflow experiment; null uses the recipe's name."""

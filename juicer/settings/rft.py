@@ -5,27 +5,29 @@ from typing import Literal
 from pydantic import Field
 
 from juicer.settings.base import Settings
+from juicer.settings.bounds import Batch, Blocks, Epochs, Passes, Rounds, Samples, Steps, Temperature
+from juicer.settings.text import Commit, Place
 from juicer.settings.training import GenerationSettings, OptimiserSettings
 
 
 class RewardSettings(Settings):
     """Reward alignment: K steps on h(r(x, y) - r(x, y'))."""
 
-    model: str | None = None
+    model: Place | None = None
     """Model that the reward is initialised from, without its output head (folder or Hugging Face id); null is the SFT
     policy."""
-    revision: str | None = None
+    revision: Commit | None = None
     """Commit of that model, 40 hex digits; required for a Hugging Face id."""
-    epochs: float = Field(1.0, gt=0)
+    epochs: Epochs = Field(1.0, gt=0)
     """Passes over the pairs of a round."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: Batch = Field(16, ge=1)
     """Pairs per optimiser step."""
-    micro_batch_size: int | None = Field(None, ge=1)
+    micro_batch_size: Batch | None = Field(None, ge=1)
     """Pairs per forward pass of one process, to save memory; null takes the process's whole share of the batch."""
     h: Literal["logistic", "identity"] = "logistic"
     """The function h of the objective: `logistic` is log sigmoid, `identity` the raw, unbounded difference of
     equation (2)."""
-    frozen_blocks: int = Field(0, ge=0)
+    frozen_blocks: Blocks = Field(0, ge=0)
     """Number of lowest transformer blocks that are not trained, and the embedding with them; the paper's code freezes
     20."""
     optimiser: OptimiserSettings = OptimiserSettings(learning_rate=1e-6)
@@ -37,18 +39,18 @@ class RewardSettings(Settings):
 class PolicyAlignmentSettings(Settings):
     """Policy alignment: maximise E[r] - kl_coefficient * KL(pi || pi_0), started at the current policy."""
 
-    steps: int = Field(2000, ge=1)
+    steps: Steps = Field(2000, ge=1)
     """Optimiser steps of a round."""
-    prompts_per_step: int = Field(8, ge=1)
+    prompts_per_step: Batch = Field(8, ge=1)
     """Prompts per optimiser step."""
-    samples_per_prompt: int = Field(4, ge=2)
+    samples_per_prompt: Samples = Field(4, ge=2)
     """Responses per prompt; RLOO's leave-one-out baseline needs at least 2. PPO samples as many responses, but each
     to a prompt of its own."""
-    micro_batch_size: int | None = Field(None, ge=1)
+    micro_batch_size: Batch | None = Field(None, ge=1)
     """Responses per forward pass of one process, to save memory; null takes the process's whole share of a step."""
     kl_coefficient: float = Field(0.05, ge=0)
     """beta of the inner problem: the weight of the KL term, on the log-ratio to the SFT policy summed over tokens."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: Temperature = Field(1.0, gt=0)
     """Temperature of sampling."""
     normalise_reward: bool = True
     """Whether the reward is shifted and scaled to zero mean and unit variance on the round's pairs."""
@@ -61,7 +63,7 @@ class PolicyAlignmentSettings(Settings):
 class PpoSettings(Settings):
     """Settings of PPO alone: several clipped steps on the same responses, and a value model."""
 
-    epochs: int = Field(2, ge=1)
+    epochs: Passes = Field(2, ge=1)
     """Passes over the responses of one step; the paper's code makes 2."""
     clip_range: float = Field(0.2, gt=0)
     """Largest change of the probability ratio from 1, and of the value from the one at sampling, before clipping."""
@@ -74,7 +76,7 @@ class PpoSettings(Settings):
 class RftSettings(Settings):
     """Algorithm 1: rounds of generating responses, reward alignment and policy alignment."""
 
-    rounds: int = Field(1, ge=0)
+    rounds: Rounds = Field(1, ge=0)
     """T, the number of rounds (generate, reward, policy); 0 switches the method off."""
     slice: Literal["split", "all"] = "split"
     """Demonstrations of a round: `split` cuts the shuffled demonstrations into T equal parts, one per round; `all` uses

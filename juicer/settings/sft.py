@@ -5,17 +5,18 @@ from typing import Annotated
 from pydantic import Field
 
 from juicer.settings.base import Settings
+from juicer.settings.bounds import Batch, Epochs
 from juicer.settings.training import LoraSettings, OptimiserSettings
 
 
 class SftSettings(Settings):
     """Supervised fine-tuning on the response tokens."""
 
-    epochs: float = Field(2.0, ge=0)
+    epochs: Epochs = Field(2.0, ge=0)
     """Passes over the curated demonstrations; 0 uses a base model that is an SFT policy already, unchanged."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: Batch = Field(32, ge=1)
     """Demonstrations per optimiser step."""
-    micro_batch_size: int | None = Field(None, ge=1)
+    micro_batch_size: Batch | None = Field(None, ge=1)
     """Demonstrations per forward pass of one process, to save memory; null takes the process's whole share of the
     batch."""
     optimiser: OptimiserSettings
@@ -31,5 +32,5 @@ class SftMatchedSettings(Settings):
 
     enabled: bool = True
     """Whether the control is trained. Without it, a gain over SFT may come from the longer training alone."""
-    learning_rates: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    learning_rates: list[Annotated[float, Field(gt=0)]] = Field(min_length=1, max_length=100)
     """Peak learning rates to try; the model that is best on validation is kept."""

@@ -5,18 +5,19 @@ from typing import Literal
 from pydantic import Field
 
 from juicer.settings.base import Settings
+from juicer.settings.bounds import Batch, Rank, Samples, Scale, Temperature
 
 
 class SamplingSettings(Settings):
     """How responses are sampled from a policy."""
 
-    temperature: float = Field(1.0, gt=0)
+    temperature: Temperature = Field(1.0, gt=0)
     """Temperature; 1 samples from the policy itself, as the algorithms require."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Nucleus sampling: smallest probability mass that tokens are drawn from; 1 switches it off."""
-    samples_per_prompt: int = Field(1, ge=1)
+    samples_per_prompt: Samples = Field(1, ge=1)
     """Responses per prompt."""
-    batch_size: int = Field(128, ge=1)
+    batch_size: Batch = Field(128, ge=1)
     """Prompts that are decoded at the same time."""
 
 
@@ -31,9 +32,9 @@ class GenerationSettings(SamplingSettings):
 class LoraSettings(Settings):
     """Low-rank adapters (LoRA). The reference policy is the model with its adapters switched off."""
 
-    r: int = Field(64, ge=1)
+    r: Rank = Field(64, ge=1)
     """Rank of the adapters."""
-    alpha: int = Field(16, gt=0)
+    alpha: Scale = Field(16, gt=0)
     """Scale of the adapters: their output is multiplied by alpha / r."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout probability on the adapters' input."""

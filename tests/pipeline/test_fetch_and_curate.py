@@ -405,15 +405,6 @@ def test_fetch_refuses_in_one_line_and_leaves_the_old_output(
     assert [path.name for path in folder.glob(".raw*")] == []
 
 
-def test_a_dataset_of_the_hub_needs_a_commit(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    params("fetch.source=Anthropic/hh-rlhf", "fetch.revision=main")
-    assert refused("fetch", monkeypatch, capfd).startswith(
-        "fetch.revision: revision 'main' of Anthropic/hh-rlhf is not a commit"
-    )
-
-
 def test_a_dataset_of_the_hub_that_cannot_be_reached_is_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ from juicer.recipe.graph import ABSENT
 from juicer.runtime.errors import InputError
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+COMMIT = "abcdef0123" * 4
 
 
 def params_of(*overrides):
@@ -91,14 +92,16 @@ def test_without_methods_there_is_nothing_to_match():
         ("policy.model=models/foo/bar", "policy.model: no such folder: models/foo/bar"),
         ("scorer.model=/nope", "scorer.model: no such folder: /nope"),
         ("rft.reward.model=../nope", "rft.reward.model: no such folder: ../nope"),
-        ("policy.model=./my model", "policy.model: './my model' contains a space or another character with a meaning"),
+        ("policy.model=./my model", "policy.model: no such folder: ./my model"),
         ("fetch.source=org/dataset", "a dataset of the hub needs a revision"),
+        ("fetch.revision=main", "parameter 'fetch.revision': revision 'main' is not a commit, so it can move"),
+        ("policy.revision=main; touch x", "parameter 'policy.revision': revision 'main; touch x' is not a commit"),
         ("fetch.source=data/foo/bar", "fetch.source: no such file or folder: data/foo/bar"),
         ("fetch.source=~/nope.jsonl", "/nope.jsonl"),
         ("pretrain.corpus=nope", "pretrain.corpus: no such file or folder: nope"),
         ("irft.rounds", "is not an override (write key=value)"),
         ("name.first=x", "'name' in 'name.first' is not a section"),
-        ("seed=[1", "not valid YAML"),
+        ("seed=[1", "command line: the value of 'seed': invalid YAML"),
     ],
 )
 def test_wrong_overrides_are_refused_in_one_line(override, message):
@@ -146,8 +149,8 @@ def test_params_without_a_graph_are_refused():
 
 
 def test_hub_models_become_downloads_at_their_revision():
-    params = params_of("policy.model=EleutherAI/pythia-1.4b", "policy.revision=abc123")
-    assert params["graph"]["downloads"]["policy"] == {"model": "EleutherAI/pythia-1.4b", "revision": "abc123"}
+    params = params_of("policy.model=EleutherAI/pythia-1.4b", f"policy.revision={COMMIT}")
+    assert params["graph"]["downloads"]["policy"] == {"model": "EleutherAI/pythia-1.4b", "revision": COMMIT}
     assert params["graph"]["base"] == "models/hub/policy"
 
 
@@ -167,7 +170,7 @@ def test_a_model_that_is_not_used_needs_no_folder():
 
 def test_a_dataset_of_the_hub_is_accepted_at_its_revision():
     for source in ("org/dataset", "imdb"):
-        assert params_of(f"fetch.source={source}", "fetch.revision=abc")["graph"]["source"] == ABSENT
+        assert params_of(f"fetch.source={source}", f"fetch.revision={COMMIT}")["graph"]["source"] == ABSENT
 
 
 def test_an_active_recipe_is_not_written_again(tmp_path):

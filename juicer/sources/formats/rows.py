@@ -74,7 +74,8 @@ def missing(row: Row, key: str) -> InputError:
 
 def keys_of(row: Row) -> str:
     """The row's keys, for a message."""
-    return ", ".join(sorted(row.values)) or "nothing"
+    names = [name if len(name) <= 40 else f"{name[:37]}..." for name in sorted(map(str, row.values))]
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "nothing"
 
 
 def messages_of(row: Row, key: str) -> list[Message]:

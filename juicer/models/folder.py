@@ -1,0 +1,199 @@
+"""What is in a model folder, checked by its small files and the headers of its weights before anything is built.
+
+A configuration of a million layers, a damaged shard or code that came with the model is refused within a second, and
+nothing of the folder is run.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from juicer.runtime.errors import InputError
+
+INDEX = "model.safetensors.index.json"
+SMALL_FILE = 64 * 2**20
+"""Largest config.json, index or header of weights. Indices of the largest models have 10 MB."""
+BOUNDS = (
+    (re.compile(r"(num_.*layers|n_layers?|.*_layers|.*_depth)"), 2000),
+    (re.compile(r".*experts.*"), 10_000),
+    (re.compile(r".*(size|positions|_dim|max_position.*|n_embd|n_inner|heads?|head_num|n_ctx|rank)"), 2**24),
+)
+"""Largest values in a config.json, by the names of the keys. No model comes near."""
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
+BITS = {
+    "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
+    "I8": 8, "U8": 8, "BOOL": 8, "C64": 64,
+}  # fmt: skip
+_LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
+
+
+def check_folder(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Check a model folder, without reading its weights.
+
+    Returns:
+        The shapes of the tensors, by name.
+
+    Raises:
+        InputError: there is no model, it brings code of its own, its weights are pickled, damaged or incomplete, or
+            its configuration is not one of them; names the file.
+    """
+    values = read_config_values(folder)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(folder):
+        shapes.update(read_shapes(path))
+    _check_layers(values, shapes, folder / "config.json")
+    return shapes
+
+
+def read_config_values(folder: Path) -> dict[str, Any]:
+    """The values of a model's config.json, and of the configurations in it, within sane bounds.
+
+    Raises:
+        InputError: there is none, it is no JSON object or absurd, or the folder brings code of its own.
+    """
+    path = folder / "config.json"
+    if not _is_file(path):
+        raise InputError("no model here (no config.json)", where=str(folder), do="check the model's path")
+    values = read_small_json(path)
+    check_values(values, str(path))
+    for name in ("tokenizer_config.json", "generation_config.json", "preprocessor_config.json"):
+        if _is_file(folder / name) and (found := _own_code(read_small_json(folder / name))):
+            raise _code_refused(folder / name, found)
+    return values
+
+
+def check_values(values: dict[str, Any], where: str, below: int = 0) -> None:
+    """Raise InputError for a configuration with code of its own, or with a size that no model has."""
+    if found := _own_code(values):
+        raise _code_refused(Path(where), found)
+    for key, value in values.items():
+        if isinstance(value, dict) and below < 5:
+            check_values(value, where, below + 1)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        largest = next((limit for pattern, limit in BOUNDS if pattern.fullmatch(key)), None)
+        if largest is not None and not -1 <= value <= largest:
+            shown = value if abs(value) < 1e30 else "a huge number"
+            raise InputError(f"{key} is {shown}; no model has more than {largest:,}", where=where)
+
+
+def _own_code(values: dict[str, Any]) -> str | None:
+    mapped = values.get("auto_map")
+    return None if not mapped else ", ".join(map(str, mapped)) if isinstance(mapped, dict) else str(mapped)
+
+
+def _code_refused(path: Path, found: str) -> InputError:
+    what = f"the model brings Python code of its own (auto_map: {found[:100]}), which is never run"
+    do = "use a model that transformers has; if it has this one, remove auto_map from the file"
+    return InputError(what, where=str(path), do=do)
+
+
+def read_small_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a small file.
+
+    Raises:
+        InputError: the file is missing, too large, or no JSON object; names it.
+    """
+    try:
+        size = path.stat().st_size
+        if size > SMALL_FILE:
+            raise InputError(f"{size:,} bytes, which is too large for such a file", where=str(path))
+        values = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise InputError("no such file", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8: {error.reason} at byte {error.start}", where=str(path)) from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"invalid JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError("invalid JSON: nested too deeply, or a number that is too long", where=str(path)) from error
+    if not isinstance(values, dict):
+        raise InputError(f"must be a JSON object, not {type(values).__name__}", where=str(path))
+    return values
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model: those that its index names, or all of them.
+
+    Raises:
+        InputError: there are none, one is missing, or the index is damaged.
+    """
+    index = folder / INDEX
+    single = folder / "model.safetensors"
+    if _is_file(index) and not _is_file(single):
+        named = read_small_json(index).get("weight_map")
+        if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+            raise InputError("no weight_map, which names the file of each tensor", where=str(index))
+        names = sorted(set(named.values()))
+        for name in names:
+            if Path(name).name != name:
+                raise InputError(f"names {name[:100]!r}, which is not a file of this folder", where=str(index))
+            if not _is_file(folder / name):
+                do = f"{INDEX} names it; download the whole model"
+                raise InputError("the safetensors file is missing", where=str(folder / name), do=do)
+        return [folder / name for name in names]
+    found = [single] if _is_file(single) else sorted(path for path in folder.glob("*.safetensors") if _is_file(path))
+    if found:
+        return found
+    pickled = sorted(path.name for kind in PICKLED for path in folder.glob(kind))
+    if pickled:
+        what = f"the model folder holds no safetensors weights, only {pickled[0]}, which is pickled and can run code"
+        do = "load it where you trust it and save it again: model.save_pretrained(folder, safe_serialization=True)"
+        raise InputError(what, where=str(folder), do=do)
+    raise InputError("the model folder holds no safetensors weights", where=str(folder))
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a safetensors file, from its header alone.
+
+    Raises:
+        InputError: the header is damaged, or the file has not as many bytes as its tensors; names it.
+    """
+
+    def damaged(what: str) -> InputError:
+        do = "download or copy the file again; a git-LFS pointer becomes the file by: git lfs pull"
+        return InputError(f"the safetensors file is damaged: {what}", where=str(path), do=do)
+
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, SMALL_FILE):
+            raise damaged(f"a header of {length:,} bytes in a file of {size:,}")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        shapes, end = {}, 0
+        for name, tensor in header.items():
+            shape, (start, stop) = tuple(map(int, tensor["shape"])), tensor["data_offsets"]
+            bits = BITS.get(tensor["dtype"])
+            if min(shape, default=0) < 0 or not 0 <= start <= stop:
+                raise damaged(f"the shape or place of {name[:100]} is negative")
+            if stop > size - 8 - length:
+                raise damaged(f"{name[:100]} ends {stop - (size - 8 - length):,} bytes after the file")
+            if bits is not None and math.prod(shape) * bits != (stop - start) * 8:
+                raise damaged(f"{name[:100]} has not as many bytes as the shape {list(shape)} needs")
+            shapes[name], end = shape, max(end, stop)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise damaged("its header is not a list of tensors") from error
+    if not shapes:
+        raise damaged("it holds no tensor")
+    return shapes
+
+
+def _check_layers(values: dict[str, Any], shapes: dict[str, tuple[int, ...]], path: Path) -> None:
+    """Raise InputError if the configuration asks for more blocks than the weights have."""
+    found = [int(match.group(1)) for name in shapes if (match := _LAYER.search(name))]
+    asked = values.get("num_hidden_layers", values.get("n_layer"))
+    if found and isinstance(asked, int) and asked > max(found) + 1:
+        what = f"num_hidden_layers is {asked:,}, but the weights have {max(found) + 1} blocks"
+        raise InputError(what, where=str(path), do="download the model again")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise InputError("a link that leads to itself", where=str(path)) from error
