@@ -169,6 +169,7 @@ def _user_of(database: Path) -> str | None:
 
 def _make(database: Path) -> None:
     """Make the tables in a file beside it, then rename that; the caller holds the lock."""
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     database.parent.mkdir(parents=True, exist_ok=True)
