@@ -234,7 +234,7 @@ def serve_mlflow(arguments: list[str]) -> None:
         command = build(options, host, port, workers, f"{__spec__.name}:{mlflow_application.__name__}", is_factory=True)
         return list(command)
 
-    server._build_uvicorn_command = gated
+    server._build_uvicorn_command = gated  # type: ignore[assignment]
     cli(["server", "--uvicorn-opts", "--no-access-log", *arguments], prog_name="mlflow")
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from juicer.data.dialogues import Sample
 from juicer.data.template import Template
-from juicer.models.loading import check_weights, device_of, dtype_of
+from juicer.models.folder import check_folder
+from juicer.models.loading import device_of, dtype_of
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.runtime.processes import Processes
@@ -100,7 +101,7 @@ def engine(folder: Path, compute: ComputeSettings, length: int, rows: int, proce
     Raises:
         InputError: vLLM cannot be imported, or `folder` holds no weights.
     """
-    check_weights(folder)
+    check_folder(folder)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
