@@ -32,6 +32,7 @@ def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPars
         compute = stage.read("compute", ComputeSettings)
         if (compute.processes > 1 or compute.zero_stage) and "LOCAL_RANK" not in os.environ:
             stage.is_main = False
+            stage.end_watch()  # one of the processes watches
             with stage.scratch() as scratch:
                 launch(compute, scratch, stage.name)
             return ""

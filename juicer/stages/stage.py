@@ -283,10 +283,15 @@ class Stage:
         for name, value in costs.items():
             self._costs[name] = self._costs.get(name, 0) + value
 
-    def save_reading(self) -> None:
-        """Keep what the stage read until it is known that DVC recorded the same (juicer/stages/recorded.py)."""
+    def end_watch(self) -> None:
+        """Stop looking at what the stage has read; `check_unchanged` still compares it."""
         if self._watch is not None:
             self._watch.end()
+
+    def save_reading(self) -> None:
+        """Keep what the stage read until it is known that DVC recorded the same (juicer/stages/recorded.py)."""
+        self.end_watch()
+        if self._watch is not None:
             recorded.expect(self._watch.reading, self._md5s)
 
     def write_costs(self) -> None:
