@@ -595,6 +595,7 @@ def ui(
         int | None,
         typer.Option(help="Stages that may hold a GPU at the same time; by default the limit stays, at first 1."),
     ] = None,
+    browser: Annotated[bool, typer.Option("--open", help="Open Prefect's page in a browser.")] = False,
 ) -> None:
     """Start Prefect, MLflow and a worker here.
 
@@ -604,7 +605,7 @@ def ui(
       juicer ui --port 4300 --mlflow-port 5100 --gpus 2
     """
     enter()
-    flow("ui").run(port, mlflow_port, gpus)
+    flow("ui").run(port, mlflow_port, gpus, browser)
 
 
 def main() -> None:

@@ -52,10 +52,21 @@ class Services:
     api: str
     mlflow: str
     process: "subprocess.Popen[str]"
+    log_in: str
     client: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
-        self.client = httpx.Client(base_url=self.api, timeout=30)
+        self.client = httpx.Client(base_url=self.api, timeout=30, auth=self.credentials())
+
+    def credentials(self) -> tuple[str, str]:
+        """A name and a password that both servers let in."""
+        name, _, password = self.variables()["PREFECT_API_AUTH_STRING"].partition(":")
+        return name, password
+
+    def variables(self) -> dict[str, str]:
+        """What a shell gets from the file that `juicer ui` names."""
+        lines = (self.folder / ".juicer/ui/env").read_text().splitlines()
+        return {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
 
     def request(self, method: str, path: str, **content: Any) -> Any:
         """The server's answer. On a busy machine SQLite is locked now and then; all clients try again on a 503."""
@@ -116,7 +127,7 @@ class Services:
 @contextmanager
 def worker(services: Services, pool: str, folder: Path, home: Path, **more: str) -> Iterator[None]:
     """A worker of a pool, of one flow run at a time, in a folder, with a home and more variables of its own."""
-    settings = {"PREFECT_API_URL": services.api, "HOME": str(home), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    settings = services.variables() | {"HOME": str(home), "PREFECT_WORKER_QUERY_SECONDS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--limit", "1"],
         cwd=folder, env=environment(folder, JUICER_CHECKOUT=str(folder), **settings, **more), start_new_session=True,
@@ -125,6 +136,12 @@ def worker(services: Services, pool: str, folder: Path, home: Path, **more: str)
         yield
     finally:
         end(process)  # asked to end, it would stay for ever where the tests are run with interrupts ignored
+
+
+def log_in(output: list[str]) -> str:
+    """The address that logs a browser in to Prefect's page, out of what `juicer ui` prints."""
+    (line,) = (line for line in output if line.startswith("Prefect "))
+    return line.split()[1]
 
 
 @pytest.fixture(scope="session")
@@ -144,7 +161,9 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     while not "".join(output[-1:]).startswith("Ctrl-C"):
         output.append(process.stdout.readline())
         assert output[-1], "".join(output)
-    running = Services(folder, f"http://127.0.0.1:{port}/api", f"http://127.0.0.1:{mlflow_port}", process)
+    running = Services(
+        folder, f"http://127.0.0.1:{port}/api", f"http://127.0.0.1:{mlflow_port}", process, log_in(output)
+    )
     assert running.processes("prefect", "mlflow")
     try:
         yield running

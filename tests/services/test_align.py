@@ -3,12 +3,14 @@
 import os
 import shutil
 import signal
+import stat
+import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.services.conftest import Services, until
+from tests.services.conftest import PATIENCE, Services, until
 from tests.tiny_graph import STAGES, call, make
 
 NEEDED = {"slow": "first", "quick@x": "first", "quick@y": "first", "last": "slow", "always": "last"}
@@ -118,7 +120,7 @@ def test_a_killed_flow_is_told_as_crashed_and_a_new_run_takes_up(patient):
 def test_a_second_run_from_the_command_line_is_refused_while_one_is_at_work(patient):
     run = patient.start()
     begun(patient, run)
-    done = call(patient.folder, "flows.align", check=False, PREFECT_API_URL=patient.api)
+    done = call(patient.folder, "flows.align", check=False, **patient.variables())
     patient.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"})
     assert patient.ended(run)["type"] == "CANCELLED"
     assert done.returncode == 1
@@ -161,3 +163,36 @@ def test_pools_the_gpu_limit_and_the_automations_are_there(services):
     # The last one is the trigger of the deployment `evaluate`.
     automations = {each["name"] for each in services.post("/automations/filter")}
     assert automations == {"zombies", "no-worker", "evaluate__automation_1"}
+
+
+def test_a_page_of_another_origin_can_neither_create_a_deployment_nor_read_anything(services):
+    flow = services.post("/flows/", name="of-another-origin")["id"]
+    pull = [{"prefect.deployments.steps.run_shell_script": {"script": "touch /tmp/owned"}}]
+    wanted = {"name": "any", "flow_id": flow, "pull_steps": pull}
+    for headers, auth, status in (
+        ({"Origin": "http://127.0.0.1:9999"}, services.credentials(), 403),
+        ({"Host": "evil.example"}, services.credentials(), 403),
+        ({}, None, 401),
+    ):
+        for address in (f"{services.api}/deployments/", f"{services.mlflow}/api/2.0/mlflow/experiments/create"):
+            assert httpx.post(address, json=wanted, headers=headers, auth=auth).status_code == status
+    assert services.post("/deployments/filter", deployments={"name": {"any_": ["any"]}}) == []
+
+
+def test_the_secret_is_in_no_log_and_on_no_command_line_and_nobody_else_can_read_it(services):
+    _, secret = services.credentials()
+    folder = services.folder / ".juicer/ui"
+    for path in folder.iterdir():
+        assert secret not in path.read_text() or path.name in ("secret", "env"), path
+        assert path.name not in ("secret", "env") or stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert not any(secret in " ".join(each.cmdline()) for each in services.processes("prefect", "mlflow", "flows"))
+
+
+def test_the_printed_address_opens_the_page_of_the_runs_in_a_browser(services, tmp_path):
+    if shutil.which("chromium") is None:
+        pytest.skip("chromium is missing")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom"]
+    command = ["chromium", *options, "--virtual-time-budget=60000", services.log_in.replace("/?", "/runs?")]
+    page = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
+    assert "Flow runs" in page or "Flow Runs" in page, page[-2000:]

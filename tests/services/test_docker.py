@@ -78,7 +78,7 @@ def pool(services: Services, docker: Engine, image: str, checkout: Path, tmp_pat
         "user": f"{owner.st_uid}:{owner.st_gid}", "auto_remove": False,
     }  # fmt: skip
     deploy = ["prefect", "--no-prompt", "deploy", "flows/align.py:align", "--name", "docker", "--pool", "docker"]
-    call(services.folder, *deploy, "--job-variable", json.dumps(variables), PREFECT_API_URL=services.api)
+    call(services.folder, *deploy, "--job-variable", json.dumps(variables), **services.variables())
     home = tmp_path_factory.mktemp("worker")
     with worker(services, "docker", home, home, DOCKER_HOST=docker.host):
         yield services

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from flows.evaluate import evaluate
 from flows.execute import gpus_held
@@ -45,7 +45,8 @@ def modelling(tmp_path: Path) -> Path:
 def with_gpu(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
     """The services for flows in this process, on a machine that has a GPU."""
     monkeypatch.setattr("flows.execute.DRIVER", Path(os.devnull))
-    with temporary_settings(updates={PREFECT_API_URL: services.api}):
+    server = {PREFECT_API_URL: services.api, PREFECT_API_AUTH_STRING: ":".join(services.credentials())}
+    with temporary_settings(updates=server):
         yield services
 
 
@@ -60,7 +61,7 @@ def started(folder: Path, services: Services, log: Path, driver: str) -> "subpro
     with log.open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-c", code, "--until", "first"], cwd=folder, stdout=output, stderr=output,
-            env=environment(folder, PREFECT_API_URL=services.api), start_new_session=True,
+            env=environment(folder, **services.variables()), start_new_session=True,
         )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from flows.execute import Stopped
 from flows.remote import _final_state as end_of
@@ -81,7 +81,8 @@ def test_who_waits_for_a_machine_is_told_when_no_worker_takes_the_work(services)
         said.append(text)
         threading.Timer(3, cancel.set).start()  # time to say it again
 
-    with temporary_settings(updates={PREFECT_API_URL: services.api}), pytest.raises(Stopped):
+    server = {PREFECT_API_URL: services.api, PREFECT_API_AUTH_STRING: ":".join(services.credentials())}
+    with temporary_settings(updates=server), pytest.raises(Stopped):
         end_of(UUID(run), line, cancel)
     services.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLED"}, force=True)
     assert len(said) == 1

@@ -9,12 +9,15 @@ from typing import Any
 
 import httpx
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
+from flows.gate import USER
 from flows.setup import set_up
-from flows.ui import variables
+from flows.ui import behind_gate, variables
 from tests.conftest import ROOT
 from tests.servers import end, free_port, start
+
+SECRET = "a-secret-of-this-test"
 
 
 class PrefectServer:
@@ -22,12 +25,13 @@ class PrefectServer:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
-        self.variables = variables(f"http://127.0.0.1:{self.port}", "") | {"PREFECT_HOME": str(folder)}
+        address = f"http://127.0.0.1:{self.port}"
+        self.variables = variables(address, "", SECRET) | behind_gate(address, SECRET) | {"PREFECT_HOME": str(folder)}
         self.api = self.variables["PREFECT_API_URL"]
         self.start()
 
     def start(self) -> None:
-        command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        command = ["flows.gate", "prefect", "--port", str(self.port)]
         self.process = start(command, self.folder, f"{self.api}/health", **self.variables)
 
     def kill(self) -> None:
@@ -35,7 +39,7 @@ class PrefectServer:
         end(self.process)
 
     def request(self, method: str, path: str, **body: Any) -> Any:
-        answer = httpx.request(method, f"{self.api}{path}", json=body or None, timeout=60)
+        answer = httpx.request(method, f"{self.api}{path}", json=body or None, timeout=60, auth=(USER, SECRET))
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
@@ -45,7 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A server that has been set up once, and is the one that Prefect's clients here know."""
     running = PrefectServer(tmp_path_factory.mktemp("prefect"))
     try:
-        with temporary_settings({PREFECT_API_URL: running.api}):
+        with temporary_settings({PREFECT_API_URL: running.api, PREFECT_API_AUTH_STRING: f"{USER}:{SECRET}"}):
             set_up(1)
             yield running
     finally:
