@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -118,18 +119,45 @@ def test_a_change_is_evaluated_from_the_remote_compared_and_promoted(clone: Path
     assert champion(clone) == "2"
 
 
+WORKFLOWS = {
+    path.stem: YAML(typ="safe").load(path.read_text()) for path in sorted((ROOT / ".github/workflows").glob("*.yml"))
+}
+JOBS = [(workflow, name) for workflow, content in WORKFLOWS.items() for name in content["jobs"]]
+
+
 def test_the_workflow_runs_these_scripts_and_nothing_else_of_its_own() -> None:
-    workflow = YAML(typ="safe").load((ROOT / ".github/workflows/evaluate.yml").read_text())
-    steps = [step["run"].split()[0] for step in workflow["jobs"]["evaluate"]["steps"] if "run" in step]
-    assert steps == ["make", ".ci/evaluate", "gh", ".ci/promote"]
+    steps = [step["run"].split()[0] for step in WORKFLOWS["evaluate"]["jobs"]["evaluate"]["steps"] if "run" in step]
+    assert steps == ["make", ".ci/evaluate", ".ci/promote"]
 
 
-def test_a_pull_request_is_not_given_the_server_that_is_promoted_on() -> None:
-    workflow = YAML(typ="safe").load((ROOT / ".github/workflows/evaluate.yml").read_text())
-    job = workflow["jobs"]["evaluate"]
-    given = "${{ github.event_name == 'push' && secrets.MLFLOW_TRACKING_URI || '' }}"
-    assert job["env"]["MLFLOW_TRACKING_URI"] == given
-    assert not any("MLFLOW_TRACKING_URI" in step.get("env", {}) for step in job["steps"])
+def test_a_pull_request_is_given_no_secret() -> None:
+    job = WORKFLOWS["evaluate"]["jobs"]["evaluate"]
+    for name in ("DVC_REMOTE", *(f"MLFLOW_TRACKING_{end}" for end in ("URI", "USERNAME", "PASSWORD"))):
+        assert job["env"][name] == f"${{{{ github.event_name == 'push' && secrets.{name} || '' }}}}"
+    secrets = [
+        line for line in (ROOT / ".github/workflows/evaluate.yml").read_text().splitlines() if "secrets." in line
+    ]
+    assert len(secrets) == 4
+    assert "secrets." not in (ROOT / ".github/workflows/test.yml").read_text()
+
+
+@pytest.mark.parametrize(("workflow", "name"), JOBS)
+def test_what_may_write_runs_no_code_of_a_pull_request(workflow: str, name: str) -> None:
+    assert WORKFLOWS[workflow]["permissions"] == {}
+    job = WORKFLOWS[workflow]["jobs"][name]
+    if set(job["permissions"].values()) != {"read"}:
+        assert not any("checkout" in step.get("uses", "") for step in job["steps"])
+        assert [step["run"].split()[:3] for step in job["steps"] if "run" in step] == [["gh", "pr", "comment"]]
+
+
+@pytest.mark.parametrize(("workflow", "name"), JOBS)
+def test_an_action_is_named_by_its_commit_keeps_no_token_and_no_shell_reads_what_others_wrote(workflow, name):
+    for step in WORKFLOWS[workflow]["jobs"][name]["steps"]:
+        assert "${{" not in step.get("run", "")
+        if "uses" in step:
+            assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
+        if "checkout" in step.get("uses", ""):
+            assert step["with"]["persist-credentials"] is False
 
 
 def test_an_empty_address_of_a_server_means_the_store_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,8 +167,7 @@ def test_an_empty_address_of_a_server_means_the_store_of_the_recipe(monkeypatch:
 
 @pytest.mark.parametrize("event", ["push", "pull_request"])
 def test_a_change_of_whatever_an_evaluation_or_promotion_uses_starts_one(event: str) -> None:
-    workflow = YAML(typ="safe").load((ROOT / ".github/workflows/evaluate.yml").read_text())
-    patterns = workflow["on"][event]["paths"]
+    patterns = WORKFLOWS["evaluate"]["on"][event]["paths"]
     used = ("juicer", "tasks", "flows", "mlflow", "recipes", ".ci", ".dvc")
     files = git(
         ROOT, "ls-files", "--", *used, "params.yaml", "dvc.yaml", "dvc.lock", "constraints.txt", "pyproject.toml"
