@@ -19,13 +19,13 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect.client.orchestration import get_client
 from prefect.events import Event, Resource
 from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -34,16 +34,27 @@ from juicer.registry.store import project_uri
 from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError
 
+if TYPE_CHECKING:
+    import uvicorn
+
 SECRET = "JUICER_WEBHOOK_SECRET"  # noqa: S105 - the name of the variable
 TOLERANCE = 300.0
 """Seconds that a request's time may be off; deliveries are remembered for twice as long, to refuse replays."""
 LARGEST = 1 << 20
 """Maximum size of a request, in bytes."""
+SECONDS_TO_READ = 10.0
+"""How long a client may take to send a request."""
+CONNECTIONS = 32
+"""How many clients may be connected at the same time; others get 503."""
 log = logging.getLogger("flows.webhook")
 
 
 class Refused(Exception):
     """A request whose signature, time or delivery id is not accepted."""
+
+
+class TooLarge(Exception):
+    """A request of more than `LARGEST` bytes."""
 
 
 class Changed(BaseModel):
@@ -125,14 +136,37 @@ def event_of(body: bytes) -> Event:
     )
 
 
+async def read(request: Request) -> bytes:
+    """The body of a request, whatever size it says it has.
+
+    Raises:
+        TooLarge: it is larger than `LARGEST`.
+        TimeoutError: it is not there after `SECONDS_TO_READ`.
+    """
+    body = bytearray()
+    async with asyncio.timeout(SECONDS_TO_READ):
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > LARGEST:
+                raise TooLarge
+    return bytes(body)
+
+
 def receiver(secret: str, deliveries: Deliveries) -> Starlette:
     """The web application: POST / for webhooks, GET /health."""
 
     async def receive(request: Request) -> Response:
         who = request.client.host if request.client else "somebody"
-        if int(request.headers.get("content-length") or LARGEST + 1) > LARGEST:
-            return PlainTextResponse("too large, or of unknown size", 413)
-        body = await request.body()
+        # Closed, because the rest of such a request may still be on its way.
+        closed = {"Connection": "close"}
+        try:
+            body = await read(request)
+        except TooLarge:
+            return PlainTextResponse("too large", 413, headers=closed)
+        except TimeoutError:
+            return PlainTextResponse("too slow", 408, headers=closed)
+        except ClientDisconnect:
+            return PlainTextResponse("gone", 400, headers=closed)
         try:
             delivery = verify(secret, request.headers, body, time.time())
             if not deliveries.take(delivery, time.time()):
@@ -166,6 +200,42 @@ async def tell(event: Event) -> None:
         await client.request("POST", "/events", json=[event.model_dump(mode="json")])
 
 
+def settings(application: Starlette, host: str, port: int) -> "uvicorn.Config":
+    """A server with bounds on what clients can make it hold."""
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Protocol(H11Protocol):
+        """HTTP in which no client keeps a connection without a request; uvicorn itself waits for ever for the first."""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > 2 * CONNECTIONS:  # those above CONNECTIONS are told 503 when they ask
+                transport.abort()
+            else:
+                self.loop.call_later(SECONDS_TO_READ, self._end_if_idle)
+
+        def _end_if_idle(self) -> None:
+            if self.transport.is_closing():
+                return
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.close()
+            else:
+                self.loop.call_later(SECONDS_TO_READ, self._end_if_idle)
+
+    return uvicorn.Config(
+        application,
+        host=host,
+        port=port,
+        http=Protocol,
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=5,
+        limit_concurrency=CONNECTIONS,
+        h11_max_incomplete_event_size=16 * 1024,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m flows.webhook", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -191,8 +261,7 @@ def main() -> None:
                 registry.subscribe(given.subscribe or f"http://{given.host}:{given.port}/", secret)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         application = receiver(secret, Deliveries(Path(".juicer/deliveries.db")))
-        config = uvicorn.Config(application, host=given.host, port=given.port, log_level="warning", access_log=False)
-        asyncio.run(uvicorn.Server(config).serve())
+        asyncio.run(uvicorn.Server(settings(application, given.host, given.port)).serve())
 
     sys.exit(guarded(work, debug=given.debug, name="webhook"))
 

@@ -4,11 +4,15 @@ import base64
 import hashlib
 import hmac
 import json
+import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+import uvicorn
 from prefect.events import Event
 from starlette.testclient import TestClient
 
@@ -109,5 +113,57 @@ def test_a_call_that_prefect_did_not_take_may_come_again(
 def test_a_signed_call_about_something_else_is_no_event(client: TestClient, events: list[Event]) -> None:
     body = b'{"entity": "registered_model", "action": "created", "data": {"name": "quickstart"}}'
     assert client.post("/", content=body, headers=headers(body)).status_code == 422
-    assert client.post("/", content=b"x" * (1 << 21), headers=headers()).status_code == 413
     assert events == []
+
+
+def test_a_call_that_is_too_large_is_refused_whatever_size_it_says(client: TestClient, events: list[Event]) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(200):
+            yield b"x" * 10_000
+
+    for content in (b"x" * (1 << 21), chunks()):
+        answer = client.post("/", content=content, headers=headers())
+        assert (answer.status_code, answer.headers["connection"]) == (413, "close")
+    assert events == []
+
+
+@pytest.fixture
+def bounded(tmp_path: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port of a receiver with the bounds of the real one, but smaller ones."""
+    monkeypatch.setattr(webhook, "SECONDS_TO_READ", 0.5)
+    monkeypatch.setattr(webhook, "CONNECTIONS", 4)
+    application = receiver(SECRET, Deliveries(tmp_path / "deliveries.db"))
+    server = uvicorn.Server(webhook.settings(application, "127.0.0.1", 0))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join()
+
+
+def answer_to(port: int, sent: bytes) -> bytes:
+    """What comes back until the connection ends."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.sendall(sent)
+        return b"".join(iter(lambda: client.recv(4096), b""))
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST / HTTP/1.1\r\nHost: x\r\n"], ids=["nothing", "half a head"])
+def test_a_client_that_never_asks_is_cut_off(bounded: int, sent: bytes) -> None:
+    assert answer_to(bounded, sent) == b""
+
+
+def test_a_client_that_never_ends_its_request_is_cut_off(bounded: int) -> None:
+    slow = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nx"
+    assert answer_to(bounded, slow).startswith(b"HTTP/1.1 408")
+
+
+def test_more_clients_than_there_may_be_are_cut_off(bounded: int) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", bounded), timeout=20)) for _ in range(9)]
+        started = time.monotonic()
+        with suppress(ConnectionResetError):
+            assert clients[-1].recv(1) == b""
+        assert time.monotonic() - started < 0.5
