@@ -31,10 +31,10 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=cache,target=/r
 
 FROM base
 COPY --from=build /opt/juicer /opt/juicer
-# The checkout belongs to whoever the container is run as; git need not find the same owner in its folders.
+# The checkout need not belong to whom the container is run as, so git has to trust it; no other folder.
 RUN useradd --uid 1000 --create-home juicer \
     && chmod 1777 /home/juicer \
-    && git config --system --add safe.directory '*' \
+    && git config --system --add safe.directory /juicer \
     && install --directory --owner juicer /juicer
 # A container that is run as somebody else has no name in /etc/passwd; torch asks for one.
 ENV PATH=/opt/juicer/bin:$PATH HOME=/home/juicer USER=juicer PYTHONUNBUFFERED=1 JUICER_CHECKOUT=/juicer

@@ -40,11 +40,11 @@ RUN apt-get update --quiet=2 \
         ca-certificates gcc git libc6-dev python3-dev \
     && rm --recursive /var/lib/apt/lists/*
 COPY --from=build /opt/juicer /opt/juicer
-# The checkout belongs to whoever the container is run as; git need not find the same owner in its folders.
+# The checkout need not belong to whom the container is run as, so git has to trust it; no other folder.
 RUN (userdel --remove ubuntu || true) \
     && useradd --uid 1000 --create-home juicer \
     && chmod 1777 /home/juicer \
-    && git config --system --add safe.directory '*' \
+    && git config --system --add safe.directory /juicer \
     && install --directory --owner juicer /juicer
 # A container that is run as somebody else has no name in /etc/passwd; torch asks for one.
 ENV PATH=/opt/juicer/bin:$PATH HOME=/home/juicer USER=juicer PYTHONUNBUFFERED=1 JUICER_CHECKOUT=/juicer

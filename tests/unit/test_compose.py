@@ -5,13 +5,20 @@ from typing import Any
 
 import pytest
 
-from juicer.runtime.files import read_yaml
+from juicer.runtime.files import read_json, read_yaml
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "docker/compose.yaml").read_text()
 SERVICES: dict[str, dict[str, Any]] = read_yaml(ROOT / "docker/compose.yaml")["services"]
 RUN_ONCE = {name for name, service in SERVICES.items() if service["restart"] == "no"}
-SECRETS = {"POSTGRES_PASSWORD", "OBJECTS_USER", "OBJECTS_PASSWORD", "PREFECT_AUTH"}
+SECRETS = {
+    "POSTGRES_PASSWORD",
+    "OBJECTS_USER",
+    "OBJECTS_PASSWORD",
+    "MLFLOW_OBJECTS_PASSWORD",
+    "DVC_PASSWORD",
+    "JUICER_SECRET",
+}
 EXAMPLE = dict(re.findall(r"^([A-Z_]+)=(.*)$", (ROOT / "docker/env.example").read_text(), re.MULTILINE))
 
 
@@ -50,6 +57,29 @@ def test_who_holds_a_gpu_outlives_a_restart_of_prefect_s_server():
     assert f"prefect:{server['environment']['PREFECT_HOME']}" in server["volumes"]
 
 
+@pytest.mark.parametrize("name", ["prefect", "mlflow"])
+def test_a_server_that_asks_nobody_who_calls_it_is_behind_the_gate(name):
+    service = SERVICES[name]
+    assert service["command"][:4] == ["python", "-m", "flows.gate", name]
+    assert service["environment"]["JUICER_GATE_SECRET"] == "${JUICER_SECRET:?in docker/.env}"
+    assert "*" not in service["environment"]["JUICER_GATE_HOSTS"]
+    assert f"../flows:{service['environment']['PYTHONPATH']}/flows:ro" in service["volumes"]
+
+
+def test_the_administrator_of_the_object_store_is_nobody_s_user_there():
+    with_root = {name for name, service in SERVICES.items() if "OBJECTS_USER" in str(service.get("environment"))}
+    assert with_root == {"objects", "buckets"}
+    users = {name: SERVICES[name]["environment"]["AWS_ACCESS_KEY_ID"] for name in ("mlflow", "worker", "setup")}
+    assert users == {"mlflow": "mlflow", "worker": "dvc", "setup": "dvc"}
+
+
+def test_a_user_of_the_object_store_can_use_one_bucket():
+    for statement in read_json(ROOT / "docker/bucket-policy.json")["Statement"]:
+        assert statement["Effect"] == "Allow"
+        assert {each.removesuffix("/*") for each in statement["Resource"]} == {"arn:aws:s3:::${aws:username}"}
+        assert not any("*" in action for action in statement["Action"])
+
+
 @pytest.mark.parametrize("secret", sorted(SECRETS))
 def test_compose_refuses_to_start_without_each_secret_and_the_example_gives_none(secret):
     used = re.findall(rf"\$\{{{secret}(.)", TEXT)
@@ -74,3 +104,4 @@ def test_an_image_can_have_another_base_and_ends_as_nobody_s_root(file):
     assert "FROM ${BASE_IMAGE}" in "\n".join(lines)
     assert [line for line in lines if line.startswith("USER ")][-1] == "USER 1000:1000"
     assert not any(line.startswith("# syntax=") for line in lines)
+    assert [line.split()[-2] for line in lines if "safe.directory" in line] == ["/juicer"]
