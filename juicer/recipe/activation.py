@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from juicer.recipe.checks import as_plain, check_consistent, check_models, check_pinned
 from juicer.recipe.graph import GB, Graph, graph_of, local_inputs, size_of
+from juicer.recipe.origin import origin_of, written_from
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_yaml, replace_text, value_at
@@ -173,8 +174,11 @@ def activate(path: Path, overrides: Sequence[str], params: Path, *, tiny: bool =
     recipe, graph = load(path, overrides, tiny=tiny)
     text, beside = dump(recipe, graph), _not_kept(recipe, graph)
     if params.is_file() and params.read_text(encoding="utf-8") == text:
+        written_from(path, overrides, tiny, params, origin_of(params))
         return f"{params} is up to date with {path}{beside}"
+    before = origin_of(params)
     replace_text(params, text)
+    written_from(path, overrides, tiny, params, before)
     return f"{params} written from {path}{beside}"
 
 
@@ -183,7 +187,7 @@ def _not_kept(recipe: Recipe, graph: Graph) -> str:
     sizes = {each.source: size_of(each.source) for name, each in local_inputs(recipe).items() if name not in graph.kept}
     if not sizes:
         return ""
-    listed = ", ".join(f"{source} ({size / GB:.1f} GB)" for source, size in sizes.items())
+    listed = ", ".join(f"{source} ({size / GB:.2g} GB)" for source, size in sizes.items())
     return f"; only hashed, because keep.up_to_gb is {recipe.keep.up_to_gb:g}: {listed}"
 
 

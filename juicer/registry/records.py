@@ -12,6 +12,7 @@ from typing import Any
 
 from juicer.evaluation.benchmark_results import BenchmarkedModel
 from juicer.evaluation.results import EvaluatedModel, Row, ShownSample, Training
+from juicer.recipe.origin import origin_of
 from juicer.reporting.contract import LeaderboardRow, Summary, SummaryRow
 from juicer.reporting.leaderboard_table import as_markdown, scores_of
 from juicer.runtime.errors import InputError
@@ -28,6 +29,8 @@ REGISTERED = ("sft", "sft-matched", "irft", "rft")
 ATTEMPT = "juicer.attempt"
 """Tag of a run: what its stage makes its output from. Unlike the output's md5 it is known when the stage starts."""
 DATA, PARAMS, LOCK = "data/curated", "params.yaml", "dvc.lock"
+ORIGIN = "origin.json"
+"""The recipe that params.yaml was written from (juicer/recipe/origin.py)."""
 
 
 @dataclass
@@ -110,7 +113,7 @@ def collect(summary: Summary, path: Path, lock: Path, recipe: str, params: Path 
     benchmarks = {row.name: row for row in summary.leaderboard.models} if summary.leaderboard else {}
     for name, scores in benchmarks.items():
         _add_leaderboard(runs[f"leaderboard@{name}"], scores)
-    settings = params.read_text(encoding="utf-8")
+    settings, origin = params.read_text(encoding="utf-8"), origin_of(params)
     versions: list[VersionRecord] = []
     by_path: dict[str, VersionRecord] = {}
     champion = None
@@ -127,6 +130,8 @@ def collect(summary: Summary, path: Path, lock: Path, recipe: str, params: Path 
             errors = {key: error for key, error in board.errors.items() if error is not None}
             version.metrics |= {f"metric.leaderboard_{key}_sem": f"{error:.6g}" for key, error in errors.items()}
         runs[producer].files = {LOCK: known.part(known.upstream(producer)), PARAMS: settings}
+        if origin is not None:
+            runs[producer].files[ORIGIN] = origin.model_dump_json(indent=1)
         versions.append(version)
         by_path[row.path] = version
         if row.name == summary.champion.name:

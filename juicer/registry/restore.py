@@ -4,6 +4,7 @@ The code comes from the version's git commit; weights and data come from DVC's c
 version's own dvc.lock, which is kept in MLflow. In the restored folder `dvc status` reports no changes.
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,11 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from juicer.recipe.graph import INPUTS
-from juicer.registry.records import LOCK, PARAMS
+from juicer.recipe.origin import Origin
+from juicer.registry.records import LOCK, ORIGIN, PARAMS
 from juicer.registry.versions import Registry, Version
 from juicer.runtime.errors import InputError
-from juicer.runtime.files import read_yaml, temporary_beside, value_at
+from juicer.runtime.files import read_yaml, replace_text, temporary_beside, value_at
 from juicer.stages.dvc_files import DvcLock
 from juicer.stages.git import commit_of, git, root
 from juicer.stages.hashes import md5_of
@@ -38,7 +40,8 @@ class Restored:
     code: int
     """Number of files and folders in git whose md5 is the one that the version was made with."""
     inputs: dict[str, str]
-    """Inputs that were on one machine only and that DVC keeps (juicer/settings/keep.py), and where they are now."""
+    """Inputs that were on one machine only and that DVC keeps (juicer/settings/keep.py), and the recipe: where they are
+    in the folder."""
     outside: list[str]
     """Inputs that neither git nor DVC holds, because they are larger than what is kept."""
 
@@ -73,6 +76,7 @@ def restore(
         git("checkout", "--quiet", "--detach", commit, cwd=temporary)
         for name in (LOCK, PARAMS):
             (temporary / name).write_text(registry.kept_text(version, name), encoding="utf-8")
+        recipes = _put_back(temporary, registry, version)
         lock = DvcLock.read(temporary / LOCK)
         stages = lock.upstream(lock.producers[version.tags["dvc_path"]])
         outs = [out["path"] for stage in stages for out in lock.stages[stage].get("outs", [])]
@@ -90,7 +94,7 @@ def restore(
             into.rmdir()
         temporary.replace(into)
     outside = [path for path in outside if path not in inputs]
-    return Restored(into, version, commit, md5s, code, inputs, outside)
+    return Restored(into, version, commit, md5s, code, {**inputs, **recipes}, outside)
 
 
 def weights_of(registry: Registry, version: Version, folder: Path) -> Path:
@@ -124,6 +128,25 @@ def _from_cache(path: str, md5: str, folder: Path) -> Path:
     _dvc("config", "core.no_scm", "true", cwd=folder)
     _check_out(folder, [path])
     return folder / path
+
+
+def _put_back(folder: Path, registry: Registry, version: Version) -> dict[str, str]:
+    """Put the recipe, and those that it extends, into a restored folder as they were. Returns the place of each.
+
+    A version from before recipes were kept, or whose params.yaml was edited by hand, has none.
+    """
+    try:
+        origin = Origin.parse(json.loads(registry.kept_text(version, ORIGIN)), ORIGIN)
+    except (InputError, ValueError):
+        return {}
+    found: dict[str, str] = {}
+    for path, text in origin.recipes.items():
+        # Nothing but a recipe of the commit is replaced.
+        parts = Path(path).parts
+        own = parts[0] == "recipes" and ".." not in parts and Path(path).suffix == ".yaml"
+        found[path] = path if own else f"{INPUTS}/recipes/{Path(path).name}"
+        replace_text(folder / found[path], text)
+    return found
 
 
 def _bring_back(folder: Path, lock: DvcLock, stages: list[str], outside: list[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from juicer.registry.restore import Restored, _compare_code, restore
+from juicer.registry.restore import Restored, _bring_back, _compare_code, restore
 from juicer.registry.store import project_uri
 from juicer.registry.versions import open_registry
 from juicer.runtime.errors import InputError
@@ -173,3 +173,25 @@ def test_an_unknown_version_is_an_error_that_names_those_there_are(
 ) -> None:
     with pytest.raises(InputError, match=said):
         restored(reference, tmp_path / "new")
+
+
+def test_inputs_from_outside_come_back_as_far_as_dvc_keeps_them(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made)
+    known = DvcLock.read(made / "dvc.lock")
+    md5s = {
+        "/gone/model": known.md5("models/sft"),
+        "mine/model": known.md5("models/sft"),
+        "mine/summary.json": known.md5("metrics/summary.json"),
+        "mine/too-large": "0" * 32,
+    }
+    known.stages["new"] = {"deps": [{"path": path, "hash": "md5", "md5": md5} for path, md5 in md5s.items()]}
+    found = _bring_back(tmp_path, known, ["new"], list(md5s))
+    assert found == {
+        "/gone/model": "inputs/0-model",
+        "mine/model": "mine/model",
+        "mine/summary.json": "mine/summary.json",
+    }
+    assert {path: md5_of(tmp_path / place) for path, place in found.items()} == {path: md5s[path] for path in found}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inputs", "mine"]
