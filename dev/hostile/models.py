@@ -49,7 +49,8 @@ def good(kind: Kind) -> Path:
     if kind == "scorer":
         BeaverModel.create(LlamaConfig(**sizes, bos_token_id=0, eos_token_id=0, pad_token_id=1)).save(folder)
     else:
-        config = GPTNeoXConfig(**sizes, bos_token_id=0, eos_token_id=0, pad_token_id=1, num_labels=1)
+        sizes |= {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1, "num_labels": 1}
+        config = GPTNeoXConfig(**sizes)
         build = GPTNeoXForCausalLM if kind == "policy" else GPTNeoXForSequenceClassification
         build(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
