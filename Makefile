@@ -76,6 +76,10 @@ claim: setup ## 5 seeds: each method against SFT of the same effort, with 95% in
 bench: setup ## compare a round's speed, memory and growth with plain transformers and TRL (about 10 minutes)
 	@python -m bench.round
 
+.PHONY: faults
+faults: setup ## kill, edit, starve and double runs, and judge what they leave (an hour or less); FAULTS="--only kill"
+	@python -m dev.faults $(FAULTS)
+
 gpu-kit: setup ## pack what a borrowed GPU machine lacks into .gpu-kit; KIT=--model adds a small real model
 	@python -m bench.gpu_kit $(KIT)
 

@@ -34,7 +34,7 @@ def main() -> int:
         prog="python -m dev.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="", metavar="KIND", help="part of the names of the kinds to try")
-    parser.add_argument("--trials", type=int, metavar="N", help="trials of each kind, instead of its own number")
+    parser.add_argument("--trials", type=int, metavar="N", help="at most N trials of each kind")
     parser.add_argument("--seed", type=int, default=0, help="of all that is random, default 0")
     parser.add_argument("--jobs", type=int, default=cores(), help="trials at the same time, default one per core")
     parser.add_argument("--short", action="store_true", help="a handful of trials, in a minute or two")
@@ -62,6 +62,7 @@ def main() -> int:
         return 2
     begun, results = time.monotonic(), list[Result]()
     work = given.work or Path(tempfile.mkdtemp(prefix="juicer-faults-", dir=MEMORY if MEMORY.is_dir() else None))
+    work.mkdir(parents=True, exist_ok=True)
     try:
         for result in run_all(todo, work, given.jobs, keep=given.keep):
             results.append(result)

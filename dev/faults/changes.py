@@ -19,13 +19,17 @@ EDITS = {
     "input": ("source/rows.txt", "a row", "another row"),
     "stage's input": ("base/weights.txt", "a base", "another base"),
 }
-AT = ("imports", "first step", "middle", "end")
+AT = ("imports", "first step", "middle", "end", "published")
+"""Moments of a stage. The last one is before DVC looks at what the stage has read."""
 
 
 def _in_stage(project: Project, running: Running, at: str) -> None:
     """Wait for a moment of the stage sft."""
     project.until(lambda: project.processes("tasks.sft"), running)
     if at == "imports":
+        return
+    if at == "published":
+        project.until((project.folder / "models/sft").exists, running)
         return
     project.until(lambda: any((project.folder / ".juicer/checkpoints/sft").glob("*/*/[0-9]*")), running)
     time.sleep({"first step": 0.0, "middle": 0.4, "end": 0.9}[at])
@@ -38,6 +42,24 @@ def edit(project: Project, random: Random, number: int) -> Outcome:
     _in_stage(project, running, at)
     project.change(*EDITS[what])
     return _edited(project, running.wait(), f"{what}, {at}")
+
+
+def edit_then_back(project: Project, random: Random, number: int) -> Outcome:
+    """Change something while a stage runs, and back after the stage has refused: its work is not lost."""
+    what = list(EDITS)[number % len(EDITS)]
+    path, before, after = EDITS[what]
+    running = project.start(*RUN)
+    _in_stage(project, running, "middle")
+    project.change(path, before, after)
+    done = running.wait()
+    project.change(path, after, before)
+    if not done.code:
+        return settled(project, f"{what}: was not refused")
+    wrong = refusal(done, 120)
+    again = project.call(*RUN)
+    wrong += [f"going back: {again}"] if again.code else []
+    wrong += [] if "resuming from the checkpoint" in again.out else ["the work before the change is lost"]
+    return settled(project, what, wrong)
 
 
 def edit_and_back(project: Project, random: Random, number: int) -> Outcome:
@@ -72,7 +94,7 @@ def two_runs(project: Project, random: Random, number: int) -> Outcome:
 
 def _both(project: Project, first: Done, second: Done, hit: str) -> Outcome:
     wrong = [f"the first: {first}"] if first.code else []
-    wrong += [f"the second: {each}" for each in refusal(second, 240)] if second.code else []
+    wrong += [f"the second: {each}" for each in refusal(second, 240, alone=True)] if second.code else []
     # Right by itself: no further run has to mend it.
     wrong += judge(project)
     return settled(project, hit, list(dict.fromkeys(wrong)))
@@ -90,7 +112,7 @@ def other_recipe(project: Project, random: Random, number: int) -> Outcome:
     one, other = first.wait(), second.wait()
     wrong = [f"the first: {one}"] if one.code else []
     if other.code:
-        wrong += refusal(other, 240)
+        wrong += refusal(other, 240, alone=True)
         if project.read("params.yaml") != before:
             wrong.append("a refused command has changed params.yaml")
     return settled(project, " ".join(command), wrong)
@@ -249,7 +271,8 @@ def digest(folder: Path) -> str:
 
 
 KINDS = [
-    Kind("edit during a run", 20, edit),
+    Kind("edit during a run", 25, edit),
+    Kind("edit during a run, back after it", 5, edit_then_back),
     Kind("edit and back during a run", 15, edit_and_back),
     Kind("two juicer run", 6, two_runs),
     Kind("another recipe during a run", 6, other_recipe),

@@ -7,7 +7,7 @@ import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +33,20 @@ def judge(project: Project) -> list[str]:
     try:
         with contextlib.chdir(project.folder):
             lock = DvcLock.read(Path("dvc.lock"))
-            return [
-                *_survivors(project),
-                *_record(lock),
-                *_bytes(project, lock),
-                *_status(project),
-                *_store(project.variables.get("MLFLOW_TRACKING_URI")),
-                *_leftovers(),
-            ]
+            return [*_bytes(project, lock), *aftermath(project, lock, STAGES)]
     except Exception as error:  # what cannot be read is a wrong too, and not the end of the harness
         return [f"what was left cannot be judged: {type(error).__name__}: {' '.join(str(error).split())[:200]}"]
+
+
+def aftermath(project: Project, lock: DvcLock, stages: Sequence[str]) -> list[str]:
+    """What is wrong around the outputs of the project in the working directory: whatever its stages are."""
+    return [
+        *_survivors(project),
+        *_record(lock, stages),
+        *_status(project),
+        *_store(project.variables.get("MLFLOW_TRACKING_URI")),
+        *_leftovers(),
+    ]
 
 
 def _survivors(project: Project) -> list[str]:
@@ -56,10 +60,10 @@ def _survivors(project: Project) -> list[str]:
     return lines
 
 
-def _record(lock: DvcLock) -> list[str]:
+def _record(lock: DvcLock, stages: Sequence[str]) -> list[str]:
     """dvc.lock names what is here now: parameters, code, inputs and outputs, hashed without DVC's memory of them."""
     params, wrong = read_yaml(Path("params.yaml")), list[str]()
-    for name in STAGES:
+    for name in stages:
         if name not in lock.stages:
             wrong.append(f"dvc.lock has no entry of {name}")
             continue

@@ -13,9 +13,14 @@ PAUSES = (0.0, 0.0, 0.5, 2.0)
 """Seconds between a kill and the next command: at once, or as long as a person takes."""
 
 
+def pace(project: Project) -> float:
+    """Seconds of an undisturbed run here and now, as the templates were made."""
+    return float((project.folder.parent / "seconds").read_text())
+
+
 def at_random(project: Project, random: Random, number: int) -> Outcome:
     """Kill the whole process group at any time of a run."""
-    running, after = project.start(*RUN), random.uniform(0.2, 12.0)
+    running, after = project.start(*RUN), random.uniform(0.2, pace(project))
     time_is_up = time.monotonic() + after
     project.until(lambda: time.monotonic() > time_is_up, running)
     running.kill_group()
@@ -96,31 +101,29 @@ def _point(project: Project, random: Random, role: str, path: str, most: int, le
 
 def in_checkpoint(project: Project, random: Random, number: int) -> Outcome:
     """Kill between two operations on checkpoints."""
-    role = random.choice(["stage:sft", "stage:irft_train"])
-    return _point(project, random, role, r"\.juicer/checkpoints", 100)
+    return _point(project, random, "stage:sft", r"\.juicer/checkpoints", 100)
 
 
 def in_publishing(project: Project, random: Random, number: int) -> Outcome:
     """Kill while an output is published, or the leftovers of another run are removed."""
-    role = random.choice(["stage:sft", "stage:irft_train"])
-    return _point(project, random, role, r"^models/", 7)
+    return _point(project, random, "stage:sft", r"^models/", 7)
 
 
 def in_commit(project: Project, random: Random, number: int) -> Outcome:
     """Kill DVC while it commits outputs to its caches, of files and of runs."""
-    path, most = random.choice([(r"\.dvc/cache/files", 32), (r"\.dvc/cache/runs", 12)])
+    path, most = random.choice([(r"\.dvc/cache/files", 16), (r"\.dvc/cache/runs", 6)])
     return _point(project, random, "dvc", path, most)
 
 
 def in_lock_file(project: Project, random: Random, number: int) -> Outcome:
     """Kill DVC while it writes dvc.lock: just opened, or half written."""
     text = project.read("dvc.lock")
-    return _point(project, random, "dvc", r"^dvc\.lock$", 3, ["", text[: len(text) * 2 // 3]][number % 2])
+    return _point(project, random, "dvc", r"^dvc\.lock$", 2, ["", text[: len(text) * 2 // 3]][number % 2])
 
 
 def in_rwlock(project: Project, random: Random, number: int) -> Outcome:
     """Kill DVC while it writes its lock of paths: just opened, or half written."""
-    return _point(project, random, "dvc", r"^\.dvc/tmp/rwlock$", 70, ["", HALF][number % 2])
+    return _point(project, random, "dvc", r"^\.dvc/tmp/rwlock$", 50, ["", HALF][number % 2])
 
 
 def in_store(project: Project, random: Random, number: int) -> Outcome:
@@ -173,7 +176,7 @@ def _next(project: Project, random: Random, hit: str) -> Outcome:
 
 
 KINDS = [
-    Kind("kill: process group", 30, at_random, kill=True),
+    Kind("kill: process group", 30, at_random, "both", kill=True),
     Kind("kill: DVC", 20, dvc, kill=True),
     Kind("kill: DVC as a stage begins", 20, dvc_at_start, kill=True),
     Kind("kill: stage", 20, stage, kill=True),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
 
+from dev.faults.judge import judge
 from dev.faults.workload import RUN, Done, Project
 
 Verdict = Literal["right", "wrong", "manual", "skipped"]
@@ -41,15 +42,19 @@ class SkippedError(Exception):
     """The trial cannot be done on this machine; says why."""
 
 
-def settled(project: Project, hit: str = "", already: list[str] | None = None) -> Outcome:
+def settled(
+    project: Project,
+    hit: str = "",
+    already: list[str] | None = None,
+    judged: Callable[[Project], list[str]] = judge,
+) -> Outcome:
     """Run one more ordinary command and judge what is there then.
 
     Args:
         hit: where the fault struck.
         already: what has been found wrong before.
+        judged: tells what is wrong.
     """
-    from dev.faults.judge import judge
-
     wrong = list(already or [])
     again = project.call(*RUN)
     if again.code:
@@ -58,18 +63,27 @@ def settled(project: Project, hit: str = "", already: list[str] | None = None) -
             process.wait(60)
         last = project.call(*RUN)
         return Outcome("manual" if last.code else "wrong", [*wrong, f"and the one after it: {last}"], hit)
-    wrong += judge(project)
+    wrong += judged(project)
     return Outcome("wrong" if wrong else "right", wrong, hit)
 
 
-def refusal(done: Done, seconds: float) -> list[str]:
-    """What is wrong with how a command refused: one line on standard error, soon."""
+def refusal(done: Done, seconds: float, *, alone: bool = False) -> list[str]:
+    """What is wrong with how a command refused: a line on standard error, soon.
+
+    Args:
+        seconds: how soon.
+        alone: whether that line has to be the only one; where DVC ran a stage, its own lines stand beside it.
+    """
     lines = [line for line in done.error.splitlines() if line.strip()]
     wrong = []
     if done.hung or done.seconds > seconds:
         wrong.append(f"took {done.seconds:.0f} s to refuse, more than {seconds:.0f}")
-    if not lines or any("Traceback" in line for line in lines):
-        wrong.append(f"refused with {'a traceback' if lines else 'no word'}")
+    if not lines:
+        wrong.append("refused without a word")
+    if any("Traceback" in line for line in lines):
+        wrong.append("refused with a traceback")
+    if alone and len(lines) > 1:
+        wrong.append(f"refused with {len(lines)} lines")
     if "manually remove" in done.out + done.error:
         wrong.append("advises to remove a lock by hand")
     return wrong

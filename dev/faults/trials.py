@@ -14,7 +14,7 @@ from random import Random
 from dev.faults import changes, injected, kills, outside, real
 from dev.faults.outcome import Kind, Outcome, SkippedError
 from dev.faults.table import Result
-from dev.faults.workload import TRAINED, Project, copy_of, make_template
+from dev.faults.workload import RUN, TRAINED, Project, copy_of, make_template, must
 
 KINDS: list[Kind] = [*kills.KINDS, *changes.KINDS, *outside.KINDS, *real.KINDS]
 INJECTED: list[Kind] = injected.KINDS
@@ -45,14 +45,14 @@ def trials(
 
     Args:
         only: part of the names of the kinds that are wanted.
-        most: trials of each kind, instead of its own number.
+        most: trials of each kind, if it has more.
         short: whether only those of the short form.
     """
     found = []
     for kind in kinds:
         if only.lower() not in kind.name.lower():
             continue
-        count = SHORT.get(kind.name, 0) if short else kind.trials if most is None else most
+        count = SHORT.get(kind.name, 0) if short else kind.trials if most is None else min(most, kind.trials)
         found += [Trial(kind.name, number, seed) for number in range(count)]
     # Mixed, so that trials at the same time are not all at the same point.
     Random(seed).shuffle(found)
@@ -60,12 +60,14 @@ def trials(
 
 
 def make_templates(work: Path, wanted: set[str]) -> None:
-    """The projects that trials are copies of: `full`, all done; `base`, the trainings to be done; `real`."""
-    if wanted & {"full", "base"}:
+    """The projects that trials are copies of: `full`, all done; `base`, sft to be done; `both`, it and irft; `real`."""
+    if wanted - {"real"}:
         make_template(work / "full")
-    if "base" in wanted:
-        subprocess.run(["cp", "-a", str(work / "full"), str(work / "base")], check=True)
-        Project(work / "base").forget(*TRAINED)
+        for name, stages in {"base": ["sft"], "both": TRAINED}.items():
+            subprocess.run(["cp", "-a", str(work / "full"), str(work / name)], check=True)
+            Project(work / name).forget(*stages)
+        with copy_of(work / "both", work / "undisturbed") as project:
+            (work / "seconds").write_text(str(must(project.call(*RUN)).seconds))
     if "real" in wanted:
         real.make_template(work / "real")
 

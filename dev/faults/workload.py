@@ -218,21 +218,27 @@ def make_template(folder: Path) -> Project:
         (folder / path).parent.mkdir()
         (folder / path).write_text(text)
     (folder / ".gitignore").write_text((folder / ".gitignore").read_text() + "/.dvc/tmp/\n/.dvc/cache/\n")
-    _git(folder, "init", "-q", "-b", "main")
-    _must(project.call("juicer", "use", "recipes/quickstart.yaml", *TINY))
-    _git(folder, "add", ".")
-    _git(folder, "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "all")
-    _must(project.call(*RUN))
+    must(project.call("juicer", "use", "recipes/quickstart.yaml", *TINY))
+    commit_all(folder)
+    must(project.call(*RUN))
     return project
 
 
-def _must(done: Done) -> None:
+def must(done: Done) -> Done:
+    """Raise RuntimeError if a command that nobody disturbed has failed."""
     if done.code:
         raise RuntimeError(f"an undisturbed command failed: {done}\n{done.out}{done.error}")
+    return done
 
 
-def _git(folder: Path, *command: str) -> None:
-    subprocess.run(["git", *command], cwd=folder, check=True)
+def commit_all(folder: Path) -> None:
+    """Make a folder a git checkout of all that is in it."""
+    for command in (
+        ["init", "-q", "-b", "main"],
+        ["add", "."],
+        ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "all"],
+    ):
+        subprocess.run(["git", *command], cwd=folder, check=True)
 
 
 @contextmanager
