@@ -67,6 +67,8 @@ def main() -> int:
         for result in run_all(todo, work, given.jobs, keep=given.keep):
             results.append(result)
             _show(result, len(results), len(todo))
+    except KeyboardInterrupt:
+        print("\ninterrupted; the table is of the trials that have ended", file=sys.stderr)
     finally:
         if given.work is None and not given.keep:
             shutil.rmtree(work, ignore_errors=True)
@@ -75,7 +77,7 @@ def main() -> int:
     print(f"\n{as_text(results)}")
     if given.inject:
         return _found(results)
-    whole = not (given.only or given.short or given.trials)
+    whole = len(results) == len(trials(KINDS, given.seed))
     if out := given.out or (RESULTS if whole else None):
         out.write_text(as_json(results, about(time.monotonic() - begun)), encoding="utf-8")
         print(f"written: {out}")

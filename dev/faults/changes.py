@@ -1,7 +1,6 @@
 """Edits during runs, two writers, flipped bytes, stray files, moved and copied checkouts."""
 
 import hashlib
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -9,8 +8,9 @@ from random import Random
 
 from dev.faults.judge import judge
 from dev.faults.outcome import Kind, Outcome, refusal, settled
-from dev.faults.workload import RUN, Done, Project, Running
-from juicer.runtime.files import read_yaml
+from dev.faults.project import chain
+from dev.faults.workload import RUN, Done, Project, Running, must
+from juicer.runtime.files import read_yaml, remove
 
 EDITS = {
     "parameter": ("params.yaml", "learning_rate: 0.0002", "learning_rate: 0.05"),
@@ -19,6 +19,8 @@ EDITS = {
     "input": ("source/rows.txt", "a row", "another row"),
     "stage's input": ("base/weights.txt", "a base", "another base"),
 }
+SLOW = "0.6"
+"""Seconds of a step, where another command is to run beside the stage."""
 AT = ("imports", "first step", "middle", "end", "published")
 """Moments of a stage. The last one is before DVC looks at what the stage has read."""
 
@@ -55,10 +57,11 @@ def edit_then_back(project: Project, random: Random, number: int) -> Outcome:
     project.change(path, after, before)
     if not done.code:
         return settled(project, f"{what}: was not refused")
-    wrong = refusal(done, 120)
+    wrong, before_it = refusal(done, 120), project.steps()
     again = project.call(*RUN)
     wrong += [f"going back: {again}"] if again.code else []
-    wrong += [] if "resuming from the checkpoint" in again.out else ["the work before the change is lost"]
+    if project.steps() - before_it >= chain.STEPS:
+        wrong.append("the work before the change is lost")
     return settled(project, what, wrong)
 
 
@@ -103,7 +106,8 @@ def _both(project: Project, first: Done, second: Done, hit: str) -> Outcome:
 def other_recipe(project: Project, random: Random, number: int) -> Outcome:
     """`juicer use`, or `juicer run` of another recipe, while a run is in its stage."""
     command = ("juicer", "use") if number % 2 else RUN
-    first = project.start(*RUN)
+    # The other command has to arrive while the stage runs.
+    first = project.start(*RUN, JUICER_FAULTS_STEP=SLOW)
     _in_stage(project, first, "first step")
     before = project.read("params.yaml")
     rates = ["sft.optimiser.learning_rate=0.05", "irft.training.optimiser.learning_rate=0.03"]
@@ -126,8 +130,7 @@ def plan_beside(project: Project, random: Random, number: int) -> Outcome:
         "juicer run --dry-run": ("juicer", "run", "--dry-run", "sft.optimiser.learning_rate=0.05"),
         "juicer status": ("juicer", "status"),
     }
-    project.variables["JUICER_FAULTS_STEP"] = "0.6"
-    first = project.start(*RUN)
+    first = project.start(*RUN, JUICER_FAULTS_STEP=SLOW)
     _in_stage(project, first, "first step")
     params = project.folder / "params.yaml"
     before, touched = params.read_bytes(), False
@@ -170,8 +173,7 @@ def flipped(project: Project, random: Random, number: int) -> Outcome:
     content[random.randrange(len(content))] ^= 1 << random.randrange(7)
     place.chmod(0o644)
     place.write_bytes(content)
-    whole = project.folder / path
-    shutil.rmtree(whole) if whole.is_dir() else whole.unlink()
+    remove(project.folder / path)
     done = project.call(*RUN)
     if done.code:
         return settled(project, f"{path}: {place.name}", refusal(done, 120))
@@ -218,8 +220,16 @@ def stray(project: Project, random: Random, number: int) -> Outcome:
     return settled(project, what)
 
 
+def _own_store(project: Project) -> None:
+    """Register anew: a copy of a template has a store that was made elsewhere, if that matters."""
+    for name in ("mlflow.db", "mlflow.db.lock", "mlruns"):
+        remove(project.folder / name)
+    must(project.call(*RUN))
+
+
 def moved(project: Project, random: Random, number: int) -> Outcome:
     """Move a checkout, change a parameter, run there: nothing is written to the old place."""
+    _own_store(project)
     old, new = project.folder, project.folder.with_name(f"{project.folder.name}-moved")
     old.rename(new)
     project.folder = new
@@ -227,34 +237,29 @@ def moved(project: Project, random: Random, number: int) -> Outcome:
         _new_rate(project)
         outcome = settled(project, "mv")
         if old.exists():
-            outcome.verdict = "wrong"
-            outcome.why.append("the moved checkout has written to its old place")
+            outcome.add("the moved checkout has written to its old place")
         return outcome
     finally:
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
         new.rename(old)
         project.folder = old
 
 
 def copied(project: Project, random: Random, number: int) -> Outcome:
     """Copy a checkout, change a parameter, run in the copy: the original stays as it is."""
-    original = project.folder.with_name(f"{project.folder.name}-original")
-    project.folder.rename(original)
-    subprocess.run(["cp", "-a", str(original), str(project.folder)], check=True)
-    # Change what was the original's place, so that the copy is the one with another path.
-    project.folder.rename(copy := project.folder.with_name(f"{project.folder.name}-copy"))
-    original.rename(original := project.folder)
-    project.folder = copy
+    _own_store(project)
+    original = project.folder
+    copy = original.with_name(f"{original.name}-copy")
+    subprocess.run(["cp", "-a", str(original), str(copy)], check=True)
+    project.folder, before = copy, digest(original)
     try:
-        before = digest(original)
         _new_rate(project)
         outcome = settled(project, "cp -a")
         if digest(original) != before:
-            outcome.verdict = "wrong"
-            outcome.why.append("the copy has written into its original")
+            outcome.add("the copy has written into its original")
         return outcome
     finally:
-        shutil.rmtree(copy, ignore_errors=True)
+        remove(copy)
         project.folder = original
 
 

@@ -22,6 +22,11 @@ class Outcome:
     hit: str = ""
     """Where the fault struck."""
 
+    def add(self, wrong: str) -> None:
+        """Add something that is wrong."""
+        self.verdict = "wrong" if self.verdict == "right" else self.verdict
+        self.why.append(wrong)
+
 
 @dataclass(frozen=True)
 class Kind:

@@ -31,7 +31,7 @@ REFERENCE = "dvc.lock of an undisturbed run"
 """Name of the file that the template keeps beside it; with "edited" after it for the other learning rate."""
 
 
-def make_template(folder: Path) -> Project:
+def make_template(folder: Path) -> None:
     """The project with its own stages, run once; and the record of an undisturbed run with another learning rate."""
     project = Project(folder)
     folder.mkdir(parents=True)
@@ -52,7 +52,6 @@ def make_template(folder: Path) -> Project:
     must(edited.call(*RUN))
     (folder / ".juicer" / f"{REFERENCE} edited").write_text(edited.read("dvc.lock"))
     shutil.rmtree(edited.folder)
-    return project
 
 
 def judge(project: Project) -> list[str]:

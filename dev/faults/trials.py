@@ -59,27 +59,27 @@ def trials(
     return found
 
 
-def make_templates(work: Path, wanted: set[str]) -> None:
-    """The projects that trials are copies of: `full`, all done; `base`, sft to be done; `both`, it and irft; `real`."""
-    if wanted - {"real"}:
-        make_template(work / "full")
-        for name, stages in {"base": ["sft"], "both": TRAINED}.items():
-            subprocess.run(["cp", "-a", str(work / "full"), str(work / name)], check=True)
-            Project(work / name).forget(*stages)
-        with copy_of(work / "both", work / "undisturbed") as project:
-            (work / "seconds").write_text(str(must(project.call(*RUN)).seconds))
-    if "real" in wanted:
-        real.make_template(work / "real")
+def make_templates(work: Path) -> None:
+    """The projects that trials are copies of: `full`, all done; `base`, sft to be done; `both`, it and irft."""
+    make_template(work / "full")
+    for name, stages in {"base": ["sft"], "both": TRAINED}.items():
+        subprocess.run(["cp", "-a", str(work / "full"), str(work / name)], check=True)
+        Project(work / name).forget(*stages)
+    with copy_of(work / "both", work / "undisturbed") as project:
+        (work / "seconds").write_text(str(must(project.call(*RUN)).seconds))
 
 
 def run_all(todo: Sequence[Trial], work: Path, jobs: int, *, keep: bool = False) -> Iterator[Result]:
-    """Run the trials, `jobs` at a time; yields their results as they end."""
-    known = {kind.name: kind for kind in (*KINDS, *INJECTED)}
-    make_templates(work, {known[trial.kind].template for trial in todo})
+    """Run the trials, `jobs` at a time; yields their results as they end. Those of real stages come last."""
+    on_real = {kind.name for kind in KINDS if kind.template == "real"}
+    parts = [(make_templates, [each for each in todo if each.kind not in on_real])]
+    parts += [(lambda work: real.make_template(work / "real"), [each for each in todo if each.kind in on_real])]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(run_one, trial, work, keep) for trial in todo]
-        for future in as_completed(waiting):
-            yield future.result()
+        for make, part in parts:
+            if part:
+                make(work)
+            for future in as_completed([pool.submit(run_one, trial, work, keep) for trial in part]):
+                yield future.result()
 
 
 def run_one(trial: Trial, work: Path, keep: bool = False) -> Result:

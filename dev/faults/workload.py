@@ -121,6 +121,7 @@ class Project:
             "DVC_NO_ANALYTICS": "1",
             "JUICER_CHECKPOINT_SECONDS": "0.02",
             "JUICER_LIVE_SECONDS": "3600",
+            "JUICER_FAULTS_STEPS": str(self.logs / "steps"),
             MARK: self.mark,
         }
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "JUICER_"))}
@@ -146,6 +147,11 @@ class Project:
             except (psutil.Error, OSError):
                 continue
         return found
+
+    def steps(self) -> int:
+        """Steps that the stand-ins have taken so far, in all commands."""
+        path = self.logs / "steps"
+        return len(path.read_text().splitlines()) if path.exists() else 0
 
     def kill_all(self) -> None:
         """End what a trial has left running."""
