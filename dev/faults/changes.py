@@ -3,13 +3,15 @@
 import hashlib
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 from dev.faults.judge import judge
+from dev.faults.kills import pace
 from dev.faults.outcome import Kind, Outcome, refusal, settled
 from dev.faults.project import chain
-from dev.faults.workload import RUN, Done, Project, Running, must
+from dev.faults.workload import RUN, TINY, Done, Project, Running, must
 from juicer.runtime.files import read_yaml, remove
 
 EDITS = {
@@ -19,8 +21,6 @@ EDITS = {
     "input": ("source/rows.txt", "a row", "another row"),
     "stage's input": ("base/weights.txt", "a base", "another base"),
 }
-SLOW = "0.6"
-"""Seconds of a step, where another command is to run beside the stage."""
 AT = ("imports", "first step", "middle", "end", "published")
 """Moments of a stage. The last one is before DVC looks at what the stage has read."""
 
@@ -106,13 +106,14 @@ def _both(project: Project, first: Done, second: Done, hit: str) -> Outcome:
 def other_recipe(project: Project, random: Random, number: int) -> Outcome:
     """`juicer use`, or `juicer run` of another recipe, while a run is in its stage."""
     command = ("juicer", "use") if number % 2 else RUN
-    # The other command has to arrive while the stage runs.
-    first = project.start(*RUN, JUICER_FAULTS_STEP=SLOW)
-    _in_stage(project, first, "first step")
-    before = project.read("params.yaml")
     rates = ["sft.optimiser.learning_rate=0.05", "irft.training.optimiser.learning_rate=0.03"]
-    words = ["recipes/quickstart.yaml", "irft.rounds=1", "rft.rounds=0", "sft_matched.enabled=false", *rates]
-    second = project.start(*command, *words)
+    words = ["recipes/quickstart.yaml", *TINY, *rates]
+    with project.gate():
+        first = project.start(*RUN)
+        _in_stage(project, first, "first step")
+        before = project.read("params.yaml")
+        second = project.start(*command, *words)
+        _ended(second, 2 * pace(project))  # or it waits for the first
     one, other = first.wait(), second.wait()
     wrong = [f"the first: {one}"] if one.code else []
     if other.code:
@@ -120,6 +121,15 @@ def other_recipe(project: Project, random: Random, number: int) -> Outcome:
         if project.read("params.yaml") != before:
             wrong.append("a refused command has changed params.yaml")
     return settled(project, " ".join(command), wrong)
+
+
+def _ended(running: Running, seconds: float, meanwhile: Callable[[], object] = lambda: None) -> bool:
+    """Whether a command ends within some seconds."""
+    end = time.monotonic() + seconds
+    while running.running() and time.monotonic() < end:
+        meanwhile()
+        time.sleep(0.005)
+    return not running.running()
 
 
 def plan_beside(project: Project, random: Random, number: int) -> Outcome:
@@ -130,19 +140,22 @@ def plan_beside(project: Project, random: Random, number: int) -> Outcome:
         "juicer run --dry-run": ("juicer", "run", "--dry-run", "sft.optimiser.learning_rate=0.05"),
         "juicer status": ("juicer", "status"),
     }
-    first = project.start(*RUN, JUICER_FAULTS_STEP=SLOW)
-    _in_stage(project, first, "first step")
-    params = project.folder / "params.yaml"
-    before, touched = params.read_bytes(), False
-    second = project.start(*commands[name])
-    while second.running() and first.running():
-        touched = touched or params.read_bytes() != before
-        time.sleep(0.01)
-    waited = second.running()
+    with project.gate():
+        first = project.start(*RUN)
+        _in_stage(project, first, "first step")
+        params = project.folder / "params.yaml"
+        before, touched = params.read_bytes(), False
+
+        def look() -> None:
+            nonlocal touched
+            touched = touched or params.read_bytes() != before
+
+        second = project.start(*commands[name])
+        waited = not _ended(second, 4 * pace(project), look)
     done, one = second.wait(), first.wait()
     wrong = [f"the run: {one}"] if one.code else []
     wrong += ["params.yaml was touched"] if touched else []
-    wrong += ["the plan waited for the run"] if waited else []
+    wrong += ["the plan waited for the run, or took very long"] if waited else []
     wrong += [f"the plan: {done}"] if done.code else []
     return settled(project, name, wrong)
 
@@ -171,8 +184,10 @@ def flipped(project: Project, random: Random, number: int) -> Outcome:
     place = random.choice(project.objects(str(md5)))
     content = bytearray(place.read_bytes())
     content[random.randrange(len(content))] ^= 1 << random.randrange(7)
+    mode = place.stat().st_mode
     place.chmod(0o644)
     place.write_bytes(content)
+    place.chmod(mode)  # DVC trusts what nobody may write
     remove(project.folder / path)
     done = project.call(*RUN)
     if done.code:

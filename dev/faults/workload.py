@@ -53,8 +53,10 @@ class Done:
     hung: bool = False
 
     def __str__(self) -> str:
-        last = [line for line in (self.out + self.error).splitlines() if line.strip()][-1:]
-        return f"{'hung' if self.hung else f'exit code {self.code}'} after {self.seconds:.0f} s: {''.join(last)[:200]}"
+        lines = [line for line in (self.error + self.out).splitlines() if line.strip()]
+        first = [line for line in lines if line.lower().startswith("error")] or lines[-1:] or [""]
+        how = "hung" if self.hung else f"exit code {self.code}"
+        return f"{how} after {self.seconds:.0f} s: {first[0][:200]}"
 
 
 class Running:
@@ -122,6 +124,7 @@ class Project:
             "JUICER_CHECKPOINT_SECONDS": "0.02",
             "JUICER_LIVE_SECONDS": "3600",
             "JUICER_FAULTS_STEPS": str(self.logs / "steps"),
+            "JUICER_FAULTS_GATE": str(self.logs / "gate"),
             MARK: self.mark,
         }
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "JUICER_"))}
@@ -147,6 +150,16 @@ class Project:
             except (psutil.Error, OSError):
                 continue
         return found
+
+    @contextmanager
+    def gate(self) -> Iterator[None]:
+        """Hold the stand-ins after their first step as long as the block lasts."""
+        gate = self.logs / "gate"
+        gate.touch()
+        try:
+            yield
+        finally:
+            gate.unlink()
 
     def steps(self) -> int:
         """Steps that the stand-ins have taken so far, in all commands."""

@@ -28,6 +28,7 @@ def run(stage: Stage) -> str:
     rate = settings.optimiser.learning_rate
     text, policy = (given.data / "train.txt").read_text(), (given.policy / "weights.txt").read_text()
     state, done, losses = chain.begin(stage.name, seed, rate, text, policy), 0, list[float]()
+    gate = Path(os.environ["JUICER_FAULTS_GATE"])
     pause = float(os.environ.get("JUICER_FAULTS_STEP", "0.04"))
     with stage.training(None, steps=chain.STEPS) as context:
         assert context.checkpoint is not None
@@ -36,6 +37,8 @@ def run(stage: Stage) -> str:
             done, state = int((latest / "step.txt").read_text()), (latest / "state.txt").read_text()
         for number in range(done, chain.STEPS):
             time.sleep(pause)
+            while number and gate.exists():
+                time.sleep(0.05)
             state = chain.step(state, number, rate)
             with Path(os.environ["JUICER_FAULTS_STEPS"]).open("a") as steps:
                 steps.write(f"{stage.name} {number}\n")
