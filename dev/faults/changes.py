@@ -16,7 +16,7 @@ from juicer.runtime.files import read_yaml, remove
 
 EDITS = {
     "parameter": ("params.yaml", "learning_rate: 0.0002", "learning_rate: 0.05"),
-    "module": ("tasks/chain.py", "VERSION = 1", "VERSION = 2"),
+    "module": ("tasks/chain.py", "VERSION = 1", "VERSION = 22"),
     "program": ("tasks/sft.py", '"""Stands in', '"""Stands now in'),
     "input": ("source/rows.txt", "a row", "another row"),
     "stage's input": ("base/weights.txt", "a base", "another base"),

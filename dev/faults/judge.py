@@ -1,6 +1,7 @@
 """What is right after a fault: bytes, record, DVC's status, MLflow, processes and leftovers, each judged by itself."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -15,8 +16,8 @@ import psutil
 
 from dev.faults.project import chain
 from dev.faults.workload import TRAINED, Project
-from juicer.runtime.files import read_yaml, value_at
-from juicer.stages.dvc_files import DvcLock, md5_of
+from juicer.runtime.files import md5_of_file, read_yaml, value_at
+from juicer.stages.dvc_files import DvcLock
 
 STAGES = ("curate", "sft", "irft_train@r1", "evaluate@irft-r1", "report")
 RATES = {"sft": "sft.optimiser.learning_rate", "irft_train@r1": "irft.training.optimiser.learning_rate"}
@@ -60,6 +61,15 @@ def _survivors(project: Project) -> list[str]:
     return lines
 
 
+def md5_of(path: Path) -> str:
+    """The md5 that DVC gives to a file or a folder, hashed anew: the judge relies on nobody's memory of it."""
+    if path.is_file():
+        return md5_of_file(path)
+    names = sorted(each.relative_to(path).parts for each in path.rglob("*") if each.is_file())
+    parts = [{"md5": md5_of_file(path.joinpath(*name)), "relpath": "/".join(name)} for name in names]
+    return f"{hashlib.md5(json.dumps(parts).encode(), usedforsecurity=False).hexdigest()}.dir"
+
+
 def _record(lock: DvcLock, stages: Sequence[str]) -> list[str]:
     """dvc.lock names what is here now: parameters, code, inputs and outputs, hashed without DVC's memory of them."""
     params, wrong = read_yaml(Path("params.yaml")), list[str]()
@@ -70,6 +80,8 @@ def _record(lock: DvcLock, stages: Sequence[str]) -> list[str]:
         stage = lock.stages[name]
         for kind in ("deps", "outs"):
             for each in stage.get(kind, []):
+                if each["path"].startswith("juicer/"):
+                    continue  # .dvcignore leaves out some of it; `dvc status` knows which
                 if not Path(each["path"]).exists():
                     wrong.append(f"{each['path']} of {name} is not there")
                 elif md5_of(Path(each["path"])) != each["md5"]:

@@ -74,12 +74,15 @@ def run_all(todo: Sequence[Trial], work: Path, jobs: int, *, keep: bool = False)
     on_real = {kind.name for kind in KINDS if kind.template == "real"}
     parts = [(make_templates, [each for each in todo if each.kind not in on_real])]
     parts += [(lambda work: real.make_template(work / "real"), [each for each in todo if each.kind in on_real])]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    try:
         for make, part in parts:
             if part:
                 make(work)
             for future in as_completed([pool.submit(run_one, trial, work, keep) for trial in part]):
                 yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # of an interrupted call, the trials that have begun still end
 
 
 def run_one(trial: Trial, work: Path, keep: bool = False) -> Result:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MARK = "JUICER_FAULTS_TRIAL"
 """Environment variable by which the processes of a trial are found, whatever session they are in."""
 RUN = ("juicer", "run")
-PATIENCE = 240.0
+PATIENCE = 600.0
 """Seconds after which a command that has not ended counts as one that never does."""
 TINY = ("irft.rounds=1", "rft.rounds=0", "sft_matched.enabled=false")
 RATE = "sft.optimiser.learning_rate"
@@ -118,7 +118,6 @@ class Project:
         own = {
             "PATH": path,
             "PYTHONPATH": "",
-            "PYTHONDONTWRITEBYTECODE": "1",
             "DVC_SITE_CACHE_DIR": str(self.folder / ".dvc/tmp/site"),
             "DVC_NO_ANALYTICS": "1",
             "JUICER_CHECKPOINT_SECONDS": "0.02",
