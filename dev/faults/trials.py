@@ -19,7 +19,6 @@ from dev.faults.workload import RUN, TRAINED, Project, copy_of, make_template, m
 KINDS: list[Kind] = [*kills.KINDS, *changes.KINDS, *outside.KINDS, *real.KINDS]
 INJECTED: list[Kind] = injected.KINDS
 SHORT = {
-    "kill: process group": 1,
     "kill: in a checkpoint": 1,
     "kill: in dvc.lock": 1,
     "kill: in DVC's rwlock": 1,
@@ -52,7 +51,8 @@ def trials(
     for kind in kinds:
         if only.lower() not in kind.name.lower():
             continue
-        count = SHORT.get(kind.name, 0) if short else kind.trials if most is None else min(most, kind.trials)
+        planted = kind in INJECTED
+        count = SHORT.get(kind.name, planted) if short else kind.trials if most is None else min(most, kind.trials)
         found += [Trial(kind.name, number, seed) for number in range(count)]
     # Mixed, so that trials at the same time are not all at the same point.
     Random(seed).shuffle(found)
