@@ -4,9 +4,10 @@ PYTHON ?= python3
 RECIPE ?=
 PLAN ?=
 KIT ?=
+FAULTS ?=
 UI ?=
 # Read from the environment, so that the shell takes them as words, whatever is in them.
-export RECIPE PLAN KIT UI
+export RECIPE PLAN KIT UI FAULTS
 PYTHON_BARE ?= python3.12
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -97,6 +98,10 @@ bench: setup ## compare a round's speed, memory and growth with plain transforme
 .PHONY: hostile
 hostile: setup ## try 250 bad recipes, data files and model folders, one process each (about 20 minutes)
 	@python -m dev.hostile
+
+.PHONY: faults
+faults: setup ## kill, edit, starve and double runs, and judge what they leave (an hour or less); FAULTS="--only kill"
+	@set -f; python -m dev.faults $$FAULTS
 
 gpu-kit: setup ## pack what a borrowed GPU machine lacks into .gpu-kit; KIT=--model adds a small real model
 	@set -f; python -m bench.gpu_kit $$KIT
