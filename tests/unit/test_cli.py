@@ -199,7 +199,7 @@ def test_promotion_evaluation_and_servers_are_those_of_the_flows(
         (("x",), {}),
         (("model", "mlflow/promotion.yaml"), {}),
         (("models:/x/1", "mlflow/promotion.yaml"), {}),
-        ((1, 5000, 2), {}),
+        ((1, 5000, 2, False), {}),
     ]
 
 

@@ -35,7 +35,7 @@ ALSO = {"settings": {"runtime"}, "runtime": {"settings"}}
 """Processes are joined as the settings say, and settings report errors. No module does both."""
 KNOWN_TO = {
     "prefect": {"flows."},
-    "mlflow": {"juicer.registry."},
+    "mlflow": {"juicer.registry.", "flows.gate"},
     "dvc": {"flows.", "juicer.stages.damage", "juicer.stages.pipeline", "juicer.reporting.plot_difference"},
 }
 
