@@ -95,7 +95,8 @@ def _show(result: Result, done: int, of: int) -> None:
 def _found(results: list[Result]) -> int:
     """Whether every planted wrong was found, and nothing in the control."""
     missed = [each.kind for each in results if (each.verdict == "right") != (each.kind == INJECTED[0].name)]
-    print(f"not found: {', '.join(missed)}" if missed else f"all {len(results) - 1} planted wrongs were found")
+    planted = sum(each.kind != INJECTED[0].name for each in results)
+    print(f"not found: {', '.join(missed)}" if missed else f"all {planted} planted wrongs were found")
     return int(bool(missed))
 
 

@@ -4,7 +4,6 @@ import contextlib
 import sqlite3
 import subprocess
 import sys
-import uuid
 from random import Random
 
 from dev.faults.judge import judge
@@ -99,9 +98,9 @@ def _store(project: Project, *statements: str) -> Outcome:
 
 def run_twice(project: Project, random: Random, number: int) -> Outcome:
     """MLflow has a run twice."""
-    other = uuid.UUID(int=random.getrandbits(128)).hex
+    other = "f" * 32
     columns = "name, status, lifecycle_stage, experiment_id, artifact_uri, start_time, end_time, user_id, source_type"
-    first = "(SELECT run_uuid FROM runs LIMIT 1)"
+    first = "(SELECT min(run_uuid) FROM runs)"
     return _store(
         project,
         f"INSERT INTO runs (run_uuid, {columns}) SELECT '{other}', {columns} FROM runs WHERE run_uuid = {first}",  # noqa: S608
