@@ -147,8 +147,8 @@ def enter() -> Project:
 
 def _check_own(root: Path) -> None:
     """InputError if this is the code of another checkout, such as the one that this one was copied from."""
-    own, running = root / "juicer", Path(__file__).parent
-    if not own.is_dir() or own.samefile(running):
+    own, running = root / "juicer/cli.py", Path(__file__).parent
+    if not own.is_file() or own.samefile(__file__):
         return
     installed = running.parent.name in ("site-packages", "dist-packages")
     of = "an installed copy of the code" if installed else "the code of another checkout"
