@@ -278,8 +278,9 @@ def test_the_command_of_another_checkout_is_refused_and_names_both_folders(proje
 def test_an_installed_copy_of_the_code_is_refused_in_a_project_with_code_of_its_own(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (project / "juicer").mkdir()
     installed = project / "lib/site-packages/juicer/cli.py"
-    installed.parent.mkdir(parents=True)
+    for path in (project / "juicer/cli.py", installed):
+        path.parent.mkdir(parents=True)
+        path.touch()
     monkeypatch.setattr(cli, "__file__", str(installed))
     assert f"an installed copy of the code, {installed.parents[1]}, not of this project" in juicer("check").stderr
