@@ -4,6 +4,7 @@ import codecs
 import gzip
 import io
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -63,7 +64,7 @@ def files_of(source: str) -> list[SourceFile]:
         InputError: the file or folder does not exist, the type of the file is not supported, or the folder contains no
             file of a supported type.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # noqa: PTH111  Path.expanduser raises for ~x of no user
     if path.is_file():
         if not path.name.endswith(SUFFIXES):
             raise InputError("unsupported type of file", where=source, do=f"use one of {', '.join(SUFFIXES)}")
