@@ -302,8 +302,13 @@ def rows_of_parquet(path: Path, name: str) -> Iterator[Row]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            together = _check_parquet(file.metadata, path.stat().st_size, name)
+            size, unpacked = path.stat().st_size, 0
+            together = _check_parquet(file.metadata, size, name)
             for batch in file.iter_batches(batch_size=together):
+                unpacked += batch.nbytes
+                if unpacked > max(UNPACKED, RATIO * size):
+                    what = f"the file of {size:,} bytes unpacks to more than {RATIO} times as much"
+                    raise InputError(what, where=f"{name}: row {number + 1}")
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(values, f"{name}: row {number}")
