@@ -71,9 +71,9 @@ def attempt(case: Case) -> tuple[str, float, float]:
         with (folder / "out").open("w+") as out:
             process = subprocess.Popen(
                 [sys.executable, *arguments], cwd=folder, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
-                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT)),  # noqa: PLW1509  no threads
                 env={**os.environ, "PYTHONPATH": str(folder), "JUICER_LIVE_SECONDS": "0"},
             )  # fmt: skip
+            resource.prlimit(process.pid, resource.RLIMIT_AS, (LIMIT, LIMIT))
             usage = None
             while time.monotonic() - start < PATIENCE:
                 pid, status, usage = os.wait4(process.pid, os.WNOHANG)

@@ -5,6 +5,7 @@ The commands are `juicer use` and `juicer check`.
 
 import copy
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def _from_home(recipe: Recipe) -> Recipe:
         key = {"fetch": "source", "pretrain": "corpus"}.get(name, "model")
         value = getattr(section, key, None)
         if value is not None and value.startswith("~"):
-            changes[name] = section.model_copy(update={key: str(Path(value).expanduser())})
+            changes[name] = section.model_copy(update={key: os.path.expanduser(value)})  # noqa: PTH111  Path.expanduser raises for ~x
     return recipe.model_copy(update=changes)
 
 

@@ -4,6 +4,7 @@ import codecs
 import gzip
 import io
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -63,7 +64,7 @@ def files_of(source: str) -> list[SourceFile]:
         InputError: the file or folder does not exist, the type of the file is not supported, or the folder contains no
             file of a supported type.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # noqa: PTH111  Path.expanduser raises for ~x of no user
     if path.is_file():
         if not path.name.endswith(SUFFIXES):
             raise InputError("unsupported type of file", where=source, do=f"use one of {', '.join(SUFFIXES)}")
@@ -301,8 +302,13 @@ def rows_of_parquet(path: Path, name: str) -> Iterator[Row]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            together = _check_parquet(file.metadata, path.stat().st_size, name)
+            size, unpacked = path.stat().st_size, 0
+            together = _check_parquet(file.metadata, size, name)
             for batch in file.iter_batches(batch_size=together):
+                unpacked += batch.nbytes
+                if unpacked > max(UNPACKED, RATIO * size):
+                    what = f"the file of {size:,} bytes unpacks to more than {RATIO} times as much"
+                    raise InputError(what, where=f"{name}: row {number + 1}")
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(values, f"{name}: row {number}")

@@ -12,10 +12,30 @@ from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 
 PIECES = [
-    ";", "&&", "|", "`", "$(", ")", "${graph.base}", ">", "<", "\n", "\0", "\r", "\x1b[2J", "'", '"', "\\", "#", " ",
-    "*", "?", "~", "-", "--out", "../", "/", ":", "a", "models/sft", "touch pwned", "main", "\u2028", "é", "!", "%s",
-    "{", "}",
-]  # fmt: skip
+    *(
+        ";",
+        "&&",
+        "|",
+        "`",
+        "$(",
+        ")",
+        "${graph.base}",
+        ">",
+        "<",
+        "\n",
+        "\0",
+        "\r",
+        "\x1b[2J",
+        "'",
+        '"',
+        "\\",
+        "#",
+        " ",
+        "*",
+        "?",
+    ),
+    *("~", "-", "--out", "../", "/", ":", "a", "models/sft", "touch pwned", "main", "\u2028", "é", "!", "%s", "{", "}"),
+]
 TEXTS = [line.partition(":")[0] for line in describe(Recipe) if line[0] not in " [" and ": text" in line]
 
 
