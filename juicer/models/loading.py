@@ -71,9 +71,9 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     Raises:
         InputError: the folder is missing or holds no tokenizer.
     """
+    values = read_config_values(folder)
     from transformers import AutoTokenizer
 
-    values = read_config_values(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise InputError(
             "the model folder holds no tokenizer",
@@ -113,6 +113,7 @@ def load_policy(folder: Path, compute: ComputeSettings, dtype: torch.dtype | Non
         InputError: the folder is missing, holds no safetensors weights, or lacks some of the model's tensors; an
             unsupported release of transformers is installed.
     """
+    check_folder(folder)  # before imports that take seconds
     require("transformers")
     from transformers import AutoModelForCausalLM
 

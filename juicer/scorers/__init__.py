@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from juicer.data.demonstrations import Message
+from juicer.models.folder import check_folder
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.settings.compute import ComputeSettings
@@ -39,8 +40,7 @@ def load(settings: ScorerSettings, folder: Path | None, compute: ComputeSettings
         return None
     if folder is None:
         raise InputError(f"scorer.kind is {settings.kind!r}, but there is no scorer", do="set scorer.model")
-    if not (folder / "config.json").is_file():
-        raise InputError("no model here: config.json is missing", where=str(folder), do="check scorer.model")
+    check_folder(folder)
     # Imported here because they import torch and transformers, which takes seconds and kind `none` does not need.
     if settings.kind == "beaver":
         from juicer.scorers.beaver import BeaverScorer

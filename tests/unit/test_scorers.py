@@ -319,7 +319,7 @@ def test_a_folder_without_tokenizer_is_named(beaver: Path, kind: str) -> None:
 
 def test_no_scorer_needs_no_folder(tmp_path: Path) -> None:
     assert scorers.load(settings("none"), tmp_path / "missing", CPU) is None
-    with pytest.raises(InputError, match=r"config\.json is missing"):
+    with pytest.raises(InputError, match=r"no config\.json"):
         scorers.load(settings(), tmp_path / "missing", CPU)
 
 
