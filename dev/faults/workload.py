@@ -231,7 +231,7 @@ def make_template(folder: Path) -> Project:
         shutil.copy(ROOT / name, folder / name)
     for name, own in STAND_INS.items():
         shutil.copy(ROOT / f"dev/faults/project/{own}.py", folder / f"tasks/{name}.py")
-    shutil.copy(ROOT / "dev/faults/project/dvc.yaml", folder / "dvc.yaml")
+    shutil.copy(ROOT / "dev/faults/project/graph.yaml", folder / "dvc.yaml")
     for path, text in {"source/rows.txt": "a row\n", "base/weights.txt": "a base model\n"}.items():
         (folder / path).parent.mkdir()
         (folder / path).write_text(text)
