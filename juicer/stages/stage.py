@@ -223,7 +223,9 @@ class Stage:
         keep_lock()
         digest = self._watch.reading.digest()
         # Processes that the stage starts have to read what it has read.
-        if os.environ.setdefault(READING, digest) != digest:
+        if "LOCAL_RANK" not in os.environ:
+            os.environ[READING] = digest
+        elif os.environ.get(READING, digest) != digest:
             raise InputError("parameters, inputs or code changed while the stage started", where=self.name, do=AGAIN)
         if os.environ.get("RANK", "0") == "0":
             self._watch.follow()

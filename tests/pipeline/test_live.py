@@ -265,7 +265,7 @@ def test_a_server_that_is_down_costs_a_stage_one_line(small: Path, start: Start)
     while "warning" not in printed[-1]:
         printed.append(stage.stdout.readline())
         assert printed[-1], printed
-    warning = "warning: sft is not shown in MLflow while it runs: http://127.0.0.1:1: MLflow refuses"
+    warning = "warning: sft is not shown in MLflow while it runs: http://127.0.0.1:1: MLflow's store cannot be reached"
     assert printed[-1].startswith(warning)
     (small / "go").touch()
     rest = stage.stdout.read()
