@@ -1,8 +1,8 @@
 """A copy of the project to run in, so that code and parameters can be edited while a long run lasts.
 
 A copy is a git worktree with the changes that are not committed. It is named after its content: the same command finds
-it again after a kill, with the checkpoints in it. It uses the project's own DVC cache: stages that it finished before it
-failed are not computed again anywhere else either.
+it again after a kill, with the checkpoints in it. It uses the project's own DVC cache: stages that it finished
+before it failed are not computed again anywhere else either.
 """
 
 import hashlib
