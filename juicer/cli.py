@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -264,6 +264,7 @@ def run(
     words: Words = None,
     tiny: Tiny = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; change nothing.")] = False,
+    snapshot: Annotated[bool, typer.Option("--snapshot", help="Run in a copy: the code may be edited.")] = False,
 ) -> None:
     """Run a recipe: data, training, report, registry.
 
@@ -276,6 +277,7 @@ def run(
       juicer run irft.rounds=4                     the active recipe with a change, which stays
       juicer run recipes/hh-irft.yaml --tiny       the path of a large recipe, in minutes on a CPU
       juicer run ultrachat-irft-t5 --dry-run       what that recipe would run
+      juicer run --snapshot                        edit what you like meanwhile
     """
     project = enter()
     recipe, overrides = split(words)
@@ -291,6 +293,9 @@ def run(
         workspace.prepare(print)
         print(make_active(project, recipe, overrides, tiny=tiny), flush=True)
         workspace.discard_damage(print)
+        if snapshot:
+            reproduce_in_snapshot(held)
+            return
         try:
             reproduce(held)
         finally:
@@ -316,16 +321,47 @@ def reproduce(held: "Held") -> None:
         raise InputError(what, do="its last lines are above; juicer status lists what is left, juicer run resumes")
 
 
+def reproduce_in_snapshot(held: "Held") -> None:
+    """Run in a copy of the project, which goes once all is brought back, and stays for the next run if that fails.
+
+    Raises:
+        InputError: the copy cannot be made.
+        typer.Exit: the run failed or was cancelled, and has said so.
+    """
+    from juicer.registry.store import absolute, project_uri
+    from juicer.runtime.files import read_yaml
+    from juicer.stages import snapshot
+    from juicer.stages.dvc_files import keep_lock
+    from juicer.stages.live import SECONDS
+
+    folder, known = snapshot.take(read_yaml(PARAMS))
+    print(f"running in {folder}{', where an earlier run stopped' if known else ''}", flush=True)
+    # A stage takes the variable of the store for a server's, and would show its run from the first second.
+    live = os.environ.get("JUICER_LIVE_SECONDS", str(SECONDS))
+    variables = {"MLFLOW_TRACKING_URI": absolute(project_uri()), "JUICER_LIVE_SECONDS": live}
+    command = [sys.executable, "-m", "juicer", "run"]
+    with _ending(command, held, folder, variables) as (process, told):
+        code = process.wait()
+    if code or told:
+        print(f"juicer: {folder} is kept; juicer run --snapshot resumes there if no file has changed", file=sys.stderr)
+        raise typer.Exit(128 + told[0] if told else code)
+    snapshot.bring_back(folder)
+    keep_lock()
+    snapshot.discard(folder)
+
+
 @contextlib.contextmanager
-def _ending(command: Sequence[str], held: "Held") -> Iterator[tuple[subprocess.Popen[bytes], list[signal.Signals]]]:
+def _ending(
+    command: Sequence[str], held: "Held", folder: Path | None = None, variables: Mapping[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], list[signal.Signals]]]:
     """A command in the foreground, which outlives this process's signals: it is waited for until its stages ended.
 
     Yields:
         The process, and the list that the first signal is added to.
     """
     told = list[signal.Signals]()
-    environment = {**os.environ, **stage_environment(), **held.environment}
-    process = subprocess.Popen(list(command), env=environment, pass_fds=held.files)
+    environment = {**os.environ, **stage_environment(), **held.environment, **(variables or {})}
+    process = subprocess.Popen(list(command), cwd=folder, env=environment, pass_fds=held.files)
 
     def hand_on(number: int, _: Any) -> None:
         told.append(signal.Signals(number))

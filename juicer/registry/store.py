@@ -75,6 +75,12 @@ def project_uri(params: Path = Path("params.yaml")) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or _settings(params).tracking_uri
 
 
+def absolute(uri: str) -> str:
+    """The URI of a store as a process in another folder needs it: a SQLite file by its whole path."""
+    file = sqlite_file(uri)
+    return f"sqlite:///{file.absolute()}" if file else uri
+
+
 def project_model(params: Path = Path("params.yaml")) -> str:
     """The registered model of the active recipe."""
     return _settings(params).model_name or str(read_yaml(params)["name"])
