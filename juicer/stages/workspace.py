@@ -28,6 +28,8 @@ TOKEN = "JUICER_WORKSPACE"  # noqa: S105 - the name of an environment variable
 """Environment variable by which the processes that a holder starts are known to belong to it."""
 SECONDS = 0.5
 """Seconds between two attempts to get the lock."""
+LOOKING = 3.0
+"""Seconds within which a waiting command certainly lets go of the lock, to look again later."""
 REMIND = 600.0
 """Seconds after which a waiting command says again for whom it waits."""
 
@@ -114,8 +116,11 @@ def share() -> Iterator[None]:
         return
     file = _open()
     try:
-        if not _lock(file, fcntl.LOCK_SH):
-            raise in_use(str(holder() or "another command"))
+        deadline = time.monotonic() + LOOKING
+        while not _lock(file, fcntl.LOCK_SH):  # a command that waits for its turn has it for moments only
+            if time.monotonic() > deadline:
+                raise in_use(str(holder() or "another command"))
+            time.sleep(SECONDS / 5)
         yield
     finally:
         os.close(file)
@@ -140,8 +145,9 @@ def _acquire(file: int, wait: bool, say: Callable[[str], object]) -> None:
 def _other(file: int) -> str | None:
     """Take the lock; who has it if that fails."""
     if not _lock(file, fcntl.LOCK_EX):
-        who = holder()
-        return str(who) if who and psutil.pid_exists(who.process) else "a stage that dvc repro started"
+        if (who := holder()) is None:
+            return "a stage that dvc repro started"
+        return str(who) if psutil.pid_exists(who.process) else f"what {who} had started before it was killed"
     if (command := running_dvc()) is None:
         return None
     fcntl.flock(file, fcntl.LOCK_UN)  # its next stage has to be able to start
@@ -162,7 +168,7 @@ def running_dvc() -> str | None:
         except psutil.Error:
             continue
         if any(Path(word).name == "dvc" for word in words):
-            return f"dvc repro (process {number})"
+            return f"dvc (process {number})"
     return None
 
 

@@ -24,6 +24,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.delenv(TOKEN, raising=False)
     monkeypatch.setenv("DVC_STAGE", "sft")
     monkeypatch.setattr(workspace, "SECONDS", 0.01)
+    monkeypatch.setattr(workspace, "LOOKING", 0.1)
     return tmp_path
 
 
@@ -83,6 +84,20 @@ def test_a_token_of_a_holder_that_has_ended_is_worth_nothing(monkeypatch):
             pytest.fail("beside a stage")
 
 
+def test_a_stage_begins_once_a_command_that_looked_for_its_turn_lets_go(somebody_else, monkeypatch):
+    monkeypatch.setattr(workspace, "LOOKING", 10)
+    tries = iter([False, False, True])
+    monkeypatch.setattr(workspace, "_lock", lambda file, kind: next(tries))
+    with share():
+        assert next(tries, None) is None
+
+
+def test_what_a_killed_holder_has_started_is_named_by_it(somebody_else):
+    HOLDER.write_text(holder().model_copy(update={"process": 2**22 + 1}).model_dump_json())
+    with pytest.raises(InputError, match="what .* had started before it was killed is working in this folder"), hold():
+        pytest.fail("both work")
+
+
 def test_a_damaged_note_about_the_holder_names_nobody_and_stops_nobody(somebody_else):
     HOLDER.write_text("{")
     with pytest.raises(InputError, match="is working in this folder"), hold():
@@ -94,7 +109,7 @@ def test_a_dvc_repro_that_was_started_by_hand_is_waited_for(monkeypatch):
     uses = {"write": {"models/sft": {"pid": os.getpid(), "cmd": "dvc repro"}}, "read": {}}
     workspace.DVC_IN_USE.write_text(json.dumps(uses))
     monkeypatch.setattr("psutil.Process.cmdline", lambda self: [sys.executable, "/bin/dvc", "repro"])
-    with pytest.raises(InputError, match=rf"dvc repro \(process {os.getpid()}\) is working in this folder"), hold():
+    with pytest.raises(InputError, match=rf"dvc \(process {os.getpid()}\) is working in this folder"), hold():
         pytest.fail("both work")
     with share():
         pass
