@@ -94,7 +94,7 @@ def test_a_stage_begins_once_a_command_that_looked_for_its_turn_lets_go(somebody
 
 def test_what_a_killed_holder_has_started_is_named_by_it(somebody_else):
     HOLDER.write_text(holder().model_copy(update={"process": 2**22 + 1}).model_dump_json())
-    with pytest.raises(InputError, match="what .* had started before it was killed is working in this folder"), hold():
+    with pytest.raises(InputError, match=r"what .* had started before it was killed is working in this folder"), hold():
         pytest.fail("both work")
 
 
