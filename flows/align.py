@@ -68,11 +68,11 @@ def align(
     try:
         # A run that waits for its turn in the UI is better than one that failed at night.
         with hold(wait=runtime.deployment.id is not None, say=log.info):
-            prepare(log.info)
             if require_clean:
                 check_clean()
             commit = check_machines(force) if on_machines else None
             name = activate_recipe(recipe, overrides)
+            prepare(log.info)
             discard_damage(log.info)
             planned = plan(from_stage=from_stage, until_stage=until_stage, force=force)
             log.info("Plan:\n%s", plan_table(planned))

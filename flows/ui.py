@@ -133,6 +133,8 @@ def variables(prefect: str, mlflow: str, secret: str) -> dict[str, str]:
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            # Seven processes that evaluate GenAI applications.
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "JUICER_CHECKOUT": str(Path.cwd()),
             "PYTHONPATH": str(Path.cwd()),
         }

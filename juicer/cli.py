@@ -290,8 +290,8 @@ def run(
 
     with hold(wait=True) as held:
         workspace = flow("workspace")
-        workspace.prepare(print)
         print(make_active(project, recipe, overrides, tiny=tiny), flush=True)
+        workspace.prepare(print)
         workspace.discard_damage(print)
         if snapshot:
             reproduce_in_snapshot(held)
