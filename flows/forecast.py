@@ -199,10 +199,23 @@ def _is_alive(pid: int, cmd: str) -> bool:
             command = ["dvc"]  # it may be DVC
         except psutil.NoSuchProcess:
             continue
+        if _works_elsewhere(process.pid):
+            continue
         any_dvc = process.pid == pid and any(Path(word).name == "dvc" for word in command)
         if any_dvc or _is_command(command, cmd):
             return True
     return False
+
+
+def _works_elsewhere(process: int) -> bool:
+    """Whether a process that sees the same files as this one works in another project."""
+    here = Path("/proc/self")
+    there = here.with_name(str(process))
+    try:
+        same_files = (there / "ns/mnt").readlink() == (here / "ns/mnt").readlink()
+        return same_files and not (there / "cwd").readlink().is_relative_to(Path.cwd())
+    except OSError:  # it has ended, belongs to another user, or this is not Linux
+        return False
 
 
 def _is_command(command: Sequence[str], recorded: str) -> bool:

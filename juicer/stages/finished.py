@@ -9,6 +9,7 @@ from pathlib import Path
 
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json, remove, write_json
+from juicer.stages.checkpoint import remove_checkpoints
 from juicer.stages.hashes import md5_of
 
 FOLDER = Path(".juicer/finished")
@@ -33,7 +34,7 @@ class Finished:
 
 
 def keep(stage: str, read: str, output: Path) -> Finished:
-    """Move a finished output into the store.
+    """Move a finished output into the store. The stage needs its checkpoints no more.
 
     Args:
         read: digest of what the stage read.
@@ -46,6 +47,7 @@ def keep(stage: str, read: str, output: Path) -> Finished:
     output.rename(kept.output)
     # Last: without it, nothing here counts.
     write_json(folder / RECORD, {"read": read, "output_md5": md5_of(kept.output, remember=True)})
+    remove_checkpoints(stage)
     return kept
 
 
