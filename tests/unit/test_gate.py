@@ -139,6 +139,8 @@ def test_there_is_no_gate_without_a_secret_or_without_a_host(client, secret, hos
         Gate(client.app, secret, hosts)
 
 
+# MLflow's own use of SQLAlchemy.
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 def test_mlflow_still_starts_its_processes_where_the_gate_takes_hold() -> None:
     from mlflow import server
 
