@@ -47,7 +47,10 @@ def edit(project: Project, random: Random, number: int) -> Outcome:
 
 
 def edit_then_back(project: Project, random: Random, number: int) -> Outcome:
-    """Change something while a stage runs, and back after the stage has refused: its work is not lost."""
+    """Change something while a stage runs, and back after the stage has refused: its work is not lost.
+
+    But for a changed input, which the stage may have read before or after: that work is discarded.
+    """
     what = list(EDITS)[number % len(EDITS)]
     path, before, after = EDITS[what]
     running = project.start(*RUN)
@@ -60,7 +63,7 @@ def edit_then_back(project: Project, random: Random, number: int) -> Outcome:
     wrong, before_it = refusal(done, 120), project.steps()
     again = project.call(*RUN)
     wrong += [f"going back: {again}"] if again.code else []
-    if project.steps() - before_it >= chain.STEPS:
+    if what != "stage's input" and project.steps() - before_it >= chain.STEPS:
         wrong.append("the work before the change is lost")
     return settled(project, what, wrong)
 
