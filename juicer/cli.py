@@ -334,11 +334,12 @@ def reproduce_in_snapshot(held: "Held") -> None:
     from juicer.stages.dvc_files import keep_lock
     from juicer.stages.live import SECONDS
 
-    folder, known = snapshot.take(read_yaml(PARAMS))
-    print(f"running in {folder}{', where an earlier run stopped' if known else ''}", flush=True)
     # A stage takes the variable of the store for a server's, and would show its run from the first second.
     live = os.environ.get("JUICER_LIVE_SECONDS", str(SECONDS))
     variables = {"MLFLOW_TRACKING_URI": absolute(project_uri()), "JUICER_LIVE_SECONDS": live}
+    folder, known = snapshot.take(read_yaml(PARAMS))
+    # From here on nothing of the project is read: it may be edited.
+    print(f"running in {folder}{', where an earlier run stopped' if known else ''}", flush=True)
     command = [sys.executable, "-m", "juicer", "run"]
     with _ending(command, held, folder, variables) as (process, told):
         code = process.wait()
