@@ -49,8 +49,7 @@ def _ask_server(uri: str) -> str:
             auth=(user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None,
             timeout=(SECONDS_TO_CONNECT, SECONDS_TO_ANSWER),
             allow_redirects=False,
-            stream=True,
-        ).close()
+        )
     except requests.exceptions.SSLError:
         return ""  # it answers; MLflow has settings of its own for certificates
     except requests.ReadTimeout:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import shlex
 import time
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from juicer.stages.git import git
 from juicer.stages.words import resolved
 
 LOCK, KEPT = Path("dvc.lock"), Path(".juicer/dvc.lock")
+MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 SECONDS_TO_WRITE = 5.0
 """How long DVC takes at most to write dvc.lock."""
 JUDGED_BY = ("seed", "template", "scorer", "evaluation")
@@ -143,4 +145,13 @@ def _is_whole(text: str) -> bool:
         values = YAML(typ="safe").load(text)
     except YAMLError:
         return False
-    return isinstance(values, dict) and isinstance(values.get("stages", {}), dict) and "schema" in values
+    if not isinstance(values, dict) or "schema" not in values or not isinstance(values.get("stages", {}), dict):
+        return False
+    return all(_is_whole_stage(stage) for stage in values.get("stages", {}).values())
+
+
+def _is_whole_stage(stage: object) -> bool:
+    if not isinstance(stage, dict) or "cmd" not in stage:
+        return False
+    files = [file for kind in ("deps", "outs") for file in stage.get(kind, ())]
+    return all(isinstance(file, dict) and MD5.fullmatch(str(file.get("md5"))) for file in files)

@@ -97,5 +97,6 @@ def test_the_version_is_checked_where_the_internals_are_used(
     monkeypatch: pytest.MonkeyPatch, name: str, use: Callable[[], object]
 ) -> None:
     install(monkeypatch, "0.1")
+    monkeypatch.setattr("juicer.models.loading.check_folder", lambda folder: {})
     with pytest.raises(InputError, match=f"^{name} 0.1 is installed, but Juicer"):
         use()

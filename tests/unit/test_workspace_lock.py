@@ -15,7 +15,8 @@ from juicer.stages import workspace
 from juicer.stages.dvc_files import KEPT, LOCK, keep_lock, mend_lock
 from juicer.stages.workspace import HOLDER, TOKEN, hold, holder, share
 
-WHOLE = "schema: '2.0'\nstages:\n  sft:\n    cmd: a\n"
+OUT = "    outs:\n    - path: models/sft\n      hash: md5\n      md5: 0123456789abcdef0123456789abcdef.dir\n"
+WHOLE = f"schema: '2.0'\nstages:\n  sft:\n    cmd: a\n{OUT}"
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +119,13 @@ def test_a_dvc_repro_that_was_started_by_hand_is_waited_for(monkeypatch):
         pass
 
 
-@pytest.mark.parametrize("damaged", ["", "schema: '2.0'\nstages:\n  sft: {cmd", "stages: 3\n", "- a\n"])
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "", "schema: '2.0'\nstages:\n  sft: {cmd", "stages: 3\n", "- a\n", "schema: '2.0'\nstages:\n  sft:\n",
+        WHOLE[:-8], WHOLE[:-45], WHOLE[:-60],
+    ],
+)  # fmt: skip
 def test_a_dvc_lock_that_was_cut_short_comes_back(damaged):
     LOCK.write_text(WHOLE)
     keep_lock()
