@@ -123,7 +123,7 @@ def _open(database: Path) -> sqlite3.Connection:
 
 def _fault_of_tables(store: sqlite3.Connection, database: Path) -> str:
     tables = {str(name) for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if tables and not tables & FIRST_TABLES:
+    if tables - {"alembic_version"} and not tables & FIRST_TABLES:
         do = "name another file: register.tracking_uri"
         raise InputError("the database is of another program than MLflow", where=str(database), do=do)
     # MLflow adds a first experiment once it has made all tables, and none of its versions has a store without one.
