@@ -13,6 +13,7 @@ from juicer.runtime.files import read_json
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_a_few_kills_and_edits_leave_nothing_wrong_and_every_planted_wrong_is_found() -> None:
     command = [sys.executable, "-m", "dev.faults", "--short", "--inject"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
