@@ -4,7 +4,6 @@ A stage is cancelled by SIGTERM, by Ctrl-C, or by the end of the process that st
 child process when it is ended itself.
 """
 
-import json
 import os
 import signal
 import sys
@@ -12,17 +11,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 import psutil
 
 from juicer.runtime.errors import Cancelled, InputError
+from juicer.stages.workspace import dvc_processes
 
 LIMIT = 15.0
 """Seconds from the request to the end of the process, whether or not a checkpoint was saved."""
-IN_USE = Path(".dvc/tmp/rwlock")
-"""DVC's list of the files that its running commands read and write."""
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 
 
@@ -136,13 +133,9 @@ def check_started() -> None:
     if "DVC_STAGE" not in os.environ or "LOCAL_RANK" in os.environ:
         return
     try:
-        in_use = json.loads(IN_USE.read_text(encoding="utf-8"))
-        users = [*in_use["write"].values(), *(user for users in in_use["read"].values() for user in users)]
-        known = {int(user["pid"]) for user in users}
+        known = dvc_processes()
     except FileNotFoundError:
         return  # not started by DVC itself
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        known = set()  # cut short by the end of DVC
     if known.isdisjoint(process.pid for process in psutil.Process().parents()):
         do = "nothing was done; run it again"
         raise InputError("the DVC that started this stage has ended", where=os.environ["DVC_STAGE"], do=do)

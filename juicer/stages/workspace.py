@@ -154,14 +154,30 @@ def _other(file: int) -> str | None:
     return command
 
 
-def running_dvc() -> str | None:
-    """A living DVC command that was started by hand and uses files of the project; None if there is none."""
+def dvc_processes() -> set[int]:
+    """The numbers of the DVC processes that use files of the project, according to DVC; some may have ended.
+
+    None are known if a DVC command was killed while it wrote its list.
+
+    Raises:
+        FileNotFoundError: DVC has made no list here.
+    """
     try:
         listed = json.loads(DVC_IN_USE.read_text(encoding="utf-8"))
         users = [*listed["write"].values(), *(user for users in listed["read"].values() for user in users)]
-        numbers = {int(user["pid"]) for user in users}
+        return {int(user["pid"]) for user in users}
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # missing, or damaged by the end of a DVC command
+        return set()
+
+
+def running_dvc() -> str | None:
+    """A living DVC command that was started by hand and uses files of the project; None if there is none."""
+    try:
+        numbers = dvc_processes()
+    except FileNotFoundError:
+        return None
     for number in sorted(numbers):
         try:
             words = psutil.Process(number).cmdline()

@@ -40,7 +40,6 @@ def test_a_failure_is_counted_and_told(verdict: str, line: str) -> None:
     assert f"{verdict}: kill: stage 3 (at step 2): the model is another" in text
 
 
-@pytest.mark.skipif(not RESULTS.exists(), reason="make faults has not run yet")
 def test_the_table_of_the_page_is_that_of_the_results() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert page.split(BEGIN)[1].split(END)[0].strip() == as_markdown(read_json(RESULTS))
