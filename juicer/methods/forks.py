@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from juicer.models.forward import features
 from juicer.models.log_probability import token_log_probabilities
 
 if TYPE_CHECKING:
@@ -99,9 +100,7 @@ def fork_log_probabilities(policy: "PreTrainedModel", batch: ForkBatch) -> Tenso
     Returns:
         (batch, 2) float32, differentiable.
     """
-    hidden = policy.base_model(
-        input_ids=batch.tokens, attention_mask=batch.mask, position_ids=batch.positions
-    ).last_hidden_state
-    tokens = token_log_probabilities(policy, hidden.flatten(0, 1)[batch.sources], batch.targets)
+    given = features(policy, batch.tokens, batch.mask, position_ids=batch.positions, use_cache=False)
+    tokens = token_log_probabilities(policy, given.flatten(0, 1)[batch.sources], batch.targets)
     sums = torch.zeros(2 * len(batch.tokens), device=tokens.device).index_add(0, batch.responses, tokens)
     return sums.view(-1, 2)

@@ -15,6 +15,7 @@ from juicer.data.dialogues import Dialogue
 from juicer.data.template import Template
 from juicer.methods.objectives import normalise
 from juicer.methods.reward import score_rewards
+from juicer.models.forward import features
 from juicer.models.loading import mixed_precision, skip_deepspeed_import
 from juicer.models.log_probability import Batch, apply_to_logits, dialogues_of, length_sorted_batches
 from juicer.runtime.context import LOCAL, WorkContext
@@ -214,9 +215,9 @@ def per_token(
     values, places = [], []
     for rows in length_sorted_batches(dialogues, chunk):
         batch = Batch.of([dialogues[row] for row in rows], padding, policy.device)
-        hidden = policy.base_model(input_ids=batch.tokens, attention_mask=batch.attention).last_hidden_state
+        given = features(policy, batch.tokens, batch.attention, use_cache=False)
         predicted = batch.response[:, 1:]
-        values.append(apply_to_logits(policy, both, hidden[:, :-1][predicted], batch.tokens[:, 1:][predicted]))
+        values.append(apply_to_logits(policy, both, given[:, :-1][predicted], batch.tokens[:, 1:][predicted]))
         places += [(row, place) for row in rows for place in range(len(dialogues[row].response))]
     where = tuple(torch.tensor(places, device=policy.device).T)
     empty = torch.zeros(len(dialogues), length, device=policy.device)

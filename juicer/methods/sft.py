@@ -118,7 +118,7 @@ def train_sft(
             progress_callback(stage, CURVES, context, mean_tokens_per_step(demonstrations, settings.batch_size)),
             *checkpoint_callbacks(context, lambda: consumed),
         ],
-        peft_config=None if settings.lora is None else lora_config(settings.lora),
+        peft_config=None if settings.lora is None else lora_config(settings.lora, policy),
     )
     trainer.remove_callback(PrinterCallback)
     latest = checkpoint.latest() if checkpoint else None

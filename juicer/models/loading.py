@@ -2,8 +2,7 @@
 
 import json
 import sys
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,9 @@ import torch
 from safetensors import SafetensorError
 
 from juicer.data.template import Template
+from juicer.models.building import quiet, unbuildable
 from juicer.models.folder import check_folder, read_config_values
+from juicer.models.forward import confirm_forward, usable_attention
 from juicer.runtime.errors import InputError
 from juicer.runtime.libraries import require
 from juicer.settings.compute import ComputeSettings
@@ -83,7 +84,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the parsers of tokenizers raise plain Exceptions
-        raise _unbuildable("tokenizer", folder, error) from error
+        raise unbuildable("tokenizer", str(folder), error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     _check_vocabulary(tokenizer, values, folder)
@@ -124,6 +125,7 @@ def load_policy(folder: Path, compute: ComputeSettings, dtype: torch.dtype | Non
     check_missing(loaded, folder)
     policy: PreTrainedModel = model.to(device).eval()
     check_finite(policy, folder)
+    confirm_forward(policy)
     return policy
 
 
@@ -132,7 +134,7 @@ def load_weights(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[st
 
     Args:
         kind: the class, for example AutoModelForCausalLM.
-        settings: of `from_pretrained`.
+        settings: of `from_pretrained`; another attention implementation is taken where the asked one is not exact.
 
     Returns:
         The model, and transformers' report of missing and other tensors.
@@ -151,8 +153,10 @@ def load_weights(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[st
             with torch.device("meta"):
                 expected = kind.from_config(config, trust_remote_code=False).state_dict()
         except Exception as error:  # whatever a configuration makes the model's own code raise
-            raise _unbuildable("model", folder, error) from error
+            raise unbuildable("model", str(folder), error) from error
         check_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, shapes, folder)
+        if "attn_implementation" in settings:
+            settings["attn_implementation"] = usable_attention(config, settings["attn_implementation"])
         try:
             model, loaded = kind.from_pretrained(
                 folder,
@@ -167,7 +171,7 @@ def load_weights(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[st
         except (RuntimeError, ValueError, SafetensorError) as error:
             if "out of memory" in str(error):
                 raise
-            raise _unbuildable("model", folder, error) from error
+            raise unbuildable("model", str(folder), error) from error
     return model, loaded
 
 
@@ -177,12 +181,6 @@ def check_shapes(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[in
         if name in found and found[name] != shape:
             what = f"the shape of {name} is {list(found[name])}, but config.json asks for {list(shape)}"
             raise InputError(what, where=str(folder), do="download or save the model again")
-
-
-def _unbuildable(part: str, folder: Path, error: Exception) -> InputError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-    what = f"transformers cannot load the {part}: {type(error).__name__}: {reason}"
-    return InputError(what, where=str(folder), do="check that the folder is a whole model that transformers has")
 
 
 def check_finite(model: torch.nn.Module, folder: Path) -> None:
@@ -254,19 +252,6 @@ def read_training(folder: Path) -> dict[str, Any] | None:
     """The training record that `save_model` wrote; None for a model that another program saved."""
     path = folder / "training.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' report of missing tensors: `check_missing` raises one error for them."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
 
 
 def check_missing(loaded: Mapping[str, Collection[str]], folder: Path, allowed: str | None = None) -> None:

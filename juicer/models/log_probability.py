@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from juicer.data.dialogues import Dialogue
+from juicer.models.forward import features, logits_of
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.processes import max_over_processes
 
@@ -83,30 +84,30 @@ def response_log_probabilities(policy: "PreTrainedModel", batch: Batch) -> Tenso
     Returns:
         (batch,) float32, differentiable.
     """
-    hidden = policy.base_model(input_ids=batch.tokens, attention_mask=batch.mask).last_hidden_state
+    given = features(policy, batch.tokens, batch.mask, use_cache=False)
     predicted = batch.response[:, 1:]
-    tokens = token_log_probabilities(policy, hidden[:, :-1][predicted], batch.tokens[:, 1:][predicted])
+    tokens = token_log_probabilities(policy, given[:, :-1][predicted], batch.tokens[:, 1:][predicted])
     rows = predicted.nonzero()[:, 0]
     return torch.zeros(len(batch.tokens), device=tokens.device).index_add(0, rows, tokens)
 
 
-def token_log_probabilities(policy: "PreTrainedModel", hidden: Tensor, targets: Tensor) -> Tensor:
+def token_log_probabilities(policy: "PreTrainedModel", given: Tensor, targets: Tensor) -> Tensor:
     """log pi of tokens, each given the tokens before it.
 
     Args:
-        hidden: (positions, width) last hidden states.
+        given: (positions, width or vocabulary) the model's features there.
         targets: (positions,) the predicted tokens.
 
     Returns:
         (positions,) float32, differentiable.
     """
     return apply_to_logits(
-        policy, lambda logits, targets: -cross_entropy(logits, targets, reduction="none"), hidden, targets
+        policy, lambda logits, targets: -cross_entropy(logits, targets, reduction="none"), given, targets
     )
 
 
 def apply_to_logits(
-    policy: "PreTrainedModel", function: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, targets: Tensor
+    policy: "PreTrainedModel", function: Callable[[Tensor, Tensor], Tensor], given: Tensor, targets: Tensor
 ) -> Tensor:
     """A function of the logits at each position, in memory that does not grow with vocabulary times positions.
 
@@ -114,24 +115,23 @@ def apply_to_logits(
 
     Args:
         function: maps logits (n, vocabulary) float32 and targets (n,) to (n, ...).
-        hidden: (positions, width) last hidden states.
+        given: (positions, width or vocabulary) the model's features there.
         targets: (positions,) tokens.
 
     Returns:
         (positions, ...), differentiable.
     """
-    head = policy.get_output_embeddings()
 
-    def compute(hidden: Tensor, targets: Tensor) -> Tensor:
-        return function(head(hidden).float(), targets)
+    def compute(given: Tensor, targets: Tensor) -> Tensor:
+        return function(logits_of(policy, given), targets)
 
     chunks = math.ceil(len(targets) * policy.config.get_text_config().vocab_size / LOGITS_AT_ONCE)
-    if hasattr(head.weight, "ds_id"):
+    if hasattr(getattr(policy.get_output_embeddings(), "weight", None), "ds_id"):
         # DeepSpeed gathers sharded weights in each call, so every process must make the same number of calls.
-        chunks = max_over_processes(chunks, hidden.device)
+        chunks = max_over_processes(chunks, given.device)
     if chunks <= 1:
-        return compute(hidden, targets)
-    parts = zip(hidden.tensor_split(chunks), targets.tensor_split(chunks), strict=True)
+        return compute(given, targets)
+    parts = zip(given.tensor_split(chunks), targets.tensor_split(chunks), strict=True)
     return torch.cat([checkpoint(compute, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
 

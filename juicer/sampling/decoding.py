@@ -15,17 +15,15 @@ from torch import Tensor
 
 from juicer.data.dialogues import Sample
 from juicer.data.template import Template
+from juicer.models.forward import logits_of
 from juicer.models.log_probability import length_sorted_batches
 from juicer.runtime.context import LOCAL, WorkContext
+from juicer.sampling.steppers import stepper_for
 from juicer.settings.training import SamplingSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from juicer.sampling.cache import BufferedCache
-
-PREFILL_BATCH_SIZE = 32
-"""Prompts per forward pass: of similar length, so with little padding, and in no more memory than training needs."""
 COMPACT_BELOW = 0.8
 """When fewer than this share of the rows is unfinished, finished rows are removed from the batch."""
 
@@ -128,29 +126,16 @@ def decode(
     Returns:
         per row: response tokens, whether the response ended itself, log pi(y'|x) in nats.
     """
-    from juicer.sampling.cache import BufferedCache
-
-    device, length, steps = policy.device, max(map(len, prompts)), uniforms.shape[1]
+    device, steps = policy.device, uniforms.shape[1]
     uniforms = uniforms.to(device)
-    cache = BufferedCache(policy.config, len(prompts), length, length + steps)
-    attention = torch.zeros((len(prompts), length + steps), dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        attention[row, length - len(prompt) :] = 1
-    attention = attention.to(device)
-    hidden = torch.cat(
-        [
-            _prefill(policy, template.padding, prompts[start : start + PREFILL_BATCH_SIZE], cache, start)
-            for start in range(0, len(prompts), PREFILL_BATCH_SIZE)
-        ]
-    )
-    cache.fill(None)
-    positions = attention[:, :length].sum(1)
+    stepper = stepper_for(policy, template.padding, prompts, steps)
+    given = stepper.first()
     live = torch.arange(len(prompts), device=device)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     responses = torch.full(uniforms.shape, template.end_of_text, dtype=torch.int64, device=device)
     chosen_log_probabilities = torch.zeros(uniforms.shape, dtype=torch.float64, device=device)
     for step in range(steps):
-        log_probabilities = policy.get_output_embeddings()(hidden).float().log_softmax(-1)
+        log_probabilities = logits_of(policy, given).log_softmax(-1)
         chosen = draw(log_probabilities, uniforms[live, step], settings)
         responses[live, step] = chosen
         chosen_log_probabilities[live, step] = log_probabilities.gather(1, chosen[:, None])[:, 0].double()
@@ -161,17 +146,9 @@ def decode(
         # Finished rows stay in the batch until removing them saves more than copying the cache costs.
         if unfinished <= COMPACT_BELOW * len(live):
             keep = (~ended).nonzero()[:, 0]
-            cache.batch_select_indices(keep)
-            live, chosen, attention, positions, ended = (
-                each[keep] for each in (live, chosen, attention, positions, ended)
-            )
-        hidden = policy.base_model(
-            input_ids=chosen[:, None],
-            attention_mask=attention[:, : length + step + 1],
-            position_ids=positions[:, None] + step,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
+            stepper.keep(keep)
+            live, chosen, ended = live[keep], chosen[keep], ended[keep]
+        given = stepper.next(chosen)
     ends = responses == template.end_of_text
     stopped = ends.any(1)
     lengths = torch.where(stopped, ends.int().argmax(1) + 1, steps)
@@ -183,31 +160,6 @@ def decode(
             responses.tolist(), lengths.tolist(), stopped.tolist(), totals.tolist(), strict=True
         )
     ]
-
-
-def _prefill(
-    policy: "PreTrainedModel", padding: int, prompts: Sequence[list[int]], cache: "BufferedCache", first: int
-) -> Tensor:
-    """Fill the cache's rows from `first` on with some prompts, padded on the left.
-
-    Returns:
-        (prompts, width) the hidden state that predicts the first response token.
-    """
-    length = max(map(len, prompts))
-    tokens = torch.full((len(prompts), length), padding, dtype=torch.int64)
-    attention = torch.zeros((len(prompts), length), dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        tokens[row, length - len(prompt) :] = torch.tensor(prompt)
-        attention[row, length - len(prompt) :] = 1
-    cache.fill(slice(first, first + len(prompts)))
-    hidden: Tensor = policy.base_model(
-        input_ids=tokens.to(policy.device),
-        attention_mask=attention.to(policy.device),
-        position_ids=(attention.cumsum(1) - 1).clamp(min=0).to(policy.device),
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state[:, -1]
-    return hidden
 
 
 def draw(log_probabilities: Tensor, uniform: Tensor, settings: SamplingSettings) -> Tensor:

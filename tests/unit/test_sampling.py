@@ -7,7 +7,7 @@ from transformers import MistralConfig, MistralForCausalLM
 from juicer.data.dialogues import Dialogue, read_samples, write_samples
 from juicer.models.log_probability import score_dialogues
 from juicer.runtime.errors import InputError
-from juicer.sampling import decoding
+from juicer.sampling import decoding, steppers
 from juicer.sampling.decoding import draw, sample_responses
 from juicer.settings.training import SamplingSettings
 
@@ -54,7 +54,7 @@ def test_samples_do_not_depend_on_how_prompts_are_read_and_ended_rows_evicted(
     policy, template, prompts, monkeypatch, read_at_once, evict_below
 ):
     expected = sample_responses(policy, template, prompts, SamplingSettings(), seed=0)
-    monkeypatch.setattr(decoding, "PREFILL_BATCH_SIZE", read_at_once)
+    monkeypatch.setattr(steppers, "PREFILL_BATCH_SIZE", read_at_once)
     monkeypatch.setattr(decoding, "COMPACT_BELOW", evict_below)
     samples = sample_responses(policy, template, prompts, SamplingSettings(), seed=0)
     assert [(s.response, s.ended) for s in samples] == [(s.response, s.ended) for s in expected]
