@@ -27,6 +27,7 @@ from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.process_groups import stage_environment
 
 if TYPE_CHECKING:
+    from juicer.recipe.schema import Recipe
     from juicer.stages.workspace import Held
 
 PARAMS, QUICKSTART = Path("params.yaml"), Path("recipes/quickstart.yaml")
@@ -252,10 +253,18 @@ def on_trial(project: Project, recipe: str | None, overrides: Sequence[str], *, 
 
 def validated() -> str:
     """Says that params.yaml is valid; InputError if it is not."""
+    return _valid(active_recipe())
+
+
+def active_recipe() -> "Recipe":
+    """The recipe in params.yaml; InputError if it is not valid."""
     from juicer.recipe.checks import validate
     from juicer.runtime.files import read_yaml
 
-    recipe = validate(read_yaml(PARAMS), str(PARAMS))
+    return validate(read_yaml(PARAMS), str(PARAMS))
+
+
+def _valid(recipe: "Recipe") -> str:
     return f"{PARAMS}: recipe {recipe.name!r} is valid"
 
 
@@ -394,6 +403,7 @@ def use(
       juicer use recipes/hh-irft.yaml --tiny
     """
     from juicer.recipe.activation import activate, dump, load
+    from juicer.recipe.probing import probe_models
 
     project = enter()
     recipe, overrides = split(words)
@@ -402,7 +412,10 @@ def use(
         raise InputError("no recipe given", where="juicer use", do=f"one of: {known}")
     path = recipe_file(project, recipe)
     if dry_run:
-        print(dump(*load(path, overrides, tiny=tiny)), end="")
+        whole, graph = load(path, overrides, tiny=tiny)
+        print(dump(whole, graph), end="")
+        for said in probe_models(whole, str(path)):
+            print(said, file=sys.stderr)
         return
     from juicer.stages.workspace import hold
 
@@ -418,8 +431,11 @@ def check() -> None:
     Examples:
       juicer check
     """
+    from juicer.recipe.probing import probe_models
+
     enter()
-    print(validated())
+    recipe = active_recipe()
+    print("; ".join([_valid(recipe), *probe_models(recipe, str(PARAMS))]))
 
 
 @app.command()

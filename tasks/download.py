@@ -39,6 +39,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(stage: Stage) -> str:
     from huggingface_hub import HfApi, snapshot_download
 
+    from juicer.methods.probe import probe_folder
+
     model, revision = stage.arguments.model, stage.arguments.revision
     if not COMMIT.fullmatch(revision):
         what = f"revision {revision!r} is not a commit, so it can move"
@@ -57,6 +59,7 @@ def run(stage: Stage) -> str:
         except Exception as error:
             raise _unreachable(model, error) from error
         shutil.rmtree(out / ".cache", ignore_errors=True)  # the client's metadata, which contains timestamps
+        probe_folder(out, model)
     return f"{len(names)} files of {model} at {revision[:12]}"
 
 

@@ -62,6 +62,7 @@ def run(stage: Stage) -> str:
     from juicer.data import demonstrations
     from juicer.evaluation.metrics import Oracle, evaluate_policy
     from juicer.evaluation.results import EvaluatedModel, Metrics, ShownSample, Training
+    from juicer.methods.probe import probe_policy
     from juicer.models.loading import load_policy, load_template, read_training
     from juicer.runtime.errors import InputError
     from juicer.runtime.seeding import derive
@@ -71,6 +72,7 @@ def run(stage: Stage) -> str:
     # The base model has no template yet; it is evaluated in the one that it is going to be trained in.
     template = load_template(given.policy, stage.read("template", TemplateSettings))
     policy = load_policy(given.policy, compute)
+    probe_policy(policy.config, where=str(given.policy), training=False)
     sft = None if given.policy == given.sft else load_policy(given.sft, compute)
     scorer = scorers.load(stage.read("scorer", ScorerSettings), given.scorer, compute)
     judge: Oracle | None = None

@@ -18,7 +18,7 @@ from juicer.evaluation.benchmark_results import BenchmarkScore, TaskResult
 from juicer.evaluation.benchmarks import COLUMNS, task_manager, tasks_under
 from juicer.evaluation.documents import Document
 from juicer.models.folder import check_folder
-from juicer.models.loading import attention_of, device_of, dtype_of
+from juicer.models.loading import attention_for, device_of, dtype_of
 from juicer.runtime.errors import InputError
 from juicer.runtime.memo import Memo, no_memo
 from juicer.settings.compute import ComputeSettings
@@ -152,7 +152,7 @@ def _language_model(model: Path, settings: HarnessSettings, compute: ComputeSett
         device=device.type,
         dtype=str(dtype_of(compute)).removeprefix("torch."),
         batch_size=settings.batch_size,
-        attn_implementation=attention_of(device),
+        attn_implementation=attention_for(model, device),
         use_safetensors=True,
         trust_remote_code=False,
     )

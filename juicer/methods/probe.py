@@ -29,6 +29,7 @@ from juicer.models.forward import (
 )
 from juicer.models.loading import skip_deepspeed_import
 from juicer.models.log_probability import Batch, compute_in_chunks, response_log_probabilities
+from juicer.quickstart.configuration import read_config
 from juicer.runtime.errors import InputError
 from juicer.sampling.steppers import CacheKind, measured_cache
 from juicer.settings.training import LoraSettings
@@ -143,6 +144,17 @@ def probe_reward(config: "PretrainedConfig", *, where: str, frozen_blocks: int =
             raise refuse("the reward at the last token is not the score that the model itself gives")
     if frozen_blocks:
         freeze_blocks(model, 1)
+
+
+def probe_folder(folder: Path, where: str) -> None:
+    """Probe the model in a folder, if it is a causal language model; scorers are not.
+
+    Raises:
+        InputError: something does not hold; says what.
+    """
+    architecture, config = read_config(folder / "config.json")
+    if "CausalLM" in architecture or "LMHead" in architecture:
+        probe_policy(config, where=where)
 
 
 def _dialogues() -> list[Dialogue]:

@@ -66,6 +66,14 @@ def attention_of(device: torch.device) -> str:
     return "flash_attention_2" if device.type == "cuda" and is_flash_attn_2_available() else "sdpa"
 
 
+def attention_for(folder: Path, device: torch.device) -> str:
+    """The attention implementation for the model in a folder: the fastest that is exact for it."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return usable_attention(config, attention_of(device))
+
+
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """Load the tokenizer of a model folder; a missing padding token is set to end-of-text.
 

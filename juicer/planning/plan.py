@@ -8,6 +8,7 @@ from juicer.planning.comparison import compare, measured_lengths
 from juicer.planning.planner import Lengths, Planner, check_memory
 from juicer.planning.tables import format_comparison, format_plan
 from juicer.recipe.activation import existing, load
+from juicer.recipe.probing import probe_models
 from juicer.recipe.schema import Recipe
 from juicer.runtime.devices import DEVICES, Device
 from juicer.runtime.errors import InputError, did_you_mean
@@ -57,6 +58,7 @@ def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bo
     if not 0 < assumed.utilisation <= 1:
         raise InputError(f"--utilisation is {assumed.utilisation}", do="use a share above 0 and at most 1")
     recipe, graph = load(existing(path), overrides, tiny=tiny, pinned=False)
+    said = probe_models(recipe, str(path))
     lengths = measured_lengths(recipe, graph) if measured else assumed.lengths(recipe)
     planner = Planner(recipe, graph, device, assumed.utilisation, lengths)
     stages = planner.plan()
@@ -65,6 +67,7 @@ def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bo
     print(f"{planner.rows:,} demonstrations; mean tokens: prompt {lengths.prompt:.0f}, ", end="")
     print(f"response {lengths.response:.0f}, sample {lengths.sample:.0f}\n")
     print(format_plan(stages, device, planner.devices, assumed.utilisation))
+    print("".join(f"\nThe policy {line}." for line in said), end="")
     unpinned = [name for name, each in graph.downloads.items() if not each.revision]
     print(f"\nNot pinned yet: {', '.join(unpinned)}. " if unpinned else "\n", end="")
     print("Not counted: the leaderboard. Disk: the outputs once; DVC's cache holds them once more.")

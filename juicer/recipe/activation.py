@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from juicer.recipe.checks import as_plain, check_consistent, check_models, check_pinned
 from juicer.recipe.graph import GB, Graph, graph_of, local_inputs, size_of
 from juicer.recipe.origin import origin_of, written_from
+from juicer.recipe.probing import probe_models
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_yaml, replace_text, value_at
@@ -174,6 +175,7 @@ def activate(path: Path, overrides: Sequence[str], params: Path, *, tiny: bool =
     """Make a recipe the active one. Writes `params` only if something changes; returns what was done, in one line."""
     recipe, graph = load(path, overrides, tiny=tiny)
     text, beside = dump(recipe, graph), _not_kept(recipe, graph)
+    beside += "".join(f"; {said}" for said in probe_models(recipe, str(path)))
     if params.is_file() and params.read_text(encoding="utf-8") == text:
         written_from(path, overrides, tiny, params, origin_of(params))
         return f"{params} is up to date with {path}{beside}"
