@@ -61,7 +61,7 @@ class Probed:
 
     def __str__(self) -> str:
         caches = {"buffered": "a buffered cache", "own": "the model's own cache", "none": "no cache (slow)"}
-        return f"{self.forward} forward pass, {caches[self.cache]}, {self.attention} attention"
+        return f"{self.forward.sentence()}, {caches[self.cache]}, {self.attention} attention"
 
 
 def probe_policy(

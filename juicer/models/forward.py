@@ -55,6 +55,12 @@ class Forward:
     def __str__(self) -> str:
         return "the model's own" if self.own else "fast" if self.after is None else f"fast, with {self.after}"
 
+    def sentence(self) -> str:
+        """The same with its noun, for prose."""
+        if self.own:
+            return "the model's own forward pass"
+        return "fast forward pass" if self.after is None else f"fast forward pass with {self.after}"
+
 
 def forward_of(policy: "PreTrainedModel") -> Forward:
     """The way of this model's forward pass; measured the first time, then kept with the model."""
