@@ -114,8 +114,11 @@ class Template:
         """
         return render(self.tokenizer, self.turns(prompt), self.settings, asks=True)
 
-    def render_response(self, prompt: Sequence[Message], response: str) -> str:
+    def render_response(self, prompt: Sequence[Message], response: str, start: str | None = None) -> str:
         """The text of a response as the template renders it after the prompt, including what it writes at the end.
+
+        Args:
+            start: the rendered prompt, if it is known.
 
         Raises:
             RefusedDialogue: the template raises an error on these turns.
@@ -123,7 +126,7 @@ class Template:
         """
         answered: list[Message] = [*self.turns(prompt), {"role": "assistant", "content": response}]
         whole = render(self.tokenizer, answered, self.settings, asks=False)
-        start = self.render_prompt(prompt)
+        start = self.render_prompt(prompt) if start is None else start
         if not whole.startswith(start):
             raise InputError(
                 "the chat template renders an answered dialogue differently from its prompt",
@@ -134,12 +137,7 @@ class Template:
 
     def prompt(self, prompt: Sequence[Message]) -> list[int]:
         """Tokens of the prompt, with the template's generation prompt, after what the tokenizer begins a text with."""
-        return self.prompt_tokens(self.render_prompt(prompt))
-
-    def prompt_tokens(self, text: str) -> list[int]:
-        """Tokens of a prompt that was rendered by `render_prompt`."""
-        tokens = self._tokens(text)
-        return tokens if tokens[: len(self._first)] == self._first else [*self._first, *tokens]
+        return self.tokens_of_prompts([self.render_prompt(prompt)])[0]
 
     def response(self, prompt: Sequence[Message], response: str) -> list[int]:
         """Tokens of a complete response as they follow those of the prompt; the last one is `end_of_text`.
@@ -154,18 +152,25 @@ class Template:
                 where=str(self.tokenizer.name_or_path),
                 do="remove it from the response, or curate the data again",
             )
-        return self.response_tokens(self.render_prompt(prompt), self.render_response(prompt, response))
+        start = self.render_prompt(prompt)
+        return self.tokens_of_responses([(start, self.render_response(prompt, response, start))])[0]
 
-    def response_tokens(self, start: str, rest: str) -> list[int]:
-        """Tokens of a response that was rendered by `render_response` as `rest` after the prompt `start`."""
-        rest = rest.removesuffix(self._tail) + self._closing
-        before, whole = self._tokens(start), self._tokens(start + rest)
-        # Llama's tokenizers start every text with an additional blank: tokenised alone, a response would get tokens
-        # that a policy never writes after a prompt. It is tokenised alone only if a token spans the boundary.
-        tokens = whole[len(before) :] if whole[: len(before)] == before else self._tokens(rest)
-        if self.end_of_text in tokens:
-            return tokens[: tokens.index(self.end_of_text) + 1]
-        return [*tokens, self.end_of_text]
+    def tokens_of_prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of prompts that `render_prompt` has rendered."""
+        first = self._first
+        return [tokens if tokens[: len(first)] == first else [*first, *tokens] for tokens in self._tokens_of(texts)]
+
+    def tokens_of_responses(self, rendered: Sequence[tuple[str, str]]) -> list[list[int]]:
+        """Tokens of responses, given as the rendered prompt and what `render_response` has rendered after it."""
+        pairs = [(start, rest.removesuffix(self._tail) + self._closing) for start, rest in rendered]
+        starts = self._tokens_of([start for start, _ in pairs])
+        wholes = self._tokens_of([start + rest for start, rest in pairs])
+        return [
+            # Llama's tokenizers start every text with an additional blank: tokenised alone, a response would get tokens
+            # that a policy never writes after a prompt. It is tokenised alone only if a token spans the boundary.
+            self._ended(whole[len(before) :] if whole[: len(before)] == before else self._tokens(rest))
+            for (_, rest), before, whole in zip(pairs, starts, wholes, strict=True)
+        ]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of response tokens: of the answer alone, without special tokens and surrounding white space."""
@@ -191,7 +196,20 @@ class Template:
         return rest in (f"{self.lead}{each}{self._tail}" for each in (response, response.strip()))
 
     def _tokens(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._tokens_of([text])[0]
+
+    def _tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        tokens: list[list[int]] = self.tokenizer(
+            list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
+        )["input_ids"]
+        return tokens
+
+    def _ended(self, tokens: list[int]) -> list[int]:
+        if self.end_of_text in tokens:
+            return tokens[: tokens.index(self.end_of_text) + 1]
+        return [*tokens, self.end_of_text]
 
     def _beginning(self) -> list[int]:
         """The tokens that the tokenizer itself puts before a text, for example <s>."""
