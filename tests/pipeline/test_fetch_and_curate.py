@@ -278,9 +278,10 @@ def test_rows_that_the_policy_would_not_get_as_they_are_are_counted_and_named(
     ]
     splits, curation = curated()
     assert sum(map(len, splits.values())) == 57
-    named = curation["unsuitable"]["special_token_in_text"]
-    assert [each["place"] for each in named] == ["raw/demonstrations.jsonl:10", "raw/demonstrations.jsonl:12"]
-    assert named[1]["what"] == "the user's text holds the special token <end_of_turn>"
+    assert curation["unsuitable"]["special_token_in_text"] == [
+        "raw/demonstrations.jsonl:10: the response holds the special token <end_of_turn>",
+        "raw/demonstrations.jsonl:12: the user's text holds the special token <end_of_turn>",
+    ]
 
 
 def test_a_chat_template_that_is_replaced_is_told(
