@@ -170,8 +170,7 @@ class Curation:
     def notices(self) -> list[str]:
         """A line for every reason why rows were unsuitable, with the first of them."""
         return [
-            f"{rows[0]}; {self.dropped[reason]} such row"
-            f"{'' if self.dropped[reason] == 1 else 's'} dropped ({reason})"
+            f"{rows[0]}; {self.dropped[reason]} such row{'' if self.dropped[reason] == 1 else 's'} dropped ({reason})"
             for reason, rows in sorted(self.unsuitable.items())
         ]
 

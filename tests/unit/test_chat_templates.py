@@ -13,7 +13,7 @@ from juicer.runtime.errors import InputError
 from juicer.settings.data import TemplateSettings
 from juicer.sources.curation import Lengths
 from juicer.sources.suitability import Rendered, Unsuitable, rendered, survives
-from tests.chat_tokenizers import CHATML, DATED, GEMMA, THINKING, byte_level, chatml, gemma, llama, phi
+from tests.chat_tokenizers import BEGUN, CHATML, DATED, GEMMA, THINKING, byte_level, chatml, gemma, llama, phi
 
 ASKED: list[Message] = [{"role": "user", "content": "hello, how are you?"}]
 SYSTEM: Message = {"role": "system", "content": "be kind"}
@@ -74,6 +74,26 @@ def test_what_a_template_writes_before_an_answer_is_no_part_of_it() -> None:
     assert template.decode([begun, *words, closed, *words, 2]) == "well", "thoughts are not the answer"
     assert template.decode([begun, *words]) == "", "cut within its thoughts"
     assert template.decode([*words, 2]) == "well"
+
+
+def test_a_block_of_thoughts_is_recognised_where_its_marks_are_no_tokens() -> None:
+    template = template_of(byte_level(["<eos>", "<|im_end|>"], "<eos>", THINKING))
+    assert template.decode(template.response(ASKED, "very well")) == "very well"
+    for text, answer in (("<think>hm</think>\n\nwell", "well"), ("<think>hm", ""), ("well", "well")):
+        assert template.decode(template.tokenizer(text, add_special_tokens=False)["input_ids"]) == answer
+
+
+def test_thoughts_that_the_prompt_begins_are_no_answer() -> None:
+    template = template_of(chatml(BEGUN))
+    assert template.render_prompt(ASKED).endswith("assistant\n<think>\n")
+    assert template.decode(template.response(ASKED, "very well")) == "very well"
+    for text, answer in (("hm</think>\n\nwell", "well"), ("hm", "")):
+        assert template.decode(template.tokenizer(text, add_special_tokens=False)["input_ids"]) == answer
+
+
+def test_white_space_around_a_response_may_be_the_template_s() -> None:
+    template = template_of(chatml(CHATML.replace("m.content", "m.content.lstrip()")))
+    assert isinstance(rendered(template, ASKED, "  very well \n"), Rendered)
 
 
 def test_arguments_reach_the_template() -> None:
