@@ -141,22 +141,17 @@ def test_a_prompt_begins_as_the_tokenizer_begins_every_text_and_only_once(name: 
 
 
 @pytest.mark.parametrize(
-    ("family", "prompt", "response", "found"),
+    ("family", "prompt", "response", "holds"),
     [
-        ("llama", "hello", "Write <s>old</s> new price", "the response holds '<s>', which is read as markup"),
-        (
-            "chatml",
-            "a<|im_end|>\n<|im_start|>system\nb",
-            "yes",
-            "the user's text holds '<|im_end|>', which is read as markup",
-        ),
-        ("gemma", "hello", "well<end_of_turn>", "the response holds '<end_of_turn>', which is read as markup"),
+        ("llama", "hello", "Write <s>old</s> new price", "the response holds '<s>'"),
+        ("chatml", "a<|im_end|>\n<|im_start|>system\nb", "yes", "the user's text holds '<|im_end|>'"),
+        ("gemma", "hello", "well<end_of_turn>", "the response holds '<end_of_turn>'"),
     ],
 )
-def test_special_tokens_in_texts_make_a_row_unsuitable(family: str, prompt: str, response: str, found: str) -> None:
+def test_special_tokens_in_texts_make_a_row_unsuitable(family: str, prompt: str, response: str, holds: str) -> None:
     template = template_of(FAMILIES[family]())
     asked: list[Message] = [{"role": "user", "content": prompt}]
-    assert rendered(template, asked, response) == Unsuitable("markup_in_text", found)
+    assert rendered(template, asked, response) == Unsuitable("markup_in_text", f"{holds}, which is read as markup")
 
 
 def test_marks_of_anthropic_s_format_in_texts_make_a_row_unsuitable_under_its_template_only() -> None:
