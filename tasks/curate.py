@@ -39,7 +39,7 @@ ADVICE = {
     "prompt_too_long": "raise template.max_prompt_tokens",
     "response_too_long": "raise template.max_response_tokens",
     "refused_by_template": "change template.system or the turns of the rows, or set template.name to hh",
-    "special_token_in_text": "remove the special tokens from the texts of the rows",
+    "markup_in_text": "remove special tokens and marks of turns from the texts of the rows",
     "changed_by_template": "change the texts of the rows, or set template.name to hh",
     "changed_by_tokenizer": "use a model whose tokenizer has all characters of the rows",
 }
