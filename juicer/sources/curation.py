@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from juicer.data.demonstrations import Message
 from juicer.data.template import Template
+from juicer.models.folder import context_of
 from juicer.runtime.errors import InputError
 from juicer.settings.data import CurateSettings
 
@@ -165,14 +166,12 @@ def check_context(config: dict[str, Any], template: Template, where: str) -> Non
     Raises:
         InputError: max_prompt_tokens + max_response_tokens exceeds the context; gives the numbers.
     """
-    inner = config.get("text_config", config)
-    names = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len", "max_sequence_length")
-    contexts = [inner[name] for name in names if isinstance(inner.get(name), int)]
+    context = context_of(config)
     limits = template.settings
     longest = limits.max_prompt_tokens + limits.max_response_tokens
-    if contexts and longest > contexts[0]:
+    if context is not None and longest > context:
         what = (
             f"template.max_prompt_tokens + max_response_tokens = {limits.max_prompt_tokens} + "
-            f"{limits.max_response_tokens} = {longest} exceeds the policy's context of {contexts[0]} tokens"
+            f"{limits.max_response_tokens} = {longest} exceeds the policy's context of {context} tokens"
         )
         raise InputError(what, where=where, do="lower one of the two limits")
