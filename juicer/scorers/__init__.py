@@ -18,6 +18,10 @@ from juicer.settings.data import ScorerSettings
 class Scorer(Protocol):
     """The interface of all scorers."""
 
+    def refusals(self, rows: Sequence[tuple[list[Message], str]]) -> list[str | None]:
+        """Why a row cannot be scored, because the scorer's chat template refuses it; None for the others."""
+        ...
+
     def score(self, rows: Sequence[tuple[list[Message], str]], context: WorkContext = LOCAL) -> list[float]:
         """Score (prompt, response) rows.
 
