@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from juicer import scorers
 from juicer.data import demonstrations
@@ -29,6 +29,7 @@ from juicer.stages.stage import Stage, optional_path
 
 if TYPE_CHECKING:
     from juicer.sources.curation import Lengths, Split
+    from juicer.sources.suitability import Unsuitable
 
 T = TypeVar("T")
 REPLACED = "template.name 'hh' replaces the model's own chat template (template.name: model keeps it)"
@@ -37,6 +38,10 @@ ADVICE = {
     "prompt_in_held_out": "most rows have a prompt that the source holds out: add other rows",
     "prompt_too_long": "raise template.max_prompt_tokens",
     "response_too_long": "raise template.max_response_tokens",
+    "refused_by_template": "change template.system or the turns of the rows, or set template.name to hh",
+    "special_token_in_text": "remove the special tokens from the texts of the rows",
+    "changed_by_template": "change the texts of the rows, or set template.name to hh",
+    "changed_by_tokenizer": "use a model whose tokenizer has all characters of the rows",
 }
 """What to do if most rows were dropped for one reason."""
 CHUNK = 1024
@@ -45,6 +50,8 @@ SCORED_BATCHES = 32
 """Number of batches that are sorted by length together: enough to need little padding, few enough to stream."""
 MANY_TOO_LONG = 0.2
 """Largest share of rows that may exceed the template's limits without a warning."""
+EXAMPLES = 5
+"""Number of rows that are named for each reason why rows are unsuitable."""
 HELD_OUT = re.compile(rb'"held_out":\s*true')
 """Matches only the key: inside a JSON string the quotes would be escaped."""
 
@@ -84,9 +91,20 @@ def run(stage: Stage) -> str:
         curation = Curation(settings, scoring, scorer, Lengths(template), opened, context)
         curation.take(raw, stage.name)
         write_json(out / "curation.json", curation.finish())
+    if stage.is_main:
+        for notice in curation.notices():
+            print(f"{stage.name}: {notice}", file=sys.stderr)
     stage.record(rows=curation.read)
     kept = ", ".join(f"{curation.kept[name]} {name.replace('_', '-')}" for name in names)
     return f"kept {kept} of {curation.read} rows{curation.losses()}"
+
+
+class Candidate(NamedTuple):
+    """A row that is new, its split, and its place: file and line."""
+
+    row: Demonstration
+    split: "Split"
+    place: str
 
 
 class Curation:
@@ -118,6 +136,8 @@ class Curation:
         self.kept: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.rejected_too_long = 0
+        self.rejected_unsuitable = 0
+        self.unsuitable: dict[str, list[dict[str, str]]] = {}
         self.shortest_prompt: int | None = None
         self.best = Best(settings.keep) if scorer and settings.keep else None
         self.scores, self.kept_scores = array("d"), array("d")
@@ -143,9 +163,17 @@ class Curation:
         with tqdm(total=total, desc=name, unit="row", disable=None) as bar:
             for chunk in _chunks(demonstrations.read(raw), CHUNK):
                 self.read += len(chunk)
-                self._sort_out(chunk)
+                self._sort_out(chunk, f"{raw}:")
                 bar.update(len(chunk))
             self._score_waiting()
+
+    def notices(self) -> list[str]:
+        """A line for every reason why rows were unsuitable, with the first of them."""
+        return [
+            f"{rows[0]['place']}: {rows[0]['what']}; {self.dropped[reason]} such row"
+            f"{'' if self.dropped[reason] == 1 else 's'} dropped ({reason})"
+            for reason, rows in sorted(self.unsuitable.items())
+        ]
 
     def finish(self) -> dict[str, Any]:
         """Write the best rows, check that every split has rows, and return the content of curation.json.
@@ -169,6 +197,8 @@ class Curation:
             "kept": {name: self.kept[name] for name in self.files},
             "dropped": {reason: rows for reason, rows in sorted(self.dropped.items()) if rows},
             "rejected_responses_too_long": self.rejected_too_long,
+            **({"rejected_responses_unsuitable": self.rejected_unsuitable} if self.rejected_unsuitable else {}),
+            **({"unsuitable": self.unsuitable} if self.unsuitable else {}),
             "held_out_by_source": self._source_holds_out,
             "scorer": self.scoring.model_dump(mode="json", include=used),
             "scores": score_statistics(self.scores, self.kept_scores) if self.scorer else None,
@@ -200,9 +230,14 @@ class Curation:
         self._source_holds_out = bool(self._held_out_prompts)
         return total
 
-    def _sort_out(self, chunk: list[Demonstration]) -> None:
-        """Drop the rows that cannot be used, and pass each of the others to its split."""
-        rows = list(self._fitting(list(self._new(chunk))))
+    def _sort_out(self, chunk: list[Demonstration], file: str) -> None:
+        """Drop the rows that cannot be used, and pass each of the others to its split.
+
+        Args:
+            chunk: the last rows that were read.
+            file: what stands before the number of a line where the place of a row is named.
+        """
+        rows = list(self._fitting(list(self._new(chunk, file))))
         for row, split in rows:
             if split == "train":
                 self._train(row)
@@ -210,11 +245,11 @@ class Curation:
         for split, line in zip((split for _, split in rows if split != "train"), lines, strict=True):
             self._write(split, line)
 
-    def _new(self, chunk: list[Demonstration]) -> "Iterator[tuple[Demonstration, Split]]":
-        """Rows that are not duplicates and whose prompt is in one split only, each with its split."""
+    def _new(self, chunk: list[Demonstration], file: str) -> "Iterator[Candidate]":
+        """Rows that are not duplicates and whose prompt is in one split only, each with its split and place."""
         from juicer.sources.curation import split_of
 
-        for row in chunk:
+        for number, row in enumerate(chunk, self.read - len(chunk) + 1):
             prompt_hash = row.prompt_hash()
             split: Split = "held_out"
             if not row.held_out:
@@ -226,22 +261,40 @@ class Curation:
                 self.dropped["duplicate"] += 1
                 continue
             self._seen.add(key)
-            yield row, split
+            yield Candidate(row, split, f"{file}{number}")
 
-    def _fitting(self, rows: "list[tuple[Demonstration, Split]]") -> "Iterator[tuple[Demonstration, Split]]":
-        """Rows within the template's limits."""
-        limits = self.lengths.limits
-        counts = self.lengths.prompts([row.prompt for row, _ in rows])
-        if counts:
-            self.shortest_prompt = min(counts) if self.shortest_prompt is None else min(self.shortest_prompt, *counts)
-        fitting = [row for row, count in zip(rows, counts, strict=True) if count <= limits.max_prompt_tokens]
-        self.dropped["prompt_too_long"] += len(rows) - len(fitting)
-        counts = self.lengths.responses([(row.prompt, row.response) for row, _ in fitting])
-        for row, count in zip(fitting, counts, strict=True):
-            if count <= limits.max_response_tokens:
-                yield row
+    def _fitting(self, rows: "list[Candidate]") -> "Iterator[tuple[Demonstration, Split]]":
+        """Rows that the template and the tokenizer keep as they are, within the template's limits."""
+        from juicer.sources.suitability import BY_TOKENIZER, Rendered, Unsuitable, rendered
+
+        limits, usable = self.lengths.limits, list[tuple[Candidate, Rendered]]()
+        for each in rows:
+            found = rendered(self.lengths.template, each.row.prompt, each.row.response)
+            if isinstance(found, Rendered):
+                usable.append((each, found))
+            else:
+                self._leave_out(each, found)
+        prompts = self.lengths.prompts([text.start for _, text in usable])
+        if prompts:
+            shortest = min(prompts)
+            self.shortest_prompt = shortest if self.shortest_prompt is None else min(self.shortest_prompt, shortest)
+        fitting = [row for row, count in zip(usable, prompts, strict=True) if count <= limits.max_prompt_tokens]
+        self.dropped["prompt_too_long"] += len(usable) - len(fitting)
+        responses = self.lengths.responses([text for _, text in fitting])
+        for (each, _), count in zip(fitting, responses, strict=True):
+            if count is None:
+                self._leave_out(each, Unsuitable(BY_TOKENIZER, "the tokens of the response do not spell it"))
+            elif count <= limits.max_response_tokens:
+                yield each.row, each.split
             else:
                 self.dropped["response_too_long"] += 1
+
+    def _leave_out(self, candidate: "Candidate", found: "Unsuitable") -> None:
+        """Count an unsuitable row, and keep its place if it is one of the first."""
+        self.dropped[found.reason] += 1
+        named = self.unsuitable.setdefault(found.reason, [])
+        if len(named) < EXAMPLES:
+            named.append({"place": candidate.place, "id": candidate.row.id, "what": found.what})
 
     def _train(self, row: Demonstration) -> None:
         """Pass on a training row, without the rejected response, which is never trained on."""
@@ -269,15 +322,20 @@ class Curation:
             self.scores.append(score)
 
     def _evaluated(self, rows: list[Demonstration]) -> Iterator[bytes]:
-        """Lines of validation and held-out rows, which keep their rejected response unless it is too long."""
-        pairs = [(row.prompt, row.rejected) for row in rows if row.rejected is not None]
-        counts = iter(self.lengths.responses(pairs))
-        for row in rows:
-            if row.rejected is not None and next(counts) > self.lengths.limits.max_response_tokens:
+        """Lines of validation and held-out rows, which keep their rejected response unless it cannot be used."""
+        from juicer.sources.suitability import Rendered, rendered
+
+        template = self.lengths.template
+        pairs = [None if row.rejected is None else rendered(template, row.prompt, row.rejected) for row in rows]
+        counts = iter(self.lengths.responses([pair for pair in pairs if isinstance(pair, Rendered)]))
+        for row, pair in zip(rows, pairs, strict=True):
+            count = next(counts) if isinstance(pair, Rendered) else None
+            if pair is not None and count is None:
+                self.rejected_unsuitable += 1
+            elif count is not None and count > self.lengths.limits.max_response_tokens:
                 self.rejected_too_long += 1
-                yield _line(row.model_copy(update={"rejected": None}))
-            else:
-                yield _line(row)
+                count = None
+            yield _line(row if count is not None else row.model_copy(update={"rejected": None}))
 
     def _write(self, split: "Split", line: bytes) -> None:
         self.files[split].write(line)
@@ -285,7 +343,8 @@ class Curation:
 
     def _check_available(self) -> None:
         limits = self.lengths.limits
-        fresh = self.read - self.dropped["duplicate"] - self.dropped["prompt_in_held_out"]
+        unsuitable = sum(self.dropped[reason] for reason in self.unsuitable)
+        fresh = self.read - self.dropped["duplicate"] - self.dropped["prompt_in_held_out"] - unsuitable
         if fresh and self.dropped["prompt_too_long"] == fresh:
             what = (
                 f"all {fresh} prompts are longer than template.max_prompt_tokens = {limits.max_prompt_tokens}; "
@@ -297,7 +356,8 @@ class Curation:
         if not available:
             most = max(self.dropped, key=lambda reason: self.dropped[reason], default="")
             do = ADVICE.get(most if self.dropped[most] else "", "lower curate.validation_share or held_out_share")
-            raise InputError(f"no rows are left to train on {of}", where="curate", do=do)
+            first = f"; {named[0]['place']}: {named[0]['what']}" if (named := self.unsuitable.get(most)) else ""
+            raise InputError(f"no rows are left to train on {of}{first}", where="curate", do=do)
         if self.settings.keep is not None and available < self.settings.keep:
             what = f"curate.keep is {self.settings.keep}, but only {available} training rows are left {of}"
             raise InputError(what, where="curate", do="lower curate.keep, or set it to null to keep all")

@@ -30,9 +30,9 @@ class Sample:
     prompt: list[int]
     """Prompt tokens, as the policy read them."""
     response: list[int]
-    """Response tokens; the last one is end-of-text if and only if `ended`."""
+    """Response tokens; the last one is one of the template's ends if and only if `ended`."""
     ended: bool
-    """Whether the policy generated end-of-text; otherwise the response was cut off at the limit."""
+    """Whether the policy generated an end; otherwise the response was cut off at the limit."""
     log_probability: float
     """Sum over response tokens of log pi(token | before), in nats, at temperature 1."""
 

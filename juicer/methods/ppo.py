@@ -111,7 +111,8 @@ def align_policy_by_ppo(
             num_mini_batches=1,
             num_sample_generations=0,
             response_length=template.settings.max_response_tokens,
-            stop_token="eos",  # noqa: S106
+            # TRL stops at one token only: the one that supervised fine-tuning has taught the policy.
+            stop_token_id=template.end_of_text,
             temperature=settings.temperature,
             kl_coef=settings.kl_coefficient,
             cliprange=ppo.clip_range,

@@ -11,14 +11,14 @@ import torch
 from safetensors import SafetensorError
 
 from juicer.data.template import Template
-from juicer.models.folder import check_folder, read_config_values
+from juicer.models.folder import check_folder, read_config_values, read_small_json
 from juicer.runtime.errors import InputError
 from juicer.runtime.libraries import require
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import TemplateSettings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def device_of(compute: ComputeSettings) -> torch.device:
@@ -95,8 +95,7 @@ def _check_vocabulary(tokenizer: "PreTrainedTokenizerBase", values: dict[str, An
 
     Added tokens that no text of this pipeline contains may be beyond the embedding, as those for images are.
     """
-    known = values.get("vocab_size", (values.get("text_config") or {}).get("vocab_size"))
-    if not isinstance(known, int):
+    if (known := _vocabulary(values)) is None:
         return
     ends = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     largest = max([tokenizer.vocab_size - 1, *(token for token in ends if token is not None)])
@@ -104,6 +103,24 @@ def _check_vocabulary(tokenizer: "PreTrainedTokenizerBase", values: dict[str, An
         what = f"the tokenizer has a token {largest}, but the model only {known} (vocab_size in config.json)"
         do = "save the model's own tokenizer beside its weights, or resize the embedding"
         raise InputError(what, where=str(folder), do=do)
+
+
+def _vocabulary(values: dict[str, Any]) -> int | None:
+    """Number of tokens that a model has an embedding for, by its config.json; None if it does not say."""
+    size = values.get("vocab_size", (values.get("text_config") or {}).get("vocab_size"))
+    return size if isinstance(size, int) else None
+
+
+def read_ends(folder: Path) -> list[int]:
+    """The tokens at which a model's generation_config.json ends a response; none without the file.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = folder / "generation_config.json"
+    given = read_small_json(path).get("eos_token_id") if path.is_file() else None
+    ends = given if isinstance(given, list) else [given]
+    return [end for end in ends if isinstance(end, int)]
 
 
 def load_policy(folder: Path, compute: ComputeSettings, dtype: torch.dtype | None = None) -> "PreTrainedModel":
@@ -205,8 +222,13 @@ def check_finite(model: torch.nn.Module, folder: Path) -> None:
 
 
 def load_template(folder: Path, settings: TemplateSettings) -> Template:
-    """The shared template for the tokenizer of a model folder."""
-    return Template(load_tokenizer(folder), settings)
+    """The shared template for the tokenizer of a model folder, with the ends of its generation_config.json.
+
+    Raises:
+        InputError: as `load_tokenizer` and `Template`.
+    """
+    tokenizer = load_tokenizer(folder)
+    return Template(tokenizer, settings, read_ends(folder), _vocabulary(read_config_values(folder)))
 
 
 def skip_deepspeed_import() -> None:
@@ -222,15 +244,29 @@ def skip_deepspeed_import() -> None:
 
 def save_policy(model: "PreTrainedModel", template: Template, folder: Path, training: dict[str, Any] | None) -> None:
     """Save a policy, with its training record, so that plain transformers loads it and samples as Juicer does."""
-    model.generation_config.eos_token_id = template.end_of_text
-    model.generation_config.pad_token_id = template.padding
-    # transformers' default is to sample from the 50 likeliest tokens only.
-    model.generation_config.do_sample = True
-    model.generation_config.temperature = 1.0
-    model.generation_config.top_k = 0
-    model.generation_config.top_p = 1.0
-    model.generation_config.max_new_tokens = template.settings.max_response_tokens
+    model.generation_config = sampling_config(template)
     save_model(model, template, folder, training)
+
+
+def sampling_config(template: Template) -> "GenerationConfig":
+    """How plain transformers samples as Juicer does: from the whole distribution, until one of the template's ends.
+
+    It has nothing of the base model's own configuration, such as penalties, beams or a smallest length, and no
+    `max_new_tokens`, which would take precedence over the length that a caller like lm-eval asks for.
+    """
+    from transformers import GenerationConfig
+
+    ends = sorted(template.ends)
+    return GenerationConfig(
+        bos_token_id=template.tokenizer.bos_token_id,
+        eos_token_id=ends if len(ends) > 1 else ends[0],
+        pad_token_id=template.padding,
+        do_sample=True,
+        temperature=1.0,
+        # transformers' default is to sample from the 50 likeliest tokens only.
+        top_k=0,
+        top_p=1.0,
+    )
 
 
 def save_model(model: "PreTrainedModel", template: Template, folder: Path, training: dict[str, Any] | None) -> None:

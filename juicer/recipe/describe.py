@@ -96,5 +96,7 @@ def _type(annotation: Any) -> str:
         return " ".join([_type(arguments[0]), *_limits(limits)])
     if get_origin(annotation) is list:
         return f"list of {_type(arguments[0])}"
+    if get_origin(annotation) is dict:
+        return f"section of names with {_type(arguments[1])}"
     names = {str: "text", int: "integer", float: "number", bool: "true | false", type(None): "null"}
     return names.get(annotation, str(annotation))

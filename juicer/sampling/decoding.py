@@ -42,7 +42,7 @@ def sample_responses(
 
     Args:
         policy: in evaluation mode.
-        template: defines end-of-text and the maximal length of a response.
+        template: defines the ends and the maximal length of a response.
         prompts: (id, tokens) of each prompt.
         settings: temperature, nucleus, samples per prompt, rows per batch.
         seed: together with the prompt's id and the sample's index it determines the sample.
@@ -147,6 +147,7 @@ def decode(
     positions = attention[:, :length].sum(1)
     live = torch.arange(len(prompts), device=device)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    stops = torch.tensor(template.ends, device=device)
     responses = torch.full(uniforms.shape, template.end_of_text, dtype=torch.int64, device=device)
     chosen_log_probabilities = torch.zeros(uniforms.shape, dtype=torch.float64, device=device)
     for step in range(steps):
@@ -154,7 +155,7 @@ def decode(
         chosen = draw(log_probabilities, uniforms[live, step], settings)
         responses[live, step] = chosen
         chosen_log_probabilities[live, step] = log_probabilities.gather(1, chosen[:, None])[:, 0].double()
-        ended = ended | (chosen == template.end_of_text)
+        ended = ended | torch.isin(chosen, stops)
         unfinished = len(live) - int(ended.sum())
         if not unfinished or step + 1 == steps:
             break
@@ -172,7 +173,7 @@ def decode(
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state[:, -1]
-    ends = responses == template.end_of_text
+    ends = torch.isin(responses, stops)
     stopped = ends.any(1)
     lengths = torch.where(stopped, ends.int().argmax(1) + 1, steps)
     within = torch.arange(steps, device=device) < lengths[:, None]

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -51,7 +51,7 @@ def sample_by_vllm(
     """Sample responses to every prompt by the `engine` `llm`; otherwise like `decoding.sample_responses`."""
     from vllm import SamplingParams
 
-    limit, end = template.settings.max_response_tokens, template.end_of_text
+    limit, ends = template.settings.max_response_tokens, template.ends
 
     def decode_batch(batch: Sequence[SampleRequest]) -> list[Decoded]:
         parameters = [
@@ -59,9 +59,9 @@ def sample_by_vllm(
                 temperature=settings.temperature,
                 top_p=settings.top_p,
                 max_tokens=limit,
-                # The template's end-of-text is the only stop token, whatever the model's configuration says.
+                # The template has the ends of the model's configuration too, and those that vLLM does not know.
                 ignore_eos=True,
-                stop_token_ids=[end],
+                stop_token_ids=list(ends),
                 seed=seed_of(seed, wanted) >> 65,  # vLLM takes 63 bits
                 logprobs=0,  # only of the sampled token
                 detokenize=False,
@@ -69,14 +69,14 @@ def sample_by_vllm(
             for wanted in batch
         ]
         asked = [{"prompt_token_ids": wanted.prompt} for wanted in batch]
-        return [decoded(each.outputs[0], end) for each in llm.generate(asked, parameters, use_tqdm=False)]
+        return [decoded(each.outputs[0], ends) for each in llm.generate(asked, parameters, use_tqdm=False)]
 
     share = math.ceil(len(prompts) * settings.samples_per_prompt / context.processes.world_size)
     size = min(BATCHES_AT_ONCE * settings.batch_size, share)
     return sample_in_batches(decode_batch, prompts, settings.samples_per_prompt, size, context)
 
 
-def decoded(output: Any, end_of_text: int) -> Decoded:
+def decoded(output: Any, ends: Collection[int]) -> Decoded:
     """A response of vLLM in the form of `decoding.decode`.
 
     Raises:
@@ -85,7 +85,7 @@ def decoded(output: Any, end_of_text: int) -> Decoded:
     if output.finish_reason not in ("stop", "length"):
         raise RuntimeError(f"vLLM did not finish a response: {output.finish_reason}")
     response = list(output.token_ids)
-    return response, response[-1] == end_of_text, float(output.cumulative_logprob)
+    return response, response[-1] in ends, float(output.cumulative_logprob)
 
 
 @contextmanager

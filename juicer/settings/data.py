@@ -1,12 +1,28 @@
 """Settings of the data stages: source of the demonstrations, chat template, scorer and curation."""
 
-from typing import Literal
+import datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from juicer.settings.base import Settings
-from juicer.settings.bounds import Batch, Rows, Tokens
+from juicer.settings.bounds import Batch, Rows, Tokens, shortened
 from juicer.settings.text import Commit, Line, Place, Text, Word
+
+GIVEN = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now")
+"""Variables of a chat template that are always given."""
+
+
+def _day(value: Any) -> Any:
+    """A date as text: YAML reads 2025-01-01 as a date unless it is quoted."""
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        return value.isoformat()
+    try:
+        if isinstance(value, str) and datetime.date.fromisoformat(value).isoformat() == value:
+            return value
+    except ValueError:
+        pass
+    raise ValueError(f"{shortened(value)} is not a date; write it as 2025-01-01")
 
 
 class FetchSettings(Settings):
@@ -41,11 +57,26 @@ class TemplateSettings(Settings):
     system: Text | None = None
     """Text of a system turn that is added to dialogues without one; null adds none. Zephyr was trained with an empty
     one."""
+    arguments: dict[Word, bool | int | float | Line] = Field({}, max_length=20)
+    """Variables of the chat template with values other than its own, for example `{enable_thinking: false}`."""
+    date: Annotated[str, BeforeValidator(_day)] = "2025-01-01"
+    """The day that a chat template gets when it asks for today's, so that the same recipe gives the same tokens on
+    every day."""
     max_prompt_tokens: Tokens = Field(128, ge=1)
     """Longest prompt, in tokens; `curate` drops rows with a longer one."""
     max_response_tokens: Tokens = Field(384, ge=2)
     """Longest response, in tokens including end-of-text; `curate` drops rows with a longer one, and sampling stops
     there."""
+
+    @field_validator("arguments")
+    @classmethod
+    def _check_names(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        for name in arguments:
+            if not name.isidentifier():
+                raise ValueError(f"{shortened(name)} is not the name of a variable")
+            if name in GIVEN:
+                raise ValueError(f"{name} is given by Juicer; choose from the template's other variables")
+        return arguments
 
 
 class ScorerSettings(Settings):

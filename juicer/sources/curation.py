@@ -8,11 +8,11 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from juicer.data.demonstrations import Message
 from juicer.data.template import Template
 from juicer.models.folder import context_of
 from juicer.runtime.errors import InputError
 from juicer.settings.data import CurateSettings
+from juicer.sources.suitability import Rendered, survives
 
 Split = Literal["train", "validation", "held_out"]
 BINS = 40
@@ -40,40 +40,47 @@ class Lengths:
     """
 
     def __init__(self, template: Template) -> None:
-        self._template = template
+        self.template = template
         self.limits = template.settings
         self._byte_level = is_byte_level(template)
+        self._lossless = self._byte_level and has_all_bytes(template)
 
-    def prompts(self, prompts: Sequence[Sequence[Message]]) -> list[int]:
-        """Tokens of each prompt: exact above the limit, and otherwise perhaps an upper bound, within the limit too."""
-        texts = [self._template.render_prompt(prompt) for prompt in prompts]
-        return self._count(texts, self.limits.max_prompt_tokens, ends=False)
+    def prompts(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of rendered prompts: exact above the limit, and otherwise perhaps an upper bound, within it too."""
+        limit = self.limits.max_prompt_tokens
+        counts = [self._bound(text) for text in texts]
+        long = [row for row, count in enumerate(counts) if count is None or count > limit]
+        tokens = self.template.tokens_of_prompts([texts[row] for row in long])
+        exact = dict(zip(long, map(len, tokens), strict=True))
+        return [exact.get(row, limit if count is None else count) for row, count in enumerate(counts)]
 
-    def responses(self, rows: Sequence[tuple[Sequence[Message], str]]) -> list[int]:
-        """Tokens of each response, given as (prompt, response), with end-of-text; exact or bounded as in `prompts`."""
-        texts = [self._template.render_response(prompt, response) for prompt, response in rows]
-        return self._count(texts, self.limits.max_response_tokens, ends=True)
-
-    def _count(self, texts: list[str], limit: int, *, ends: bool) -> list[int]:
-        bounds = [self._bound(text) for text in texts]
-        long = [row for row, bound in enumerate(bounds) if bound is None or bound > limit]
-        counts = [limit if bound is None else bound for bound in bounds]
-        if long:
-            tokens: list[list[int]] = self._template.tokenizer(
-                [texts[row] for row in long], add_special_tokens=False, return_attention_mask=False, verbose=False
-            )["input_ids"]
-            for row, ids in zip(long, tokens, strict=True):
-                counts[row] = self._until_end(ids) if ends else len(ids)
+    def responses(self, rows: Sequence[Rendered]) -> list[int | None]:
+        """Tokens of each response, with its end, exact or bounded as in `prompts`; None if they do not spell it."""
+        limit = self.limits.max_response_tokens
+        counts = [self._bound(row.rest) if self._is_kept(row.response) else None for row in rows]
+        unsure = [place for place, count in enumerate(counts) if count is None or count > limit]
+        tokens = self.template.tokens_of_responses([(rows[place].start, rows[place].rest) for place in unsure])
+        for place, response in zip(unsure, tokens, strict=True):
+            counts[place] = len(response) if survives(self.template, response, rows[place].response) else None
         return counts
 
     def _bound(self, text: str) -> int | None:
-        # Unicode normalisation may lengthen other scripts, but never changes ASCII. The 2 are end-of-text and a leading
-        # blank, which some tokenizers add.
-        return len(text) + 2 if self._byte_level and text.isascii() else None
+        # Unicode normalisation may lengthen other scripts, but never changes ASCII. The 3 are the beginning and the end
+        # of a text, and a leading blank, which some tokenizers add.
+        return len(text) + 3 if self._byte_level and text.isascii() else None
 
-    def _until_end(self, ids: list[int]) -> int:
-        """Tokens up to and including the first end-of-text, which is added if missing, as in `Template.response`."""
-        return ids.index(self._template.end_of_text) + 1 if self._template.end_of_text in ids else len(ids) + 1
+    def _is_kept(self, text: str) -> bool:
+        """Whether it is certain that the tokens of `text` spell it."""
+        return self._lossless and text.isascii() and not self.template.holds_added(text)
+
+
+def has_all_bytes(template: Template) -> bool:
+    """Whether a byte-level tokenizer has a token for every byte, and puts the bytes of tokens together again."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    backend = template.tokenizer.backend_tokenizer
+    decoder = json.loads(backend.to_str()).get("decoder") or {"type": None}
+    return decoder["type"] == "ByteLevel" and set(ByteLevel.alphabet()) <= set(backend.get_vocab())
 
 
 def is_byte_level(template: Template) -> bool:

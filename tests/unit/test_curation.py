@@ -14,8 +14,9 @@ from juicer.data.template import Template
 from juicer.runtime.errors import InputError
 from juicer.settings.data import CurateSettings, TemplateSettings
 from juicer.sources.curation import Best, Lengths, check_context, is_byte_level, score_statistics, split_of
+from juicer.sources.suitability import rendered
 
-TEXTS = ["hi", "hello " * 5, "hello " * 40, "ﬁne «é» 你好 " * 6, "stop <|endoftext|> here " * 4, "x" * 200]
+TEXTS = ["hi", "hello " * 5, "hello " * 40, "ﬁne «é» 你好 " * 6, "x" * 200]
 
 
 def prompt_of(text: str) -> list[Message]:
@@ -49,10 +50,9 @@ def test_a_row_is_over_long_exactly_when_its_tokens_are_too_many(
     lengths = Lengths(template)
     exact_prompts = [len(template.prompt(prompt_of(text))) for text in TEXTS]
     exact_responses = [len(template.response(prompt_of("a"), text)) for text in TEXTS]
-    for found, exact in (
-        (lengths.prompts([prompt_of(text) for text in TEXTS]), exact_prompts),
-        (lengths.responses([(prompt_of("a"), text) for text in TEXTS]), exact_responses),
-    ):
+    prompts = [template.render_prompt(prompt_of(text)) for text in TEXTS]
+    responses = [rendered(template, prompt_of("a"), text) for text in TEXTS]
+    for found, exact in ((lengths.prompts(prompts), exact_prompts), (lengths.responses(responses), exact_responses)):
         assert [count > limit for count in found] == [count > limit for count in exact]
         assert all(count == true or true <= count <= limit for count, true in zip(found, exact, strict=True))
 

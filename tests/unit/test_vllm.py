@@ -117,9 +117,9 @@ def test_a_response_that_vllm_was_ended_in_is_no_sample():
     def output(reason):
         return SimpleNamespace(token_ids=[5, 6], finish_reason=reason, cumulative_logprob=-1.0)
 
-    assert decoded(output("length"), 6) == ([5, 6], True, -1.0)
+    assert decoded(output("length"), (6,)) == ([5, 6], True, -1.0)
     with pytest.raises(RuntimeError, match="abort"):
-        decoded(output("abort"), 6)
+        decoded(output("abort"), (6,))
 
 
 @pytest.mark.skipif(INSTALLED, reason="vLLM is installed")
