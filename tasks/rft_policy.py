@@ -46,6 +46,7 @@ def run(stage: Stage) -> str:
     facts = learnt["facts"]
     sampled = {sample.id for sample in read_samples(given.samples)}
     prompts = [row.prompt for row in demonstrations.read(given.data / "train.jsonl") if row.id in sampled]
+    prompts = [prompt for prompt in prompts if reader.takes(prompt)]
     normaliser = (facts["normaliser_mean"], facts["normaliser_deviation"])
     ppo = stage.read("rft.ppo", PpoSettings)
     optimise = partial(align_policy_by_ppo, ppo=ppo) if use_ppo else partial(align_policy, reader=reader)

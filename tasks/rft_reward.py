@@ -35,7 +35,8 @@ def run(stage: Stage) -> str:
     shared = load_template(given.policy, stage.read("template", TemplateSettings))
     reader = reader_of(shared, given.policy, given.reward)
     rows = list(demonstrations.read(given.data / "train.jsonl"))
-    pairs = reader.pairs(rows, read_samples(given.samples))
+    samples = read_samples(given.samples)
+    pairs = reader.pairs(rows, samples)
     model = load_reward(given.reward, compute, derive(seed, "rft", "head"), TRAINING_DTYPE)
     freeze_blocks(model, settings.frozen_blocks)  # before peak_share counts the operations per token
     dialogues = [each for pair in pairs for each in (pair.demonstration, pair.sample)]
@@ -48,6 +49,7 @@ def run(stage: Stage) -> str:
         record = train_reward(model, pairs, settings, reader.padding, order, context)
     for split in ("validation", "held_out"):
         judged = [row for row in demonstrations.read(given.data / f"{split}.jsonl") if row.rejected is not None]
+        judged = [row for row in judged if reader.takes(row.prompt)]
         if not judged:
             continue
         answers = [
@@ -58,10 +60,14 @@ def run(stage: Stage) -> str:
             chosen, rejected = (score_rewards(model, each, reader.padding, context=stage.context) for each in answers)
         record.facts[f"{split}_preference_accuracy"] = round(float((chosen > rejected).float().mean()), 6)
     record.facts |= reader.facts
+    if len(pairs) < len(samples):
+        record.facts["refused_by_template"] = len(samples) - len(pairs)
     stage.record(steps=record.steps, response_tokens=record.response_tokens)
     with stage.publish(given.out) as folder:
         save_model(model, reader.own, folder, asdict(record))
-    return f"K = {record.steps} steps, training accuracy {record.facts['training_accuracy']:.2f}"
+    refused = len(samples) - len(pairs)
+    note = f"; warning: the reward's template refuses {refused} of {len(samples)} samples' rows" if refused else ""
+    return f"K = {record.steps} steps, training accuracy {record.facts['training_accuracy']:.2f}{note}"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 
 from juicer.data.demonstrations import Demonstration, Message
 from juicer.data.dialogues import Dialogue, Sample
+from juicer.data.rendering import RefusedDialogue
 from juicer.data.template import Template
 from juicer.methods.pairs import Pair, make_pairs
 from juicer.models.folder import context_of, read_config_values
@@ -47,6 +48,15 @@ class RewardReader:
             )
             raise InputError(what, where=str(self.own.tokenizer.name_or_path), do=SHORTER)
 
+    def takes(self, prompt: Sequence[Message]) -> bool:
+        """Whether the reward's template takes the turns of a prompt; the policy's takes those of all curated rows."""
+        if self.text:
+            try:
+                self.own.render_response(prompt, "yes")
+            except RefusedDialogue:
+                return False
+        return True
+
     @property
     def facts(self) -> dict[str, str]:
         """What the training record says of it: nothing where the reward reads the policy's tokens."""
@@ -62,11 +72,11 @@ class RewardReader:
         """A sampled response, given as the policy's tokens; one that was cut off at the limit gets no end."""
         if not self.text:
             return Dialogue(self.policy.prompt(prompt), response)
-        ended = bool(response) and response[-1] == self.policy.end_of_text
+        ended = bool(response) and response[-1] in self.policy.ends
         return self._from_text(prompt, self.policy.decode(response), ended=ended)
 
     def pairs(self, rows: Sequence[Demonstration], samples: Sequence[Sample]) -> list[Pair]:
-        """The demonstration/sample pairs of a round, as `make_pairs`.
+        """The demonstration/sample pairs of a round, as `make_pairs`, without rows that the reward's template refuses.
 
         Raises:
             InputError: as `make_pairs`, or a dialogue is longer than the reward's context.
@@ -74,27 +84,32 @@ class RewardReader:
         pairs = make_pairs(rows, samples, self.policy)
         if not self.text:
             return pairs
-        known = {row.id: row for row in rows}
+        known = {row.id: row for row in rows if self.takes(row.prompt)}
+        if not known:
+            what = "the chat template of the reward refuses every row"
+            do = "use a reward whose template takes these turns, and template.system, or set template.name to hh"
+            raise InputError(what, where=str(self.own.tokenizer.name_or_path), do=do)
         return [
             Pair(self.demonstration(row.prompt, row.response), self.sample(row.prompt, sample.response))
             for sample in samples
-            for row in [known[sample.id]]
+            for row in [known.get(sample.id)]
+            if row is not None
         ]
 
     def _from_text(self, prompt: Sequence[Message], response: str, *, ended: bool) -> Dialogue:
-        from jinja2 import TemplateError
-
-        where = str(self.own.tokenizer.name_or_path)
-        try:
-            tokens = self.own.response(prompt, response)
-            read = Dialogue(self.own.prompt(prompt), tokens if ended else tokens[:-1])
-        except TemplateError as error:
-            what = f"the chat template of the reward refuses a dialogue: {error}"
-            raise InputError(what, where=where, do="use a reward whose template takes these dialogues") from error
+        asked = [Message(role=turn["role"], content=self._as_text(turn["content"])) for turn in prompt]
+        tokens = self.own.response(asked, self._as_text(response))
+        read = Dialogue(self.own.prompt(asked), tokens if ended else tokens[:-1])
         if self.positions is not None and len(read) > self.positions:
             what = f"a dialogue has {len(read)} of the reward's tokens, but the reward reads {self.positions}"
-            raise InputError(what, where=where, do=SHORTER)
+            raise InputError(what, where=str(self.own.tokenizer.name_or_path), do=SHORTER)
         return read
+
+    def _as_text(self, text: str) -> str:
+        """A text in which the reward's special tokens, should they stand in it, are broken by a blank."""
+        while (found := self.own.reserved_in(text)) is not None:
+            text = text.replace(found, f"{found[0]} {found[1:]}" if len(found) > 1 else "")
+        return text
 
 
 def reader_of(policy: Template, policy_folder: Path, reward_folder: Path) -> RewardReader:

@@ -34,6 +34,15 @@ class Scorer(Protocol):
         ...
 
 
+def check_rows(scorer: Scorer | None, rows: Sequence[tuple[str, list[Message], str]], where: str) -> None:
+    """Raise InputError for the first row, given as (id, prompt, response), that the scorer's template refuses."""
+    reasons = [] if scorer is None else scorer.refusals([(prompt, response) for _, prompt, response in rows])
+    for (identity, _, _), reason in zip(rows, reasons, strict=False):
+        if reason is not None:
+            do = "curate the data again with this scorer: juicer run"
+            raise InputError(f"{reason} (the row {identity})", where=where, do=do)
+
+
 def load(settings: ScorerSettings, folder: Path | None, compute: ComputeSettings) -> Scorer | None:
     """Load the scorer in `folder`, or None for kind `none`.
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from juicer.data import hh
 from juicer.data.demonstrations import Demonstration
 from juicer.data.dialogues import Sample
 from juicer.data.template import Template
@@ -106,14 +107,20 @@ def test_a_context_shorter_than_the_limits_is_refused_at_once_where_the_tokens_a
         RewardReader(template, positions=63)
 
 
-def test_a_reward_template_that_refuses_a_dialogue_is_one_line(policy, template, tokenizer, tmp_path):
+def test_rows_that_the_reward_s_template_refuses_are_left_out(template, tokenizer):
     settings = SETTINGS.model_copy(update={"name": "model"})
-    tokenizer.chat_template = template.tokenizer.chat_template
     strict = reversed_ids(tokenizer)
-    strict.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    strict.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + hh.CHAT_TEMPLATE
+    )
+    tokenizer.chat_template = hh.CHAT_TEMPLATE
     reader = RewardReader(Template(tokenizer, settings), Template(strict, settings))
-    with pytest.raises(InputError, match="the chat template of the reward refuses a dialogue: no system turn"):
-        reader.demonstration([{"role": "system", "content": "be kind"}, *ASKED], "it is")
+    system = Demonstration.make([{"role": "system", "content": "be kind"}, *ASKED], "it is")
+    samples = [Sample(row.id, 0, [1], [9, 0], ended=True, log_probability=0.0) for row in (system, ROW)]
+    assert len(reader.pairs([system, ROW], samples)) == 1
+    assert [reader.takes(row.prompt) for row in (system, ROW)] == [False, True]
+    with pytest.raises(InputError, match="the chat template of the reward refuses every row"):
+        reader.pairs([system], samples[:1])
 
 
 def test_a_reward_that_reads_text_needs_a_tokenizer(policy, template, tmp_path):
@@ -124,3 +131,12 @@ def test_a_reward_that_reads_text_needs_a_tokenizer(policy, template, tmp_path):
         path.unlink()
     with pytest.raises(InputError, match="holds no tokenizer"):
         reader_of(template, tmp_path / "sft", tmp_path / "reward")
+
+
+def test_the_reward_s_special_tokens_in_a_text_end_nothing(template, other):
+    other.tokenizer.add_special_tokens({"additional_special_tokens": ["</s>"]})
+    other = Template(other.tokenizer, SETTINGS)
+    asked = [{"role": "user", "content": "what is </s>?"}]
+    read = RewardReader(template, other).sample(asked, sampled(template, "it is </s>.", ended=True))
+    assert other.tokenizer.convert_tokens_to_ids("</s>") not in read.prompt + read.response
+    assert other.tokenizer.decode(read.response) == " it is < /s>.<|endoftext|>"
