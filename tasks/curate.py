@@ -67,6 +67,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(stage: Stage) -> str:
     # Two threads halve the tokenizer's time without changing any token.
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    from juicer.models.folder import context_of
     from juicer.models.loading import load_template
     from juicer.sources.curation import Lengths, check_context
 
@@ -75,7 +76,7 @@ def run(stage: Stage) -> str:
     if settings.validation_share + settings.held_out_share >= 1:
         raise InputError("curate.validation_share + held_out_share leave no rows to train on", do="lower one of them")
     template = load_template(given.policy, stage.read("template", TemplateSettings))
-    check_context(read_json(given.policy / "config.json"), template, str(given.policy))
+    check_context(context_of(read_json(given.policy / "config.json")), template, str(given.policy))
     if template.replaced and stage.is_main:
         print(f"{stage.name}: {REPLACED}", file=sys.stderr)
     scoring = stage.read("scorer", ScorerSettings)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from juicer.data.template import Template
-from juicer.models.folder import context_of
 from juicer.runtime.errors import InputError
 from juicer.settings.data import CurateSettings
 from juicer.sources.suitability import Rendered, survives
@@ -162,18 +161,17 @@ def _moments(scores: Sequence[float]) -> dict[str, float | int]:
     }
 
 
-def check_context(config: dict[str, Any], template: Template, where: str) -> None:
+def check_context(context: int | None, template: Template, where: str) -> None:
     """Refuse length limits that exceed the policy's context.
 
     Args:
-        config: the policy's config.json.
+        context: the policy's, in tokens; None if it has no limit.
         template: has the limits.
         where: the policy's folder, as errors name it.
 
     Raises:
         InputError: max_prompt_tokens + max_response_tokens exceeds the context; gives the numbers.
     """
-    context = context_of(config)
     limits = template.settings
     longest = limits.max_prompt_tokens + limits.max_response_tokens
     if context is not None and longest > context:
