@@ -132,11 +132,11 @@ def shape_of(name: str, config: "PretrainedConfig", role: Role) -> Shape:
             model = BeaverModel.create(config)
             trunk, head = model.trunk, model.score_head
         elif role == "policy":
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
             trunk, head = model.base_model, model.get_output_embeddings()
         else:
             config.num_labels = 1
-            model = AutoModelForSequenceClassification.from_config(config)
+            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
             trunk, head = model.base_model, model.get_submodule("score")
     blocks = getattr(trunk, "layers", None) or getattr(trunk, "h", None)
     if blocks is None:
