@@ -55,7 +55,7 @@ def generate(
             pad_token_id=template.padding,
         )
         for row in made[:, length:].tolist():
-            end = row.index(template.end_of_text) + 1 if template.end_of_text in row else len(row)
+            end = next((place for place, token in enumerate(row, 1) if token in template.ends), len(row))
             responses.append(row[:end])
     return responses
 

@@ -139,7 +139,7 @@ class Curation:
         self.dropped: Counter[str] = Counter()
         self.rejected_too_long = 0
         self.rejected_unsuitable = 0
-        self.unsuitable: dict[str, list[dict[str, str]]] = {}
+        self.unsuitable: dict[str, list[str]] = {}
         self.shortest_prompt: int | None = None
         self.best = Best(settings.keep) if scorer and settings.keep else None
         self.scores, self.kept_scores = array("d"), array("d")
@@ -172,8 +172,7 @@ class Curation:
     def notices(self) -> list[str]:
         """A line for every reason why rows were unsuitable, with the first of them."""
         return [
-            f"{rows[0]['place']}: {rows[0]['what']}; {self.dropped[reason]} such row"
-            f"{'' if self.dropped[reason] == 1 else 's'} dropped ({reason})"
+            f"{rows[0]}; {self.dropped[reason]} such row{'' if self.dropped[reason] == 1 else 's'} dropped ({reason})"
             for reason, rows in sorted(self.unsuitable.items())
         ]
 
@@ -308,7 +307,7 @@ class Curation:
         self.dropped[found.reason] += 1
         named = self.unsuitable.setdefault(found.reason, [])
         if len(named) < EXAMPLES:
-            named.append({"place": candidate.place, "id": candidate.row.id, "what": found.what})
+            named.append(f"{candidate.place}: {found.what}")
 
     def _train(self, row: Demonstration) -> None:
         """Pass on a training row, without the rejected response, which is never trained on."""
@@ -370,7 +369,7 @@ class Curation:
         if not available:
             most = max(self.dropped, key=lambda reason: self.dropped[reason], default="")
             do = ADVICE.get(most if self.dropped[most] else "", "lower curate.validation_share or held_out_share")
-            first = f"; {named[0]['place']}: {named[0]['what']}" if (named := self.unsuitable.get(most)) else ""
+            first = f"; {named[0]}" if (named := self.unsuitable.get(most)) else ""
             raise InputError(f"no rows are left to train on {of}{first}", where="curate", do=do)
         if self.settings.keep is not None and available < self.settings.keep:
             what = f"curate.keep is {self.settings.keep}, but only {available} training rows are left {of}"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import write_json
 from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import TemplateSettings
 from juicer.settings.leaderboard import HarnessSettings
 from juicer.stages.stage import Stage, main
 
@@ -40,6 +41,7 @@ def run(stage: Stage) -> str:
     from juicer.evaluation.benchmark_results import BenchmarkedModel
     from juicer.evaluation.benchmarks import COLUMNS, missing_files
     from juicer.evaluation.leaderboard import evaluate
+    from juicer.models.loading import load_template
 
     if missing := missing_files(given.mirror):
         others = f", nor {len(missing) - 1} others" if len(missing) > 1 else ""
@@ -55,8 +57,9 @@ def run(stage: Stage) -> str:
         stage.record(questions=column.questions)
 
     compute = stage.read("compute", ComputeSettings)
+    template = load_template(given.policy, stage.read("template", TemplateSettings))
     with stage.scratch() as scratch, stage.memo() as memo:
-        board = evaluate(given.policy, settings, compute, given.mirror, scratch, seen, memo, bars=bars)
+        board = evaluate(given.policy, template, settings, compute, given.mirror, scratch, seen, memo, bars=bars)
     results = BenchmarkedModel(
         name=given.name,
         method=given.method,

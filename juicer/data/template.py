@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 QUESTION, ANSWER, NEXT = "How are you?", "Very well.", "Why?"
 """A dialogue that any template renders: what stands around the answer is the template's."""
+_EMPTY_BLOCK = re.compile(r"\s*<(\w+)>\s*</\1>\s*")
 
 
 def chat_template_of(name: str) -> str | None:
@@ -98,6 +99,7 @@ class Template:
             [*(self._added.get(token, "") for token in self._marks), *map(str, tokenizer.all_special_tokens)]
         )
         self._any_added = _any_of(self._added.values())
+        self._begins_within = self.lead.strip().startswith("</")
         self._blocks = [token for token in self._tokens(self.lead) if self._is_mark(token)] if self.lead.strip() else []
 
     def turns(self, prompt: Sequence[Message]) -> list[Message]:
@@ -131,7 +133,8 @@ class Template:
             raise InputError(
                 "the chat template renders an answered dialogue differently from its prompt",
                 where=str(self.tokenizer.name_or_path),
-                do="use a template whose generation prompt is a prefix of the answered dialogue",
+                do="use a template whose generation prompt is a prefix of the answered dialogue; for one that begins "
+                "with thoughts, template.arguments may switch them off",
             )
         return whole[len(start) :]
 
@@ -176,8 +179,7 @@ class Template:
         """Text of response tokens: of the answer alone, without special tokens and surrounding white space."""
         answer = [token for token in self._answer_of(list(tokens)) if token not in self._marks]
         text = str(self.tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
-        lead = self.lead.strip()
-        return text.removeprefix(lead).strip() if lead and not self._blocks else text
+        return self._without_lead(text)
 
     def reserved_in(self, text: str) -> str | None:
         """The first text of a special token, or of another mark of the template, in `text`; None if it has none.
@@ -193,7 +195,9 @@ class Template:
 
     def is_answer(self, rest: str, response: str) -> bool:
         """Whether `rest`, from `render_response`, is the response between what the template writes around every one."""
-        return rest in (f"{self.lead}{each}{self._tail}" for each in (response, response.strip()))
+        if not rest.startswith(self.lead) or not rest.endswith(self._tail):
+            return False
+        return rest[len(self.lead) : len(rest) - len(self._tail)].strip() == response.strip()
 
     def _tokens(self, text: str) -> list[int]:
         return self._tokens_of([text])[0]
@@ -275,6 +279,18 @@ class Template:
         text = self._added.get(self.end_of_text)
         return response.rstrip().removesuffix(text).rstrip() if text and response.rstrip().endswith(text) else response
 
+    def _without_lead(self, text: str) -> str:
+        """Decoded text without what is plain text of that which the template writes before an answer."""
+        lead = self.lead
+        if self._blocks and (mark := self._added.get(self._blocks[-1])):
+            lead = lead.rpartition(mark)[2]
+        if not lead.strip():
+            return text
+        if (block := _EMPTY_BLOCK.fullmatch(lead)) and text.startswith(f"<{block[1]}>"):
+            # With thoughts in it, or cut within them.
+            return text.rpartition(f"</{block[1]}>")[2].strip() if f"</{block[1]}>" in text else ""
+        return text.removeprefix(lead.strip()).strip()
+
     def _answer_of(self, tokens: list[int]) -> list[int]:
         """Response tokens without their end, and without what a template writes before an answer."""
         end = next((place for place, token in enumerate(tokens) if token in self.ends), len(tokens))
@@ -284,8 +300,9 @@ class Template:
         if blocks[-1] in tokens:
             last = len(tokens) - 1 - tokens[::-1].index(blocks[-1])
             return tokens[last + 1 :]
-        # A block that was begun and not closed before the response was cut: there is no answer.
-        return [] if blocks[0] in tokens else tokens
+        # A block that the prompt or the response has begun and that is not closed where the response was cut: there is
+        # no answer.
+        return [] if blocks[0] in tokens or self._begins_within else tokens
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import JsonValue
 
+from juicer.data.template import Template
 from juicer.evaluation.benchmark_results import BenchmarkScore, TaskResult
 from juicer.evaluation.benchmarks import COLUMNS, task_manager, tasks_under
 from juicer.evaluation.documents import Document
 from juicer.models.folder import check_folder
-from juicer.models.loading import attention_of, device_of, dtype_of
+from juicer.models.loading import attention_of, device_of, dtype_of, sampling_config
 from juicer.runtime.errors import InputError
 from juicer.runtime.memo import Memo, no_memo
 from juicer.settings.compute import ComputeSettings
@@ -64,6 +65,7 @@ class Leaderboard:
 
 def evaluate(
     model: Path,
+    template: Template,
     settings: HarnessSettings,
     compute: ComputeSettings,
     mirror: Path,
@@ -75,8 +77,12 @@ def evaluate(
 ) -> Leaderboard:
     """Measure a model as `lm_eval --model hf` does, column by column, because few-shot counts differ.
 
+    What a base model's generation_config.json asks for (penalties, beams, lengths) does not take part: the same weights
+    have the same row before and after training has saved them.
+
     Args:
         model: model folder.
+        template: the recipe's, of which only the ends of a response count: prompts are lm-eval's own.
         mirror: folder with the data of all tasks (see juicer.evaluation.benchmarks).
         scratch: empty folder for what `datasets` makes of the mirror's files.
         seen: called with the name of each column and its figures as soon as they are known.
@@ -91,13 +97,13 @@ def evaluate(
     for name, tasks in COLUMNS.items():
         for leaf in (leaf for task in tasks for leaf in tasks_under(task, manager.task_index)):
             _check(getattr(settings, name), f"leaderboard.harness.{name}", leaf, manager.task_index[leaf].cfg)
-    language_model = _language_model(model, settings, compute, bars=bars)
+    measured = language_model(model, template, settings, compute, bars=bars)
     board = Leaderboard(harness={name: importlib.metadata.version(name) for name in _LIBRARIES})
     for name, tasks in COLUMNS.items():
         benchmark: BenchmarkSettings = getattr(settings, name)
         data = data_from(mirror, scratch)
         try:
-            kept = memo(partial(_measure, language_model, manager, tasks, benchmark, settings, data))
+            kept = memo(partial(_measure, measured, manager, tasks, benchmark, settings, data))
         except (AssertionError, ValueError) as error:
             # How lm-eval says that there are too few examples, or that a prompt does not fit.
             raise InputError(f"lm-eval stops: {error}", where=f"leaderboard.harness.{name}") from error
@@ -142,12 +148,15 @@ def _measure(
     return dict(json.loads(plain))
 
 
-def _language_model(model: Path, settings: HarnessSettings, compute: ComputeSettings, *, bars: bool) -> "HFLM":
+def language_model(
+    model: Path, template: Template, settings: HarnessSettings, compute: ComputeSettings, *, bars: bool
+) -> "HFLM":
+    """A model as lm-eval uses it. Arguments: see `evaluate`."""
     from lm_eval.models.huggingface import HFLM
 
     check_folder(model)
     device = device_of(compute)
-    language_model = HFLM(
+    measured = HFLM(
         pretrained=str(model),
         device=device.type,
         dtype=str(dtype_of(compute)).removeprefix("torch."),
@@ -156,10 +165,11 @@ def _language_model(model: Path, settings: HarnessSettings, compute: ComputeSett
         use_safetensors=True,
         trust_remote_code=False,
     )
+    measured.model.generation_config = sampling_config(template)
     if not bars:
         for request in ("loglikelihood", "generate_until"):
-            setattr(language_model, request, partial(getattr(language_model, request), disable_tqdm=True))
-    return language_model
+            setattr(measured, request, partial(getattr(measured, request), disable_tqdm=True))
+    return measured
 
 
 class _Cuts(logging.Filter):

@@ -117,6 +117,10 @@ def align_policy(
     class Trainer(LocalGpuRandomState, RLOOTrainer):
         """RLOO with our sampler: finished rows leave the batch, and every response has its own seed."""
 
+        def _tokenize_prompts(self, prompts: list[list[Message]]) -> tuple[list[list[int]], None, dict[str, Any]]:
+            # TRL's way knows neither the arguments and the date of the template nor how the tokenizer begins a text.
+            return [template.prompt(prompt) for prompt in prompts], None, {}
+
         def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any) -> list[list[int]]:
             # Equal prompts form a group; the position in the batch distinguishes the responses of a group.
             first = processes.rank * len(prompt_ids)

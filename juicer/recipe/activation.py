@@ -32,6 +32,7 @@ TINY = (
     "fetch.revision=null",
     "fetch.held_out_split=null",
     "world={rows: 100}",
+    "template.arguments={}",
     "template.max_prompt_tokens=96",
     "template.max_response_tokens=64",
     "curate={keep: 64, validation_share: 0.1, held_out_share: 0.1}",

@@ -27,6 +27,7 @@ from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, ScorerSettings
 from juicer.sources.curation import split_of
 from tasks import curate, download, fetch
+from tests.chat_tokenizers import gemma
 
 ROOT = Path(__file__).resolve().parents[2]
 HH = ROOT.parent / "shared" / "data" / "hh-harmless"
@@ -265,6 +266,41 @@ def test_curate_says_what_it_dropped_and_warns_where_the_limits_take_much(
     run_here("curate", monkeypatch)
     line = capfd.readouterr().out.splitlines()[-1]
     assert "(dropped: 30 response_too_long); warning: 23% of the rows are longer than the limits of template [" in line
+
+
+def test_rows_that_the_policy_would_not_get_as_they_are_are_counted_and_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    policy = gemma()
+    policy.save_pretrained(folder / "policy")
+    size = {"model_type": "gemma", "vocab_size": len(policy)}
+    (folder / "policy" / "config.json").write_text(json.dumps(size), encoding="utf-8")
+    turns: list[list[tuple[str, str]]] = [
+        [("user", f"question {number}"), ("assistant", f"answer {number}")] for number in range(60)
+    ]
+    turns[7].insert(0, ("system", "be kind"))
+    turns[9][1] = ("assistant", "well<end_of_turn>")
+    turns[11][0] = ("user", "a<end_of_turn>\n<start_of_turn>system\nb")
+    rows = [{"messages": [{"role": role, "content": text} for role, text in each]} for each in turns]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    params("fetch.source=rows.jsonl", "template.name=model", "scorer.kind=none", "curate.keep=null")
+    run_here("fetch", monkeypatch)
+    capfd.readouterr()
+    run_here("curate", monkeypatch)
+    said = capfd.readouterr()
+    assert "of 60 rows (dropped: 1 refused_by_template, 2 special_token_in_text) [" in said.out
+    assert [line.partition(": ")[2] for line in said.err.splitlines()] == [
+        "raw/demonstrations.jsonl:8: the chat template refuses the dialogue: System role not supported; "
+        "1 such row dropped (refused_by_template)",
+        "raw/demonstrations.jsonl:10: the response holds the special token <end_of_turn>; "
+        "2 such rows dropped (special_token_in_text)",
+    ]
+    splits, curation = curated()
+    assert sum(map(len, splits.values())) == 57
+    assert curation["unsuitable"]["special_token_in_text"] == [
+        "raw/demonstrations.jsonl:10: the response holds the special token <end_of_turn>",
+        "raw/demonstrations.jsonl:12: the user's text holds the special token <end_of_turn>",
+    ]
 
 
 def test_a_chat_template_that_is_replaced_is_told(

@@ -6,10 +6,15 @@ from typing import Any
 
 import datasets
 import pytest
+import torch
+from lm_eval.api.instance import Instance
+from transformers import GenerationConfig, OPTConfig, OPTForCausalLM
 
+from juicer.data.template import Template
 from juicer.evaluation.benchmark_results import BenchmarkedModel, TaskResult
 from juicer.evaluation.benchmarks import Source, missing_files, sources, write_cards, write_split
-from juicer.evaluation.leaderboard import Leaderboard, column_of, data_from, evaluate
+from juicer.evaluation.leaderboard import Leaderboard, column_of, data_from, evaluate, language_model
+from juicer.models.loading import load_policy, load_template, save_policy
 from juicer.recipe.activation import load
 from juicer.reporting.leaderboard_table import PAPER, as_markdown, leaderboard_of
 from juicer.reporting.numbers import summarise
@@ -17,8 +22,10 @@ from juicer.reporting.page import Content, render
 from juicer.reporting.plots import Curation
 from juicer.runtime.errors import InputError
 from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import TemplateSettings
 from juicer.settings.leaderboard import BenchmarkSettings, HarnessSettings, LeaderboardSettings
 from tasks.mirror import REVISIONS
+from tests.chat_tokenizers import byte_level
 from tests.example_evaluations import benchmark_result, curation, parsed, table
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
@@ -86,12 +93,47 @@ def test_data_that_changed_in_place_are_read_anew(tmp_path: Path) -> None:
     ],
 )
 def test_a_metric_that_a_task_lacks_is_refused_before_the_model_is_read(
-    tmp_path: Path, given: dict[str, Any], message: str
+    tmp_path: Path, template: Template, given: dict[str, Any], message: str
 ) -> None:
-    settings = HarnessSettings.parse(given, "params.yaml")
+    settings, compute, model = HarnessSettings.parse(given, "params.yaml"), ComputeSettings(), tmp_path / "no-model"
     with pytest.raises(InputError) as error:
-        evaluate(tmp_path / "no-model", settings, ComputeSettings(), tmp_path, tmp_path, lambda *_: None, bars=False)
+        evaluate(model, template, settings, compute, tmp_path, tmp_path, lambda *_: None, bars=False)
     assert message in str(error.value)
+
+
+def test_the_same_weights_answer_alike_as_base_and_as_saved_and_as_long_as_lm_eval_asks(tmp_path: Path) -> None:
+    tokenizer = byte_level(["<pad>", "</s>"], "</s>", start="</s>")
+    torch.manual_seed(0)
+    config = OPTConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        ffn_dim=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        word_embed_proj_dim=16,
+        max_position_embeddings=288,  # room for the 256 tokens of gsm8k's answers, and not for 40 more
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+    )
+    base = OPTForCausalLM(config)
+    base.generation_config = GenerationConfig(eos_token_id=1, repetition_penalty=1.3, max_new_tokens=40, num_beams=2)
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    limits, compute = TemplateSettings(max_prompt_tokens=100, max_response_tokens=100), ComputeSettings(threads=1)
+    template = load_template(tmp_path / "base", limits)
+    save_policy(load_policy(tmp_path / "base", compute), template, tmp_path / "saved", None)
+    answers = []
+    for name in ("base", "saved"):
+        own = load_template(tmp_path / name, limits)
+        assert own.ends == template.ends
+        measured = language_model(tmp_path / name, own, HarnessSettings(batch_size=2), compute, bars=False)
+        asked = {"until": ["Question:"], "do_sample": False, "temperature": 0.0}
+        long, short = ("hello, how are you? " * 20, asked), ("hello", {**asked, "max_gen_toks": 100})
+        requests = [Instance("generate_until", {}, each, place) for place, each in enumerate((long, short))]
+        answers.append(measured.generate_until(requests))
+    assert answers[0] == answers[1]
+    assert [len(tokenizer(answer, add_special_tokens=False)["input_ids"]) >= 100 for answer in answers[0]] == [True] * 2
 
 
 def test_a_benchmark_given_in_part_keeps_the_other_defaults() -> None:

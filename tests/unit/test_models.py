@@ -1,14 +1,18 @@
 """Model folders are ordinary: plain transformers loads them, and folders that are not are refused in one line."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from juicer.methods.reward import load_reward
-from juicer.models.loading import device_of, load_policy, load_tokenizer, read_training, save_policy
+from juicer.models.loading import device_of, load_policy, load_template, load_tokenizer, read_training, save_policy
 from juicer.runtime.errors import InputError
 from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import TemplateSettings
+from tests.chat_tokenizers import CHATML, gemma
 
 COMPUTE = ComputeSettings(threads=1)
 
@@ -73,10 +77,58 @@ def test_only_the_head_of_a_fresh_reward_may_be_missing(folder):
 
 
 def test_plain_transformers_samples_from_the_whole_vocabulary_at_temperature_1(policy, template, tmp_path):
-    policy.generation_config.temperature, policy.generation_config.top_p = 0.6, 0.9  # as some base models come
+    given = {"temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1, "num_beams": 4, "min_new_tokens": 5}
+    policy.generation_config = GenerationConfig(**given, no_repeat_ngram_size=3, max_new_tokens=40, do_sample=True)
     save_policy(policy, template, tmp_path / "policy", None)
-    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "policy").generation_config
-    assert (saved.do_sample, saved.temperature, saved.top_k, saved.top_p) == (True, 1.0, 0, 1.0)
+    saved = json.loads((tmp_path / "policy" / "generation_config.json").read_text())
+    del saved["transformers_version"]
+    assert saved == {
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 1,
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+    }
+
+
+def test_the_ends_of_a_model_are_kept_with_that_of_its_template(policy, tmp_path):
+    tokenizer, settings = gemma(), TemplateSettings(name="model")
+    policy.resize_token_embeddings(len(tokenizer))
+    for ends, kept in (([1, 4], [1, 4]), (None, [1, 4]), ([1, 3], [1, 3, 4])):
+        policy.generation_config.eos_token_id = ends
+        folder = tmp_path / str(ends)
+        policy.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        template = load_template(folder, settings)
+        assert (template.end_of_text, sorted(template.ends)) == (4, kept)
+        save_policy(policy, template, tmp_path / f"saved {ends}", None)
+        saved = GenerationConfig.from_pretrained(tmp_path / f"saved {ends}")
+        assert (saved.eos_token_id, saved.pad_token_id) == (kept, 0)
+        assert load_template(tmp_path / f"saved {ends}", settings).ends[0] == 4
+
+
+@pytest.mark.parametrize("added", [{"pad_token": "<pad>"}, {"eos_token": "<end>"}])
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused_before_anything_is_paid_for(folder, added):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    size = len(tokenizer)
+    tokenizer.add_special_tokens(added)
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(InputError, match=f"the tokenizer has a token {size}, but the model only {size} "):
+        load_template(folder, TemplateSettings())
+
+
+def test_a_chat_template_with_tokens_beyond_the_embedding_is_refused_before_anything_is_paid_for(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    size = len(tokenizer)
+    tokenizer.chat_template = CHATML
+    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    what = rf"the template uses the token {size + 1} \(<\|im_end\|>\), but the model has only {size} \(vocab_size\)"
+    with pytest.raises(InputError, match=what):
+        load_template(folder, TemplateSettings(name="model"))
+    load_template(folder, TemplateSettings(name="hh"))
 
 
 def test_a_missing_folder_is_refused(tmp_path):

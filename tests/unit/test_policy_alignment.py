@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from juicer.data.dialogues import Dialogue
+from juicer.data.template import Template
 from juicer.methods.policy_alignment import align_policy, per_token
 from juicer.methods.reward import load_reward, score_rewards
 from juicer.models import log_probability
@@ -14,8 +15,10 @@ from juicer.models.log_probability import score_dialogues
 from juicer.runtime.errors import InputError
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import TemplateSettings
 from juicer.settings.rft import PolicyAlignmentSettings
 from juicer.settings.training import OptimiserSettings, SamplingSettings
+from tests.chat_tokenizers import gemma
 
 COMPUTE = ComputeSettings(threads=1, device="cpu")
 SETTINGS = PolicyAlignmentSettings(
@@ -59,6 +62,24 @@ def test_the_policy_earns_more_of_the_learnt_reward(policy, template, initial, r
     assert record.steps == 15
     assert record.response_tokens > 0
     assert len(record.curves["reward"]["value"]) == 15
+
+
+def test_prompts_are_sampled_as_the_template_makes_them(policy, initial, reward, monkeypatch):
+    tokenizer = gemma()
+    policy.resize_token_embeddings(len(tokenizer))
+    reward.resize_token_embeddings(len(tokenizer))
+    policy.save_pretrained(initial)
+    template = Template(tokenizer, TemplateSettings(max_response_tokens=4))
+    read = []
+
+    def sampled(model, template, prompts, *rest):
+        read.extend(prompt for _, prompt in prompts)
+        return sample_responses(model, template, prompts, *rest)
+
+    monkeypatch.setattr("juicer.methods.policy_alignment.sample_responses", sampled)
+    align(policy, template, initial, reward, SETTINGS.model_copy(update={"steps": 1}))
+    assert {tuple(prompt) for prompt in read} <= {tuple(template.prompt(prompt)) for prompt in PROMPTS}
+    assert {prompt[0] for prompt in read} == {tokenizer.bos_token_id}
 
 
 def test_the_kl_term_refers_to_the_sft_policy_and_not_to_where_the_round_starts(policy, template, initial, reward):

@@ -5,11 +5,14 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from juicer.data.dialogues import Dialogue, read_samples, write_samples
+from juicer.data.template import Template
 from juicer.models.log_probability import score_dialogues
 from juicer.runtime.errors import InputError
 from juicer.sampling import decoding
 from juicer.sampling.decoding import draw, sample_responses
+from juicer.settings.data import TemplateSettings
 from juicer.settings.training import SamplingSettings
+from tests.chat_tokenizers import gemma
 
 
 @pytest.fixture
@@ -41,6 +44,20 @@ def test_end_of_text_stands_at_the_end_of_ended_samples_and_nowhere_else(policy,
         assert sample.ended == (sample.response[-1] == template.end_of_text)
         assert template.end_of_text not in sample.response[:-1]
         assert sample.ended or len(sample.response) == template.settings.max_response_tokens
+
+
+def test_a_model_that_only_says_the_end_of_its_turn_has_ended_after_one_token(policy, prompts):
+    tokenizer, settings = gemma(), TemplateSettings(name="hh", max_response_tokens=16)
+    policy.resize_token_embeddings(len(tokenizer))
+    with torch.no_grad():
+        policy.get_output_embeddings().weight.zero_()
+        policy.get_output_embeddings().bias = torch.nn.Parameter(torch.zeros(len(tokenizer)))
+        policy.get_output_embeddings().bias[4] = 100.0
+    for name, ends in (("model", ()), ("hh", (1, 4))):
+        template = Template(tokenizer, settings.model_copy(update={"name": name}), ends)
+        samples = sample_responses(policy, template, prompts, SamplingSettings(), seed=0)
+        assert {(tuple(sample.response), sample.ended) for sample in samples} == {((4,), True)}
+        tokenizer = gemma()
 
 
 def test_log_probabilities_captured_while_sampling_equal_teacher_forcing(policy, template, prompts):
