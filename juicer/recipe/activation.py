@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from juicer.recipe.checks import as_plain, check_consistent, check_models, check_pinned
 from juicer.recipe.graph import GB, Graph, graph_of, local_inputs, size_of
+from juicer.recipe.inputs import check_inputs
 from juicer.recipe.origin import origin_of, written_from
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError, did_you_mean
@@ -88,6 +89,7 @@ def load(path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bo
     recipe = _from_home(recipe)
     check_consistent(recipe, str(path))
     check_models(recipe, str(path))
+    check_inputs(recipe, whole=pinned)
     mirror = recipe.leaderboard.mirror
     if recipe.leaderboard.enabled and mirror is not None and not Path(mirror).is_dir():
         do = f"make it on a machine with a network: python -m tasks.mirror --out {mirror}"

@@ -13,6 +13,7 @@ from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.settings.base import _model_in
 from juicer.settings.text import _place
+from tests.stub_models import BEAVER, write_stub
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 COMMIT = "abcdef0123" * 4
@@ -161,7 +162,7 @@ def test_hub_models_become_downloads_at_their_revision():
 def test_a_path_from_home_is_written_out(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "x.jsonl").touch()
-    (tmp_path / "modèle").mkdir()
+    write_stub(tmp_path / "modèle")
     params = params_of("fetch.source=~/x.jsonl", "policy.model=~/modèle")
     assert params["fetch"]["source"] == params["graph"]["source"] == str(tmp_path / "x.jsonl")
     assert params["graph"]["base"] == str(tmp_path / "modèle")
@@ -170,8 +171,7 @@ def test_a_path_from_home_is_written_out(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", PLACES)
 def test_every_place_of_a_recipe_is_written_out_from_home(path, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x/rows.jsonl").touch()
+    write_stub(tmp_path / "x", BEAVER if path == "scorer.model" else None)
     params = params_of(f"{path}=~/x", "leaderboard.enabled=true", "rft.rounds=1")
     section, *keys = path.split(".")
     value = params[section]
