@@ -250,12 +250,15 @@ def on_trial(project: Project, recipe: str | None, overrides: Sequence[str], *, 
     return dump(*load(path, overrides, tiny=tiny))
 
 
-def validated() -> str:
-    """Says that params.yaml is valid; InputError if it is not."""
+def validated(*, models: bool = False) -> str:
+    """Says that params.yaml is valid, and the models that it names; InputError if it is not."""
     from juicer.recipe.checks import validate
+    from juicer.recipe.inputs import check_inputs
     from juicer.runtime.files import read_yaml
 
     recipe = validate(read_yaml(PARAMS), str(PARAMS))
+    if models:
+        check_inputs(recipe)
     return f"{PARAMS}: recipe {recipe.name!r} is valid"
 
 
@@ -412,14 +415,14 @@ def use(
 
 @app.command()
 def check() -> None:
-    """Check that the active recipe is valid.
+    """Check that the active recipe is valid, and the model folders that it names.
 
     \b
     Examples:
       juicer check
     """
     enter()
-    print(validated())
+    print(validated(models=True))
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from juicer import scorers
 from juicer.data.demonstrations import Message
 from juicer.runtime.errors import InputError
 from juicer.scorers.beaver import BeaverModel, BeaverScorer, dialogue
-from juicer.scorers.encoding import Encoder, Render
+from juicer.scorers.encoding import Encoder, Render, Row
 from juicer.scorers.sequence_classification import SequenceClassificationScorer, question_of
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import ScorerSettings
@@ -610,3 +610,17 @@ def test_the_recipe_may_decide_whether_texts_are_a_pair(bert: Path, pairs: bool 
 
 def test_a_decoder_reads_no_pairs(classifier: Path) -> None:
     assert not SequenceClassificationScorer.load(classifier, settings("sequence-classification"), CPU).paired
+
+
+def test_a_row_that_a_scorer_refuses_is_named() -> None:
+    class Strict(SequenceClassificationScorer):
+        def __init__(self) -> None:
+            pass
+
+        def refusals(self, rows: Sequence[Row]) -> list[str | None]:
+            return [None, "no system turn"]
+
+    rows = [("a", ASKED, "x"), ("b", ASKED, "y")]
+    with pytest.raises(InputError, match=r"held_out.jsonl: no system turn \(the row b\) \(curate the data again"):
+        scorers.check_rows(Strict(), rows, "held_out.jsonl")
+    scorers.check_rows(None, rows, "held_out.jsonl")
