@@ -69,7 +69,7 @@ def template_of(tokenizer: Path) -> "Template":
 
     folder, more = (tokenizer.parent, {"gguf_file": tokenizer.name}) if tokenizer.is_file() else (tokenizer, {})
     try:
-        read = AutoTokenizer.from_pretrained(folder, local_files_only=True, **more)
+        read = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **more)
     except (ImportError, OSError, ValueError) as error:
         line = str(error).strip().splitlines()[0]
         raise InputError(line, where=str(tokenizer), do="a tokenizer's folder or a GGUF file; see --help") from error

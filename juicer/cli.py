@@ -425,16 +425,18 @@ def use(
 
 @app.command()
 def check() -> None:
-    """Check that the active recipe is valid.
+    """Check that the active recipe is valid, and the model folders that it names.
 
     \b
     Examples:
       juicer check
     """
+    from juicer.recipe.inputs import check_inputs
     from juicer.recipe.probing import probe_models
 
     enter()
     recipe = active_recipe()
+    check_inputs(recipe)
     print("; ".join([_valid(recipe), *probe_models(recipe, str(PARAMS))]))
 
 

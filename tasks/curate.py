@@ -39,6 +39,7 @@ ADVICE = {
     "prompt_too_long": "raise template.max_prompt_tokens",
     "response_too_long": "raise template.max_response_tokens",
     "refused_by_template": "change template.system or the turns of the rows, or set template.name to hh",
+    "refused_by_scorer": "change the turns of the rows, or use a scorer whose template takes them",
     "markup_in_text": "remove special tokens and marks of turns from the texts of the rows",
     "changed_by_template": "change the texts of the rows, or set template.name to hh",
     "changed_by_tokenizer": "use a model whose tokenizer has all characters of the rows",
@@ -66,6 +67,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(stage: Stage) -> str:
     # Two threads halve the tokenizer's time without changing any token.
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    from juicer.models.folder import context_of
     from juicer.models.loading import load_template
     from juicer.sources.curation import Lengths, check_context
 
@@ -74,7 +76,7 @@ def run(stage: Stage) -> str:
     if settings.validation_share + settings.held_out_share >= 1:
         raise InputError("curate.validation_share + held_out_share leave no rows to train on", do="lower one of them")
     template = load_template(given.policy, stage.read("template", TemplateSettings))
-    check_context(read_json(given.policy / "config.json"), template, str(given.policy))
+    check_context(context_of(read_json(given.policy / "config.json")), template, str(given.policy))
     if template.replaced and stage.is_main:
         print(f"{stage.name}: {REPLACED}", file=sys.stderr)
     scoring = stage.read("scorer", ScorerSettings)
@@ -236,7 +238,7 @@ class Curation:
             chunk: the last rows that were read.
             file: what stands before the number of a line where the place of a row is named.
         """
-        rows = list(self._fitting(list(self._new(chunk, file))))
+        rows = list(self._scorable(list(self._fitting(list(self._new(chunk, file))))))
         for row, split in rows:
             if split == "train":
                 self._train(row)
@@ -262,7 +264,7 @@ class Curation:
             self._seen.add(key)
             yield Candidate(row, split, f"{file}{number}")
 
-    def _fitting(self, rows: "list[Candidate]") -> "Iterator[tuple[Demonstration, Split]]":
+    def _fitting(self, rows: "list[Candidate]") -> "Iterator[Candidate]":
         """Rows that the template and the tokenizer keep as they are, within the template's limits."""
         from juicer.sources.suitability import BY_TOKENIZER, Rendered, Unsuitable, rendered
 
@@ -284,9 +286,21 @@ class Curation:
             if count is None:
                 self._leave_out(each, Unsuitable(BY_TOKENIZER, "the tokens of the response do not spell it"))
             elif count <= limits.max_response_tokens:
-                yield each.row, each.split
+                yield each
             else:
                 self.dropped["response_too_long"] += 1
+
+    def _scorable(self, rows: "list[Candidate]") -> "Iterator[tuple[Demonstration, Split]]":
+        """Rows that the scorer's template takes; an evaluation scores answers to those that are not trained on."""
+        from juicer.sources.suitability import Unsuitable
+
+        asked = [(each.row.prompt, each.row.response) for each in rows]
+        reasons = [None] * len(rows) if self.scorer is None else self.scorer.refusals(asked)
+        for each, reason in zip(rows, reasons, strict=True):
+            if reason is None:
+                yield each.row, each.split
+            else:
+                self._leave_out(each, Unsuitable("refused_by_scorer", reason))
 
     def _leave_out(self, candidate: "Candidate", found: "Unsuitable") -> None:
         """Count an unsuitable row, and keep its place if it is one of the first."""

@@ -87,6 +87,7 @@ def run(stage: Stage) -> str:
         rows = list(demonstrations.read(given.data / f"{split}.jsonl"))[: settings.prompts]
         if not rows:
             raise InputError("no rows to evaluate on", where=str(given.data / f"{split}.jsonl"), do="raise its share")
+        scorers.check_rows(scorer, [(row.id, row.prompt, row.response) for row in rows], f"{split}.jsonl")
         purpose = derive(seed, "evaluation", split)
         with stage.batches(len(rows) // stage.processes.world_size, "prompt", split) as context:
             done = evaluate_policy(policy, sft, scorer, judge, template, rows, settings.sampling, purpose, context)

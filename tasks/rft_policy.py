@@ -27,22 +27,29 @@ def run(stage: Stage) -> str:
     from juicer.data.dialogues import read_samples
     from juicer.methods.policy_alignment import align_policy
     from juicer.methods.ppo import align_policy_by_ppo
+    from juicer.methods.reading import reader_of
     from juicer.methods.reward import load_reward
     from juicer.models.loading import TRAINING_DTYPE, load_policy, load_template, read_training, save_policy
+    from juicer.runtime.errors import InputError
     from juicer.runtime.seeding import derive
 
     given, settings = stage.arguments, stage.read("rft.policy", PolicyAlignmentSettings)
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")
     template = load_template(given.policy, stage.read("template", TemplateSettings))
+    reader, use_ppo = reader_of(template, given.policy, given.reward), stage.value("rft.optimiser") == "ppo"
+    if use_ppo and reader.text:
+        what = "the reward has another tokenizer than the policy, and PPO passes it the policy's token ids"
+        raise InputError(what, where="rft.optimiser", do="set rft.optimiser to rloo")
     policy = load_policy(given.policy, compute, TRAINING_DTYPE)
     reward = load_reward(given.reward, compute, seed)
     learnt = read_training(given.reward) or {}
     facts = learnt["facts"]
     sampled = {sample.id for sample in read_samples(given.samples)}
     prompts = [row.prompt for row in demonstrations.read(given.data / "train.jsonl") if row.id in sampled]
+    prompts = [prompt for prompt in prompts if reader.takes(prompt)]
     normaliser = (facts["normaliser_mean"], facts["normaliser_deviation"])
-    ppo, use_ppo = stage.read("rft.ppo", PpoSettings), stage.value("rft.optimiser") == "ppo"
-    optimise = partial(align_policy_by_ppo, ppo=ppo) if use_ppo else align_policy
+    ppo = stage.read("rft.ppo", PpoSettings)
+    optimise = partial(align_policy_by_ppo, ppo=ppo) if use_ppo else partial(align_policy, reader=reader)
     # TRL's PPO cannot resume, so it gets no checkpoint and a request to end need not wait for the next save.
     with stage.scratch() as scratch, stage.training(None, resumable=not use_ppo) as context:
         seed = derive(seed, "rft", given.round, "policy")

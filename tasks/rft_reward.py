@@ -13,6 +13,7 @@ from juicer.stages.stage import Stage
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--round", required=True, help="round, for example r1; part of every seed")
+    parser.add_argument("--policy", type=Path, required=True, help="policy that the round starts from, and sampled")
     parser.add_argument("--reward", type=Path, required=True, help="reward, or trunk, that the round starts from")
     parser.add_argument("--data", type=Path, required=True, help="curated data")
     parser.add_argument("--samples", type=Path, required=True, help="the policy's samples of this round")
@@ -21,8 +22,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(stage: Stage) -> str:
     from juicer.data import demonstrations
-    from juicer.data.dialogues import Dialogue, read_samples
-    from juicer.methods.pairs import make_pairs
+    from juicer.data.dialogues import read_samples
+    from juicer.methods.reading import reader_of
     from juicer.methods.reward import freeze_blocks, load_reward, score_rewards, train_reward
     from juicer.models.loading import TRAINING_DTYPE, load_template, mixed_precision, save_model
     from juicer.runtime.seeding import derive
@@ -31,9 +32,11 @@ def run(stage: Stage) -> str:
 
     given, settings = stage.arguments, stage.read("rft.reward", RewardSettings)
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")
-    template = load_template(given.reward, stage.read("template", TemplateSettings))
+    shared = load_template(given.policy, stage.read("template", TemplateSettings))
+    reader = reader_of(shared, given.policy, given.reward)
     rows = list(demonstrations.read(given.data / "train.jsonl"))
-    pairs = make_pairs(rows, read_samples(given.samples), template)
+    samples = read_samples(given.samples)
+    pairs = reader.pairs(rows, samples)
     model = load_reward(given.reward, compute, derive(seed, "rft", "head"), TRAINING_DTYPE)
     freeze_blocks(model, settings.frozen_blocks)  # before peak_share counts the operations per token
     dialogues = [each for pair in pairs for each in (pair.demonstration, pair.sample)]
@@ -43,27 +46,28 @@ def run(stage: Stage) -> str:
         mixed_precision(compute),
     ):
         order = derive(seed, "rft", given.round, "reward order")
-        record = train_reward(model, pairs, settings, template.padding, order, context)
+        record = train_reward(model, pairs, settings, reader.padding, order, context)
     for split in ("validation", "held_out"):
         judged = [row for row in demonstrations.read(given.data / f"{split}.jsonl") if row.rejected is not None]
+        judged = [row for row in judged if reader.takes(row.prompt)]
         if not judged:
             continue
-        prompts = [template.prompt(row.prompt) for row in judged]
         answers = [
-            [
-                Dialogue(prompt, template.response(row.prompt, answer or ""))
-                for prompt, row in zip(prompts, judged, strict=True)
-                for answer in [row.response if chosen else row.rejected]
-            ]
-            for chosen in (True, False)
+            [reader.demonstration(row.prompt, row.response) for row in judged],
+            [reader.demonstration(row.prompt, row.rejected or "") for row in judged],
         ]
         with mixed_precision(compute):
-            chosen, rejected = (score_rewards(model, each, template.padding, context=stage.context) for each in answers)
+            chosen, rejected = (score_rewards(model, each, reader.padding, context=stage.context) for each in answers)
         record.facts[f"{split}_preference_accuracy"] = round(float((chosen > rejected).float().mean()), 6)
+    record.facts |= reader.facts
+    if len(pairs) < len(samples):
+        record.facts["refused_by_template"] = len(samples) - len(pairs)
     stage.record(steps=record.steps, response_tokens=record.response_tokens)
     with stage.publish(given.out) as folder:
-        save_model(model, template, folder, asdict(record))
-    return f"K = {record.steps} steps, training accuracy {record.facts['training_accuracy']:.2f}"
+        save_model(model, reader.own, folder, asdict(record))
+    refused = len(samples) - len(pairs)
+    note = f"; warning: the reward's template refuses {refused} of {len(samples)} samples' rows" if refused else ""
+    return f"K = {record.steps} steps, training accuracy {record.facts['training_accuracy']:.2f}{note}"
 
 
 if __name__ == "__main__":

@@ -196,9 +196,9 @@ def model_of(context: Context, name: str, role: Literal["policy", "reward", "sco
             with _default(dtype):  # made in float32 first it would need three times the memory
                 return BeaverModel.create(config).eval()
         if role == "policy":
-            return AutoModelForCausalLM.from_config(config, **attention).eval()
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **attention).eval()
         config.num_labels = 1
-        return AutoModelForSequenceClassification.from_config(config, **attention).eval()
+        return AutoModelForSequenceClassification.from_config(config, trust_remote_code=False, **attention).eval()
 
 
 @contextmanager

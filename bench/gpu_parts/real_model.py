@@ -56,13 +56,15 @@ def _convert(gguf: Path, folder: Path) -> None:
     """A GGUF file as safetensors. transformers refuses to save what it has read from one, so the weights are copied."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    read = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, trust_remote_code=False, dtype=torch.float32
+    )
     values = read.config.to_dict()
     values.pop("quantization_config", None)
     model = type(read)(type(read.config).from_dict(values))
     model.load_state_dict(read.state_dict())
     model.save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
     # transformers 5.17 takes the start of a turn for its end; the model's configuration knows better.
     tokenizer.eos_token = tokenizer.pad_token = tokenizer.convert_ids_to_tokens(values["eos_token_id"])
     tokenizer.save_pretrained(folder)

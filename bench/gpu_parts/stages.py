@@ -32,7 +32,7 @@ STEPS = {
     ),
     "rft_reward": Step(
         "tasks.rft_reward", "reward", ("irft_generate",),
-        (*ROUND, "--reward", "sft", "--data", "curate", "--samples", "irft_generate"),
+        (*ROUND, "--policy", "sft", "--reward", "sft", "--data", "curate", "--samples", "irft_generate"),
     ),
     "rft_policy": Step(
         "tasks.rft_policy", "rft", ("rft_reward",),

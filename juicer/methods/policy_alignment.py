@@ -14,6 +14,7 @@ from juicer.data.demonstrations import Message
 from juicer.data.dialogues import Dialogue
 from juicer.data.template import Template
 from juicer.methods.objectives import normalise
+from juicer.methods.reading import RewardReader
 from juicer.methods.reward import score_rewards
 from juicer.models.forward import features
 from juicer.models.loading import mixed_precision, skip_deepspeed_import
@@ -61,22 +62,25 @@ def align_policy(
     seed: int,
     scratch: Path,
     context: WorkContext = LOCAL,
+    *,
+    reader: RewardReader | None = None,
 ) -> TrainingRecord:
     """Take `settings.steps` policy-gradient steps. Changes `policy` in place.
 
     Args:
         policy: pi_t, where the round starts.
         initial: folder of pi_0, the reference of the KL term in every round.
-        reward: r_theta, read at the last real token of the token ids, end-of-text included, as in its training.
+        reward: r_theta, read at the last real token, end-of-text included, as in its training.
         normaliser: mean and deviation of r_theta on the round's pairs.
         prompts: the round's prompts.
         context: the responses of each step are divided over its processes, whose number divides the responses.
+        reader: how the reward reads a response; None for a reward with the policy's tokens.
 
     Returns:
         The record: reward, KL to pi_0, entropy and length per step.
 
     Raises:
-        InputError: fewer prompts than a step takes.
+        InputError: fewer prompts than a step takes, or a response that the reward cannot read.
     """
     require("trl")
     import datasets
@@ -102,15 +106,13 @@ def align_policy(
     latest = checkpoint.latest() if checkpoint else None
     saved = saved_values(latest, processes) if latest else {"step": 0, "response": 0}
     tokens = {"response": saved["response"]}
+    read = reader or RewardReader(template)
     passes = saved["step"] // max(1, len(prompts) // settings.prompts_per_step)
 
     def learnt_reward(prompts: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float | None]:
-        dialogues = [
-            Dialogue(template.prompt(prompt), response)
-            for prompt, response in zip(prompts, completion_ids, strict=True)
-        ]
+        dialogues = [read.sample(*each) for each in zip(prompts, completion_ids, strict=True)]
         tokens["response"] += sum(map(len, completion_ids))
-        values = normalise(score_rewards(reward, dialogues, template.padding), mean, deviation)
+        values = normalise(score_rewards(reward, dialogues, read.padding), mean, deviation)
         return [float(value) for value in values]
 
     class Trainer(LocalGpuRandomState, RLOOTrainer):

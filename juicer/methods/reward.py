@@ -16,7 +16,7 @@ from juicer.methods.objectives import contrastive_loss, mean_and_deviation
 from juicer.methods.pairs import Pair, response_tokens
 from juicer.models.folder import check_folder
 from juicer.models.loading import attention_of, check_finite, check_missing, device_of, dtype_of, load_weights
-from juicer.models.log_probability import Batch, compute_in_batches, compute_in_chunks
+from juicer.models.log_probability import Batch, compute_in_batches, compute_in_chunks, dialogues_of
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.settings.compute import ComputeSettings
@@ -89,6 +89,9 @@ def freeze_blocks(model: "PreTrainedModel", count: int) -> None:
 
 def rewards(model: "PreTrainedModel", batch: Batch) -> Tensor:
     """r(x, y): the head at the last real token. Returns (batch,) float32, differentiable."""
+    if not batch.padded_right:
+        # Models with learnt positions count them from the left, padding included.
+        batch = Batch.of(dialogues_of(batch.tokens, batch.attention, batch.response), 0, batch.tokens.device)
     hidden = model.base_model(input_ids=batch.tokens, attention_mask=batch.mask).last_hidden_state
     last = batch.attention.sum(1) - 1
     head: torch.nn.Module = model.get_submodule("score")

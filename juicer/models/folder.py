@@ -114,6 +114,13 @@ def read_small_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def context_of(values: dict[str, Any]) -> int | None:
+    """The context in tokens that a model's config.json states; None where it states none."""
+    inner = values.get("text_config", values)
+    names = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len", "max_sequence_length")
+    return next((inner[name] for name in names if isinstance(inner.get(name), int)), None)
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model: those that its index names, or all of them.
 

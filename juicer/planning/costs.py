@@ -132,13 +132,13 @@ def shape_of(name: str, config: "PretrainedConfig", role: Role) -> Shape:
             model = BeaverModel.create(config)
             trunk, head = model.trunk, model.score_head
         elif role == "policy":
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
             trunk, head = model.base_model, model.get_output_embeddings()
         else:
             config.num_labels = 1
-            model = AutoModelForSequenceClassification.from_config(config)
-            trunk, head = model.base_model, model.get_submodule("score")
-    blocks = getattr(trunk, "layers", None) or getattr(trunk, "h", None)
+            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+            trunk, head = model.base_model, _scalar_head(model)
+    blocks = _blocks(trunk)
     if blocks is None:
         raise InputError(f"cannot find the transformer blocks of a {type(model).__name__}", where=name)
     # GPT-2's Conv1D is a linear layer with a transposed weight, which makes no difference to the sizes used here.
@@ -161,6 +161,17 @@ def shape_of(name: str, config: "PretrainedConfig", role: Role) -> Shape:
         adapters=sum(sum(sizes) for sizes in linear),
         block=_count(blocks[0]),
     )
+
+
+def _scalar_head(model: Any) -> torch.nn.Module:
+    """The last linear layer of a sequence classifier: `score` of a decoder, or the end of an encoder's `classifier`."""
+    head: torch.nn.Module = getattr(model, "score", None) or model.get_submodule("classifier")
+    return [module for module in head.modules() if isinstance(module, torch.nn.Linear)][-1]
+
+
+def _blocks(trunk: Any) -> Any:
+    encoder = getattr(trunk, "encoder", None)
+    return getattr(trunk, "layers", None) or getattr(trunk, "h", None) or getattr(encoder, "layer", None)
 
 
 def _count(module: torch.nn.Module) -> int:

@@ -81,6 +81,6 @@ def write_random_model(
         scorer = BeaverModel.create(config)
         save_scorer(scorer, tokenizer, out)
         return sum(parameter.numel() for parameter in scorer.parameters())
-    policy = AutoModelForCausalLM.from_config(config)
+    policy = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     save_policy(policy, Template(tokenizer, template), out, None)
     return sum(parameter.numel() for parameter in policy.parameters())

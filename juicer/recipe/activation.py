@@ -14,12 +14,14 @@ from ruamel.yaml import YAML
 
 from juicer.recipe.checks import as_plain, check_consistent, check_models, check_pinned
 from juicer.recipe.graph import GB, Graph, graph_of, local_inputs, size_of
+from juicer.recipe.inputs import check_inputs
 from juicer.recipe.origin import origin_of, written_from
 from juicer.recipe.probing import probe_models
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_yaml, replace_text, value_at
 from juicer.runtime.yaml_text import parse_yaml
+from juicer.settings.base import S, Settings
 from juicer.settings.bounds import shortened
 
 EXTENDED = 10
@@ -50,18 +52,25 @@ TINY = (
     "leaderboard.enabled=false",
 )
 """Overrides of `--tiny`: sizes and sources. Methods, rounds, epochs, learning rates and adapters stay as they are."""
+PLACES = ("fetch.source", "pretrain.corpus", "policy.model", "scorer.model", "rft.reward.model", "leaderboard.mirror")
+"""Every file or folder that a recipe names."""
 
 
 def _from_home(recipe: Recipe) -> Recipe:
     """The recipe with `~` expanded, which DVC does not do."""
-    changes: dict[str, Any] = {}
-    for name in ("fetch", "pretrain", "policy", "scorer"):
-        section = getattr(recipe, name)
-        key = {"fetch": "source", "pretrain": "corpus"}.get(name, "model")
-        value = getattr(section, key, None)
-        if value is not None and value.startswith("~"):
-            changes[name] = section.model_copy(update={key: os.path.expanduser(value)})  # noqa: PTH111  Path.expanduser raises for ~x
-    return recipe.model_copy(update=changes)
+    for path in PLACES:
+        recipe = _expanded(recipe, path.split("."))
+    return recipe
+
+
+def _expanded(section: S, keys: Sequence[str]) -> S:
+    key, *rest = keys
+    value = getattr(section, key, None)
+    if rest and isinstance(value, Settings):
+        return section.model_copy(update={key: _expanded(value, rest)})
+    if isinstance(value, str) and value.startswith("~"):
+        return section.model_copy(update={key: os.path.expanduser(value)})  # noqa: PTH111  Path.expanduser raises for ~x
+    return section
 
 
 def load(path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bool = True) -> tuple[Recipe, Graph]:
@@ -81,6 +90,7 @@ def load(path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bo
     recipe = _from_home(recipe)
     check_consistent(recipe, str(path))
     check_models(recipe, str(path))
+    check_inputs(recipe, whole=pinned)
     mirror = recipe.leaderboard.mirror
     if recipe.leaderboard.enabled and mirror is not None and not Path(mirror).is_dir():
         do = f"make it on a machine with a network: python -m tasks.mirror --out {mirror}"

@@ -1,6 +1,8 @@
 """Checks of more than one key: sections that need each other, models that exist, a graph that is up to date."""
 
 import importlib.metadata
+import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +113,27 @@ def check_consistent(recipe: Recipe, where: str) -> None:
 
 
 def _check_installed(recipe: Recipe, where: str) -> None:
-    """TRL removed PPO after 1.12. Checked when a stage starts, because a plan of such a recipe does not need TRL."""
+    """Packages that the recipe needs. Checked when a stage starts, because a plan of such a recipe needs none of them.
+
+    TRL removed PPO after 1.12.
+    """
+    for key, used in _optional(recipe):
+        if importlib.util.find_spec(used) is None:
+            do = f"pip install {used}, or change {key}"
+            raise InputError(f"{key} needs the package {used}, which is not installed", where=where, do=do)
     installed = importlib.metadata.version("trl")
     if recipe.rft.optimiser == "ppo" and recipe.rft.rounds and Version(installed) >= Version("1.13"):
         do = "install the last release with PPO: pip install --no-deps -r constraints-ppo.txt; or set it to rloo"
         raise InputError(f"rft.optimiser is 'ppo', which TRL {installed} does not have", where=where, do=do)
+
+
+def _optional(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """The keys of a recipe that need a package which Juicer does not install, each with the package."""
+    for name, method in (("irft", recipe.irft), ("rft", recipe.rft)):
+        if method.rounds and method.sampling.engine == "vllm":
+            yield f"{name}.sampling.engine", "vllm"
+    if recipe.compute.zero_stage:
+        yield "compute.zero_stage", "deepspeed"
 
 
 def _check_shares(recipe: Recipe, where: str) -> None:

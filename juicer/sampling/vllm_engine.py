@@ -113,6 +113,7 @@ def engine(folder: Path, compute: ComputeSettings, length: int, rows: int, proce
         llm = LLM(
             model=str(folder),
             skip_tokenizer_init=True,
+            trust_remote_code=False,
             dtype=str(dtype_of(compute)).removeprefix("torch."),
             max_model_len=length,
             max_num_seqs=rows,

@@ -18,6 +18,10 @@ from juicer.settings.data import ScorerSettings
 class Scorer(Protocol):
     """The interface of all scorers."""
 
+    def refusals(self, rows: Sequence[tuple[list[Message], str]]) -> list[str | None]:
+        """Why a row cannot be scored, because the scorer's chat template refuses it; None for the others."""
+        ...
+
     def score(self, rows: Sequence[tuple[list[Message], str]], context: WorkContext = LOCAL) -> list[float]:
         """Score (prompt, response) rows.
 
@@ -28,6 +32,15 @@ class Scorer(Protocol):
             One finite number per row, in the order of the rows; the same rows give the same numbers.
         """
         ...
+
+
+def check_rows(scorer: Scorer | None, rows: Sequence[tuple[str, list[Message], str]], where: str) -> None:
+    """Raise InputError for the first row, given as (id, prompt, response), that the scorer's template refuses."""
+    reasons = [] if scorer is None else scorer.refusals([(prompt, response) for _, prompt, response in rows])
+    for (identity, _, _), reason in zip(rows, reasons, strict=False):
+        if reason is not None:
+            do = "curate the data again with this scorer: juicer run"
+            raise InputError(f"{reason} (the row {identity})", where=where, do=do)
 
 
 def load(settings: ScorerSettings, folder: Path | None, compute: ComputeSettings) -> Scorer | None:

@@ -20,6 +20,7 @@ from juicer.models.loading import check_finite, check_shapes, device_of, dtype_o
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.scorers.batches import score_sequences
+from juicer.scorers.encoding import Encoder, Row
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import ScorerSettings
 
@@ -226,6 +227,12 @@ class BeaverScorer:
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings
+        # Like the model card: with the tokenizer's special tokens, for Llama a begin-of-text token.
+        self.encoder = Encoder(tokenizer, self._texts, add_special_tokens=True)
+
+    def _texts(self, prompt: list[Message], response: str) -> tuple[str]:
+        end = str(self.tokenizer.eos_token)
+        return (dialogue(prompt, response, end_of_text=end, append_end_of_text=self.settings.end_of_text),)
 
     @classmethod
     def load(cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings) -> "BeaverScorer":
@@ -239,22 +246,19 @@ class BeaverScorer:
             raise InputError(f"the tokenizer has {len(tokenizer)} tokens, but the model has {known}", where=str(folder))
         return cls(model, tokenizer, settings)
 
-    def score(self, rows: Sequence[tuple[list[Message], str]], context: WorkContext = LOCAL) -> list[float]:
+    def refusals(self, rows: Sequence[Row]) -> list[str | None]:
+        """Nothing is refused: the format takes any turns."""
+        return [None] * len(rows)
+
+    def score(self, rows: Sequence[Row], context: WorkContext = LOCAL) -> list[float]:
         """One number per (prompt, response) row, in their order; see Scorer.
 
         Raises:
             InputError: a score is not finite.
         """
-        end = str(self.tokenizer.eos_token)
-        texts = [
-            dialogue(prompt, response, end_of_text=end, append_end_of_text=self.settings.end_of_text)
-            for prompt, response in rows
-        ]
-        # Like the model card: with the tokenizer's special tokens, for Llama a begin-of-text token.
-        sequences: list[list[int]] = self.tokenizer(texts, verbose=False)["input_ids"] if texts else []
         config = self.model.trunk.config
         return score_sequences(
-            sequences,
+            self.encoder.encode(rows),
             self.model,
             batch_size=self.settings.batch_size,
             padding=config.pad_token_id if config.pad_token_id is not None else 0,

@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from juicer.data import hh
@@ -14,6 +21,7 @@ from juicer.models.loading import check_finite, device_of, dtype_of, load_tokeni
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.scorers.batches import score_sequences
+from juicer.scorers.encoding import Encoder, Row, Texts
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import ScorerSettings
 
@@ -21,8 +29,9 @@ from juicer.settings.data import ScorerSettings
 class SequenceClassificationScorer:
     """Scores a dialogue by the one logit of a classifier.
 
-    The dialogue is rendered in the tokenizer's chat template. Without one it is rendered in Anthropic-HH's format with
-    the tokenizer's special tokens; `scorer.end_of_text` determines whether it ends in end-of-text.
+    The dialogue is rendered in the tokenizer's chat template. Without one, an encoder gets prompt and response as a
+    pair of texts, unless `scorer.pairs` says otherwise, and a decoder gets Anthropic-HH's format with the tokenizer's
+    special tokens; `scorer.end_of_text` determines whether that ends in end-of-text.
     """
 
     def __init__(
@@ -35,6 +44,10 @@ class SequenceClassificationScorer:
         self.tokenizer = tokenizer
         self.settings = settings
         self.positions = positions_of(model, tokenizer)
+        own = bool(tokenizer.chat_template)
+        self.paired = not own and is_encoder(model.config) if settings.pairs == "auto" else settings.pairs
+        self.encoder = Encoder(tokenizer, self._texts, add_special_tokens=self.paired or not own, paired=self.paired)
+        self._segments = self.paired and getattr(model.config, "type_vocab_size", 0) > 1 and self._has_segments()
 
     @classmethod
     def load(cls, folder: Path, settings: ScorerSettings, compute: ComputeSettings) -> "SequenceClassificationScorer":
@@ -71,13 +84,18 @@ class SequenceClassificationScorer:
         bare = text if own else text.removesuffix(end)
         return bare + end if self.settings.end_of_text and not bare.endswith(end) else bare
 
-    def score(self, rows: Sequence[tuple[list[Message], str]], context: WorkContext = LOCAL) -> list[float]:
+    def _texts(self, prompt: list[Message], response: str) -> Texts:
+        return (question_of(prompt), response) if self.paired else (self.render(prompt, response),)
+
+    def refusals(self, rows: Sequence[Row]) -> list[str | None]:
+        """Why the chat template refuses a row; None for the rows that it takes."""
+        return self.encoder.refusals(rows)
+
+    def score(self, rows: Sequence[Row], context: WorkContext = LOCAL) -> list[float]:
         """One number per (prompt, response) row, in their order; see Scorer."""
         if not rows:
             return []
-        texts = [self.render(prompt, response) for prompt, response in rows]
-        special = not self.tokenizer.chat_template
-        sequences: list[list[int]] = self.tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
+        sequences = self.encoder.encode(rows)
         padding = self.tokenizer.pad_token_id
         return score_sequences(
             sequences,
@@ -99,8 +117,45 @@ class SequenceClassificationScorer:
             padding = next(token for token in range(len(ends) + 1) if token not in ends)
             ids = torch.where(mask.bool(), ids, padding)
         self.model.config.pad_token_id = padding
-        logits: torch.Tensor = self.model(input_ids=ids, attention_mask=mask).logits
+        segments = {"token_type_ids": self._segments_of(ids, mask)} if self._segments else {}
+        logits: torch.Tensor = self.model(input_ids=ids, attention_mask=mask, **segments).logits
         return logits.squeeze(-1)
+
+    def _segments_of(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """1 on the response and the separator behind it, and 0 elsewhere. (batch, length) both."""
+        # Counted from the end, because a dialogue that is too long has lost its beginning.
+        separators = ((ids == self.tokenizer.sep_token_id) & mask.bool()).long()
+        behind = separators.flip(1).cumsum(1).flip(1)
+        segments = ((behind == 1) & mask.bool()).long()
+        segments[:, 0] = 0
+        return segments
+
+    def _has_segments(self) -> bool:
+        """Whether the tokenizer tells the two texts of a pair apart, as BERT's does and RoBERTa's does not.
+
+        Raises:
+            InputError: it does so in another way than BERT's.
+        """
+        asked = self.tokenizer(["a"], ["b"], return_tensors="pt", return_token_type_ids=True)
+        if not asked["token_type_ids"].any():
+            return False
+        if self.tokenizer.sep_token_id is None or not torch.equal(
+            self._segments_of(asked["input_ids"], asked["attention_mask"]), asked["token_type_ids"]
+        ):
+            what = "the tokenizer marks the two texts of a pair in an unknown way"
+            raise InputError(what, where=str(self.tokenizer.name_or_path), do="set scorer.pairs to false")
+        return True
+
+
+def is_encoder(config: PreTrainedConfig) -> bool:
+    """Whether a model reads a text in both directions, as BERT does; it was trained on pairs of texts then."""
+    bidirectional = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return bidirectional and not getattr(config, "is_decoder", False) and not config.is_encoder_decoder
+
+
+def question_of(prompt: Sequence[Message]) -> str:
+    """The first text of a pair: the user's turn as it is, or several turns in Anthropic-HH's format."""
+    return prompt[0]["content"] if len(prompt) == 1 else hh.render(list(prompt)).strip()
 
 
 def positions_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:

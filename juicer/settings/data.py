@@ -93,6 +93,9 @@ class ScorerSettings(Settings):
     """Dialogues per forward pass."""
     end_of_text: bool = False
     """Whether end-of-text is appended to a scored dialogue (beaver's model card does not)."""
+    pairs: Literal["auto"] | bool = "auto"
+    """Whether a sequence classifier gets prompt and response as a pair of texts, with its segments: `auto` does so for
+    encoders (BERT, DeBERTa, ...) without a chat template."""
 
 
 class CurateSettings(Settings):

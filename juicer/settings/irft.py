@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Batch, Epochs, Rounds
@@ -32,7 +32,17 @@ class IrftTrainingSettings(Settings):
     gradient_checkpointing: bool = False
     """Whether activations are recomputed in the backward pass: slower, but with much less memory."""
     lora: LoraSettings | None = None
-    """Low-rank adapters instead of full fine-tuning (the paper's 7B script: r 64, alpha 16); null trains everything."""
+    """Low-rank adapters instead of full fine-tuning (the paper's 7B script: r 64, alpha 16); null trains everything.
+    Without dropout: the objective compares the policy with itself, and dropout would add noise to that."""
+
+    @field_validator("lora")
+    @classmethod
+    def _no_dropout(cls, given: LoraSettings | None) -> LoraSettings | None:
+        if given is not None and given.dropout:
+            raise ValueError(
+                "dropout must be 0: the objective compares pi with itself, and dropout would add noise to it"
+            )
+        return given
 
 
 class IrftSettings(Settings):

@@ -15,7 +15,7 @@ class RewardSettings(Settings):
 
     model: Place | None = None
     """Model that the reward is initialised from, without its output head (folder or Hugging Face id); null is the SFT
-    policy."""
+    policy. One with another tokenizer reads the text of dialogues, in the recipe's template and its own tokens."""
     revision: Commit | None = None
     """Commit of that model, 40 hex digits; required for a Hugging Face id."""
     epochs: Epochs = Field(1.0, gt=0)

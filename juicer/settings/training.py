@@ -37,7 +37,7 @@ class LoraSettings(Settings):
     alpha: Scale = Field(16, gt=0)
     """Scale of the adapters: their output is multiplied by alpha / r."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout probability on the adapters' input."""
+    """Dropout probability on the adapters' input; only SFT trains with dropout."""
 
 
 class OptimiserSettings(Settings):

@@ -161,25 +161,22 @@ def _moments(scores: Sequence[float]) -> dict[str, float | int]:
     }
 
 
-def check_context(config: dict[str, Any], template: Template, where: str) -> None:
+def check_context(context: int | None, template: Template, where: str) -> None:
     """Refuse length limits that exceed the policy's context.
 
     Args:
-        config: the policy's config.json.
+        context: the policy's, in tokens; None if it has no limit.
         template: has the limits.
         where: the policy's folder, as errors name it.
 
     Raises:
         InputError: max_prompt_tokens + max_response_tokens exceeds the context; gives the numbers.
     """
-    inner = config.get("text_config", config)
-    names = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len", "max_sequence_length")
-    contexts = [inner[name] for name in names if isinstance(inner.get(name), int)]
     limits = template.settings
     longest = limits.max_prompt_tokens + limits.max_response_tokens
-    if contexts and longest > contexts[0]:
+    if context is not None and longest > context:
         what = (
             f"template.max_prompt_tokens + max_response_tokens = {limits.max_prompt_tokens} + "
-            f"{limits.max_response_tokens} = {longest} exceeds the policy's context of {contexts[0]} tokens"
+            f"{limits.max_response_tokens} = {longest} exceeds the policy's context of {context} tokens"
         )
         raise InputError(what, where=where, do="lower one of the two limits")

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from juicer import scorers
 from juicer.data.demonstrations import Demonstration, read
 from juicer.data.hh import CHAT_TEMPLATE as HH_TEMPLATE
 from juicer.recipe.activation import dump, load
-from juicer.scorers.beaver import BeaverModel
+from juicer.scorers.beaver import BeaverModel, BeaverScorer
+from juicer.scorers.encoding import Row
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, ScorerSettings
 from juicer.sources.curation import split_of
@@ -232,6 +233,24 @@ def test_curate_keeps_the_best_by_the_scorer(folder: Path, monkeypatch: pytest.M
         "revision": None,
         "end_of_text": False,
     }
+
+
+def test_a_row_that_the_scorer_s_template_refuses_is_counted_with_its_place(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refusals(self: BeaverScorer, rows: Sequence[Row]) -> list[str | None]:
+        return ["no system turn" if prompt[0]["content"] == "question 3" else None for prompt, _ in rows]
+
+    monkeypatch.setattr(BeaverScorer, "refusals", refusals)
+    fetched(monkeypatch, ROWS, "curate.keep=20", "curate.held_out_share=0.2")
+    run_here("curate", monkeypatch)
+    splits, curation = curated()
+    assert curation["dropped"]["refused_by_scorer"] == 1
+    assert [
+        row["place"].endswith("raw/demonstrations.jsonl:4") for row in curation["unsuitable"]["refused_by_scorer"]
+    ] == [True]
+    assert not any(row.prompt[0]["content"] == "question 3" for rows in splits.values() for row in rows)
+    assert "no system turn; 1 such row dropped (refused_by_scorer)" in capfd.readouterr().err
 
 
 def test_curate_says_what_it_dropped_and_warns_where_the_limits_take_much(

@@ -54,7 +54,7 @@ STAGES = {
                  "models/other", "--scorer", "models/start", *DATA],
     "irft_train": [*ROUND, "--policy", "models/start", "--initial", "models/start", "--samples", "samples.jsonl"],
     "sft": ["--policy", "models/start", *DATA],
-    "rft_reward": [*ROUND, "--reward", "models/start", "--samples", "samples.jsonl"],
+    "rft_reward": [*ROUND, "--policy", "models/start", "--reward", "models/start", "--samples", "samples.jsonl"],
     "rft_policy": [*ROUND, "--policy", "models/start", "--initial", "models/start", "--reward", "reward",
                    "--samples", "samples.jsonl"],
 }  # fmt: skip

@@ -1,10 +1,12 @@
 """The algorithms in memory give the weights that the stages give, which put files in between."""
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from juicer.data import demonstrations
 from juicer.data.demonstrations import Demonstration
@@ -86,7 +88,8 @@ def test_algorithm_1_gives_the_weights_of_its_stages(recipe, tmp_path):
     for name, part in zip(("r1", "r2"), settings.rft.parts, strict=True):
         samples, judge, out = Path(f"{name}.jsonl"), Path(f"models/{name}/reward"), Path(f"models/{name}/policy")
         run(rft_generate, f"rft_generate@{name}", round=name, part=part, policy=previous, out=samples)
-        run(rft_reward, f"rft_reward@{name}", round=name, reward=learnt, samples=samples, out=judge)
+        run(rft_reward, f"rft_reward@{name}", round=name, policy=previous, reward=learnt,
+            samples=samples, out=judge)  # fmt: skip
         run(rft_policy, f"rft_policy@{name}", round=name, policy=previous, initial=SFT, reward=judge,
             samples=samples, out=out)  # fmt: skip
         previous, learnt = out, judge
@@ -94,3 +97,22 @@ def test_algorithm_1_gives_the_weights_of_its_stages(recipe, tmp_path):
     assert_same_weights(reward, load_reward(learnt, compute, seed, TRAINING_DTYPE))
     assert any(not torch.equal(one, two) for one, two in zip(policy.parameters(), start.parameters(), strict=True))
     assert [aligned.steps for _, aligned in records] == [3, 3]
+
+
+def test_a_reward_with_another_tokenizer_reads_text_and_keeps_its_tokenizer(recipe, policy, tokenizer):
+    settings = recipe("rft.rounds=1", "rft.policy.steps=2", "rft.policy.prompts_per_step=2")
+    # The ids of two common letters change places.
+    pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = pipeline["model"]["vocab"]
+    vocabulary["e"], vocabulary["h"] = vocabulary["h"], vocabulary["e"]
+    names = {"eos_token": tokenizer.eos_token, "bos_token": tokenizer.bos_token, "pad_token": tokenizer.pad_token}
+    made = type(tokenizer.backend_tokenizer).from_str(json.dumps(pipeline))
+    other = PreTrainedTokenizerFast(tokenizer_object=made, **names)
+    trunk, judge, samples, out = (Path(name) for name in ("trunk", "judge", "samples.jsonl", "policy"))
+    save_policy(policy, Template(other, settings.template), trunk, None)
+    run(rft_generate, "rft_generate@r1", round="r1", part="all", policy=SFT, out=samples)
+    run(rft_reward, "rft_reward@r1", round="r1", policy=SFT, reward=trunk, samples=samples, out=judge)
+    assert json.loads((judge / "training.json").read_text())["facts"]["reads"] == "text"
+    assert (judge / "tokenizer.json").read_bytes() == (trunk / "tokenizer.json").read_bytes()
+    run(rft_policy, "rft_policy@r1", round="r1", policy=SFT, initial=SFT, reward=judge, samples=samples, out=out)
+    assert (out / "tokenizer.json").read_bytes() == (SFT / "tokenizer.json").read_bytes()

@@ -16,6 +16,7 @@ from juicer import cli
 from juicer.recipe.activation import dump, load
 from juicer.runtime.errors import InputError
 from juicer.stages.workspace import Held
+from tests.stub_models import write_stub
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = Held(None, "token")
@@ -145,6 +146,13 @@ def test_run_refuses_an_active_recipe_that_is_not_valid(project: Path, stages: l
     done = juicer("run")
     assert (done.exit_code, stages) == (1, [])
     assert "did you mean 'seed'?" in done.stderr
+
+
+def test_check_looks_at_the_models_that_the_active_recipe_names(project: Path) -> None:
+    write_stub(Path("model"))
+    assert juicer("use", "quickstart", "policy.model=model").exit_code == 0
+    write_stub(Path("model"), quantization_config={"quant_method": "gptq"})
+    assert "policy.model: the weights are quantised (gptq)" in juicer("check").stderr
 
 
 def test_use_writes_what_a_dry_run_prints(project: Path) -> None:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from juicer.data.demonstrations import Message
 from juicer.data.template import Template
+from juicer.models.folder import context_of
 from juicer.runtime.errors import InputError
 from juicer.settings.data import CurateSettings, TemplateSettings
 from juicer.sources.curation import Best, Lengths, check_context, is_byte_level, score_statistics, split_of
@@ -125,6 +126,6 @@ def test_one_score_has_statistics_too() -> None:
 )
 def test_limits_beyond_the_context_are_refused_with_the_numbers(template: Template, config: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="48 \\+ 16 = 64 exceeds the policy's context of 63 tokens"):
-        check_context(config, template, "models/x")
-    check_context({"max_position_embeddings": 64}, template, "models/x")
-    check_context({}, template, "models/x")
+        check_context(context_of(config), template, "models/x")
+    check_context(64, template, "models/x")
+    check_context(context_of({}), template, "models/x")

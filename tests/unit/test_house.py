@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -127,6 +128,19 @@ def test_no_code_unpickles_or_runs_a_shell(path: Path) -> None:
                 off = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
                 assert keyword.arg != "shell" or off, where
                 assert keyword.arg not in ("trust_remote_code", "allow_pickle") or off, where
+
+
+@pytest.mark.parametrize("folder", ["juicer", "tasks", "flows", "bench", "dev"])
+def test_no_model_is_loaded_in_a_way_that_may_ask_whether_to_run_its_code(folder: str) -> None:
+    asking = re.compile(r"(Auto\w+|kind)\.(from_pretrained|from_config)|LLM|HFLM")
+    calls = [
+        (f"{path}:{node.lineno}", {keyword.arg for keyword in node.keywords})
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and asking.fullmatch(dotted(node.func))
+    ]
+    assert calls or folder != "juicer"
+    assert [where for where, given in calls if "trust_remote_code" not in given] == []
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

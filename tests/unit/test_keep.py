@@ -12,6 +12,7 @@ from juicer.recipe.origin import origin_of
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml
 from tasks.keep import copy
+from tests.stub_models import write_stub
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = Path("params.yaml")
@@ -21,7 +22,7 @@ PARAMS = Path("params.yaml")
 def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Overrides that make the quickstart read a model and a file of this machine."""
     monkeypatch.chdir(tmp_path)
-    Path("mine/model").mkdir(parents=True)
+    write_stub(Path("mine/model"))
     Path("mine/model/weights").write_bytes(bytes(2_000_000))
     Path("mine/rows.jsonl.gz").write_bytes(bytes(1000))
     return ["policy.model=mine/model", "fetch.source=mine/rows.jsonl.gz"]

@@ -9,6 +9,7 @@ from juicer.recipe.activation import load
 from juicer.recipe.graph import CONFIGS
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
+from tests.stub_models import write_stub
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))
@@ -100,7 +101,7 @@ class TestExtending:
         monkeypatch.chdir(tmp_path)
         Path("recipes").mkdir()
         Path("rows.jsonl").touch()
-        Path("model").mkdir()
+        write_stub(Path("model"))
         Path("recipes/whole.yaml").write_text(
             "name: whole\nfetch: {source: ./rows.jsonl}\npolicy: {model: ./model}\n"
             "sft: {epochs: 1, optimiser: {learning_rate: 1e-4}}\nsft_matched: {learning_rates: [1e-4]}\n"

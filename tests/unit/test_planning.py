@@ -1,7 +1,7 @@
 """A plan's arithmetic: counted parameters, textbook operations, ZeRO's memory."""
 
 import pytest
-from transformers import GPT2Config
+from transformers import BertConfig, DebertaV2Config, GPT2Config
 
 from juicer.planning.costs import cache_bytes, decoding_seconds, shape_of, training_of
 from juicer.quickstart.configuration import read_config
@@ -43,6 +43,12 @@ def test_gpt2_s_transposed_layers_are_linear_layers_too():
     assert gpt2.inner == 3072
     # Of each block: queries, keys and values at once; the output; into the feed-forward network and out of it.
     assert gpt2.adapters == 12 * ((768 + 2304) + (768 + 768) + 2 * (768 + 3072))
+
+
+@pytest.mark.parametrize("configuration", [BertConfig, DebertaV2Config])
+def test_an_encoder_as_scorer_is_counted(configuration):
+    shape = shape_of("scorer", configuration(hidden_size=64, num_hidden_layers=3, num_attention_heads=2), "scorer")
+    assert (shape.layers, shape.head) == (3, 64)
 
 
 def test_a_forward_pass_costs_two_operations_per_parameter_and_token(zephyr):

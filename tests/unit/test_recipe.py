@@ -1,14 +1,19 @@
 """A recipe is validated before any work starts, and the graph of rounds is derived from it, never typed."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from ruamel.yaml import YAML
 
-from juicer.recipe.activation import activate, dump, load
+from juicer.recipe.activation import PLACES, activate, dump, load
 from juicer.recipe.checks import validate
 from juicer.recipe.graph import ABSENT
+from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
+from juicer.settings.base import _model_in
+from juicer.settings.text import _place
+from tests.stub_models import BEAVER, write_stub
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 COMMIT = "abcdef0123" * 4
@@ -157,10 +162,44 @@ def test_hub_models_become_downloads_at_their_revision():
 def test_a_path_from_home_is_written_out(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "x.jsonl").touch()
-    (tmp_path / "modèle").mkdir()
+    write_stub(tmp_path / "modèle")
     params = params_of("fetch.source=~/x.jsonl", "policy.model=~/modèle")
     assert params["fetch"]["source"] == params["graph"]["source"] == str(tmp_path / "x.jsonl")
     assert params["graph"]["base"] == str(tmp_path / "modèle")
+
+
+@pytest.mark.parametrize("path", PLACES)
+def test_every_place_of_a_recipe_is_written_out_from_home(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_stub(tmp_path / "x", BEAVER if path == "scorer.model" else None)
+    params = params_of(f"{path}=~/x", "leaderboard.enabled=true", "rft.rounds=1")
+    section, *keys = path.split(".")
+    value = params[section]
+    for key in keys:
+        value = value[key]
+    assert value == str(tmp_path / "x")
+
+
+def test_every_place_is_known():
+    def places(model, path=()):
+        for name, field in model.model_fields.items():
+            here = (*path, name)
+            if inner := _model_in(field.annotation):
+                yield from places(inner, here)
+            elif _place in [getattr(each, "func", None) for each in (*field.metadata, *_metadata_in(field.annotation))]:
+                yield ".".join(here)
+
+    assert sorted(places(Recipe)) == sorted(PLACES)
+
+
+def _metadata_in(annotation):
+    return [each for part in get_args(annotation) for each in getattr(part, "__metadata__", ())]
+
+
+def test_dropout_on_irft_s_adapters_is_refused_because_it_would_not_act():
+    assert params_of("irft.training.lora={r: 4}", "sft.lora={r: 4, dropout: 0.1}")["irft"]["training"]["lora"]["r"] == 4
+    with pytest.raises(InputError, match=r"'irft.training.lora': dropout must be 0: the objective compares pi with"):
+        params_of("irft.training.lora={r: 4, dropout: 0.1}")
 
 
 def test_a_model_that_is_not_used_needs_no_folder():

@@ -72,3 +72,13 @@ def test_frozen_blocks_do_not_train(trunk):
 def test_freezing_more_blocks_than_there_are_is_refused(trunk):
     with pytest.raises(InputError, match="frozen_blocks is 3, but the trunk has 2 blocks"):
         freeze_blocks(load_reward(trunk, COMPUTE, seed=0), 3)
+
+
+def test_padding_on_the_left_does_not_move_the_token_that_is_read(trunk):
+    model = load_reward(trunk, COMPUTE, seed=0)
+    dialogues = [Dialogue([5, 6], [7, 0]), Dialogue([5, 6], [7, 8, 9, 10])]
+    right = Batch.of(dialogues, padding=3, device=torch.device("cpu"))
+    tokens = torch.tensor([[3, 3, 5, 6, 7, 0], [5, 6, 7, 8, 9, 10]])
+    real = (torch.arange(6) >= torch.tensor([[2], [0]])).long()
+    response = torch.arange(6) >= torch.tensor([[4], [2]])
+    assert torch.equal(rewards(model, Batch(tokens, real, response)), rewards(model, right))
