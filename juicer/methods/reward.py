@@ -15,6 +15,7 @@ from juicer.data.dialogues import Dialogue
 from juicer.methods.objectives import contrastive_loss, mean_and_deviation
 from juicer.methods.pairs import Pair, response_tokens
 from juicer.models.folder import check_folder
+from juicer.models.forward import blocks_of
 from juicer.models.loading import attention_of, check_finite, check_missing, device_of, dtype_of, load_weights
 from juicer.models.log_probability import Batch, compute_in_batches, compute_in_chunks, dialogues_of
 from juicer.runtime.context import LOCAL, WorkContext
@@ -76,7 +77,7 @@ def freeze_blocks(model: "PreTrainedModel", count: int) -> None:
     """
     if not count:
         return
-    blocks = getattr(model.base_model, "layers", None) or getattr(model.base_model, "h", None)
+    blocks = blocks_of(model)
     if blocks is None or len(blocks) < count:
         found = 0 if blocks is None else len(blocks)
         raise InputError(

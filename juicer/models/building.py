@@ -24,6 +24,6 @@ def quiet() -> Iterator[None]:
 
 def unbuildable(part: str, where: str, error: Exception) -> InputError:
     """The error for a model or tokenizer that transformers cannot build."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    reason = " ".join(str(error).split())[:300]
     what = f"transformers cannot load the {part}: {type(error).__name__}: {reason}"
     return InputError(what, where=where, do="check that the folder is a whole model that transformers has")

@@ -111,6 +111,13 @@ def body_of(model: "PreTrainedModel") -> Any:
     return body
 
 
+def blocks_of(model: "PreTrainedModel") -> torch.nn.ModuleList | None:
+    """The transformer blocks, lowest first; None if there is no list of as many as the configuration says."""
+    count = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
+    lists = (module for module in body_of(model).modules() if isinstance(module, torch.nn.ModuleList))
+    return next((each for each in lists if len(each) == count), None)
+
+
 def accepted(module: torch.nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `inputs` that the module's forward pass names, without values that are None."""
     names = parameters_of(module)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from juicer.models.forward import blocks_of, body_of
 from juicer.models.log_probability import LOGITS_AT_ONCE
 from juicer.runtime.devices import GIB, Device
 from juicer.runtime.errors import InputError
@@ -109,7 +110,20 @@ class Training:
         )
 
 
+UNLIMITED = 2**31
+"""Positions of a model that has none."""
+
+
 def shape_of(name: str, config: "PretrainedConfig", role: Role) -> Shape:
+    """`_shape_of`, with an error in one line for a model whose sizes have other names than a transformer's."""
+    try:
+        return _shape_of(name, config, role)
+    except AttributeError as error:
+        what = f"a plan cannot count the operations of a {config.model_type}: {error}"
+        raise InputError(what, where=name, do="run the recipe without a plan") from error
+
+
+def _shape_of(name: str, config: "PretrainedConfig", role: Role) -> Shape:
     """Build a model on the meta device and count its parameters.
 
     Args:
@@ -133,19 +147,20 @@ def shape_of(name: str, config: "PretrainedConfig", role: Role) -> Shape:
             trunk, head = model.trunk, model.score_head
         elif role == "policy":
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-            trunk, head = model.base_model, model.get_output_embeddings()
+            trunk, head = body_of(model), model.get_output_embeddings()
         else:
             config.num_labels = 1
             model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
             trunk, head = model.base_model, _scalar_head(model)
-    blocks = _blocks(trunk)
+    blocks = blocks_of(trunk)
     if blocks is None:
         raise InputError(f"cannot find the transformer blocks of a {type(model).__name__}", where=name)
     # GPT-2's Conv1D is a linear layer with a transposed weight, which makes no difference to the sizes used here.
     linear = [module.weight.shape for module in trunk.modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
     inner = max(max(sizes) for sizes in linear)
     matrices = sum(inner in sizes for sizes in linear) // len(blocks)
-    shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    text = config.get_text_config(decoder=True)
+    shared = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     tied = head.weight is trunk.get_input_embeddings().weight
     return Shape(
         name=name,
@@ -153,11 +168,11 @@ def shape_of(name: str, config: "PretrainedConfig", role: Role) -> Shape:
         embedding=0 if tied else trunk.get_input_embeddings().weight.numel(),
         head=head.weight.numel(),
         layers=len(blocks),
-        width=config.hidden_size,
+        width=text.hidden_size,
         inner=inner * (matrices - 1),
-        keys=config.hidden_size // config.num_attention_heads * shared,
-        vocabulary=config.vocab_size,
-        positions=config.max_position_embeddings,
+        keys=text.hidden_size // text.num_attention_heads * shared,
+        vocabulary=text.vocab_size,
+        positions=getattr(text, "max_position_embeddings", UNLIMITED),
         adapters=sum(sum(sizes) for sizes in linear),
         block=_count(blocks[0]),
     )
@@ -167,11 +182,6 @@ def _scalar_head(model: Any) -> torch.nn.Module:
     """The last linear layer of a sequence classifier: `score` of a decoder, or the end of an encoder's `classifier`."""
     head: torch.nn.Module = getattr(model, "score", None) or model.get_submodule("classifier")
     return [module for module in head.modules() if isinstance(module, torch.nn.Linear)][-1]
-
-
-def _blocks(trunk: Any) -> Any:
-    encoder = getattr(trunk, "encoder", None)
-    return getattr(trunk, "layers", None) or getattr(trunk, "h", None) or getattr(encoder, "layer", None)
 
 
 def _count(module: torch.nn.Module) -> int:
