@@ -193,7 +193,7 @@ def test_a_figure_draws_every_round_with_its_error_and_is_well_formed() -> None:
         *(f"rft-r{t}" for t in (1, 2)),
     ]
     assert sum("error" in element.get("class", "") for element in root.iter("path")) == 5
-    assert titles[-2] == "rft-r1: 2.120 ± 0.157 (95%)"
+    assert titles[-2] == "rft-r1: 2.120 ± 0.171 (95%)"
     assert note == "base, at −0.920, lies below the scale"
     assert root.get("aria-label") == "A < B"
 
