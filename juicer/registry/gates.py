@@ -27,12 +27,14 @@ class Metric:
     benchmarks' average, whose errors follow from other figures; None where it has none."""
     stage: str = "evaluate"
     """The kind of stage that measures it."""
-    count: Literal["prompts", "pairs"] | None = "prompts"
-    """What it is measured on; None for a benchmark, whose many questions are not counted here."""
+    count: Literal["prompts", "pairs", "questions"] = "prompts"
+    """What it is measured on."""
 
 
 SHARE, PAIRS, AVERAGE = "share", "share of pairs", "average"
 BENCHMARKS = tuple(f"leaderboard_{name}" for name in ("arc", "truthfulqa", "winogrande", "gsm8k", "hellaswag", "mmlu"))
+LIMIT = "leaderboard_limit"
+"""The most questions per task, among the figures of a model whose benchmarks were cut short."""
 METRICS = {
     "reward_mean": Metric("reward_sem"),
     "win_rate_vs_sft": Metric(SHARE),
@@ -45,8 +47,8 @@ METRICS = {
     "response_tokens": Metric(),
     "kl_to_sft": Metric(),
     "distinct_2": Metric(),
-    **{name: Metric(f"{name}_sem", "leaderboard", None) for name in BENCHMARKS},
-    "leaderboard_average": Metric(AVERAGE, "leaderboard", None),
+    **{name: Metric(f"{name}_sem", "leaderboard", "questions") for name in BENCHMARKS},
+    "leaderboard_average": Metric(AVERAGE, "leaderboard", "questions"),
 }
 """The metrics that a gate may use. For all that have a standard error, higher is better."""
 
@@ -152,17 +154,19 @@ class Judged:
         return self.figures[error]
 
     def count(self, metric: str) -> int | None:
-        """The number of prompts or pairs that the metric was measured on; None for a benchmark.
+        """The number of prompts, pairs or questions that the metric was measured on; None for a whole benchmark.
 
         Raises:
             InputError: it is not known.
         """
-        key: str | None = METRICS[metric].count
+        key: str = METRICS[metric].count
+        if key == "questions":
+            return int(self.figures[LIMIT]) if LIMIT in self.figures else None
         if key == "pairs" and key not in self.figures:
             key = "prompts"  # older versions lack the other
-        if key is not None and key not in self.figures:
+        if key not in self.figures:
             raise InputError(f"{self.name} has no {key!r}, so the error of {metric!r} is not known")
-        return None if key is None else int(self.figures[key])
+        return int(self.figures[key])
 
 
 @dataclass(frozen=True)

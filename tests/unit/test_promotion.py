@@ -117,6 +117,16 @@ def test_without_a_scorer_the_average_of_the_leaderboard_says_what_is_better(ave
     assert (board.gate, board.result) == ("leaderboard_average better than base", result)
 
 
+@pytest.mark.parametrize(("limit", "result"), [(9, "failed"), (10, "failed"), (1000, "passed")])
+def test_a_benchmark_that_was_cut_short_counts_as_few_questions(limit: int, result: str) -> None:
+    settings = PromotionSettings.parse(SCORELESS, "gates.yaml")
+    candidate = benchmarks("a", 61.4)
+    base, cut = benchmarks("base", 60.0), Judged("a", "a", {**candidate.figures, "leaderboard_limit": limit})
+    _, board = judge(settings, cut, base, base, None)
+    assert board.result == result
+    assert ("too few to tell: 9 questions" in board.numbers) is (limit < 10)
+
+
 def test_what_is_asked_where_measured_has_to_be_measured_of_both() -> None:
     settings = PromotionSettings.parse(SCORELESS, "gates.yaml")
     with pytest.raises(InputError, match=r"base has no metric 'leaderboard_average' \(the stage leaderboard@base"):
