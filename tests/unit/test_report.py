@@ -78,6 +78,7 @@ CASES: dict[str, tuple[dict[str, Any], bool]] = {
     "no rejected": (table(1, 1, rejected=False), True),
     "no scorer": (table(1, 1, scorer=False, oracle=False), False),
     "neither scorer nor rejected": (table(1, 1, scorer=False, rejected=False, oracle=False), False),
+    "one prompt": (table(1, 1, prompts=1, shown=1), True),
     "no samples shown": (table(1, 1, shown=0), True),
 }
 
