@@ -1,12 +1,13 @@
 """The headline says what the intervals say, whatever their sign."""
 
+import statistics
 from typing import Any
 
 import pytest
 
 from juicer.reporting.contract import Summary
 from juicer.reporting.findings import Findings, best_round, findings
-from juicer.reporting.numbers import summarise
+from juicer.reporting.numbers import paired_interval, summarise
 from juicer.settings.report import MattersSettings
 from tests.example_evaluations import evaluation, parsed, table
 
@@ -84,6 +85,20 @@ def test_what_matters_is_the_recipe_s_to_say() -> None:
     lenient = findings(summarise(models, "mine", 0, MattersSettings(share=0.3)))
     assert "does not differ significantly" in lenient.headline
     assert "cannot tell" in findings(summarise(models, "mine", 0)).headline
+
+
+def test_what_matters_in_score_is_in_deviations_of_the_control_s_scores() -> None:
+    evaluated = table(0, 1)
+    names = [model["name"] for model in evaluated["models"]]
+    control = evaluated["models"][names.index("sft-matched")]
+    control["held_out_scores"] = [1.0, 3.0] * 30
+    summary = summarise(parsed(evaluated), "mine", 0, MattersSettings(score=0.5))
+    assert summary.matters is not None
+    assert summary.matters.score == pytest.approx(0.5 * statistics.stdev([1.0, 3.0] * 30), rel=1e-5)
+    row, scores = summary.model("rft-r1"), evaluated["models"][names.index("rft-r1")]["held_out_scores"]
+    assert row.reward_difference_low is not None and row.reward_difference_high is not None
+    low, high = paired_interval(scores, control["held_out_scores"])
+    assert (row.reward_difference_low, row.reward_difference_high) == pytest.approx((low, high), rel=1e-5)
 
 
 def test_a_summary_of_before_is_still_read() -> None:
