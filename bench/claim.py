@@ -114,15 +114,24 @@ def validation_reward(model: EvaluatedModel) -> float:
     return model.validation.reward_mean
 
 
-def interval(differences: list[float]) -> tuple[float, float, float]:
-    """Mean and half-width of the 95% Student interval of paired differences, and the p-value of a mean of 0."""
+def interval(differences: list[float]) -> tuple[float, float]:
+    """Mean and half-width of the 95% Student interval of paired differences."""
     count = len(differences)
     mean = sum(differences) / count
     if count < 2:
-        return mean, math.inf, 1.0
+        return mean, math.inf
     error = math.sqrt(sum((value - mean) ** 2 for value in differences) / (count - 1) / count)
-    p = 2 * float(student.sf(abs(mean) / error, count - 1)) if error else float(mean == 0)
-    return mean, float(student.ppf(0.975, count - 1)) * error, p
+    return mean, float(student.ppf(0.975, count - 1)) * error
+
+
+def p_value(differences: list[float]) -> float:
+    """The p-value of Student's test of a mean of 0; 1 below two differences."""
+    mean, half_width = interval(differences)
+    if not math.isfinite(half_width) or mean == 0:
+        return 1.0
+    degrees = len(differences) - 1
+    error = half_width / float(student.ppf(0.975, degrees))
+    return 2 * float(student.sf(abs(mean) / error, degrees)) if error else 0.0
 
 
 def holm(values: Sequence[float], level: float = 0.05) -> list[bool]:
@@ -142,13 +151,14 @@ def differences(seeds: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict
         for name in max(worlds, key=len, default={}):
             having = [world for world in worlds if name in world]
             for metric in METRICS:
-                gap, width, p = interval([world[name][metric] - world["sft-matched"][metric] for world in having])
+                gaps = [world[name][metric] - world["sft-matched"][metric] for world in having]
+                gap, width = interval(gaps)
                 table.setdefault(setting, {}).setdefault(name, {})[metric] = {
                     "seeds": len(having),
                     "mean": sum(world[name][metric] for world in having) / len(having),
                     "difference": gap,
                     "half_width": width if math.isfinite(width) else None,
-                    "p": float(f"{p:.3g}"),
+                    "p": float(f"{p_value(gaps):.3g}"),
                 }
     # The control has no difference to itself; all others are tested together.
     others = [found for models in table.values() for name, found in models.items() if name != "sft-matched"]
