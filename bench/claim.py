@@ -4,6 +4,7 @@ Every seed is a separate world, with its own data, base model and scorer. Per se
 control's learning rate are chosen on validation by the scorer's mean reward; all differences are on held-out prompts.
     python bench/claim.py                    # 5 seeds, both settings: make claim
     python bench/claim.py --seeds 0 1 --settings imperfect --jobs 2
+    python bench/claim.py --again            # the tables from the stored seeds, without a run
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from juicer.evaluation.results import EvaluatedModel
 from juicer.reporting.contract import Summary
 
 ROOT = Path(__file__).parents[1]
+Row = dict[str, float | None]
 METRICS = ("oracle_mean", "preference_accuracy", "preference_accuracy_per_token", "reward_mean")
 RATES = "sft_matched.learning_rates=[4e-4, 8e-4, 1.6e-3]"
 # A small and a large T at equal steps: the same passes over the same pairs, divided into 3 or 12 rounds.
@@ -121,6 +124,65 @@ def interval(differences: list[float]) -> tuple[float, float]:
     return mean, float(student.ppf(0.975, count - 1)) * error
 
 
+def p_value(differences: list[float]) -> float:
+    """The p-value of Student's test of a mean of 0; 1 below two differences."""
+    mean, half_width = interval(differences)
+    if not math.isfinite(half_width) or mean == 0:
+        return 1.0
+    degrees = len(differences) - 1
+    error = half_width / float(student.ppf(0.975, degrees))
+    return 2 * float(student.sf(abs(mean) / error, degrees)) if error else 0.0
+
+
+def holm(values: Sequence[float], level: float = 0.05) -> list[bool]:
+    """Which of many p-values are significant together, by Holm: the chance that one of them is not real is `level`."""
+    found, refused = [False] * len(values), False
+    for place, number in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        refused = refused or values[number] > level / (len(values) - place)
+        found[number] = not refused
+    return found
+
+
+def differences(seeds: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, dict[str, Row]]]:
+    """Setting, model and metric to the mean over worlds and the difference to the control, with its interval."""
+    table: dict[str, dict[str, dict[str, Row]]] = {}
+    for setting in SETTINGS:
+        worlds = [world for name, world in seeds.items() if name.startswith(f"{setting}-")]
+        for name in max(worlds, key=len, default={}):
+            having = [world for world in worlds if name in world]
+            for metric in METRICS:
+                gaps = [world[name][metric] - world["sft-matched"][metric] for world in having]
+                gap, width = interval(gaps)
+                table.setdefault(setting, {}).setdefault(name, {})[metric] = {
+                    "seeds": len(having),
+                    "mean": sum(world[name][metric] for world in having) / len(having),
+                    "difference": gap,
+                    "half_width": width if math.isfinite(width) else None,
+                    "p": float(f"{p_value(gaps):.3g}"),
+                }
+    # The control has no difference to itself; all others are tested together.
+    others = [found for models in table.values() for name, found in models.items() if name != "sft-matched"]
+    rows = [row for found in others for row in found.values()]
+    for row, survives in zip(rows, holm([float(row["p"] or 0) for row in rows]), strict=True):
+        row["survives"] = survives
+    return table
+
+
+def show(table: dict[str, dict[str, dict[str, Row]]]) -> None:
+    """Print the tables of docs/claim.md."""
+    for setting, models in table.items():
+        print(f"\n{setting} demonstrations: held-out mean, difference to sft-matched and its 95% interval")
+        print("* holds after Holm's correction for all intervals of all settings\n")
+        print(f"| model | seeds | {' | '.join(METRICS)} |\n|---|---|{'---|' * len(METRICS)}")
+        for name, metrics in models.items():
+            cells = []
+            for row in metrics.values():
+                width = math.inf if row["half_width"] is None else row["half_width"]
+                star = "*" if row.get("survives") else ""
+                cells.append(f"{row['mean']:.3f} ({row['difference']:+.3f} ± {width:.3f}){star}")
+            print(f"| {name} | {metrics[METRICS[0]]['seeds']} | {' | '.join(cells)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
@@ -131,35 +193,20 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="parallel worlds, one thread each")
     parser.add_argument("--work", type=Path, default=ROOT / ".juicer/claim", help="working folder, also used to resume")
     parser.add_argument("--out", type=Path, default=ROOT / "bench/results/claim.json")
+    parser.add_argument("--again", action="store_true", help="no runs: the tables anew, from the seeds in --out")
     given = parser.parse_args()
 
-    given.work.mkdir(parents=True, exist_ok=True)
-    jobs = [(setting, seed) for setting in given.settings for seed in given.seeds]
-    with ThreadPoolExecutor(given.jobs) as pool:
-        list(pool.map(lambda job: run_seed(given.work, *job, given.variants), jobs))
-    # Everything that the folder holds counts, including earlier calls, so that an interrupted claim can be resumed.
-    seeds = {path.parent.name: json.loads(path.read_text()) for path in sorted(given.work.glob("*/results.json"))}
-    table: dict[str, dict[str, dict[str, dict[str, float | None]]]] = {}
-    for setting in SETTINGS:
-        worlds = [world for name, world in seeds.items() if name.startswith(f"{setting}-")]
-        if not worlds:
-            continue
-        print(f"\n{setting} demonstrations: held-out mean, and difference to sft-matched with its 95% interval")
-        for name in max(worlds, key=len):
-            having = [world for world in worlds if name in world]
-            cells = []
-            for metric in METRICS:
-                mean = sum(world[name][metric] for world in having) / len(having)
-                gap, width = interval([world[name][metric] - world["sft-matched"][metric] for world in having])
-                row = table.setdefault(setting, {}).setdefault(name, {})
-                row[metric] = {
-                    "seeds": len(having),
-                    "mean": mean,
-                    "difference": gap,
-                    "half_width": width if math.isfinite(width) else None,
-                }
-                cells.append(f"{metric} {mean:.3f} ({gap:+.3f} ± {width:.3f})")
-            print(f"  {name:22s} n={len(having)}  {'  '.join(cells)}")
+    if given.again:
+        seeds = json.loads(given.out.read_text())["seeds"]
+    else:
+        given.work.mkdir(parents=True, exist_ok=True)
+        jobs = [(setting, seed) for setting in given.settings for seed in given.seeds]
+        with ThreadPoolExecutor(given.jobs) as pool:
+            list(pool.map(lambda job: run_seed(given.work, *job, given.variants), jobs))
+        # Everything that the folder holds counts, including earlier calls, so that an interrupted claim can be resumed.
+        seeds = {path.parent.name: json.loads(path.read_text()) for path in sorted(given.work.glob("*/results.json"))}
+    table = differences(seeds)
+    show(table)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps({"differences": table, "seeds": seeds}, indent=1) + "\n")
     print(f"\nwritten: {given.out}")

@@ -18,6 +18,7 @@ from juicer.reporting.page import Content, render
 from juicer.reporting.plots import Curation, training_curves, write_plots
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json, write_json
+from juicer.settings.report import ReportSettings
 from juicer.stages.stage import Stage, main, optional_path
 from tasks.tabulate import read_table
 
@@ -34,7 +35,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(stage: Stage) -> str:
     given = stage.arguments
     table = read_table(given.table, EvaluatedModel)
-    summary = summarise(table, stage.value("name"), stage.value("seed"))
+    matters = stage.read("report", ReportSettings).matters
+    summary = summarise(table, stage.value("name"), stage.value("seed"), matters)
     paper, rounds = stage.value("leaderboard.paper"), stage.value("irft.rounds")
     if benchmarks := read_table(given.leaderboard, BenchmarkedModel).models:
         board = leaderboard_of(benchmarks, paper=paper, rounds=rounds)

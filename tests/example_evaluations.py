@@ -75,11 +75,11 @@ def evaluation(
         return metrics(
             prompts=prompts,
             reward_mean=only(scorer, 4 * quality - 1),
-            reward_sem=only(scorer, 0.08),
+            reward_sem=only(scorer and prompts > 1, 0.08),
             preference_accuracy=only(rejected, 0.2 + 0.6 * quality),
             preference_accuracy_per_token=only(rejected, 0.4 + 0.5 * quality),
             preference_gap=only(rejected, -14 + 18 * quality),
-            preference_gap_sem=only(rejected, 0.7),
+            preference_gap_sem=only(rejected and prompts > 1, 0.7),
             implicit_preference_accuracy=only(rejected and method != "sft", 0.4 + 0.5 * quality),
             demonstration_gap=round(-3 + 4 * quality, 6),
             response_tokens=round(21 + 6 * quality, 6),
@@ -87,7 +87,7 @@ def evaluation(
             kl_to_sft=0.0 if method == "sft" else round(3 * quality, 6),
             distinct_2=round(0.31 - 0.05 * quality, 6),
             oracle_mean=only(oracle, quality),
-            oracle_sem=only(oracle, 0.02),
+            oracle_sem=only(oracle and prompts > 1, 0.02),
             pairs=prompts if rejected else 0,
         )
 

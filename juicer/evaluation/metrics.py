@@ -123,12 +123,12 @@ def evaluate_policy(
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Mean and standard error of the mean; (None, None) without values, an error of 0 for a single value."""
+    """Mean and standard error of the mean; (None, None) without values, no error for a single value."""
     if not values:
         return None, None
     mean = sum(values) / len(values)
     if len(values) == 1:
-        return mean, 0.0
+        return mean, None
     variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
     return mean, math.sqrt(variance / len(values))
 

@@ -29,7 +29,7 @@ class Metrics(Document):
     reward_mean: float | None
     """Mean score of the policy's own sampled responses (the paper's Figure 2b)."""
     reward_sem: float | None
-    """Its standard error."""
+    """Its standard error; like all of them None below two values."""
     preference_accuracy: float | None
     """Share of held-out pairs with log pi(chosen|x) > log pi(rejected|x)."""
     preference_accuracy_per_token: float | None

@@ -11,6 +11,7 @@ from juicer.settings.irft import IrftSettings
 from juicer.settings.keep import KeepSettings
 from juicer.settings.leaderboard import LeaderboardSettings
 from juicer.settings.models import PolicySettings, RegisterSettings
+from juicer.settings.report import ReportSettings
 from juicer.settings.rft import RftSettings
 from juicer.settings.sft import SftMatchedSettings, SftSettings
 from juicer.settings.text import Text
@@ -43,5 +44,6 @@ class Recipe(Settings):
     rft: RftSettings = RftSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     leaderboard: LeaderboardSettings = LeaderboardSettings()
+    report: ReportSettings = ReportSettings()
     keep: KeepSettings = KeepSettings()
     register_: RegisterSettings = Field(RegisterSettings(), alias="register")

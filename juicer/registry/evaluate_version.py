@@ -12,7 +12,7 @@ from pathlib import Path
 from juicer.evaluation.benchmark_results import BenchmarkedModel
 from juicer.evaluation.results import EvaluatedModel
 from juicer.registry.aliases import CHAMPION
-from juicer.registry.gates import Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
+from juicer.registry.gates import LIMIT, Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
 from juicer.registry.promote import GATES
 from juicer.registry.records import DATA, LOCK, PARAMS
 from juicer.registry.restore import weights_of
@@ -194,6 +194,8 @@ def _scores(path: Path) -> dict[str, float]:
     found |= {
         f"leaderboard_{name}_sem": column.error for name, column in results.columns.items() if column.error is not None
     }
+    if results.limit is not None:
+        found[LIMIT] = float(results.limit)
     return {**found, "leaderboard_average": results.average}
 
 

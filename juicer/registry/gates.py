@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from juicer.evaluation.significance import FEWEST, half_width, share_error
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.settings.base import Settings
 
@@ -26,24 +27,28 @@ class Metric:
     benchmarks' average, whose errors follow from other figures; None where it has none."""
     stage: str = "evaluate"
     """The kind of stage that measures it."""
+    count: Literal["prompts", "pairs", "questions"] = "prompts"
+    """What it is measured on."""
 
 
 SHARE, PAIRS, AVERAGE = "share", "share of pairs", "average"
 BENCHMARKS = tuple(f"leaderboard_{name}" for name in ("arc", "truthfulqa", "winogrande", "gsm8k", "hellaswag", "mmlu"))
+LIMIT = "leaderboard_limit"
+"""The most questions per task, among the figures of a model whose benchmarks were cut short."""
 METRICS = {
     "reward_mean": Metric("reward_sem"),
     "win_rate_vs_sft": Metric(SHARE),
-    "preference_accuracy": Metric(PAIRS),
-    "preference_accuracy_per_token": Metric(PAIRS),
-    "implicit_preference_accuracy": Metric(PAIRS),
-    "preference_gap": Metric("preference_gap_sem"),
+    "preference_accuracy": Metric(PAIRS, count="pairs"),
+    "preference_accuracy_per_token": Metric(PAIRS, count="pairs"),
+    "implicit_preference_accuracy": Metric(PAIRS, count="pairs"),
+    "preference_gap": Metric("preference_gap_sem", count="pairs"),
     "demonstration_gap": Metric(),
     "ended": Metric(SHARE),
     "response_tokens": Metric(),
     "kl_to_sft": Metric(),
     "distinct_2": Metric(),
-    **{name: Metric(f"{name}_sem", "leaderboard") for name in BENCHMARKS},
-    "leaderboard_average": Metric(AVERAGE, "leaderboard"),
+    **{name: Metric(f"{name}_sem", "leaderboard", "questions") for name in BENCHMARKS},
+    "leaderboard_average": Metric(AVERAGE, "leaderboard", "questions"),
 }
 """The metrics that a gate may use. For all that have a standard error, higher is better."""
 
@@ -92,7 +97,8 @@ class PromotionSettings(Settings):
     """mlflow/promotion.yaml."""
 
     noise: float = Field(1.96, ge=0)
-    """Differences up to this many standard errors of the difference are noise; 1.96 is 95%."""
+    """Differences up to this many standard errors of the difference are noise; 1.96 is 95%. That is of many prompts:
+    of few, noise is as much longer as the interval of the same confidence by Student's t."""
     committed_code: bool = True
     """The code that the version was registered with was committed."""
     better_than_base: list[Compared]
@@ -141,15 +147,26 @@ class Judged:
         value, error = self.value(metric), METRICS[metric].error
         if error == AVERAGE:
             return math.hypot(*(self.error(benchmark) for benchmark in BENCHMARKS)) / len(BENCHMARKS)
-        shares = {SHARE: "prompts", PAIRS: "pairs" if "pairs" in self.figures else "prompts"}  # older versions lack it
-        key = shares.get(error, error) if error else None
-        if key is None or key not in self.figures:
+        if error in (SHARE, PAIRS) and (count := self.count(metric)) is not None:
+            return share_error(value, count)
+        if error is None or error not in self.figures:
+            raise InputError(f"{self.name} has no {error!r}, so the error of {metric!r} is not known")
+        return self.figures[error]
+
+    def count(self, metric: str) -> int | None:
+        """The number of prompts, pairs or questions that the metric was measured on; None for a whole benchmark.
+
+        Raises:
+            InputError: it is not known.
+        """
+        key: str = METRICS[metric].count
+        if key == "questions":
+            return int(self.figures[LIMIT]) if LIMIT in self.figures else None
+        if key == "pairs" and key not in self.figures:
+            key = "prompts"  # older versions lack the other
+        if key not in self.figures:
             raise InputError(f"{self.name} has no {key!r}, so the error of {metric!r} is not known")
-        if error not in shares:
-            return self.figures[key]
-        count = self.figures[key] + 4
-        share = (value * self.figures[key] + 2) / count
-        return math.sqrt(share * (1 - share) / count)
+        return int(self.figures[key])
 
 
 @dataclass(frozen=True)
@@ -234,16 +251,30 @@ def _against_champion(gates: PromotionSettings, candidate: Judged, champion: Jud
 
 
 def _compared(gates: PromotionSettings, metric: str, candidate: Judged, other: Judged, *, better: bool) -> Verdict:
-    """The two are treated as independent; on the same prompts the true error is smaller, so `noise` is conservative."""
-    difference = candidate.value(metric) - other.value(metric)
-    noise = gates.noise * math.hypot(candidate.error(metric), other.error(metric))
-    passed = difference > noise if better else difference >= -noise
+    """The two are treated as independent; on the same prompts the true error is smaller, so `noise` is conservative.
+
+    Too few prompts pass no gate: of them nothing is known, neither that the one is better nor that it is not worse.
+    """
     gate = f"{metric} {'better' if better else 'not worse'} than {'base' if better else 'the champion'}"
+    difference = candidate.value(metric) - other.value(metric)
+    counts = [count for each in (candidate, other) if (count := each.count(metric)) is not None]
+    if counts and min(counts) < FEWEST:
+        kind = METRICS[metric].count
+        few = f"too few to tell: {min(counts)} {kind}, and below {FEWEST} nothing is called a difference"
+        return Verdict(gate, "failed", f"{few} ({candidate.value(metric):.4g} against {other.value(metric):.4g})")
+    width = half_width(min(counts), _probability(gates.noise)) if counts else gates.noise
+    noise = width * math.hypot(candidate.error(metric), other.error(metric))
+    passed = difference > noise if better else difference >= -noise
     numbers = (
         f"{candidate.value(metric):.4g} ± {candidate.error(metric):.2g} against "
         f"{other.value(metric):.4g} ± {other.error(metric):.2g}: difference {difference:+.4g}, noise {noise:.2g}"
     )
     return Verdict(gate, "passed" if passed else "failed", numbers)
+
+
+def _probability(noise: float) -> float:
+    """The share of a normal distribution below this many standard deviations: 0.975 for 1.96."""
+    return (1 + math.erf(noise / math.sqrt(2))) / 2
 
 
 def _relative(metric: str, wanted: Range, candidate: Judged, sft: Judged) -> Verdict:

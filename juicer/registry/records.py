@@ -13,6 +13,7 @@ from typing import Any
 from juicer.evaluation.benchmark_results import BenchmarkedModel
 from juicer.evaluation.results import EvaluatedModel, Row, ShownSample, Training
 from juicer.recipe.origin import origin_of
+from juicer.registry.gates import LIMIT
 from juicer.reporting.contract import LeaderboardRow, Summary, SummaryRow
 from juicer.reporting.leaderboard_table import as_markdown, scores_of
 from juicer.runtime.errors import InputError
@@ -129,6 +130,8 @@ def collect(summary: Summary, path: Path, lock: Path, recipe: str, params: Path 
             version.metrics |= {f"metric.leaderboard_{key}": f"{score:.6g}" for key, score in scores_of(board).items()}
             errors = {key: error for key, error in board.errors.items() if error is not None}
             version.metrics |= {f"metric.leaderboard_{key}_sem": f"{error:.6g}" for key, error in errors.items()}
+            if summary.leaderboard and summary.leaderboard.limit is not None:
+                version.metrics[f"metric.{LIMIT}"] = str(summary.leaderboard.limit)
         runs[producer].files = {LOCK: known.part(known.upstream(producer)), PARAMS: settings}
         if origin is not None:
             runs[producer].files[ORIGIN] = origin.model_dump_json(indent=1)

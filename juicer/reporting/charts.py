@@ -9,9 +9,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from juicer.evaluation.significance import half_width
 from juicer.reporting.formatting import shown
-from juicer.reporting.numbers import Z_95
 from juicer.reporting.plots import Bins, RoundPoint
+
+MANY = 1_000_000
+"""Stands for a number of prompts that is not known."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def figure_over_rounds(
     drawn = [point for point in points if point.method != "base"]
     if not drawn:
         return "", ""
-    ends = [point.value + sign * Z_95 * (point.sem or 0.0) for point in drawn for sign in (-1, 1)]
+    ends = [point.value + sign * _half_interval(point) for point in drawn for sign in (-1, 1)]
     low, high = _padded(min(ends), max(ends))
     base = next((point for point in points if point.method == "base"), None)
     note = ""
@@ -109,11 +112,16 @@ def figure_over_rounds(
     return _svg(frame, parts, description), note
 
 
+def _half_interval(point: RoundPoint) -> float:
+    """Half of the 95% interval; 0 without a standard error."""
+    return half_width(point.cases or MANY) * point.sem if point.sem else 0.0
+
+
 def _reference(frame: Frame, point: RoundPoint, css: str, digits: int, unit: str) -> str:
     left, right, y = frame.left, frame.width - frame.right, frame.y(point.value)
     band = ""
     if point.sem:
-        top, bottom = (frame.y(point.value + sign * Z_95 * point.sem) for sign in (1, -1))
+        top, bottom = (frame.y(point.value + sign * _half_interval(point)) for sign in (1, -1))
         band = f'<rect class="band {css}" x="{left}" y="{top:.1f}" width="{right - left}" height="{bottom - top:.1f}"/>'
     line = f'<line class="line {css}" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
     return f"<g>{band}{line}<title>{_tooltip(point, digits, unit)}</title></g>"
@@ -132,7 +140,7 @@ def _series(
     for point, (x, y) in zip(series, places, strict=True):
         bar = ""
         if point.sem:
-            top, bottom = (frame.y(point.value + sign * Z_95 * point.sem) for sign in (1, -1))
+            top, bottom = (frame.y(point.value + sign * _half_interval(point)) for sign in (1, -1))
             bar = (
                 f'<path class="error {css}" d="M{x:.1f} {top:.1f}V{bottom:.1f}'
                 f'M{x - 3:.1f} {top:.1f}h6M{x - 3:.1f} {bottom:.1f}h6"/>'
@@ -149,7 +157,7 @@ def marker(css: str, x: float, y: float) -> str:
 
 
 def _tooltip(point: RoundPoint, digits: int, unit: str) -> str:
-    error = f" ± {shown(Z_95 * point.sem, digits)} (95%)" if point.sem else ""
+    error = f" ± {shown(_half_interval(point), digits)} (95%)" if point.sem else ""
     return html.escape(f"{point.name}: {shown(point.value, digits)}{error}{unit}")
 
 

@@ -34,6 +34,10 @@ class SummaryRow(Row):
     reward_difference: float | None = None
     """Mean over prompts of the difference in score to the control."""
     reward_difference_sem: float | None = None
+    """Its standard error; None below two prompts, like its interval."""
+    reward_difference_low: float | None = None
+    """Lower end of its 95% interval (`juicer.evaluation.significance`)."""
+    reward_difference_high: float | None = None
     validation_reward_mean: float | None = None
     validation_preference_accuracy: float | None = None
     validation_demonstration_gap: float | None = None
@@ -112,6 +116,15 @@ class LeaderboardRow(Document):
     """The paper's row for the same model; None where the paper has none."""
 
 
+class Matters(Document):
+    """Differences that are worth knowing of: where a run could not have shown them, it cannot tell."""
+
+    score: float | None
+    """In mean score; None where the control has fewer than two scores."""
+    share: float
+    """In preference accuracy."""
+
+
 class LeaderboardSummary(Document):
     """The public benchmarks, and how they were measured."""
 
@@ -134,6 +147,8 @@ class Summary(Document):
     """Name of the model that differences are taken to: sft-matched, or sft where the recipe makes no control."""
     models: list[SummaryRow]
     champion: Champion
+    matters: Matters | None = None
+    """None in the summary of an earlier version, whose differences are compared with none."""
     leaderboard: LeaderboardSummary | None = None
     """Left out of the file where the benchmarks were not run."""
 

@@ -1,16 +1,17 @@
 """What a run found, in words: the headline of the report and the sentences below it, from metrics/summary.json alone.
 
-The words follow from the intervals, whatever their sign: a model that is not better is not called better.
+The words follow from the intervals, whatever their sign: a model that is not better is not called better. "Not better"
+needs proof too: where a run could not have shown a difference that matters, the words are that it cannot tell.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from juicer.evaluation.choice import best_on_validation
-from juicer.evaluation.results import Criterion
-from juicer.reporting.contract import Champion, Summary, SummaryRow
-from juicer.reporting.formatting import shown
-from juicer.reporting.numbers import Z_95
+from juicer.evaluation.significance import FEWEST, Difference, Verdict, share_difference
+from juicer.reporting.contract import Champion, Matters, Summary, SummaryRow
+from juicer.reporting.formatting import scalar, shown
 
 METHODS = ("irft", "rft")
 FEW_ENDED = 0.5
@@ -25,11 +26,46 @@ class Findings(NamedTuple):
     caveats: list[str]
 
 
-def verdict(difference: float | None, error: float | None) -> Literal["better", "worse", "undecided"]:
-    """Which side of zero the 95% interval of a paired difference lies on; undecided if it contains zero."""
-    if difference is None or error is None or abs(difference) <= Z_95 * error:
-        return "undecided"
-    return "better" if difference > 0 else "worse"
+class Comparison(NamedTuple):
+    """A model held against the control."""
+
+    by: Literal["score", "preference accuracy"]
+    difference: Difference
+    matters: float | None
+    """The smallest difference that matters; None where it is not known."""
+
+    @property
+    def verdict(self) -> Verdict | Literal["cannot tell"]:
+        """That of the interval; "cannot tell" instead of undecided where the run lacks power for what matters."""
+        found = self.difference.verdict
+        if found == "undecided" and self.matters is not None and self.difference.detectable > self.matters:
+            return "cannot tell"
+        return found
+
+    @property
+    def units(self) -> str:
+        """What the difference was measured on, for example "78 held-out pairs"."""
+        count = self.difference.count
+        return f"{count} held-out {self.cases if count != 1 else self.cases.removesuffix('s')}"
+
+    @property
+    def cases(self) -> str:
+        """What scores and preferences are given to."""
+        return "prompts" if self.by == "score" else "pairs"
+
+
+def compare(model: SummaryRow, control: SummaryRow, matters: Matters | None) -> Comparison | None:
+    """A model against the control, by score or, without a scorer, by preference accuracy; None if it has neither."""
+    mean, count = model.reward_difference, model.prompts
+    if mean is not None and count is not None:
+        error, low, high = model.reward_difference_sem, model.reward_difference_low, model.reward_difference_high
+        if error is None or low is None or high is None:
+            error, low, high = math.inf, -math.inf, math.inf
+        return Comparison("score", Difference(mean, error, low, high, count), matters.score if matters else None)
+    if model.preference_accuracy is None or control.preference_accuracy is None or not model.pairs:
+        return None
+    difference = share_difference(model.preference_accuracy, control.preference_accuracy, model.pairs)
+    return Comparison("preference accuracy", difference, matters.share if matters else None)
 
 
 def title(model: SummaryRow) -> str:
@@ -48,13 +84,36 @@ def best_round(models: Sequence[SummaryRow], method: str) -> SummaryRow | None:
     return rounds[-1] if rounds else None
 
 
-def interval(difference: float, error: float) -> str:
+def interval(difference: Difference) -> str:
     """A difference and its 95% interval, for example "+0.31 (95% interval +0.20 to +0.42)"."""
-    low, high = difference - Z_95 * error, difference + Z_95 * error
-    return (
-        f"{shown(difference, 3, signed=True)} "
-        f"(95% interval {shown(low, 3, signed=True)} to {shown(high, 3, signed=True)})"
+    mean = shown(difference.mean, 3, signed=True)
+    if difference.count < 2:
+        return f"{mean} (no interval)"
+    low, high = (shown(end, 3, signed=True) for end in (difference.low, difference.high))
+    return f"{mean} (95% interval {low} to {high})"
+
+
+def power(found: Comparison) -> str:
+    """The smallest difference that the run could have shown, what matters, and what showing that would take."""
+    if found.difference.count < FEWEST:
+        return f"Below {FEWEST} {found.cases} nothing is called a difference."
+    could = (
+        f"{found.units} could have shown a difference of {shown(found.difference.detectable, 3)} in {found.by}, with a "
+        "probability of 80%"
     )
+    could = could[0].upper() + could[1:]
+    if found.matters is None:
+        return f"{could}."
+    what = f"{could}; what matters is {shown(found.matters, 3)}"
+    if found.verdict != "cannot tell":
+        return f"{what}."
+    return f"{what}, which takes about {_about(found.difference.needed(found.matters))} {found.cases}."
+
+
+def _about(number: int) -> str:
+    """A number of prompts to two significant digits, rounded up."""
+    unit = 10 ** max(0, len(str(number)) - 2)
+    return scalar(-(-number // unit) * unit)
 
 
 def findings(summary: Summary) -> Findings:
@@ -62,32 +121,44 @@ def findings(summary: Summary) -> Findings:
     champion, control = summary.model(summary.champion.name), summary.model(summary.control)
     rounds = [best for method in METHODS if (best := best_round(summary.models, method)) is not None]
     sentences = [_chosen(summary.champion)]
-    sentences += [_compared(model, control) for model in rounds]
+    sentences += [_compared(model, control, summary.matters) for model in rounds]
     sentences += _beyond_the_score(champion, control, rounds)
-    headline = _headline(champion, control, bool(rounds), summary.champion.criterion)
+    headline = _headline(summary, champion, control, rounds)
     return Findings(headline, sentences, _caveats(summary, champion, control, rounds))
 
 
-def _headline(champion: SummaryRow, control: SummaryRow, methods: bool, criterion: Criterion | None) -> str:
+def _headline(summary: Summary, champion: SummaryRow, control: SummaryRow, rounds: Sequence[SummaryRow]) -> str:
     other = "SFT with the same training budget" if control.name == "sft-matched" else "SFT"
-    if not methods:
+    criterion = summary.champion.criterion
+    if not rounds:
         return "Supervised fine-tuning alone: both methods are switched off"
     if criterion is None:
         return "No model was chosen: there are no metrics on validation prompts"
     if criterion == "demonstration_gap":
         return f"{title(champion)} is chosen by its demonstration gap alone, which does not measure quality"
     if champion.method not in METHODS:
+        compared = [found for model in rounds if (found := compare(model, control, summary.matters))]
+        open_ones = [found for found in compared if found.verdict in ("cannot tell", "too few")]
+        if open_ones:
+            return f"Cannot tell from {open_ones[0].units} whether reward learning beats {other}"
         return "No round of reward learning beat supervised fine-tuning on validation prompts"
-    name = title(champion)
-    if champion.reward_difference is None:
-        return f"{name} is chosen; without a scorer its responses cannot be compared by score"
-    by = shown(abs(champion.reward_difference), 2)
-    found = verdict(champion.reward_difference, champion.reward_difference_sem)
-    if found == "better":
-        return f"{name} scores {by} higher than {other}"
-    if found == "worse":
-        return f"{name} was best on validation prompts, but scores {by} lower than {other} on held-out prompts"
-    return f"{name} is chosen, but its score does not differ significantly from that of {other}"
+    name, found = title(champion), compare(champion, control, summary.matters)
+    if found is None:
+        return f"{name} is chosen; there are neither scores nor preferences to compare it by"
+    by = shown(abs(found.difference.mean), 2)
+    scores = found.by == "score"
+    if found.verdict == "better":
+        return f"{name} scores {by} higher than {other}" if scores else f"{name} has a {_accuracy(by, 'higher', other)}"
+    if found.verdict == "worse":
+        low = f"scores {by} lower than {other}" if scores else f"has a {_accuracy(by, 'lower', other)}"
+        return f"{name} was best on validation prompts, but {low} on held-out {'prompts' if scores else 'pairs'}"
+    if found.verdict == "undecided":
+        return f"{name} is chosen, but its {found.by} does not differ significantly from that of {other}"
+    return f"{name} is chosen, but {found.units} cannot tell whether it beats {other}"
+
+
+def _accuracy(by: str, how: str, other: str) -> str:
+    return f"preference accuracy {by} {how} than {other}"
 
 
 def _chosen(champion: Champion) -> str:
@@ -108,24 +179,28 @@ def _chosen(champion: Champion) -> str:
     )
 
 
-def _compared(model: SummaryRow, control: SummaryRow) -> str:
+def _compared(model: SummaryRow, control: SummaryRow, matters: Matters | None) -> str:
     validated = any(merit is not None for merit in model.validation_merits)
     standing = "the method's best round on validation prompts" if validated else "the last round"
     subject = f"{title(model)}, {standing},"
-    if model.reward_difference is None or model.reward_difference_sem is None:
-        if model.preference_accuracy is None or control.preference_accuracy is None:
-            return f"{subject} has neither scores nor preferences to compare."
-        return (
-            f"{subject} has preference accuracy {shown(model.preference_accuracy, 3)}, {control.name} has "
-            f"{shown(control.preference_accuracy, 3)}; there is no scorer to compare responses by."
-        )
+    found = compare(model, control, matters)
+    if found is None:
+        return f"{subject} has neither scores nor preferences to compare."
+    score = found.by == "score"
     words = {
-        "better": "scores higher than",
-        "worse": "scores lower than",
-        "undecided": "does not differ significantly in score from",
-    }[verdict(model.reward_difference, model.reward_difference_sem)]
-    difference = interval(model.reward_difference, model.reward_difference_sem)
-    return f"{subject} {words} {control.name}: {difference}, paired over {model.prompts} prompts."
+        "better": "scores higher than" if score else "has a higher preference accuracy than",
+        "worse": "scores lower than" if score else "has a lower preference accuracy than",
+        "undecided": f"does not differ significantly in {found.by} from",
+        "cannot tell": f"cannot be told apart in {found.by} from",
+        "too few": f"has too few {found.cases} to be told apart from",
+    }[found.verdict]
+    if score:
+        how = f"{interval(found.difference)}, paired over {found.units}."
+    else:
+        values = (shown(each.preference_accuracy, 3) for each in (model, control))
+        how = f"{' against '.join(values)}, {interval(found.difference)}. There is no scorer to compare responses by."
+    rest = "" if found.verdict in ("better", "worse") else f" {power(found)}"
+    return f"{subject} {words} {control.name}: {how}{rest}"
 
 
 def _beyond_the_score(champion: SummaryRow, control: SummaryRow, rounds: Sequence[SummaryRow]) -> list[str]:

@@ -10,14 +10,14 @@ from typing import Literal
 
 from juicer.evaluation.choice import best_on_validation
 from juicer.evaluation.results import EvaluatedModel, Merits, Table
-from juicer.reporting.contract import Champion, DvcMetrics, Summary, SummaryRow
+from juicer.evaluation.significance import interval
+from juicer.reporting.contract import Champion, DvcMetrics, Matters, Summary, SummaryRow
 from juicer.reporting.formatting import significant
 from juicer.reporting.leaderboard_table import scores_of
 from juicer.runtime.errors import InputError
+from juicer.settings.report import MattersSettings
 
 Scores = Sequence[float | None]
-Z_95 = 1.96
-"""Half-width of a 95% interval, in standard errors."""
 
 
 @dataclass(frozen=True)
@@ -127,15 +127,28 @@ def win_rate(scores: Scores, others: Scores) -> float | None:
 
 
 def paired_difference(scores: Scores, others: Scores) -> tuple[float | None, float | None]:
-    """Mean of score - other's score over the same prompts, and its standard error; None if nothing was scored."""
+    """Mean of score - other's score over the same prompts, and its standard error.
+
+    Both are None if nothing was scored; one prompt has no standard error.
+    """
+    return _mean_and_error([mine - other for mine, other in _paired(scores, others)])
+
+
+def paired_interval(scores: Scores, others: Scores) -> tuple[float | None, float | None]:
+    """The 95% interval of the mean of score - other's score over the same prompts; None below two of them."""
     differences = [mine - other for mine, other in _paired(scores, others)]
-    if not differences:
+    mean, error = _mean_and_error(differences)
+    return (None, None) if mean is None or error is None else interval(differences, mean, error)
+
+
+def _mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
+    if not values:
         return None, None
-    mean = sum(differences) / len(differences)
-    if len(differences) == 1:
-        return mean, 0.0
-    variance = sum((each - mean) ** 2 for each in differences) / (len(differences) - 1)
-    return mean, math.sqrt(variance / len(differences))
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    variance = sum((each - mean) ** 2 for each in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
 
 
 def _paired(scores: Scores, others: Scores) -> list[tuple[float, float]]:
@@ -167,13 +180,14 @@ def choose_champion(models: Sequence[EvaluatedModel]) -> Champion:
     return Champion(name=candidates[0].name, selected_on="validation", criterion=None)
 
 
-def summarise(table: Table[EvaluatedModel], recipe: str, seed: int) -> Summary:
+def summarise(table: Table[EvaluatedModel], recipe: str, seed: int, matters: MattersSettings | None = None) -> Summary:
     """The content of metrics/summary.json, without the leaderboard.
 
     Args:
         table: the evaluations of all models.
         recipe: the recipe's name.
         seed: the recipe's seed.
+        matters: which differences are worth knowing of; None for the defaults.
 
     Raises:
         InputError: the table has no sft, or models were evaluated on different numbers of prompts.
@@ -189,7 +203,15 @@ def summarise(table: Table[EvaluatedModel], recipe: str, seed: int) -> Summary:
         control=control.name,
         models=[_row(model, sft, control) for model in table.models],
         champion=choose_champion(table.models),
+        matters=_matters(control.held_out_scores, matters or MattersSettings()),
     )
+
+
+def _matters(scores: Scores, settings: MattersSettings) -> Matters:
+    known = [score for score in scores if score is not None]
+    _, error = _mean_and_error(known)
+    deviation = None if error is None else error * math.sqrt(len(known))
+    return Matters(score=significant(None if deviation is None else settings.score * deviation), share=settings.share)
 
 
 def _row(model: EvaluatedModel, sft: EvaluatedModel, control: EvaluatedModel) -> SummaryRow:
@@ -198,6 +220,7 @@ def _row(model: EvaluatedModel, sft: EvaluatedModel, control: EvaluatedModel) ->
     try:
         wins = win_rate(model.held_out_scores, sft.held_out_scores)
         difference, difference_sem = paired_difference(model.held_out_scores, control.held_out_scores)
+        low, high = paired_interval(model.held_out_scores, control.held_out_scores)
     except InputError as error:
         raise InputError(error.what, where=model.name, do=error.do) from error
     row = SummaryRow(
@@ -220,6 +243,8 @@ def _row(model: EvaluatedModel, sft: EvaluatedModel, control: EvaluatedModel) ->
         implicit_preference_accuracy=held_out.implicit_preference_accuracy,
         reward_difference=significant(difference),
         reward_difference_sem=significant(difference_sem),
+        reward_difference_low=significant(low),
+        reward_difference_high=significant(high),
         validation_reward_mean=validation.reward_mean,
         validation_preference_accuracy=validation.preference_accuracy,
         validation_demonstration_gap=validation.demonstration_gap,

@@ -25,6 +25,8 @@ class RoundPoint(NamedTuple):
     round: int
     value: float
     sem: float | None
+    cases: int | None = None
+    """Number of prompts or pairs behind it; None where it is unknown."""
 
 
 class CurvePoint(NamedTuple):
@@ -80,7 +82,14 @@ def over_rounds(models: Sequence[SummaryRow], key: str, error: str | None) -> li
     """The models of a summary that have a value of the metric `key`, in its order; `error` names its standard error."""
     found = [(model, model.metric(key)) for model in models]
     return [
-        RoundPoint(model.name, model.method, model.round, value, model.metric(error) if error else None)
+        RoundPoint(
+            model.name,
+            model.method,
+            model.round,
+            value,
+            model.metric(error) if error else None,
+            model.pairs if key.startswith("preference") else model.prompts,
+        )
         for model, value in found
         if value is not None
     ]
@@ -112,7 +121,7 @@ def write_plots(folder: Path, summary: Summary, curves: Sequence[CurvePoint], sc
     ):
         points = over_rounds(summary.models, key, error)
         # As in the paper's figure: the base model would be off the scale, so only the table has it.
-        rows = [point._asdict() for point in points if point.method != "base"]
+        rows = [dict(zip(point._fields[:5], point[:5], strict=True)) for point in points if point.method != "base"]
         (folder / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     with (folder / "training.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

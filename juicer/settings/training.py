@@ -41,7 +41,7 @@ class LoraSettings(Settings):
 
 
 class OptimiserSettings(Settings):
-    """An optimiser and its schedule: a linear warm-up to the peak, then linear decay to zero."""
+    """An optimiser and its schedule: a linear warm-up to the peak, then linear decay to zero, or none."""
 
     name: Literal["adamw", "rmsprop"] = "adamw"
     """Optimiser; `rmsprop` (alpha 0.99, epsilon 1e-8, torch's defaults) is the paper's choice for IRFT."""
@@ -49,5 +49,7 @@ class OptimiserSettings(Settings):
     """Peak learning rate."""
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     """Share of the steps over which the learning rate rises to its peak."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """What follows the warm-up: linear decay to zero after the last step, or the peak to the end."""
     max_gradient_norm: float | None = Field(1.0, gt=0)
     """Norm to which the gradient is clipped; null does not clip."""

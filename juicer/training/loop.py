@@ -38,8 +38,8 @@ def shuffled_batches(rows: int, batch_size: int, epochs: float, seed: int) -> It
 def make_optimiser(
     parameters: Sequence[torch.nn.Parameter], settings: OptimiserSettings, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """The optimiser of a recipe and its schedule: linear warm-up, then linear decay to zero after `steps`."""
-    from transformers import get_linear_schedule_with_warmup
+    """The optimiser of a recipe and its schedule: linear warm-up, then linear decay to zero after `steps` or none."""
+    from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
     optimiser: torch.optim.Optimizer
     if settings.name == "rmsprop":
@@ -47,6 +47,8 @@ def make_optimiser(
     else:
         optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)
     warmup = math.ceil(settings.warmup_ratio * steps)
+    if settings.schedule == "constant":
+        return optimiser, get_constant_schedule_with_warmup(optimiser, warmup)
     return optimiser, get_linear_schedule_with_warmup(optimiser, warmup, steps)
 
 

@@ -51,13 +51,13 @@ def on_single_cpu(policy: "PreTrainedModel", processes: Processes) -> bool:
 def trainer_arguments(
     optimiser: OptimiserSettings, compute: ComputeSettings, seed: int, scratch: Path, gradient_checkpointing: bool
 ) -> dict[str, Any]:
-    """Arguments of every TRL trainer: the recipe's precision and device, a linear schedule, no files, no reporting."""
+    """Arguments of every TRL trainer: the recipe's precision, device and schedule, no files, no reporting."""
     cpu = device_of(compute).type == "cpu"
     return {
         "output_dir": str(scratch),
         "optim": "rmsprop" if optimiser.name == "rmsprop" else "adamw_torch",
         "learning_rate": optimiser.learning_rate,
-        "lr_scheduler_type": "linear",
+        "lr_scheduler_type": "linear" if optimiser.schedule == "linear" else "constant_with_warmup",
         # transformers reads a number of warm-up steps below 1 as a share of all steps.
         "warmup_steps": optimiser.warmup_ratio,
         "max_grad_norm": optimiser.max_gradient_norm or 0.0,

@@ -75,7 +75,7 @@ def test_the_sft_policy_has_no_implicit_reward(policy, template):
 def test_means_have_standard_errors():
     assert mean_and_error([1.0, 2.0, 3.0]) == (2.0, pytest.approx((1 / 3) ** 0.5))
     assert mean_and_error([]) == (None, None)
-    assert mean_and_error([5.0]) == (5.0, 0.0)
+    assert mean_and_error([5.0]) == (5.0, None), "one value says nothing of how far others would lie"
 
 
 def test_distinct_pairs_fall_when_a_policy_repeats_itself():

@@ -1,10 +1,14 @@
 """The headline says what the intervals say, whatever their sign."""
 
+import statistics
+from typing import Any
+
 import pytest
 
 from juicer.reporting.contract import Summary
-from juicer.reporting.findings import best_round, findings, verdict
-from juicer.reporting.numbers import summarise
+from juicer.reporting.findings import Findings, best_round, findings
+from juicer.reporting.numbers import paired_interval, summarise
+from juicer.settings.report import MattersSettings
 from tests.example_evaluations import evaluation, parsed, table
 
 
@@ -18,12 +22,91 @@ def summary_of(**quality: float) -> Summary:
     return summarise(parsed({"models": models}), "quickstart", 0)
 
 
-def test_a_difference_is_told_from_zero_by_its_interval() -> None:
-    assert verdict(1.0, 0.5) == "better"
-    assert verdict(-1.0, 0.5) == "worse"
-    assert verdict(1.0, 0.52) == "undecided"
-    assert verdict(0.0, 0.0) == "undecided"
-    assert verdict(None, None) == "undecided"
+def without_a_scorer(pairs: int, rft: float, validation: float = 0.9) -> Findings:
+    """What is found without a scorer, where accuracy is 0.2 + 0.6 quality and that of the control 0.5."""
+    only: dict[str, Any] = {"scorer": False, "oracle": False, "prompts": pairs, "shown": 0}
+    models = [
+        evaluation("sft", "sft", 0, quality=0.5, validation=0.5, **only),
+        evaluation("sft-matched", "sft-matched", 0, quality=0.5, validation=0.6, **only),
+        evaluation("rft-r1", "rft", 1, quality=rft, validation=validation, **only),
+    ]
+    return findings(summarise(parsed({"models": models}), "mine", 0))
+
+
+def test_seventy_eight_pairs_cannot_tell_that_nothing_beat_sft_and_say_how_many_could() -> None:
+    found = without_a_scorer(78, rft=0.5, validation=0.1)
+    assert found.headline == (
+        "Cannot tell from 78 held-out pairs whether reward learning beats SFT with the same training budget"
+    )
+    (said,) = (sentence for sentence in found.sentences if sentence.startswith("RFT round 1"))
+    assert "cannot be told apart in preference accuracy from sft-matched: 0.500 against 0.500, 0.000 (95% inter" in said
+    assert "78 held-out pairs could have shown a difference of 0.230 in preference accuracy" in said
+    assert "what matters is 0.050, which takes about 1\u202f600 pairs." in said
+
+
+def test_with_enough_pairs_nothing_beat_sft_is_a_finding() -> None:
+    found = without_a_scorer(4000, rft=0.5, validation=0.1)
+    assert found.headline == "No round of reward learning beat supervised fine-tuning on validation prompts"
+    (said,) = (sentence for sentence in found.sentences if sentence.startswith("RFT round 1"))
+    assert "does not differ significantly in preference accuracy from sft-matched" in said
+    assert said.endswith("with a probability of 80%; what matters is 0.050.")
+
+
+@pytest.mark.parametrize(
+    ("rft", "said"),
+    [
+        (0.9, "RFT round 1 has a preference accuracy 0.24 higher than SFT with the same training budget"),
+        (0.1, "RFT round 1 was best on validation prompts, but has a preference accuracy 0.24 lower than SFT with the "
+              "same training budget on held-out pairs"),
+        (0.5, "RFT round 1 is chosen, but 200 held-out pairs cannot tell whether it beats SFT with the same training "
+              "budget"),
+    ],
+)  # fmt: skip
+def test_without_a_scorer_preference_accuracies_are_compared(rft: float, said: str) -> None:
+    assert without_a_scorer(200, rft=rft).headline == said
+
+
+@pytest.mark.parametrize("prompts", [1, 2, 9])
+def test_of_too_few_prompts_no_model_is_called_better(prompts: int) -> None:
+    evaluated = table(0, 1, prompts=prompts, shown=0)
+    found = findings(summarise(parsed(evaluated), "mine", 0))
+    units = f"{prompts} held-out prompt{'s' if prompts > 1 else ''}"
+    assert found.headline == (
+        f"RFT round 1 is chosen, but {units} cannot tell whether it beats SFT with the same training budget"
+    )
+    (said,) = (sentence for sentence in found.sentences if sentence.startswith("RFT round 1"))
+    assert "has too few prompts to be told apart from sft-matched" in said
+    assert ("(no interval)" in said) is (prompts == 1)
+    assert said.endswith("Below 10 prompts nothing is called a difference.")
+
+
+def test_what_matters_is_the_recipe_s_to_say() -> None:
+    models = parsed(table(0, 1, scorer=False, oracle=False, prompts=200, shown=0))
+    lenient = findings(summarise(models, "mine", 0, MattersSettings(share=0.3)))
+    assert "does not differ significantly" in lenient.headline
+    assert "cannot tell" in findings(summarise(models, "mine", 0)).headline
+
+
+def test_what_matters_in_score_is_in_deviations_of_the_control_s_scores() -> None:
+    evaluated = table(0, 1)
+    names = [model["name"] for model in evaluated["models"]]
+    control = evaluated["models"][names.index("sft-matched")]
+    control["held_out_scores"] = [1.0, 3.0] * 30
+    summary = summarise(parsed(evaluated), "mine", 0, MattersSettings(score=0.5))
+    assert summary.matters is not None
+    assert summary.matters.score == pytest.approx(0.5 * statistics.stdev([1.0, 3.0] * 30), rel=1e-5)
+    row, scores = summary.model("rft-r1"), evaluated["models"][names.index("rft-r1")]["held_out_scores"]
+    assert row.reward_difference_low is not None and row.reward_difference_high is not None
+    low, high = paired_interval(scores, control["held_out_scores"])
+    assert (row.reward_difference_low, row.reward_difference_high) == pytest.approx((low, high), rel=1e-5)
+
+
+def test_a_summary_of_before_is_still_read() -> None:
+    summary = summary_of(rft=0.9)
+    fields = ("reward_difference_low", "reward_difference_high")
+    models = [model.model_copy(update=dict.fromkeys(fields)) for model in summary.models]
+    found = findings(summary.model_copy(update={"models": models, "matters": None}))
+    assert "does not differ significantly" in found.headline
 
 
 def test_a_champion_that_is_better_is_called_better() -> None:
@@ -82,7 +165,7 @@ def test_a_method_s_best_round_is_the_one_that_the_champion_s_criterion_prefers(
 
 def test_without_a_scorer_no_score_is_mentioned() -> None:
     found = findings(summarise(parsed(table(2, 1, scorer=False, oracle=False)), "paper", 0))
-    assert "cannot be compared by score" in found.headline
+    assert "score" not in found.headline
     assert not any("scores" in sentence and "neither" not in sentence for sentence in found.sentences)
     assert not any("judges" in caveat for caveat in found.caveats)
 

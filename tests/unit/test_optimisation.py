@@ -7,9 +7,11 @@ import torch
 
 from juicer.runtime.errors import InputError
 from juicer.runtime.processes import Processes
+from juicer.settings.compute import ComputeSettings
 from juicer.settings.training import OptimiserSettings
 from juicer.training.loop import make_optimiser, micro_batches, shuffled_batches, steps_for, train_loop
 from juicer.training.record import TrainingRecord
+from juicer.training.trainer import trainer_arguments
 
 SETTINGS = OptimiserSettings(learning_rate=0.1, warmup_ratio=0.2)
 
@@ -48,6 +50,27 @@ def test_the_learning_rate_warms_up_linearly_and_decays_linearly_to_zero(steps, 
         factor = step / warmup if step < warmup else (steps - step) / max(steps - warmup, 1)
         assert schedule.get_last_lr() == [3e-4 * factor]  # to the last bit: checkpoints and outputs depend on it
         optimiser.step(), schedule.step()
+
+
+def test_a_constant_schedule_stays_at_the_peak_after_the_warm_up():
+    settings = OptimiserSettings(learning_rate=1e-6, warmup_ratio=0.08, schedule="constant")
+    optimiser, schedule = make_optimiser([torch.nn.Parameter(torch.zeros(1))], settings, 625)
+    for step in range(626):
+        assert schedule.get_last_lr() == [1e-6 * min(1.0, step / 50)]
+        optimiser.step(), schedule.step()
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("linear", 0.5), ("constant", 1.0)])
+def test_trl_s_trainers_follow_the_schedule_of_the_recipe(schedule, last, tmp_path):
+    from transformers import TrainingArguments, get_scheduler
+
+    settings = OptimiserSettings(learning_rate=1e-6, warmup_ratio=0.25, schedule=schedule)
+    arguments = TrainingArguments(**trainer_arguments(settings, ComputeSettings(device="cpu"), 0, tmp_path, False))
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    rates = get_scheduler(arguments.lr_scheduler_type, optimiser, arguments.get_warmup_steps(8), 8)
+    for _ in range(5):
+        optimiser.step(), rates.step()
+    assert rates.get_last_lr() == [last]
 
 
 def test_micro_batches_change_nothing_but_memory():

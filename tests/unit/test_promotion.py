@@ -28,18 +28,43 @@ def verdicts(
 
 def test_better_than_base_means_by_more_than_the_noise_of_the_difference() -> None:
     gate = "reward_mean better than base"
-    # The error of the difference of two figures with errors of 0.1 is 0.1414, and 1.96 of these are 0.277.
-    assert verdicts(model("a", reward_mean=0.28))[gate].result == "passed"
-    assert verdicts(model("a", reward_mean=0.27))[gate].result == "failed"
-    assert verdicts(model("a", reward_mean=0.27), noise=1.0)[gate].result == "passed"
+    # The error of the difference of two figures with errors of 0.1 is 0.1414. Of 100 prompts noise is 1.984 * 1.04 of
+    # these, 0.292.
+    assert verdicts(model("a", reward_mean=0.30))[gate].result == "passed"
+    assert verdicts(model("a", reward_mean=0.29))[gate].result == "failed"
+    assert verdicts(model("a", reward_mean=0.29), noise=1.0)[gate].result == "passed"
 
 
 def test_not_worse_than_the_champion_leaves_room_for_noise() -> None:
     gate, champion = "reward_mean not worse than the champion", model("c", reward_mean=1.0)
-    assert verdicts(model("a", reward_mean=0.73), champion)[gate].result == "passed"
-    found = verdicts(model("a", reward_mean=0.72), champion)[gate]
+    assert verdicts(model("a", reward_mean=0.71), champion)[gate].result == "passed"
+    found = verdicts(model("a", reward_mean=0.70), champion)[gate]
     assert found.result == "failed"
-    assert found.numbers == "0.72 ± 0.1 against 1 ± 0.1: difference -0.28, noise 0.28"
+    assert found.numbers == "0.7 ± 0.1 against 1 ± 0.1: difference -0.3, noise 0.29"
+
+
+@pytest.mark.parametrize(("prompts", "result"), [(1, "failed"), (9, "failed"), (10, "passed")])
+def test_of_too_few_prompts_no_gate_says_that_one_model_is_better_or_no_worse(prompts: int, result: str) -> None:
+    few, good = {"prompts": prompts}, {"reward_mean": 9.0}
+    found = verdicts(model("a", **few, **good), model("c", **few), model("base", **few, reward_mean=0.0))
+    gates = [verdict for gate, verdict in found.items() if "than" in gate]
+    assert [verdict.result for verdict in gates] == [result] * 3
+    assert all(verdict.numbers.startswith(f"too few to tell: {prompts} prompts") for verdict in gates) is (prompts < 10)
+
+
+def test_a_single_prompt_has_no_standard_error_and_its_gate_says_too_few() -> None:
+    one = Judged("a", "a", {"prompts": 1, "reward_mean": 2.0, "ended": 1.0})
+    found = verdicts(one, base=Judged("base", "base", {"prompts": 1, "reward_mean": 0.0}), not_worse_than_champion=[])
+    assert found["reward_mean better than base"].numbers == (
+        "too few to tell: 1 prompts, and below 10 nothing is called a difference (2 against 0)"
+    )
+
+
+def test_with_few_prompts_noise_is_longer_than_with_many() -> None:
+    gate = "reward_mean better than base"
+    for prompts, result in ((1000, "passed"), (12, "failed")):
+        base = model("base", reward_mean=0.0, prompts=prompts)
+        assert verdicts(model("a", reward_mean=0.35, prompts=prompts), base=base)[gate].result == result
 
 
 def test_a_share_of_all_prompts_has_an_error_too() -> None:
@@ -90,6 +115,16 @@ def test_without_a_scorer_the_average_of_the_leaderboard_says_what_is_better(ave
     assert (reward.gate, reward.result) == ("reward_mean better than base", "not asked")
     # The error of the difference is 0.69, and 1.96 of these are 1.36.
     assert (board.gate, board.result) == ("leaderboard_average better than base", result)
+
+
+@pytest.mark.parametrize(("limit", "result"), [(9, "failed"), (10, "failed"), (1000, "passed")])
+def test_a_benchmark_that_was_cut_short_counts_as_few_questions(limit: int, result: str) -> None:
+    settings = PromotionSettings.parse(SCORELESS, "gates.yaml")
+    candidate = benchmarks("a", 61.4)
+    base, cut = benchmarks("base", 60.0), Judged("a", "a", {**candidate.figures, "leaderboard_limit": limit})
+    _, board = judge(settings, cut, base, base, None)
+    assert board.result == result
+    assert ("too few to tell: 9 questions" in board.numbers) is (limit < 10)
 
 
 def test_what_is_asked_where_measured_has_to_be_measured_of_both() -> None:

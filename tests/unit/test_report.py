@@ -78,6 +78,7 @@ CASES: dict[str, tuple[dict[str, Any], bool]] = {
     "no rejected": (table(1, 1, rejected=False), True),
     "no scorer": (table(1, 1, scorer=False, oracle=False), False),
     "neither scorer nor rejected": (table(1, 1, scorer=False, rejected=False, oracle=False), False),
+    "one prompt": (table(1, 1, prompts=1, shown=1), True),
     "no samples shown": (table(1, 1, shown=0), True),
 }
 
@@ -193,7 +194,7 @@ def test_a_figure_draws_every_round_with_its_error_and_is_well_formed() -> None:
         *(f"rft-r{t}" for t in (1, 2)),
     ]
     assert sum("error" in element.get("class", "") for element in root.iter("path")) == 5
-    assert titles[-2] == "rft-r1: 2.120 ± 0.157 (95%)"
+    assert titles[-2] == "rft-r1: 2.120 ± 0.171 (95%)"
     assert note == "base, at −0.920, lies below the scale"
     assert root.get("aria-label") == "A < B"
 
