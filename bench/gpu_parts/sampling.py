@@ -26,6 +26,7 @@ class Tokens:
 
     settings: TemplateSettings = field(default_factory=TemplateSettings)
     end_of_text: int = 0
+    ends: tuple[int, ...] = (0,)
     padding: int = 1
 
 

@@ -58,9 +58,14 @@ class Lengths:
         limit = self.limits.max_response_tokens
         counts = [self._bound(row.rest) if self._is_kept(row.response) else None for row in rows]
         unsure = [place for place, count in enumerate(counts) if count is None or count > limit]
-        tokens = self.template.tokens_of_responses([(rows[place].start, rows[place].rest) for place in unsure])
+        # Those that are certainly spelt are only counted, without their prompts, which takes half the time.
+        starts = ["" if counts[place] is not None else rows[place].start for place in unsure]
+        tokens = self.template.tokens_of_responses(
+            [(start, rows[place].rest) for start, place in zip(starts, unsure, strict=True)]
+        )
         for place, response in zip(unsure, tokens, strict=True):
-            counts[place] = len(response) if survives(self.template, response, rows[place].response) else None
+            spelt = counts[place] is not None or survives(self.template, response, rows[place].response)
+            counts[place] = len(response) if spelt else None
         return counts
 
     def _bound(self, text: str) -> int | None:

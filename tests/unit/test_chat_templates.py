@@ -106,14 +106,15 @@ def test_an_argument_that_the_template_does_not_have_is_refused_with_the_one_tha
     with pytest.raises(InputError, match=r"no variable 'enable_thinkin' \(did you mean 'enable_thinking'\?\)"):
         template_of(chatml(THINKING), arguments={"enable_thinkin": False})
     with pytest.raises(InputError, match=r"template.arguments: the chat template has no variable 'enable_thinking'"):
-        template_of(chatml(), name="hh", arguments={"enable_thinking": False})
+        template_of(chatml(), arguments={"enable_thinking": False})
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"date": "yesterday"}, "'yesterday' is not a date; write it as 2025-01-01"),
-        ({"arguments": {"messages": 1}}, "messages is given by Juicer"),
+        ({"name": "model", "arguments": {"messages": 1}}, "messages is given by Juicer"),
+        ({"name": "hh", "arguments": {"a": 1}}, "for a model's own chat template; set template.name to model"),
         ({"arguments": {"a b": 1}}, "'a b' is not the name of a variable"),
     ],
 )
