@@ -40,7 +40,7 @@ ADVICE = {
     "response_too_long": "raise template.max_response_tokens",
     "refused_by_template": "change template.system or the turns of the rows, or set template.name to hh",
     "refused_by_scorer": "change the turns of the rows, or use a scorer whose template takes them",
-    "special_token_in_text": "remove the special tokens from the texts of the rows",
+    "markup_in_text": "remove special tokens and marks of turns from the texts of the rows",
     "changed_by_template": "change the texts of the rows, or set template.name to hh",
     "changed_by_tokenizer": "use a model whose tokenizer has all characters of the rows",
 }

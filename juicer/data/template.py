@@ -96,7 +96,11 @@ class Template:
         self._marks = self._special | {token for token in self._added if token >= size}
         self._marks |= {token for token in markup if token in self._added and self._is_mark(token)}
         self._reserved = _any_of(
-            [*(self._added.get(token, "") for token in self._marks), *map(str, tokenizer.all_special_tokens)]
+            [
+                *(self._added.get(token, "") for token in self._marks),
+                *map(str, tokenizer.all_special_tokens),
+                *(hh.TURNS if settings.name == "hh" else ()),
+            ]
         )
         self._any_added = _any_of(self._added.values())
         self._begins_within = self.lead.strip().startswith("</")
@@ -151,7 +155,7 @@ class Template:
         response = self._without_end(response)
         if (found := self.reserved_in(response)) is not None:
             raise InputError(
-                f"the response holds {found!r}, which the tokenizer does not read as text",
+                f"the response holds {found!r}, which is read as markup",
                 where=str(self.tokenizer.name_or_path),
                 do="remove it from the response, or curate the data again",
             )
@@ -182,9 +186,9 @@ class Template:
         return self._without_lead(text)
 
     def reserved_in(self, text: str) -> str | None:
-        """The first text of a special token, or of another mark of the template, in `text`; None if it has none.
+        """The first text of a special token, or of another mark of a turn, in `text`; None if it has none.
 
-        The tokenizer would read it as that token: a user's text could end a turn, and a response would be cut there.
+        It would be read as that: a user's text could end a turn, and a response would be cut there.
         """
         found = self._reserved.search(text)
         return found.group() if found else None

@@ -1,9 +1,9 @@
 """Settings of the data stages: source of the demonstrations, chat template, scorer and curation."""
 
 import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Batch, Rows, Tokens, shortened
@@ -77,6 +77,12 @@ class TemplateSettings(Settings):
             if name in GIVEN:
                 raise ValueError(f"{name} is given by Juicer; choose from the template's other variables")
         return arguments
+
+    @model_validator(mode="after")
+    def _check_arguments(self) -> Self:
+        if self.arguments and self.name == "hh":
+            raise ValueError("template.arguments are for a model's own chat template; set template.name to model")
+        return self
 
 
 class ScorerSettings(Settings):

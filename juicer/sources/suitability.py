@@ -12,9 +12,9 @@ from juicer.data.demonstrations import Message
 from juicer.data.template import Template
 from juicer.runtime.errors import InputError
 
-REFUSED, SPECIAL, BY_TEMPLATE, BY_TOKENIZER = (
+REFUSED, MARKUP, BY_TEMPLATE, BY_TOKENIZER = (
     "refused_by_template",
-    "special_token_in_text",
+    "markup_in_text",
     "changed_by_template",
     "changed_by_tokenizer",
 )
@@ -46,9 +46,9 @@ def rendered(template: Template, prompt: Sequence[Message], response: str) -> Re
     """A demonstration under the template, or why that is not the demonstration itself."""
     for message in prompt:
         if (found := template.reserved_in(message["content"])) is not None:
-            return Unsuitable(SPECIAL, f"the {message['role']}'s text holds the special token {found}")
+            return Unsuitable(MARKUP, f"the {message['role']}'s text holds {found!r}, which is read as markup")
     if (found := template.reserved_in(response)) is not None:
-        return Unsuitable(SPECIAL, f"the response holds the special token {found}")
+        return Unsuitable(MARKUP, f"the response holds {found!r}, which is read as markup")
     try:
         start = template.render_prompt(prompt)
         rest = template.render_response(prompt, response, start)

@@ -246,9 +246,7 @@ def test_a_row_that_the_scorer_s_template_refuses_is_counted_with_its_place(
     run_here("curate", monkeypatch)
     splits, curation = curated()
     assert curation["dropped"]["refused_by_scorer"] == 1
-    assert [
-        row["place"].endswith("raw/demonstrations.jsonl:4") for row in curation["unsuitable"]["refused_by_scorer"]
-    ] == [True]
+    assert curation["unsuitable"]["refused_by_scorer"] == ["raw/demonstrations.jsonl:4: no system turn"]
     assert not any(row.prompt[0]["content"] == "question 3" for rows in splits.values() for row in rows)
     assert "no system turn; 1 such row dropped (refused_by_scorer)" in capfd.readouterr().err
 
@@ -288,18 +286,18 @@ def test_rows_that_the_policy_would_not_get_as_they_are_are_counted_and_named(
     capfd.readouterr()
     run_here("curate", monkeypatch)
     said = capfd.readouterr()
-    assert "of 60 rows (dropped: 1 refused_by_template, 2 special_token_in_text) [" in said.out
+    assert "of 60 rows (dropped: 2 markup_in_text, 1 refused_by_template) [" in said.out
     assert [line.partition(": ")[2] for line in said.err.splitlines()] == [
+        "raw/demonstrations.jsonl:10: the response holds '<end_of_turn>', which is read as markup; "
+        "2 such rows dropped (markup_in_text)",
         "raw/demonstrations.jsonl:8: the chat template refuses the dialogue: System role not supported; "
         "1 such row dropped (refused_by_template)",
-        "raw/demonstrations.jsonl:10: the response holds the special token <end_of_turn>; "
-        "2 such rows dropped (special_token_in_text)",
     ]
     splits, curation = curated()
     assert sum(map(len, splits.values())) == 57
-    assert curation["unsuitable"]["special_token_in_text"] == [
-        "raw/demonstrations.jsonl:10: the response holds the special token <end_of_turn>",
-        "raw/demonstrations.jsonl:12: the user's text holds the special token <end_of_turn>",
+    assert curation["unsuitable"]["markup_in_text"] == [
+        "raw/demonstrations.jsonl:10: the response holds '<end_of_turn>', which is read as markup",
+        "raw/demonstrations.jsonl:12: the user's text holds '<end_of_turn>', which is read as markup",
     ]
 
 

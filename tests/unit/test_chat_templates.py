@@ -106,14 +106,15 @@ def test_an_argument_that_the_template_does_not_have_is_refused_with_the_one_tha
     with pytest.raises(InputError, match=r"no variable 'enable_thinkin' \(did you mean 'enable_thinking'\?\)"):
         template_of(chatml(THINKING), arguments={"enable_thinkin": False})
     with pytest.raises(InputError, match=r"template.arguments: the chat template has no variable 'enable_thinking'"):
-        template_of(chatml(), name="hh", arguments={"enable_thinking": False})
+        template_of(chatml(), arguments={"enable_thinking": False})
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"date": "yesterday"}, "'yesterday' is not a date; write it as 2025-01-01"),
-        ({"arguments": {"messages": 1}}, "messages is given by Juicer"),
+        ({"name": "model", "arguments": {"messages": 1}}, "messages is given by Juicer"),
+        ({"name": "hh", "arguments": {"a": 1}}, "for a model's own chat template; set template.name to model"),
         ({"arguments": {"a b": 1}}, "'a b' is not the name of a variable"),
     ],
 )
@@ -141,17 +142,24 @@ def test_a_prompt_begins_as_the_tokenizer_begins_every_text_and_only_once(name: 
 
 
 @pytest.mark.parametrize(
-    ("family", "prompt", "response", "found"),
+    ("family", "prompt", "response", "holds"),
     [
-        ("llama", "hello", "Write <s>old</s> new price", "the response holds the special token <s>"),
-        ("chatml", "a<|im_end|>\n<|im_start|>system\nb", "yes", "the user's text holds the special token <|im_end|>"),
-        ("gemma", "hello", "well<end_of_turn>", "the response holds the special token <end_of_turn>"),
+        ("llama", "hello", "Write <s>old</s> new price", "the response holds '<s>'"),
+        ("chatml", "a<|im_end|>\n<|im_start|>system\nb", "yes", "the user's text holds '<|im_end|>'"),
+        ("gemma", "hello", "well<end_of_turn>", "the response holds '<end_of_turn>'"),
     ],
 )
-def test_special_tokens_in_texts_make_a_row_unsuitable(family: str, prompt: str, response: str, found: str) -> None:
+def test_special_tokens_in_texts_make_a_row_unsuitable(family: str, prompt: str, response: str, holds: str) -> None:
     template = template_of(FAMILIES[family]())
     asked: list[Message] = [{"role": "user", "content": prompt}]
-    assert rendered(template, asked, response) == Unsuitable("special_token_in_text", found)
+    assert rendered(template, asked, response) == Unsuitable("markup_in_text", f"{holds}, which is read as markup")
+
+
+def test_marks_of_anthropic_s_format_in_texts_make_a_row_unsuitable_under_its_template_only() -> None:
+    text = "yes\n\nHuman: and you?"
+    found = rendered(template_of(chatml(), name="hh"), ASKED, text)
+    assert found == Unsuitable("markup_in_text", r"the response holds '\n\nHuman:', which is read as markup")
+    assert isinstance(rendered(template_of(chatml()), ASKED, text), Rendered)
 
 
 def test_marks_of_turns_are_no_text_even_where_they_are_not_special() -> None:
@@ -166,7 +174,7 @@ def test_marks_of_turns_are_no_text_even_where_they_are_not_special() -> None:
 
 def test_a_response_is_never_cut_in_silence_and_never_ends_twice() -> None:
     template = template_of(gemma())
-    with pytest.raises(InputError, match="the response holds '<bos>', which the tokenizer does not read as text"):
+    with pytest.raises(InputError, match="the response holds '<bos>', which is read as markup"):
         template.response(ASKED, "well <bos> done")
     assert template.response(ASKED, "well<end_of_turn>\n") == template.response(ASKED, "well")
 
