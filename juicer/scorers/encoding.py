@@ -61,7 +61,7 @@ class Encoder:
         try:
             return self._render(*row)
         except Exception as error:  # a template is a program that came with the model
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
             which = "a row" if number is None else f"row {number}"
             what = f"the scorer's chat template refuses {which}: {reason}"
             do = "remove the row, or use a scorer whose template takes it"

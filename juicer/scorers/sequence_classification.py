@@ -16,6 +16,7 @@ from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from juicer.data import hh
 from juicer.data.demonstrations import Message
+from juicer.data.rendering import render
 from juicer.models.folder import check_folder
 from juicer.models.loading import check_finite, device_of, dtype_of, load_tokenizer, load_weights
 from juicer.runtime.context import LOCAL, WorkContext
@@ -23,7 +24,9 @@ from juicer.runtime.errors import InputError
 from juicer.scorers.batches import score_sequences
 from juicer.scorers.encoding import Encoder, Row, Texts
 from juicer.settings.compute import ComputeSettings
-from juicer.settings.data import ScorerSettings
+from juicer.settings.data import ScorerSettings, TemplateSettings
+
+FIXED = TemplateSettings(name="model")
 
 
 class SequenceClassificationScorer:
@@ -74,15 +77,11 @@ class SequenceClassificationScorer:
 
     def render(self, prompt: list[Message], response: str) -> str:
         """The text that is scored."""
-        answered = [{"role": str(turn["role"]), "content": turn["content"]} for turn in prompt]
-        answered.append({"role": "assistant", "content": response})
-        own = bool(self.tokenizer.chat_template)
-        template = None if own else hh.CHAT_TEMPLATE
-        text = str(self.tokenizer.apply_chat_template(answered, chat_template=template, tokenize=False))
-        end = self.tokenizer.eos_token or ""
-        # The model was trained with its own template, so end-of-text is never removed from that.
-        bare = text if own else text.removesuffix(end)
-        return bare + end if self.settings.end_of_text and not bare.endswith(end) else bare
+        answered: list[Message] = [*prompt, {"role": "assistant", "content": response}]
+        own, end = bool(self.tokenizer.chat_template), self.tokenizer.eos_token or ""
+        # A template that asks for today's date gets a fixed one, so that scores do not depend on the day.
+        text = render(self.tokenizer, answered, FIXED, asks=False) if own else hh.render(answered)
+        return text + end if self.settings.end_of_text and not text.endswith(end) else text
 
     def _texts(self, prompt: list[Message], response: str) -> Texts:
         return (question_of(prompt), response) if self.paired else (self.render(prompt, response),)

@@ -33,7 +33,7 @@ from juicer.scorers.beaver import BeaverModel, BeaverScorer, dialogue
 from juicer.scorers.encoding import Encoder, Render, Row
 from juicer.scorers.sequence_classification import SequenceClassificationScorer, question_of
 from juicer.settings.compute import ComputeSettings
-from juicer.settings.data import ScorerSettings
+from juicer.settings.data import ScorerSettings, TemplateSettings
 
 CPU = ComputeSettings(device="cpu", precision="fp32", threads=1)
 Change = Callable[[dict[str, torch.Tensor]], None]
@@ -369,6 +369,13 @@ def test_a_classifier_s_own_chat_template_is_used(classifier: Path, tokenizer: T
     tokenizer.save_pretrained(classifier)
     scorer = SequenceClassificationScorer.load(classifier, settings("sequence-classification"), CPU)
     assert scorer.render(ASKED, "good") == "<user>hello<assistant>good"
+
+
+def test_a_template_that_prints_the_date_scores_the_same_on_every_day(classifier: Path, tokenizer: Tokenizer) -> None:
+    tokenizer.chat_template = "{{ strftime_now('%Y') }}{% for turn in messages %} {{ turn['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(classifier)
+    scorer = SequenceClassificationScorer.load(classifier, settings("sequence-classification"), CPU)
+    assert scorer.render(ASKED, "good") == f"{TemplateSettings().date[:4]} hello good"
 
 
 def test_a_classifier_whose_head_would_be_drawn_at_random_is_refused(classifier: Path) -> None:
