@@ -228,8 +228,8 @@ def agree(found: Tensor, wanted: Tensor, tolerance: float = AGREEMENT) -> bool:
     """Whether logits are the same up to rounding."""
     if found.shape != wanted.shape or not bool(torch.isfinite(found).all()):
         return False
-    deviation = float(wanted.std()) or 1.0
-    return float((found - wanted).abs().max()) <= tolerance * deviation
+    deviation = float(wanted.detach().std()) or 1.0
+    return float((found - wanted).detach().abs().max()) <= tolerance * deviation
 
 
 @torch.no_grad()
