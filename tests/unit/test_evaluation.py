@@ -72,6 +72,28 @@ def test_the_sft_policy_has_no_implicit_reward(policy, template):
     assert evaluate(policy, template, sft=copy.deepcopy(policy)).metrics.implicit_preference_accuracy is not None
 
 
+def test_implicit_preference_accuracy_is_by_the_log_ratio_to_the_sft_policy(policy, template):
+    sft = copy.deepcopy(policy)
+    torch.manual_seed(4)
+    with torch.no_grad():
+        sft.get_output_embeddings().weight.add_(0.3 * torch.randn_like(sft.get_output_embeddings().weight))
+    words = ("well", "bad", "hello world", "thank you", "nice", "it is", "very", "how")
+    rows = [
+        Demonstration.make([{"role": "user", "content": f"hello {i}"}], words[i], rejected=words[(3 * i + 1) % 8])
+        for i in range(8)
+    ]
+    gaps = []
+    for row in rows:
+        prompt = template.prompt(row.prompt)
+        answers = [Dialogue(prompt, template.response(row.prompt, text)) for text in (row.response, row.rejected)]
+        gaps.append([score_dialogues(model, answers, 1) @ torch.tensor([1.0, -1.0]) for model in (policy, sft)])
+    metrics = evaluate(policy, template, sft=sft, rows=rows).metrics
+    accuracy = sum(mine > theirs for mine, theirs in gaps) / 8
+    assert metrics.implicit_preference_accuracy == accuracy != metrics.preference_accuracy
+    assert accuracy != sum(mine > -theirs for mine, theirs in gaps) / 8
+    assert accuracy != sum(theirs > 0 for _, theirs in gaps) / 8
+
+
 def test_means_have_standard_errors():
     assert mean_and_error([1.0, 2.0, 3.0]) == (2.0, pytest.approx((1 / 3) ** 0.5))
     assert mean_and_error([]) == (None, None)

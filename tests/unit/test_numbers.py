@@ -122,6 +122,18 @@ def test_differences_are_taken_to_the_control_and_to_sft_where_there_is_none() -
     assert rows_of(summary)["sft"].reward_difference == 0.0
 
 
+def test_the_difference_of_every_model_is_to_the_control_and_its_wins_are_over_sft() -> None:
+    evaluated = parsed(table(1, 1))
+    scores = {model.name: model.held_out_scores for model in evaluated.models}
+    summary = summarise(evaluated, "quickstart", 0)
+    for row in summary.models:
+        difference, error = paired_difference(scores[row.name], scores["sft-matched"])
+        to_sft, _ = paired_difference(scores[row.name], scores["sft"])
+        assert row.reward_difference == pytest.approx(difference, rel=1e-4) != pytest.approx(to_sft, rel=1e-4)
+        assert row.reward_difference_sem == pytest.approx(error, rel=1e-4)
+        assert row.win_rate_vs_sft == pytest.approx(win_rate(scores[row.name], scores["sft"]), rel=1e-4)
+
+
 def test_the_champion_is_the_best_on_validation_even_when_held_out_disagrees() -> None:
     models = [
         evaluation("sft", "sft", 0, quality=0.5, validation=0.5),
