@@ -17,10 +17,15 @@ from torch import Tensor
 
 from juicer.data import demonstrations
 from juicer.data.demonstrations import Demonstration
-from juicer.data.dialogues import Sample, write_samples
+from juicer.data.dialogues import Dialogue, Sample, write_samples
 from juicer.evaluation.metrics import Evaluation
 from juicer.evaluation.results import EvaluatedModel, Merits, Metrics
+from juicer.models.loading import TRAINING_DTYPE
 from juicer.recipe.activation import dump, load
+from juicer.recipe.graph import ABSENT
+from juicer.runtime.seeding import derive
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.data import TemplateSettings
 from juicer.stages.stage import Stage
 from juicer.training.record import TrainingRecord
 from tasks import evaluate, irft_generate, irft_train, rft_generate, rft_policy, rft_reward, sft_matched
@@ -41,6 +46,8 @@ class Work:
     """The calls of the replaced functions, in order: the arguments of each by name."""
 
     calls: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    line: str = ""
+    """What the control said last."""
 
     def note(self, function: str, **given: Any) -> None:
         self.calls.setdefault(function, []).append(given)
@@ -55,14 +62,32 @@ class Work:
         return recipe
 
     def run(self, program: ModuleType, stage: str, **arguments: Any) -> str:
-        given = argparse.Namespace(params=Path("params.yaml"), data=Path("data"), **arguments)
-        done: str = program.run(Stage(stage, given))
+        given = parsed(program, {"data": "data"} | arguments)
+        given.params = Path("params.yaml")
+        work = Stage(stage, given)
+        done: str = program.run(work)
+        work.write_costs()
         return done
 
 
-def loaded(folder: Path, *_: object) -> Any:
+def parsed(program: ModuleType, arguments: dict[str, object]) -> argparse.Namespace:
+    """The arguments of a stage as its command line gives them."""
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    program.arguments(parser)
+    given = {name: ABSENT if value is None else str(value) for name, value in arguments.items()}
+    return parser.parse_args([word for name, value in given.items() for word in (f"--{name}", value)])
+
+
+class Model(SimpleNamespace):
     """Stands for the model of a folder."""
-    return SimpleNamespace(folder=folder, eval=lambda: None)
+
+    def eval(self) -> None:
+        self.mode = "evaluation"
+
+
+def loaded(folder: Path, compute: ComputeSettings, *dtype: object) -> Any:
+    assert isinstance(compute, ComputeSettings)
+    return Model(folder=folder, dtype=dtype, mode="training")
 
 
 def training_record(stage: str, *curves: str, steps: int = 1) -> TrainingRecord:
@@ -97,9 +122,12 @@ def work(template, tmp_path, monkeypatch) -> Work:
         return [Sample(name, 0, prompt, [2], ended=True, log_probability=-1.0) for name, prompt in prompts]
 
     def train_sft(policy, template, dialogues, settings, compute, seed, scratch, context, *, stage, steps):
-        rate = settings.optimiser.learning_rate
-        noted.note("train_sft", policy=policy, seed=seed, steps=steps, rate=rate)
-        return training_record(stage, steps=steps)
+        noted.note("train_sft", policy=policy, template=template, dialogues=dialogues, settings=settings, seed=seed,
+                   scratch=scratch, context=context, stage=stage, steps=steps)  # fmt: skip
+        assert isinstance(compute, ComputeSettings)
+        record = training_record(stage, steps=steps)
+        record.facts["epochs"] = 2.0
+        return record
 
     def irft_round(policy, reference, pairs, settings, padding, seed, context):
         noted.note("irft_round", policy=policy, reference=reference, seed=seed)
@@ -123,16 +151,27 @@ def work(template, tmp_path, monkeypatch) -> Work:
 
     def load_reward(folder, compute, seed, dtype=None):
         noted.note("load_reward", folder=folder, seed=seed)
-        return loaded(folder)
+        return loaded(folder, compute)
+
+    def load_template(folder, settings):
+        assert isinstance(settings, TemplateSettings)
+        return template
+
+    def peak_share(model, dialogues):
+        assert isinstance(dialogues[0], Dialogue) and not isinstance(model, list)
+
+    def load_scorer(settings, folder, compute):
+        noted.note("load_scorer", settings=settings, folder=folder)
 
     def save(model, template, folder, record):
+        noted.note("save", model=model, template=template)
         folder.mkdir()
         (folder / "training.json").write_text(json.dumps(record))
 
     for module, replaced in {
         "juicer.models.loading": {
             "load_policy": loaded, "save_policy": save, "save_model": save,
-            "load_template": lambda folder, settings: template,
+            "load_template": load_template,
         },
         "juicer.evaluation.metrics": {"evaluate_policy": evaluate_policy},
         "juicer.sampling.decoding": {"sample_responses": sample_responses},
@@ -144,8 +183,8 @@ def work(template, tmp_path, monkeypatch) -> Work:
         },
         "juicer.methods.policy_alignment": {"align_policy": align_policy},
         "juicer.training.adapters": {"add_adapters": add_adapters, "merge_adapters": lambda adapters: None},
-        "juicer.training.utilisation": {"peak_share": lambda model, dialogues: None},
-        "juicer.scorers": {"load": lambda settings, folder, compute: None},
+        "juicer.training.utilisation": {"peak_share": peak_share},
+        "juicer.scorers": {"load": load_scorer},
     }.items():  # fmt: skip
         for name, value in replaced.items():
             monkeypatch.setattr(f"{module}.{name}", value)
@@ -302,16 +341,23 @@ def test_the_steps_and_tokens_of_the_reward_count_for_the_method(work, samples):
     assert (made["steps"], made["total_steps"], made["total_response_tokens"]) == (3, 4, 40)
 
 
-def control(work: Work, **used: tuple[int, int]) -> list[dict[str, Any]]:
+def control(work: Work, scorer: str | None = None, **used: tuple[int, int] | None) -> list[dict[str, Any]]:
     """Train the control after methods that used so many (steps, response tokens); returns the calls of train_sft."""
     folders: dict[str, Path | None] = {"irft": None, "rft": None}
-    for method, (steps, tokens) in used.items():
+    for method, cost in used.items():
         folder = folders[method] = Path("models") / method
         folder.mkdir(parents=True, exist_ok=True)
-        record = {"stage": method, "total_steps": steps, "total_response_tokens": tokens}
-        (folder / "training.json").write_text(json.dumps(record))
-    work.run(sft_matched, "sft_matched@control", policy=SFT, scorer=None, **folders, out=Path("models/sft-matched"))
+        if cost is not None:
+            record = {"stage": method, "total_steps": cost[0], "total_response_tokens": cost[1]}
+            (folder / "training.json").write_text(json.dumps(record))
+    given = {"policy": SFT, "scorer": scorer, **folders, "out": Path("models/sft-matched")}
+    work.line = work.run(sft_matched, "sft_matched@control", **given)
     return work.take("train_sft")
+
+
+def record_of_control() -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(Path("models/sft-matched/training.json").read_text())
+    return record
 
 
 @pytest.mark.parametrize(
@@ -324,6 +370,9 @@ def control(work: Work, **used: tuple[int, int]) -> list[dict[str, Any]]:
         ({"irft": (30, "10 steps"), "rft": (20, "31.5 steps")}, 32),
         ({"irft": (30, "31.5 steps"), "rft": (20, "10 steps")}, 32),
         ({"rft": (3, "1 token")}, 3),
+        # A model without a record asks for nothing.
+        ({"irft": None, "rft": (20, 0)}, 20),
+        ({"irft": None}, 0),
     ],
 )
 def test_the_control_takes_at_least_the_steps_and_the_tokens_of_the_longer_method(work, template, used, steps):
@@ -331,26 +380,91 @@ def test_the_control_takes_at_least_the_steps_and_the_tokens_of_the_longer_metho
     rows = list(demonstrations.read(Path("data/train.jsonl")))
     per_step = sum(len(template.response(row.prompt, row.response)) for row in rows) / 3  # 12 rows in steps of 4
     tokens = {0: 0, "1 token": 1, "10 steps": 10 * per_step, "31.5 steps": round(31.5 * per_step)}
-    (call,) = control(work, **{method: (count, tokens[cost]) for method, (count, cost) in used.items()})
+    (call,) = control(work, **{name: cost and (cost[0], tokens[cost[1]]) for name, cost in used.items()})
     assert call["steps"] == steps
 
 
-def test_every_rate_of_the_control_starts_at_sft_with_the_same_seeds_and_the_best_is_kept(work, monkeypatch):
-    rates = [1e-4, 1e-3, 1e-2]
-    work.recipe("sft_matched.learning_rates=[1e-4, 1e-3, 1e-2]")
-    seeds = []
+def test_the_control_continues_sft_on_the_demonstrations_and_all_of_it_counts(work, template):
+    recipe = work.recipe("sft_matched.learning_rates=[1e-3]", "sft.batch_size=4")
+    (call,) = control(work, irft=(30, 0))
+    assert work.take("evaluate_policy") == []  # there is nothing to choose
+    assert (call["policy"].folder, call["policy"].dtype) == (SFT, (TRAINING_DTYPE,))
+    assert (call["template"], call["stage"]) == (template, "sft_matched")
+    rows = demonstrations.read(Path("data/train.jsonl"))
+    assert call["dialogues"] == [
+        Dialogue(template.prompt(row.prompt), template.response(row.prompt, row.response)) for row in rows
+    ]
+    rate = recipe.sft.optimiser.model_copy(update={"learning_rate": 1e-3})
+    assert call["settings"] == recipe.sft.model_copy(update={"optimiser": rate})
+    assert call["context"].checkpoint is not None and call["scratch"].name.startswith("sft_matched")
+    record = record_of_control()
+    assert (record["stage"], record["steps"], record["total_steps"]) == ("sft_matched", 30, 30)
+    assert record["total_response_tokens"] == 300
+    assert record["facts"] == {"epochs": 2.0, "learning_rate": 1e-3, "validation_of_learning_rates": {}}
+    assert work.line == "30 steps at 0.001, loss 0.500"
+
+
+RATES = [1e-4, 1e-3, 1e-2]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "best"), [([0.1, 0.9, 0.5], 1), ([0.2, 0.1, 0.1], 0), ([0.1, 0.2, 0.3], 2), ([0.3, 0.3, 0.3], 0)]
+)
+def test_every_rate_of_the_control_starts_at_sft_with_the_same_seeds_and_the_best_is_kept(
+    work, template, monkeypatch, rewards, best
+):
+    recipe = work.recipe(f"sft_matched.learning_rates={RATES}", "evaluation.prompts=2")
+    judged = []
 
     def judge(policy, sft, scorer, oracle, template, rows, settings, seed, context):
-        seeds.append((seed, [row.response for row in rows]))
-        reward = {1: 0.1, 2: 0.9, 3: 0.5}[len(seeds)]
+        judged.append((policy, seed, [row.response for row in rows], settings))
+        assert (sft, scorer, oracle, policy.mode) == (None, None, None, "evaluation")
+        assert context.processes.world_size == 1
+        reward = rewards[len(judged) - 1] + 1e-8
         return SimpleNamespace(metrics=SimpleNamespace(merits=Merits(reward_mean=reward)))
 
     monkeypatch.setattr("juicer.evaluation.metrics.evaluate_policy", judge)
-    calls = control(work, irft=(30, 0))
-    assert [call["rate"] for call in calls] == rates
+    calls = control(work, "models/scorer", irft=(30, 0))
+    assert [call["settings"].optimiser.learning_rate for call in calls] == RATES
     assert {call["policy"].folder for call in calls} == {SFT}
-    assert len({call["seed"] for call in calls}) == len({seed for seed, _ in seeds}) == 1
-    assert [rows for _, rows in seeds] == [[answer("validation", number) for number in range(3)]] * 3
-    facts = json.loads(Path("models/sft-matched/training.json").read_text())["facts"]
-    assert facts["learning_rate"] == 1e-3
-    assert facts["validation_of_learning_rates"] == {"0.0001": 0.1, "0.001": 0.9, "0.01": 0.5}
+    assert [policy for policy, *_ in judged] == [call["policy"] for call in calls]
+    assert len({call["seed"] for call in calls}) == len({seed for _, seed, *_ in judged}) == 1
+    assert [rows for _, _, rows, _ in judged] == [[answer("validation", 0), answer("validation", 1)]] * 3
+    assert {settings == recipe.evaluation.sampling for *_, settings in judged} == {True}
+    scorer = {"settings": recipe.scorer, "folder": Path("models/scorer")}
+    assert work.take("load_scorer") == [scorer] * 3
+    (saved,) = work.take("save")
+    assert saved["model"] is calls[best]["policy"] and saved["template"] is template
+    facts = record_of_control()["facts"]
+    assert facts["learning_rate"] == RATES[best]
+    assert facts["validation_of_learning_rates"] == dict(zip(["0.0001", "0.001", "0.01"], rewards, strict=True))
+    costs = json.loads(Path(".juicer/costs/sft_matched@control.json").read_text())
+    assert (costs["steps"], costs["response_tokens"]) == (90, 900)
+
+
+def test_with_two_rates_both_are_judged_and_without_a_common_metric_the_first_is_kept(work, monkeypatch):
+    work.recipe("sft_matched.learning_rates=[1e-4, 1e-3]")
+    nothing = SimpleNamespace(metrics=SimpleNamespace(merits=Merits()))
+    judged = []
+    monkeypatch.setattr("juicer.evaluation.metrics.evaluate_policy", lambda *_: judged.append(1) or nothing)
+    control(work, irft=(30, 0))
+    assert len(judged) == 2
+    facts = record_of_control()["facts"]
+    assert (facts["learning_rate"], facts["validation_of_learning_rates"]) == (1e-4, {})
+
+
+def test_the_control_is_trained_and_judged_with_seeds_of_its_own(work):
+    seeds = []
+    for seed in (0, 1):
+        work.recipe(f"seed={seed}", "sft_matched.learning_rates=[1e-4, 1e-3]")
+        seeds += [control(work, irft=(30, 0))[0]["seed"], work.take("evaluate_policy")[0]["seed"]]
+    assert seeds == [derive(seed, name) for seed in (0, 1) for name in ("sft-matched", "evaluation")]
+
+
+@pytest.mark.parametrize("option", ["policy", "data", "scorer", "irft", "rft", "out"])
+def test_every_option_of_the_control_has_to_be_given(option):
+    options = dict.fromkeys(["policy", "data", "scorer", "irft", "rft", "out"], "a")
+    assert parsed(sft_matched, options).out == Path("a")
+    del options[option]
+    with pytest.raises((SystemExit, argparse.ArgumentError)):
+        parsed(sft_matched, options)
