@@ -20,6 +20,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, Literal
 
+from tqdm import tqdm
+
 from dev.mutants.changes import Change
 
 Ended = Literal["killed", "timed out", "survived"]
@@ -129,6 +131,7 @@ def run_all(root: Path, changes: Iterable[Change], tests: Sequence[str], usual: 
     waiting, limit = list(enumerate(changes)), 10 + 10 * usual
     ends: dict[int, Ended] = {}
     running: dict[Connection, tuple[int, BaseProcess, float]] = {}
+    shown = tqdm(total=len(waiting), unit="change", disable=None)
     while waiting or running:
         while waiting and len(running) < jobs:
             place, change = waiting.pop(0)
@@ -144,6 +147,8 @@ def run_all(root: Path, changes: Iterable[Change], tests: Sequence[str], usual: 
             process.join()
             heard.close()
             del running[heard]
+            shown.update()
+    shown.close()
     return [ends[place] for place in sorted(ends)]
 
 
