@@ -59,18 +59,24 @@ def main() -> int:
             print(f"{change.module}:{change.line}: {change.what}")
         return 0
     preload(ROOT, sorted({test for module in chosen for test in TESTS[module]}))
-    results = json.loads(given.out.read_text(encoding="utf-8")) if given.out.is_file() else {}
-    rows: dict[str, Any] = results.get("modules", {})
     for module in chosen:
         begun = time.monotonic()
         usual = baseline(ROOT, TESTS[module])
         ends = run_all(ROOT, changes[module], TESTS[module], usual, given.jobs)
-        rows[module] = row_of(changes[module], ends, reasons()) | {"seconds": round(time.monotonic() - begun)}
-        print(text_of(module, rows[module]), flush=True)
-    summary = summary_of({module: rows[module] for module in TESTS if module in rows})
-    given.out.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        row = row_of(changes[module], ends, reasons()) | {"seconds": round(time.monotonic() - begun)}
+        print(text_of(module, row), flush=True)
+        summary = add(given.out, module, row)
     print(f"\n{summary['killed']} of {summary['total']} changes noticed ({summary['share']:.1%}); written: {given.out}")
     return 0 if summary["share"] >= ENOUGH and not summary["unexplained"] else 1
+
+
+def add(path: Path, module: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Put the results of a module into the file of all results; returns its content."""
+    rows = json.loads(path.read_text(encoding="utf-8"))["modules"] if path.is_file() else {}
+    rows[module] = row
+    summary = summary_of({name: rows[name] for name in TESTS if name in rows})
+    path.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return summary
 
 
 def reasons() -> dict[tuple[str, str, str], str]:
@@ -89,7 +95,6 @@ def row_of(changes: Sequence[Change], ends: Sequence[Ended], known: dict[tuple[s
     return {
         "total": len(changes),
         "killed": len(changes) - len(survivors),
-        "killed_by_time": ends.count("timed out"),
         "survivors": [
             {"line": each.line, "source": each.source, "change": each.what, "reason": known.get(each.key)}
             for each in survivors
@@ -98,7 +103,7 @@ def row_of(changes: Sequence[Change], ends: Sequence[Ended], known: dict[tuple[s
 
 
 def summary_of(rows: dict[str, Any]) -> dict[str, Any]:
-    """The results of all modules."""
+    """The results of all modules; those that are not among TESTS any more are left out."""
     total, killed = (sum(row[name] for row in rows.values()) for name in ("total", "killed"))
     unexplained = sum(each["reason"] is None for row in rows.values() for each in row["survivors"])
     counts = {"total": total, "killed": killed, "share": round(killed / total, 4), "unexplained": unexplained}
