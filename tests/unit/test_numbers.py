@@ -261,7 +261,9 @@ def test_without_validation_a_model_has_no_figures_of_it() -> None:
 
 
 def test_one_pair_of_scores_has_a_difference() -> None:
-    assert paired_difference([5.0], [3.0])[0] == 2.0
+    difference, error = paired_difference([5.0], [3.0])
+    assert difference == 2.0
+    assert not error, "one pair tells nothing about its spread"
     assert paired_difference([5.0, 2.0, None], [3.0, None, 1.0])[0] == 2.0
     assert paired_difference([1.0, 5.0], [0.0, 0.0]) == (3.0, 2.0)
 
@@ -289,3 +291,7 @@ def test_a_column_is_shown_where_one_model_has_a_value() -> None:
         SummaryRow(name="b", method="irft", round=2, path=""),
     ]
     assert [column.key for column in shown_columns(models)] == ["kl_to_sft"]
+
+
+def test_gaps_alone_are_shown_with_their_sign() -> None:
+    assert [column.key for column in COLUMNS if column.signed] == ["preference_gap", "demonstration_gap"]
