@@ -5,9 +5,10 @@ RECIPE ?=
 PLAN ?=
 KIT ?=
 FAULTS ?=
+MUTANTS ?=
 UI ?=
 # Read from the environment, so that the shell takes them as words, whatever is in them.
-export RECIPE PLAN KIT UI FAULTS
+export RECIPE PLAN KIT UI FAULTS MUTANTS
 PYTHON_BARE ?= python3.12
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -102,6 +103,10 @@ hostile: setup ## try 250 bad recipes, data files and model folders, one process
 .PHONY: faults
 faults: setup ## kill, edit, starve and double runs, and judge what they leave (an hour or less); FAULTS="--only kill"
 	@set -f; python -m dev.faults $$FAULTS
+
+.PHONY: mutants
+mutants: setup ## make small wrong changes, one at a time, and see that a test fails on each; MUTANTS="--module pairs"
+	@set -f; python -m dev.mutants $$MUTANTS
 
 gpu-kit: setup ## pack what a borrowed GPU machine lacks into .gpu-kit; KIT=--model adds a small real model
 	@set -f; python -m bench.gpu_kit $$KIT

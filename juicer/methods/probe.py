@@ -253,6 +253,7 @@ def _check_saving(model: "PreTrainedModel", refuse: Callable[[str], InputError])
         loaded, report = kind.from_pretrained(
             folder,
             local_files_only=True,
+            trust_remote_code=False,
             output_loading_info=True,
             dtype=torch.float32,
             attn_implementation=model.config._attn_implementation,

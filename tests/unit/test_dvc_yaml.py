@@ -58,6 +58,46 @@ def test_a_stage_lists_its_data_before_its_code(name: str) -> None:
     assert kinds == sorted(kinds)
 
 
+def options_of(name: str) -> dict[str, str]:
+    """The options of a stage's command, by name."""
+    words = STAGES[name]["cmd"].split()[3:]
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def test_what_a_stage_calls_initial_or_sft_is_the_sft_policy_in_every_round() -> None:
+    held = {name: {"--initial", "--sft"} & options_of(name).keys() for name in STAGES}
+    given = {name: options for name, options in held.items() if options}
+    assert given == {"irft_train": {"--initial"}, "rft_policy": {"--initial"}, "evaluate": {"--sft"}}
+    for name, (option,) in given.items():
+        assert options_of(name)[option] == "models/sft" == STAGES["sft"]["outs"][0]
+        assert "models/sft" in STAGES[name]["deps"]
+
+
+@pytest.mark.parametrize("name", ["irft_generate", "irft_train", "rft_generate", "rft_policy"])
+def test_a_round_starts_at_the_policy_of_the_round_before(name: str) -> None:
+    assert options_of(name)["--policy"] == f"@graph.{name.partition('_')[0]}.@key.previous"
+
+
+@pytest.mark.parametrize("name", ["irft_generate", "rft_generate"])
+def test_a_round_samples_for_its_own_slice(name: str) -> None:
+    assert options_of(name)["--part"] == f"@graph.{name.partition('_')[0]}.@key.part"
+
+
+def test_every_stage_of_a_round_is_told_which_round_it_is() -> None:
+    rounds = [name for name in STAGES if name.startswith(("irft_", "rft_"))]
+    assert len(rounds) == 5
+    for name in rounds:
+        assert options_of(name)["--round"] == "@key"
+
+
+def test_the_control_starts_at_sft_and_matches_the_last_round_of_each_method() -> None:
+    options = options_of("sft_matched")
+    assert options["--policy"] == "models/sft"
+    assert {name: options[f"--{name}"] for name in ("irft", "rft")} == {
+        name: f"@graph.sft_matched.@key.{name}" for name in ("irft", "rft")
+    }
+
+
 DECLARED = declared(ROOT / "dvc.yaml")
 
 

@@ -11,6 +11,8 @@ from juicer.data.template import Template
 from juicer.evaluation.metrics import Evaluation, distinct_pairs, evaluate_policy, mean_and_error
 from juicer.models.log_probability import score_dialogues
 from juicer.quickstart.random_models import CHAT
+from juicer.runtime.context import WorkContext
+from juicer.runtime.processes import Processes
 from juicer.settings.data import TemplateSettings
 from juicer.settings.training import SamplingSettings
 from tasks.evaluate import report_samples
@@ -30,6 +32,28 @@ class LengthScorer:
 
 def evaluate(policy, template, sft=None, scorer=None, oracle=None, rows=ROWS):
     return evaluate_policy(policy, sft, scorer, oracle, template, rows, SamplingSettings(), seed=0)
+
+
+WORDS = ("well", "bad", "hello world", "thank you", "nice", "it is", "very", "how are you")
+
+
+@pytest.fixture
+def sft(policy):
+    """Another policy."""
+    other = copy.deepcopy(policy)
+    torch.manual_seed(4)
+    with torch.no_grad():
+        other.get_output_embeddings().weight.add_(0.3 * torch.randn_like(other.get_output_embeddings().weight))
+    return other
+
+
+def scored(model, template, rows, texts):
+    """log pi of texts as responses, and their numbers of tokens."""
+    answers = [
+        Dialogue(template.prompt(row.prompt), template.response(row.prompt, text))
+        for row, text in zip(rows, texts, strict=True)
+    ]
+    return score_dialogues(model, answers, 1), torch.tensor([len(each.response) for each in answers])
 
 
 def test_reward_and_oracle_are_means_over_the_policys_own_responses(policy, template):
@@ -72,6 +96,22 @@ def test_the_sft_policy_has_no_implicit_reward(policy, template):
     assert evaluate(policy, template, sft=copy.deepcopy(policy)).metrics.implicit_preference_accuracy is not None
 
 
+def test_implicit_preference_accuracy_is_by_the_log_ratio_to_the_sft_policy(policy, sft, template):
+    rows = [
+        Demonstration.make([{"role": "user", "content": f"hello {i}"}], WORDS[i], rejected=WORDS[(3 * i + 1) % 8])
+        for i in range(8)
+    ]
+    mine, theirs = (
+        scored(model, template, rows, [row.response for row in rows])[0]
+        - scored(model, template, rows, [row.rejected for row in rows])[0]
+        for model in (policy, sft)
+    )
+    metrics = evaluate(policy, template, sft=sft, rows=rows).metrics
+    accuracy = (mine > theirs).float().mean()
+    assert metrics.implicit_preference_accuracy == accuracy != metrics.preference_accuracy
+    assert accuracy not in ((mine > -theirs).float().mean(), (theirs > 0).float().mean())
+
+
 def test_means_have_standard_errors():
     assert mean_and_error([1.0, 2.0, 3.0]) == (2.0, pytest.approx((1 / 3) ** 0.5))
     assert mean_and_error([]) == (None, None)
@@ -98,3 +138,115 @@ def test_the_report_samples_a_chat_model_keep_their_turns_and_say_which_were_cut
     usual = ["prompt", "demonstration", "response", "score", "oracle"]
     assert [list(each) for each in shown(plain, True, True, False)] == [usual, usual]
     assert [each["ended"] for each in shown(plain, True, False, True)] == [True, False]
+
+
+def test_preferences_are_told_by_sums_and_by_means_of_log_probabilities(policy, template):
+    rows = [
+        Demonstration.make(
+            [{"role": "user", "content": f"hello {i}"}], f"{WORDS[i]} " * (i % 3 + 1), rejected=WORDS[-i]
+        )
+        for i in range(8)
+    ]
+    chosen, lengths = scored(policy, template, rows, [row.response for row in rows])
+    rejected, other_lengths = scored(policy, template, rows, [row.rejected for row in rows])
+    metrics = evaluate(policy, template, rows=rows).metrics
+    assert metrics.preference_accuracy == (chosen > rejected).float().mean()
+    assert metrics.preference_accuracy_per_token == (chosen / lengths > rejected / other_lengths).float().mean()
+    assert len({metrics.preference_accuracy, metrics.preference_accuracy_per_token, 0.0, 1.0}) == 4
+    gaps = (chosen - rejected).double()
+    assert metrics.preference_gap == pytest.approx(gaps.mean().item(), abs=1e-4)
+    assert metrics.preference_gap_sem == pytest.approx((gaps.std() / 8**0.5).item(), rel=1e-4)
+
+
+def test_small_differences_decide_a_preference_and_equals_are_none(policy, sft, template):
+    for model in (policy, sft):
+        with torch.no_grad():
+            model.get_output_embeddings().weight.mul_(1e-3)
+    letters = "bcdfgjklm"  # a token each
+    rows = [
+        Demonstration.make([{"role": "user", "content": "hello"}], letters[i], rejected=letters[i + 1])
+        for i in range(8)
+    ]
+    chosen, rejected, chosen_sft, rejected_sft = (
+        scored(model, template, rows, texts)[0]
+        for model in (policy, sft)
+        for texts in ([row.response for row in rows], [row.rejected for row in rows])
+    )
+    gaps, implicit = chosen - rejected, (chosen - chosen_sft) - (rejected - rejected_sft)
+    assert max(gaps.abs().max(), implicit.abs().max()) < 1
+    metrics = evaluate(policy, template, sft=sft, rows=rows).metrics
+    assert 0 < metrics.preference_accuracy == (gaps > 0).float().mean() < 1
+    assert 0 < metrics.implicit_preference_accuracy == (implicit > 0).float().mean() < 1
+
+    same = [row.model_copy(update={"rejected": row.response}) for row in rows]
+    metrics = evaluate(policy, template, sft=sft, rows=same).metrics
+    assert (metrics.preference_accuracy, metrics.preference_accuracy_per_token) == (0.0, 0.0)
+    assert (metrics.implicit_preference_accuracy, metrics.preference_gap) == (0.0, 0.0)
+
+
+def test_an_empty_rejected_response_is_a_response(policy, template):
+    row = Demonstration.make([{"role": "user", "content": "hello"}], "well", rejected="")
+    chosen, rejected = (scored(policy, template, [row], [text])[0] for text in ("well", ""))
+    metrics = evaluate(policy, template, rows=[row]).metrics
+    assert metrics.preference_gap == pytest.approx((chosen - rejected).item(), abs=1e-4)
+    assert metrics.pairs == 1
+
+
+def test_figures_of_the_policy_s_own_samples_are_means_over_them(policy, sft, template):
+    done = evaluate(policy, template, sft=sft, scorer=LengthScorer(), oracle=lambda prompt, text: len(text) ** 0.5)
+    metrics, own = done.metrics, [Dialogue(each.prompt, each.response) for each in done.samples]
+    log_pi, log_sft = (score_dialogues(model, own, 1) for model in (policy, sft))
+    chosen, _ = scored(policy, template, ROWS, [row.response for row in ROWS])
+    assert metrics.kl_to_sft == pytest.approx((log_pi - log_sft).mean().item(), abs=1e-4)
+    assert metrics.demonstration_gap == pytest.approx((chosen - log_pi).mean().item(), abs=1e-4)
+    assert (metrics.prompts, metrics.pairs, len(own)) == (8, 4, 8)
+    assert metrics.response_tokens == sum(len(each.response) for each in own) / 8
+    assert metrics.ended == sum(each.ended for each in done.samples) / 8
+    assert metrics.distinct_2 == distinct_pairs([each.response for each in own])
+    assert done.texts == [template.decode(each.response) for each in own]
+    assert done.scores == [float(len(text)) for text in done.texts]
+    assert done.oracles == [len(text) ** 0.5 for text in done.texts]
+    assert (metrics.reward_mean, metrics.reward_sem) == mean_and_error(done.scores)
+    assert (metrics.oracle_mean, metrics.oracle_sem) == mean_and_error(done.oracles)
+    assert evaluate(policy, template).metrics.kl_to_sft == 0.0
+
+
+def test_one_response_is_evaluated_per_prompt_however_many_the_settings_name(policy, template):
+    done = evaluate_policy(policy, None, None, None, template, ROWS, SamplingSettings(samples_per_prompt=3), seed=0)
+    assert [sample.id for sample in done.samples] == [row.id for row in ROWS]
+
+
+def test_the_scorer_and_the_oracle_are_asked_about_prompt_and_response(policy, template):
+    asked = []
+
+    class Scorer:
+        def score(self, rows, context):
+            asked.extend(rows)
+            return [0.0] * len(rows)
+
+    done = evaluate(policy, template, scorer=Scorer(), oracle=lambda *row: asked.append(row) or 0.0)
+    assert asked == 2 * [(row.prompt, text) for row, text in zip(ROWS, done.texts, strict=True)]
+
+
+def test_sampling_and_scoring_are_divided_over_the_processes_and_the_scorer_is_told_of_them(policy, sft, template):
+    divided, told = [], []
+
+    class Counting(Processes):
+        def distribute(self, batches, compute):
+            divided.append(1)
+            return super().distribute(batches, compute)
+
+    class Scorer:
+        def score(self, rows, context):
+            told.append(context)
+            return [0.0] * len(rows)
+
+    context = WorkContext(Counting())
+    evaluate_policy(policy, sft, Scorer(), None, template, ROWS, SamplingSettings(), seed=0, context=context)
+    # Sampling, the policy's and SFT's log-probabilities of demonstrations, own samples and rejected responses.
+    assert len(divided) == 1 + 3 + 3
+    assert told == [context]
+
+
+def test_the_error_of_two_values_is_half_their_difference():
+    assert mean_and_error([1.0, 3.0]) == (2.0, 1.0)

@@ -116,6 +116,19 @@ def test_a_champion_that_is_better_is_called_better() -> None:
     assert any("scores higher than sft-matched: +" in sentence for sentence in found.sentences)
 
 
+def test_the_headline_and_the_sentences_compare_with_the_control_and_not_with_sft() -> None:
+    # Its score is 1.6 above that of sft, and 0.8 below that of sft-matched.
+    summary = summary_of(rft=0.7, control=0.9)
+    difference = summary.model("rft-r1").reward_difference
+    assert difference is not None and difference == pytest.approx(-0.8, abs=0.2)
+    found = findings(summary)
+    by = f"{-difference:.2f}"
+    assert found.headline.endswith(f"scores {by} lower than SFT with the same training budget on held-out prompts")
+    assert f"scores lower than sft-matched: −{-difference:.3f} (" in found.sentences[1]
+    assert found.sentences[2].endswith("gives rft-r1 0.700 and sft-matched 0.900.")
+    assert found.sentences[3] == "Preference accuracy on held-out pairs is 0.620 against 0.740."
+
+
 def test_a_champion_within_the_noise_is_not_called_better() -> None:
     found = findings(summary_of(rft=0.51))
     assert found.headline == (

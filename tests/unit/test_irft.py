@@ -38,6 +38,13 @@ def test_the_implicit_reward_is_zero_before_the_first_step(policy):
     assert record.curves["margin"]["value"][0] == pytest.approx(0.0, abs=1e-5)
 
 
+def test_the_order_of_the_pairs_follows_from_the_seed(policy):
+    settings = SETTINGS.model_copy(update={"epochs": 1, "batch_size": 1})
+    curves = [irft_round(copy.deepcopy(policy), policy, PAIRS, settings, 1, seed).curves for seed in (0, 0, 1)]
+    assert curves[0] == curves[1]
+    assert curves[0]["demonstration_log_probability"] != curves[2]["demonstration_log_probability"]
+
+
 def test_the_reference_is_read_before_the_policy_moves(policy):
     other = copy.deepcopy(policy)
     records = [

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from juicer.reporting.contract import Champion, Summary, SummaryRow
+from juicer.reporting.contract import Champion, LeaderboardRow, LeaderboardSummary, Summary, SummaryRow
 from juicer.reporting.formatting import shown
+from juicer.reporting.leaderboard_table import HEADINGS
 from juicer.reporting.numbers import (
     COLUMNS,
     best_names,
@@ -122,6 +123,18 @@ def test_differences_are_taken_to_the_control_and_to_sft_where_there_is_none() -
     assert rows_of(summary)["sft"].reward_difference == 0.0
 
 
+def test_the_difference_of_every_model_is_to_the_control_and_its_wins_are_over_sft() -> None:
+    evaluated = parsed(table(1, 1))
+    scores = {model.name: model.held_out_scores for model in evaluated.models}
+    summary = summarise(evaluated, "quickstart", 0)
+    for row in summary.models:
+        difference, error = paired_difference(scores[row.name], scores["sft-matched"])
+        to_sft, _ = paired_difference(scores[row.name], scores["sft"])
+        assert row.reward_difference == pytest.approx(difference, rel=1e-4) != pytest.approx(to_sft, rel=1e-4)
+        assert row.reward_difference_sem == pytest.approx(error, rel=1e-4)
+        assert row.win_rate_vs_sft == pytest.approx(win_rate(scores[row.name], scores["sft"]), rel=1e-4)
+
+
 def test_the_champion_is_the_best_on_validation_even_when_held_out_disagrees() -> None:
     models = [
         evaluation("sft", "sft", 0, quality=0.5, validation=0.5),
@@ -209,3 +222,76 @@ def test_all_models_that_look_best_are_marked_and_none_where_all_are_equal() -> 
 )
 def test_numbers_are_set_with_true_signs(value: float | None, digits: int, signed: bool, text: str) -> None:
     assert shown(value, digits, signed=signed) == text
+
+
+def test_every_figure_of_the_summary_is_the_held_out_one_of_its_name() -> None:
+    evaluated = table(1, 0)
+    held_out, validation = ({} for _ in range(2))
+    for place, name in enumerate(evaluated["models"][-1]["held_out"]):
+        held_out[name], validation[name] = 3 + place, 103 + place
+    evaluated["models"][-1] |= {"held_out": held_out, "validation": validation}
+    row = rows_of(summarise(parsed(evaluated), "quickstart", 0))["irft-r1"].as_json()
+    assert {name: row[name] for name in held_out} == held_out
+    chosen_by = ("reward_mean", "preference_accuracy", "demonstration_gap")
+    assert [row[f"validation_{name}"] for name in chosen_by] == [validation[name] for name in chosen_by]
+    assert [row[name] for name in ("name", "method", "round", "path")] == ["irft-r1", "irft", 1, "models/irft/r1"]
+
+
+def test_steps_and_tokens_are_those_since_sft_and_of_sft_those_since_base() -> None:
+    rows = rows_of(summarise(parsed(table(2, 1)), "quickstart", 0))
+    assert (rows["base"].steps, rows["base"].response_tokens_trained) == (None, None)
+    assert (rows["irft-r2"].steps, rows["irft-r2"].response_tokens_trained) == (60, 60 * 700)
+    evaluated = table(2, 1)
+    evaluated["models"][1]["training"] |= {"total_steps": 0, "total_response_tokens": 0}
+    sft = rows_of(summarise(parsed(evaluated), "quickstart", 0))["sft"]
+    assert (sft.steps, sft.response_tokens_trained) == (40, 40 * 700)
+
+
+def test_the_reward_s_training_accuracy_is_told_of_models_that_have_a_reward() -> None:
+    rows = rows_of(summarise(parsed(table(1, 1)), "quickstart", 0))
+    accuracies = {name: row.reward_training_accuracy for name, row in rows.items()}
+    assert accuracies == dict.fromkeys(rows, None) | {"rft-r1": 0.8}
+
+
+def test_without_validation_a_model_has_no_figures_of_it() -> None:
+    evaluated = table(1, 0)
+    evaluated["models"][-1]["validation"] = None
+    row = rows_of(summarise(parsed(evaluated), "quickstart", 0))["irft-r1"]
+    assert (row.validation_reward_mean, row.validation_demonstration_gap) == (None, None)
+
+
+def test_one_pair_of_scores_has_a_difference() -> None:
+    difference, error = paired_difference([5.0], [3.0])
+    assert difference == 2.0
+    assert not error, "one pair tells nothing about its spread"
+    assert paired_difference([5.0, 2.0, None], [3.0, None, 1.0])[0] == 2.0
+    assert paired_difference([1.0, 5.0], [0.0, 0.0]) == (3.0, 2.0)
+
+
+def test_the_champion_is_told_with_the_value_that_decided() -> None:
+    models = [evaluation("sft", "sft", 0, quality=0.5), evaluation("irft-r1", "irft", 1, quality=0.7)]
+    assert champion_of(models).as_json() == {
+        "name": "irft-r1", "selected_on": "validation", "criterion": "reward_mean", "validation_reward_mean": 1.8,
+    }  # fmt: skip
+
+
+def test_the_leaderboard_s_scores_are_among_dvc_s_metrics() -> None:
+    summary = summarise(parsed(table(1, 0)), "quickstart", 0)
+    assert "leaderboard" not in flat(summary).as_json() or flat(summary).leaderboard == {}
+    scores = dict.fromkeys(HEADINGS, 50.0)
+    board = LeaderboardSummary.model_construct(models=[LeaderboardRow.model_construct(name="irft-r1", **scores)])
+    metrics = flat(summary.model_copy(update={"leaderboard": board}))
+    assert metrics.leaderboard == {"irft-r1": scores}
+    assert metrics.champion == summary.champion.name
+
+
+def test_a_column_is_shown_where_one_model_has_a_value() -> None:
+    models = [
+        SummaryRow(name="a", method="irft", round=1, path="", kl_to_sft=1.0),
+        SummaryRow(name="b", method="irft", round=2, path=""),
+    ]
+    assert [column.key for column in shown_columns(models)] == ["kl_to_sft"]
+
+
+def test_gaps_alone_are_shown_with_their_sign() -> None:
+    assert [column.key for column in COLUMNS if column.signed] == ["preference_gap", "demonstration_gap"]

@@ -47,3 +47,14 @@ def test_normalised_rewards_have_zero_mean_and_unit_variance():
 
 def test_normalising_a_constant_reward_does_not_divide_by_zero():
     assert torch.isfinite(normalise(torch.ones(4), 1.0, 0.0)).all()
+
+
+def test_a_deviation_below_a_millionth_counts_as_a_millionth():
+    assert normalise(torch.tensor([3.0]), 1.0, 0.0).item() == pytest.approx(2e6)
+    assert normalise(torch.tensor([3.0]), 1.0, 1e-5).item() == pytest.approx(2e5)
+
+
+def test_mean_and_deviation_are_taken_in_float64():
+    rewards = torch.tensor([2.0**24, 1.0, 1.0])
+    wide = rewards.double()
+    assert mean_and_deviation(rewards) == (wide.mean().item(), wide.std(correction=0).item())

@@ -41,6 +41,12 @@ def test_every_epoch_holds_every_row_once():
     assert stream[:7] != stream[7:]
 
 
+def test_the_order_of_the_rows_follows_from_the_seed():
+    orders = [[row for batch in shuffled_batches(20, 3, 1, seed) for row in batch] for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert list(range(20)) not in orders
+
+
 @pytest.mark.parametrize(("steps", "ratio"), [(1, 0.1), (7, 0.0), (10, 0.2), (47, 0.1), (94, 0.05), (1000, 0.3)])
 def test_the_learning_rate_warms_up_linearly_and_decays_linearly_to_zero(steps, ratio):
     settings = OptimiserSettings(learning_rate=3e-4, warmup_ratio=ratio)

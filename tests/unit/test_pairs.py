@@ -4,7 +4,7 @@ import pytest
 
 from juicer.data.demonstrations import Demonstration
 from juicer.data.dialogues import Sample
-from juicer.methods.pairs import make_pairs, part_of
+from juicer.methods.pairs import make_pairs, part_of, response_tokens
 from juicer.runtime.errors import InputError
 
 ROWS = [Demonstration.make([{"role": "user", "content": f"hello {i}"}], "well") for i in range(10)]
@@ -50,3 +50,33 @@ def test_the_same_sample_twice_is_refused(template):
 def test_no_samples_at_all_are_refused(template):
     with pytest.raises(InputError, match="no demonstration/sample pairs"):
         make_pairs(ROWS, [], template)
+
+
+def test_slices_are_of_shuffled_rows_each_in_the_rows_order_and_follow_from_the_seed():
+    slices = [[ROWS.index(row) for row in part_of(ROWS, "1/2", seed)] for seed in (1, 1, 2)]
+    assert slices[0] == slices[1] == sorted(slices[0]) != slices[2] == sorted(slices[2])
+    assert slices[0] != list(range(5))
+
+
+def test_as_many_rounds_as_rows_have_a_row_each():
+    rows = [part_of(ROWS, f"{number}/10", seed=1) for number in range(1, 11)]
+    assert [len(row) for row in rows] == [1] * 10
+    assert {row[0].id for row in rows} == {row.id for row in ROWS}
+
+
+def test_a_pair_keeps_the_log_probability_that_was_recorded_while_sampling(template):
+    assert make_pairs(ROWS, [sample_of(ROWS[0])], template)[0].sample_log_probability == -1.0
+
+
+def test_pairs_come_in_the_order_of_the_samples_which_may_be_several_for_a_prompt(template):
+    samples = [sample_of(ROWS[1], [7]), sample_of(ROWS[0], [8]), sample_of(ROWS[1], [9], index=1)]
+    pairs = make_pairs(ROWS, samples, template)
+    assert [pair.sample.response for pair in pairs] == [[7], [8], [9]]
+    for pair, row in zip(pairs, (ROWS[1], ROWS[0], ROWS[1]), strict=True):
+        assert pair.demonstration.response == template.response(row.prompt, row.response)
+
+
+def test_response_tokens_are_those_of_both_sides_each_time_that_a_pair_is_trained_on(template):
+    pairs = make_pairs(ROWS, [sample_of(ROWS[0], [7, 8, 9]), sample_of(ROWS[1], [7])], template)
+    demonstration = len(template.response(ROWS[0].prompt, "well"))
+    assert response_tokens(pairs, [[0], [1, 0]]) == 3 * demonstration + 3 + 1 + 3

@@ -114,6 +114,29 @@ def test_the_same_seed_gives_the_same_policy(policy, template, initial, reward):
     assert all(torch.equal(one, two) for one, two in zip(policy.parameters(), other.parameters(), strict=True))
 
 
+def test_every_response_of_every_step_is_drawn_with_random_numbers_of_its_own(
+    policy, template, initial, reward, monkeypatch
+):
+    drawn = []
+
+    def noted(*given):
+        samples = sample_responses(*given)
+        drawn.append([tuple(sample.response) for sample in samples])
+        return samples
+
+    monkeypatch.setattr("juicer.methods.policy_alignment.sample_responses", noted)
+    still = OptimiserSettings(learning_rate=1e-12)
+    settings = SETTINGS.model_copy(update={"steps": 2, "prompts_per_step": 2, "optimiser": still})
+    asked, scratch = [PROMPTS[0]] * 4, initial.parent / "scratch"
+    for seed in (0, 1):
+        moved = copy.deepcopy(policy)
+        align_policy(moved, initial, reward, (0.0, 1.0), template, asked, settings, COMPUTE, seed, scratch)
+    # The prompt is the same and the policy hardly moves, so only random numbers can tell responses apart.
+    assert [len(step) for step in drawn] == [8] * 4
+    long = [[response for response in step if len(response) > 2] for step in drawn]
+    assert all(long) and len(set().union(*long)) == sum(map(len, long))
+
+
 def test_micro_batches_give_the_same_steps(policy, template, initial, reward):
     records = [
         align(each, template, initial, reward, SETTINGS.model_copy(update={"steps": 2, "micro_batch_size": micro}))

@@ -47,9 +47,27 @@ def test_raising_t_leaves_the_earlier_rounds_as_they_are():
     assert {key: many[key] for key in few} == few
 
 
-def test_split_slices_name_their_share_of_the_data():
-    graph = params_of("irft.slice=split", "irft.rounds=3")["graph"]
-    assert [item["part"] for item in graph["irft"].values()] == ["1/3", "2/3", "3/3"]
+@pytest.mark.parametrize("method", ["irft", "rft"])
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["slice=split", "rounds=3"], ["1/3", "2/3", "3/3"]),
+        (["slice=split", "rounds=1"], ["1/1"]),
+        (["slice=all", "rounds=2"], ["all", "all"]),
+        (["slice=split", "rounds=4", "passes=2"], ["1/2", "2/2", "1/2", "2/2"]),
+    ],
+)
+def test_split_slices_name_their_share_of_the_data(method, overrides, parts):
+    if method == "rft":
+        overrides = [each for each in overrides if not each.startswith("passes")]
+        parts = parts if len(parts) != 4 else ["1/4", "2/4", "3/4", "4/4"]
+    graph = params_of(*(f"{method}.{each}" for each in overrides))["graph"]
+    assert [item["part"] for item in graph[method].values()] == parts
+
+
+def test_the_control_is_given_the_last_round_of_each_method():
+    graph = params_of("irft.rounds=3", "rft.rounds=2")["graph"]
+    assert graph["sft_matched"]["control"] == {"irft": "models/irft/r3", "rft": "models/rft/r2/policy"}
 
 
 @pytest.mark.parametrize("off", ["irft", "rft"])

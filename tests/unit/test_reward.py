@@ -1,5 +1,7 @@
 """The explicit reward: read at the last real token, carried between rounds, trained to prefer demonstrations."""
 
+import copy
+
 import pytest
 import torch
 
@@ -49,6 +51,25 @@ def test_training_prefers_demonstrations(trunk):
     record = train_reward(model, PAIRS, SETTINGS, padding=1, seed=0)
     assert record.facts["training_accuracy"] == 1.0
     assert record.curves["margin"]["value"][-1] > record.curves["margin"]["value"][0]
+
+
+def test_the_normaliser_is_made_of_demonstrations_and_samples_alike(trunk):
+    model = load_reward(trunk, COMPUTE, seed=0)
+    facts = train_reward(model, PAIRS, SETTINGS, padding=1, seed=0).facts
+    sides = [[getattr(pair, side) for pair in PAIRS] for side in ("demonstration", "sample")]
+    both, *one = (score_rewards(model, each, 1).double() for each in (sides[0] + sides[1], *sides))
+    assert facts["normaliser_mean"] == pytest.approx(both.mean().item())
+    assert facts["normaliser_deviation"] == pytest.approx(both.std(correction=0).item())
+    for side in one:
+        assert abs(side.mean() - both.mean()) > 0.1 * both.std()
+        assert side.std(correction=0) < 0.9 * both.std()
+
+
+def test_the_order_of_the_pairs_follows_from_the_seed(trunk):
+    model, settings = load_reward(trunk, COMPUTE, seed=0), SETTINGS.model_copy(update={"epochs": 1, "batch_size": 1})
+    curves = [train_reward(copy.deepcopy(model), PAIRS, settings, padding=1, seed=seed).curves for seed in (0, 0, 1)]
+    assert curves[0] == curves[1]
+    assert curves[0]["margin"] != curves[2]["margin"]
 
 
 def test_the_next_round_carries_the_rewards_weights(trunk, template, tmp_path):

@@ -1,5 +1,8 @@
 """Sampling is seeded per sample, stops at end-of-text, and samples from the policy itself."""
 
+import hashlib
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
@@ -7,9 +10,10 @@ from transformers import MistralConfig, MistralForCausalLM
 from juicer.data.dialogues import Dialogue, read_samples, write_samples
 from juicer.data.template import Template
 from juicer.models.log_probability import score_dialogues
+from juicer.runtime.context import WorkContext
 from juicer.runtime.errors import InputError
 from juicer.sampling import decoding, steppers
-from juicer.sampling.decoding import draw, sample_responses
+from juicer.sampling.decoding import SampleRequest, draw, sample_responses, seed_of
 from juicer.settings.data import TemplateSettings
 from juicer.settings.training import SamplingSettings
 from tests.chat_tokenizers import gemma
@@ -138,3 +142,106 @@ def test_a_line_that_is_no_sample_is_named(tmp_path):
     (tmp_path / "s.jsonl").write_text('{"id": "a"}\n')
     with pytest.raises(InputError, match=r"s\.jsonl:1"):
         read_samples(tmp_path / "s.jsonl")
+
+
+def test_a_sample_s_seed_is_made_of_the_seed_its_id_and_its_number():
+    digest = hashlib.sha256(b"7/p3/1").digest()
+    assert seed_of(7, SampleRequest("p3", 1, [5])) == int.from_bytes(digest[:16], "big")
+
+
+def test_who_watches_is_told_of_every_response_and_every_token(policy, template, prompts):
+    responses, tokens = [], []
+    watcher = SimpleNamespace(on_tokens=tokens.append)
+    context = WorkContext(progress=responses.append, observers=(watcher,))
+    samples = sample_responses(policy, template, prompts, SamplingSettings(batch_size=10), seed=0, context=context)
+    assert responses == [10, 10, 4]
+    assert sum(tokens) == sum(len(sample.response) for sample in samples)
+
+
+def test_a_batch_that_is_known_is_not_decoded_again(policy, template, prompts):
+    known, work = [], []
+
+    def memo(compute):
+        work.append(compute)
+        return known[len(work) - 1] if known else compute()
+
+    settings = SamplingSettings(batch_size=10)
+    expected = sample_responses(policy, template, prompts, settings, seed=0, context=WorkContext(memo=memo))
+    known, work = [each() for each in work], []
+    assert sample_responses(None, template, prompts, settings, seed=0, context=WorkContext(memo=memo)) == expected
+    assert len(known) == 3
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 1.0])
+def test_rows_that_have_ended_leave_the_batch_and_decoding_stops_with_the_last(
+    policy, template, prompts, monkeypatch, share
+):
+    end = template.end_of_text
+    monkeypatch.setattr(decoding, "draw", lambda _, uniform, __: torch.where(uniform < 0.3, end, 5))
+    monkeypatch.setattr(decoding, "COMPACT_BELOW", share)
+    sizes = []
+    policy.base_model.register_forward_pre_hook(
+        lambda module, args, given: sizes.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    samples = sample_responses(policy, template, prompts, SamplingSettings(), seed=0)
+    lengths = [len(sample.response) for sample in samples]
+    live, expected = len(lengths), []
+    for step in range(1, max(lengths)):
+        unfinished = sum(length > step for length in lengths)
+        live = unfinished if unfinished <= share * live else live
+        expected.append((live, 1))
+    assert [size for size in sizes if size[1] == 1] == expected
+    assert expected[-1] < expected[0] and len(expected) < template.settings.max_response_tokens - 1
+
+
+def test_a_batch_of_which_exactly_the_share_is_unfinished_is_made_smaller(policy, template, prompts, monkeypatch):
+    end, sizes = template.end_of_text, []
+    monkeypatch.setattr(decoding, "COMPACT_BELOW", 0.5)
+    # Half of the rows end at once, the others are cut at the limit, after which nothing more is computed.
+    monkeypatch.setattr(
+        decoding, "draw", lambda _, rows, __: torch.where(torch.arange(len(rows)) < len(rows) - 12, end, 5)
+    )
+    policy.base_model.register_forward_pre_hook(
+        lambda module, args, given: sizes.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    samples = sample_responses(policy, template, prompts, SamplingSettings(), seed=0)
+    assert sorted(len(sample.response) for sample in samples) == [1] * 12 + [16] * 12
+    assert [size for size in sizes if size[1] == 1] == [(12, 1)] * 15
+
+
+def test_nucleus_is_measured_by_the_whole_distribution():
+    log_probabilities = torch.tensor([0.5, 0.1, 0.1, 0.1, 0.1, 0.1]).log()[None].expand(700, 6)
+    uniform = (torch.arange(700) + 0.5).double() / 700
+    counts = torch.bincount(draw(log_probabilities, uniform, SamplingSettings(top_p=0.65)), minlength=6)
+    assert counts.tolist() == [500, 100, 100, 0, 0, 0]
+
+
+def test_draws_are_exact_over_a_large_vocabulary():
+    places = torch.arange(0, 200_000, 20_001)
+    log_probabilities = torch.zeros(len(places), 200_000)
+    assert draw(log_probabilities, (places + 0.5).double() / 200_000, SamplingSettings()).tolist() == places.tolist()
+
+
+def test_a_number_that_was_rounded_up_to_one_draws_the_last_token():
+    log_probabilities = torch.tensor([[0.5, 0.5]]).log()
+    assert draw(log_probabilities, torch.ones(1, dtype=torch.float64), SamplingSettings()).tolist() == [1]
+
+
+def test_nucleus_takes_no_further_token_where_the_likeliest_reach_top_p_exactly():
+    log_probabilities = torch.tensor([0.25, 0.5, 0.25]).log()[None].expand(8, 3)
+    uniform = (torch.arange(8) + 0.5).double() / 8
+    assert draw(log_probabilities, uniform, SamplingSettings(top_p=0.5)).tolist() == [1] * 8
+
+
+def test_the_largest_and_the_smallest_number_draw_the_last_and_the_first_possible_token():
+    log_probabilities = torch.tensor([0.0, 0.5, 0.5, 0.0]).log()[None].expand(3, 4)
+    uniform = torch.tensor([0.0, 0.5, 1 - 2.0**-53], dtype=torch.float64)
+    assert draw(log_probabilities, uniform, SamplingSettings()).tolist() == [1, 2, 2]
+
+
+def test_top_p_and_temperature_are_taken_from_the_settings(policy, template, prompts):
+    sharp = SamplingSettings(temperature=0.01)
+    greedy = sample_responses(policy, template, prompts, sharp, seed=0)
+    assert greedy == sample_responses(policy, template, prompts, sharp, seed=1)
+    nucleus = sample_responses(policy, template, prompts, SamplingSettings(top_p=1e-6), seed=2)
+    assert [each.response for each in nucleus] == [each.response for each in greedy]

@@ -1,5 +1,7 @@
 """SFT through TRL: on our tokens, response only, stopping at the first loss that is no number."""
 
+import copy
+
 import pytest
 import torch
 
@@ -56,12 +58,18 @@ def test_the_first_loss_is_the_mean_over_response_tokens_only(policy, template, 
 
 
 def test_the_same_seed_gives_the_same_weights(policy, template, tmp_path):
-    import copy
-
     other = copy.deepcopy(policy)
     train(policy, template, tmp_path)
     train(other, template, tmp_path)
     assert all(torch.equal(one, two) for one, two in zip(policy.parameters(), other.parameters(), strict=True))
+
+
+def test_the_order_of_the_demonstrations_follows_from_the_seed(policy, template, tmp_path):
+    losses = []
+    for seed in (0, 1):
+        record = train_sft(copy.deepcopy(policy), template, DIALOGUES, SETTINGS, COMPUTE, seed, tmp_path, steps=2)
+        losses.append(record.curves["loss"]["value"][0])
+    assert losses[0] != losses[1]
 
 
 def test_adapters_are_merged_into_an_ordinary_model(policy, template, tmp_path):
