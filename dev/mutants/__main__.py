@@ -32,6 +32,7 @@ TESTS = {
     "juicer/methods/objectives.py": ("objectives",),
     "juicer/methods/pairs.py": ("pairs",),
     "juicer/sampling/decoding.py": ("sampling",),
+    "juicer/sampling/steppers.py": ("sampling", "steppers"),
     "juicer/evaluation/metrics.py": ("evaluation",),
     "juicer/evaluation/choice.py": ("choice",),
     "juicer/reporting/numbers.py": ("numbers", "findings"),
