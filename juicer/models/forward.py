@@ -66,9 +66,17 @@ def forward_of(policy: "PreTrainedModel") -> Forward:
     """The way of this model's forward pass; measured the first time, then kept with the model."""
     known: Forward | None = getattr(policy, _ATTRIBUTE, None)
     if known is None:
-        known = measured_forward(shrunken_model(policy.config, type(policy)))
+        with full_precision():
+            known = measured_forward(shrunken_model(policy.config, type(policy)))
         setattr(policy, _ATTRIBUTE, known)
     return known
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Measure in float32, whatever the precision of the work that asks."""
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        yield
 
 
 def features(policy: "PreTrainedModel", tokens: Tensor, attention: Tensor | None, **more: Any) -> Tensor:
@@ -194,7 +202,7 @@ def example_tokens(rows: int, length: int, seed: int = 1) -> Tensor:
 
 def measured_forward(model: "PreTrainedModel") -> Forward:
     """The fastest way whose logits are those of the model itself, measured on a (shrunken) model."""
-    with torch.no_grad():
+    with full_precision():
         tokens = example_tokens(2, 12)
         wanted = model(input_ids=tokens).logits.float()
         for way in _fast_ways(model.config):
@@ -273,7 +281,7 @@ def usable_attention(config: "PretrainedConfig", wanted: str) -> str:
             model = shrunken_model(config, attention=name)
         except InputError:
             continue
-        with torch.no_grad():
+        with full_precision():
             tokens = example_tokens(2, 12)
             found = model(input_ids=tokens).logits.float()
             model.set_attn_implementation("eager")

@@ -15,6 +15,7 @@ from juicer.models.forward import (
     agree,
     example_tokens,
     features,
+    full_precision,
     last_features,
     logits_of,
     parameters_of,
@@ -61,7 +62,8 @@ def cache_of(policy: "PreTrainedModel") -> CacheKind:
     """
     known: CacheKind | None = getattr(policy, _ATTRIBUTE, None)
     if known is None:
-        known = measured_cache(shrunken_model(policy.config, type(policy)))
+        with full_precision():
+            known = measured_cache(shrunken_model(policy.config, type(policy)))
         if known is None:
             what = f"no way of sampling from {type(policy).__name__} agrees with its own logits"
             raise InputError(what, where=str(policy.config.name_or_path), do="use another model")

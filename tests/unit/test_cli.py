@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from juicer import cli
+from juicer.recipe import activation
 from juicer.recipe.activation import dump, load
 from juicer.runtime.errors import InputError
 from juicer.stages.workspace import Held
@@ -148,8 +149,9 @@ def test_run_refuses_an_active_recipe_that_is_not_valid(project: Path, stages: l
     assert "did you mean 'seed'?" in done.stderr
 
 
-def test_check_looks_at_the_models_that_the_active_recipe_names(project: Path) -> None:
+def test_check_looks_at_the_models_that_the_active_recipe_names(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_stub(Path("model"))
+    monkeypatch.setattr(activation, "probe_models", lambda recipe, where: [])
     assert juicer("use", "quickstart", "policy.model=model").exit_code == 0
     write_stub(Path("model"), quantization_config={"quant_method": "gptq"})
     assert "policy.model: the weights are quantised (gptq)" in juicer("check").stderr

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from juicer.recipe import activation
 from juicer.recipe.activation import activate
 from juicer.recipe.checks import validate
 from juicer.recipe.origin import origin_of
@@ -23,6 +24,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Overrides that make the quickstart read a model and a file of this machine."""
     monkeypatch.chdir(tmp_path)
     write_stub(Path("mine/model"))
+    monkeypatch.setattr(activation, "probe_models", lambda recipe, where: [])
     Path("mine/model/weights").write_bytes(bytes(2_000_000))
     Path("mine/rows.jsonl.gz").write_bytes(bytes(1000))
     return ["policy.model=mine/model", "fetch.source=mine/rows.jsonl.gz"]

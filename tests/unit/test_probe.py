@@ -136,6 +136,13 @@ def test_a_reward_is_made_of_a_model_only_if_it_is_read_where_the_model_reads_it
         probe_reward(AutoConfig.for_model("bert"), where="rft.reward.model")
 
 
+def test_a_way_is_measured_in_full_precision_even_within_mixed_precision() -> None:
+    torch.manual_seed(0)
+    policy = LlamaForCausalLM(LlamaConfig(**TINY)).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (forward_of(policy), cache_of(policy)) == (Forward(own=False), "buffered")
+
+
 def test_probing_leaves_the_random_numbers_of_the_process_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
