@@ -54,10 +54,11 @@ def run_tests(root: Path, tests: Sequence[str], change: Change | None) -> int:
 
     if change is not None:
         sys.meta_path.insert(0, Changed(root, change))
-    files = [str(root / f"tests/unit/test_{name}.py") for name in tests]
+    files = [str(root / f"tests/unit/test_{name.partition(':')[0]}.py") for name in tests]
+    chosen = [f"-k={words}" for name in tests if (words := name.partition(":")[2])]
     with tempfile.TemporaryDirectory(prefix="juicer-mutants-") as work:
         plain = ["-x", "-p", "no:cacheprovider", "--tb=no", f"--basetemp={work}/tests"]
-        return int(pytest.main([*plain, f"--rootdir={root}", *files]))
+        return int(pytest.main([*plain, *chosen, f"--rootdir={root}", *files]))
 
 
 def _trial(work: Callable[[], Any], told: Connection) -> None:
