@@ -93,7 +93,8 @@ def loaded(folder: Path, compute: ComputeSettings, *dtype: object) -> Any:
 
 def training_record(stage: str, *curves: str, steps: int = 1) -> TrainingRecord:
     record = TrainingRecord(stage, steps=steps, response_tokens=10 * steps)
-    record.log(1, loss=0.5, **dict.fromkeys(curves, 0.5))
+    record.log(1, loss=0.7, **dict.fromkeys(curves, 0.7))
+    record.log(2, loss=0.5, **dict.fromkeys(curves, 0.5))
     return record
 
 
@@ -165,6 +166,7 @@ def work(template, tmp_path, monkeypatch) -> Work:
 
     def load_scorer(settings, folder, compute):
         noted.note("load_scorer", settings=settings, folder=folder)
+        return "the scorer"
 
     def save(model, template, folder, record):
         noted.note("save", model=model, template=template)
@@ -413,7 +415,7 @@ RATES = [1e-4, 1e-3, 1e-2]
 
 
 @pytest.mark.parametrize(
-    ("rewards", "best"), [([0.1, 0.9, 0.5], 1), ([0.2, 0.1, 0.1], 0), ([0.1, 0.2, 0.3], 2), ([0.3, 0.3, 0.3], 0)]
+    ("rewards", "best"), [([0.1, 0.912345, 0.5], 1), ([0.2, 0.1, 0.1], 0), ([0.1, 0.2, 0.3], 2), ([0.3, 0.3, 0.3], 0)]
 )
 def test_every_rate_of_the_control_starts_at_sft_with_the_same_seeds_and_the_best_is_kept(
     work, template, monkeypatch, rewards, best
@@ -423,9 +425,9 @@ def test_every_rate_of_the_control_starts_at_sft_with_the_same_seeds_and_the_bes
 
     def judge(policy, sft, scorer, oracle, template, rows, settings, seed, context):
         judged.append((policy, seed, [row.response for row in rows], settings))
-        assert (sft, scorer, oracle, policy.mode) == (None, None, None, "evaluation")
+        assert (sft, scorer, oracle, policy.mode) == (None, "the scorer", None, "evaluation")
         assert context.processes.world_size == 1
-        reward = rewards[len(judged) - 1] + 1e-8
+        reward = rewards[len(judged) - 1] + 3e-7  # which is rounded off in the record
         return SimpleNamespace(metrics=SimpleNamespace(merits=Merits(reward_mean=reward)))
 
     monkeypatch.setattr("juicer.evaluation.metrics.evaluate_policy", judge)
