@@ -34,14 +34,16 @@ CONSTANTS = {
     "attention_out_multiplier": 0.5,
     "ssm_out_multiplier": 0.5,
 }
-LAYERS = {
+VALUES = {
     "bamba": {"num_hidden_layers": 4, "attn_layer_indices": [1, 3]},
     "granitemoehybrid": {"num_hidden_layers": 4, "layer_types": ["mamba", "attention", "mamba", "attention"]},
     "lfm2": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "lfm2_moe": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "full_attention"]},
+    "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    "dots1": {"num_experts_per_tok": 2, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "n_shared_experts": 1},
     "reformer": {"attn_layers": ["local"] * 2, "num_hidden_layers": 2},
 }
-"""Layers where the default configuration has none of a kind that the models have."""
+"""What default configurations leave open, and layers of a kind that they have none of but the models do."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def example_config(kind: str) -> "PretrainedConfig":
     """The default configuration of a model type, with constants that show."""
     from transformers import AutoConfig
 
-    values: dict[str, Any] = LAYERS.get(kind, {})
+    values: dict[str, Any] = VALUES.get(kind, {})
     config = AutoConfig.for_model(kind, **values)
     text = config.get_text_config(decoder=True)
     for name, value in CONSTANTS.items():

@@ -195,8 +195,8 @@ def _close(found: Tensor, wanted: Tensor) -> bool:
 def _check_gradients(model: "PreTrainedModel", refuse: Callable[[str], InputError], *, recompute: bool) -> None:
     """One full step: the gradient is that of the model's own logits, and reaches its blocks."""
     dialogues = _dialogues()
+    trained = copy.deepcopy(model)  # before a pass that needs gradients, which some models keep a part of
     own = _gradients(model, -_own_log_probabilities(model, dialogues).sum())
-    trained = copy.deepcopy(model)
     if recompute:
         if not model.supports_gradient_checkpointing:
             raise refuse("it cannot recompute activations (gradient_checkpointing)")

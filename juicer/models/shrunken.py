@@ -64,8 +64,6 @@ SIZES: dict[str, int] = {
     **dict.fromkeys(("max_seq_len", "model_max_length"), 256),
 }
 """New values of sizes, where the configuration has them; a larger value is replaced, a smaller one stays."""
-NEEDED = ("head_dim", "num_experts_per_tok", "n_routed_experts", "num_experts", "n_group", "topk_group")
-"""Sizes that some default configurations leave open."""
 WIDTHS = ("hidden_size", "d_model", "n_embd", "embedding_dim")
 PROPORTIONAL = ("lru_width", "attention_hidden_size", "dim_model_base")
 """Sizes that are given as multiples of the width."""
@@ -115,8 +113,10 @@ def _shrink(values: dict[str, Any], config: Any) -> None:
             values[key] = VOCABULARY if value >= vocabulary else VOCABULARY - 8
         elif key in TOKENS and value is not None:
             values[key] = TOKENS.index(key)
-        elif key in SIZES and (_is_count(value) or (value is None and key in NEEDED)):
-            values[key] = min(value or SIZES[key], SIZES[key])
+        elif key == "head_dim" and value is None:
+            values[key] = HEAD_WIDTH  # which is what None stands for, but some code does not accept it
+        elif key in SIZES and _is_count(value):
+            values[key] = min(value, SIZES[key])
         elif key in SIZES and isinstance(value, list) and all(map(_is_count, value)):
             values[key] = [min(each, SIZES[key]) for each in value]
     _make_consistent(values)
