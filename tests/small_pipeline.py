@@ -20,6 +20,7 @@ from juicer.registry.records import collect
 from juicer.registry.store import project_uri
 from juicer.reporting.contract import Summary
 from tests.example_evaluations import metrics
+from tests.stub_models import write_stub
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = {"base": ("base", 0), "sft": ("sft", 0), "irft-r1": ("irft", 1), "irft-r2": ("irft", 2)}
@@ -159,10 +160,10 @@ def make_project(folder: Path, graph: str = GRAPH, code: Mapping[str, str] = Map
     (folder / "numbers.json").write_text(json.dumps(NUMBERS))
     rows = [{**ROW, "id": str(number), "rejected": None if number == 3 else ROW["rejected"]} for number in range(4)]
     (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    (folder / "models/world").mkdir(parents=True)
+    stub = write_stub(folder / "models/world")
     with contextlib.chdir(folder):
         (folder / "params.yaml").write_text(dump(*load(ROOT / "recipes/quickstart.yaml", RECIPE)))
-    (folder / "models/world").rmdir()
+    shutil.rmtree(stub)
     for name in (".gitignore", ".dvcignore", ".dvc/config"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
