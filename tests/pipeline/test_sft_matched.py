@@ -10,6 +10,7 @@ import pytest
 from juicer.recipe.activation import dump, load
 from tasks import sft_matched
 from tests.small_pipeline import RECIPE, ROOT, ROW, save_tiny_model
+from tests.stub_models import write_stub
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def control(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> dict:
     """Run the stage; returns the control's training record."""
     Path("rows.jsonl").touch()
-    Path("models/world").mkdir()
+    write_stub(Path("models/world"))
     Path("params.yaml").write_text(dump(*load(ROOT / "recipes/quickstart.yaml", [*RECIPE, *overrides])))
     models = ["--policy", "models/sft", "--scorer", "models/sft", "--irft", "models/method", "--rft", "models/sft"]
     monkeypatch.setattr(sys, "argv", ["sft_matched", *models, "--data", "data", "--out", "models/sft-matched"])
