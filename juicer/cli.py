@@ -413,9 +413,9 @@ def use(
     path = recipe_file(project, recipe)
     if dry_run:
         whole, graph = load(path, overrides, tiny=tiny)
-        print(dump(whole, graph), end="")
         for said in probe_models(whole, str(path)):
             print(said, file=sys.stderr)
+        print(dump(whole, graph), end="")
         return
     from juicer.stages.workspace import hold
 

@@ -9,7 +9,7 @@ BEAVER = {"model_type": "llama", "architectures": ["LlamaForScore"]}
 
 
 def write_stub(folder: Path, values: dict[str, object] | None = None, **changes: object) -> Path:
-    """Write the small files of a model, and empty weights; returns the folder.
+    """Write the small files of a model, and weights of one number; returns the folder.
 
     Args:
         values: of config.json; by default those of a GPT-NeoX.
@@ -18,5 +18,6 @@ def write_stub(folder: Path, values: dict[str, object] | None = None, **changes:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({**(values or CONFIGURATION), **changes}))
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}}}))
-    (folder / "model.safetensors").touch()
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     return folder

@@ -179,6 +179,12 @@ class Template:
             for (_, rest), before, whole in zip(pairs, starts, wholes, strict=True)
         ]
 
+    def without_closing(self, tokens: list[int]) -> list[int]:
+        """Tokens of `response` without what the template writes after an answer: as if it had been cut there."""
+        closing = self._tokens(self._closing) if self._closing else []
+        rest = tokens[: -len(closing)] if closing and tokens[-len(closing) :] == closing else tokens
+        return rest[:-1] if rest[-1:] == [self.end_of_text] else rest
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of response tokens: of the answer alone, without special tokens and surrounding white space."""
         answer = [token for token in self._answer_of(list(tokens)) if token not in self._marks]

@@ -41,7 +41,8 @@ class Difference:
         """The side of zero that the interval lies on."""
         if self.count < FEWEST:
             return "too few"
-        if self.low <= 0 <= self.high:
+        # Values that are all equal do not show how far the next one may lie.
+        if self.low <= 0 <= self.high or self.error == 0:
             return "undecided"
         return "better" if self.low > 0 else "worse"
 

@@ -99,7 +99,7 @@ class RewardReader:
     def _from_text(self, prompt: Sequence[Message], response: str, *, ended: bool) -> Dialogue:
         asked = [Message(role=turn["role"], content=self._as_text(turn["content"])) for turn in prompt]
         tokens = self.own.response(asked, self._as_text(response))
-        read = Dialogue(self.own.prompt(asked), tokens if ended else tokens[:-1])
+        read = Dialogue(self.own.prompt(asked), tokens if ended else self.own.without_closing(tokens))
         if self.positions is not None and len(read) > self.positions:
             what = f"a dialogue has {len(read)} of the reward's tokens, but the reward reads {self.positions}"
             raise InputError(what, where=str(self.own.tokenizer.name_or_path), do=SHORTER)

@@ -27,6 +27,8 @@ BITS = {
     "I8": 8, "U8": 8, "BOOL": 8, "C64": 64,
 }  # fmt: skip
 _LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
+_OWN_LAYER = re.compile(r"(?:[a-z_]+\.)?(?:layers|h|blocks)\.(\d+)\.")
+"""Blocks of a language model itself, not of a tower for images beside it."""
 
 
 def check_folder(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -39,12 +41,25 @@ def check_folder(folder: Path) -> dict[str, tuple[int, ...]]:
         InputError: there is no model, it brings code of its own, its weights are pickled, damaged or incomplete, or
             its configuration is not one of them; names the file.
     """
+    check_no_adapter(folder)
     values = read_config_values(folder)
     shapes: dict[str, tuple[int, ...]] = {}
     for path in weight_files(folder):
         shapes.update(read_shapes(path))
     _check_layers(values, shapes, folder / "config.json")
     return shapes
+
+
+def check_no_adapter(folder: Path) -> None:
+    """Refuse a folder with an adapter: transformers would put it into the model, or load it without a model.
+
+    Raises:
+        InputError: there is an adapter_config.json, whatever stands beside it.
+    """
+    if _is_file(folder / "adapter_config.json"):
+        what = "the folder holds an adapter (adapter_config.json), not only a whole model"
+        do = "merge it into its base model by peft's merge_and_unload(), and save that with its tokenizer"
+        raise InputError(what, where=str(folder), do=do)
 
 
 def read_config_values(folder: Path) -> dict[str, Any]:
@@ -115,10 +130,19 @@ def read_small_json(path: Path) -> dict[str, Any]:
 
 
 def context_of(values: dict[str, Any]) -> int | None:
-    """The context in tokens that a model's config.json states; None where it states none."""
-    inner = values.get("text_config", values)
+    """The context in tokens that a model's config.json states; None where it states none.
+
+    Beyond the context that LongRoPE was scaled from, transformers takes other factors for the whole batch, so that what
+    a row says would depend on the rows beside it: such a model ends there.
+    """
+    inner = values.get("text_config") or values
     names = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len", "max_sequence_length")
-    return next((inner[name] for name in names if isinstance(inner.get(name), int)), None)
+    stated = next((inner[name] for name in names if isinstance(inner.get(name), int)), None)
+    scaling = inner.get("rope_parameters") or inner.get("rope_scaling") or {}
+    if not isinstance(scaling, dict) or "longrope" not in (scaling.get("rope_type"), scaling.get("type")):
+        return stated
+    scaled_from = scaling.get("original_max_position_embeddings", inner.get("original_max_position_embeddings"))
+    return min(scaled_from, stated or scaled_from) if isinstance(scaled_from, int) else stated
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -191,9 +215,14 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _check_layers(values: dict[str, Any], shapes: dict[str, tuple[int, ...]], path: Path) -> None:
-    """Raise InputError if the configuration asks for more blocks than the weights have."""
+    """Raise InputError if the configuration asks for more blocks than the weights have, or for fewer."""
     found = [int(match.group(1)) for name in shapes if (match := _LAYER.search(name))]
     asked = values.get("num_hidden_layers", values.get("n_layer"))
+    own = [int(match.group(1)) for name in shapes if (match := _OWN_LAYER.match(name))]
+    extra = values.get("num_nextn_predict_layers") or 0
+    if own and isinstance(asked, int) and isinstance(extra, int) and asked + extra < max(own) + 1:
+        what = f"num_hidden_layers is {asked:,}, but the weights have {max(own) + 1} blocks"
+        raise InputError(what, where=str(path), do="restore config.json, or download the model again")
     if found and isinstance(asked, int) and asked > max(found) + 1:
         what = f"num_hidden_layers is {asked:,}, but the weights have {max(found) + 1} blocks"
         raise InputError(what, where=str(path), do="download the model again")

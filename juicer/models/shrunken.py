@@ -119,7 +119,8 @@ def _shrink(values: dict[str, Any], config: Any) -> None:
             values[key] = min(value, SIZES[key])
         elif key in SIZES and isinstance(value, list) and all(map(_is_count, value)):
             values[key] = [min(each, SIZES[key]) for each in value]
-    _make_consistent(values)
+    _make_consistent(values, min(width, WIDTH))
+    _cut_factors(values)
 
 
 def _shrink_layers(values: dict[str, Any], layers: int, kept: int) -> None:
@@ -145,16 +146,28 @@ def _own_sizes(own: Mapping[str, Any]) -> dict[str, Any]:
     return {name: (SIZES | shared | wider).get(name, value) for name, value in own.items()}
 
 
-def _make_consistent(values: dict[str, Any]) -> None:
+def _make_consistent(values: dict[str, Any], width: int) -> None:
     """Sizes that follow from others: state-space heads share the inner width, stacks share the layers."""
-    inner = values.get("mamba_d_ssm") or WIDTH * (values.get("mamba_expand") or values.get("expand") or 2)
+    inner = values.get("mamba_d_ssm") or width * (values.get("mamba_expand") or values.get("expand") or 2)
     pairs = [("mamba_n_heads", "mamba_d_head"), ("n_mamba_heads", "mamba_headdim")]
     pairs += [("num_heads", "head_dim")] if "expand" in values else []
-    for count, width in pairs:
-        if _is_count(values.get(count)) and _is_count(values.get(width)):
-            values[count], values[width] = SSM_HEADS, inner // SSM_HEADS
+    for count, size in pairs:
+        if _is_count(values.get(count)) and _is_count(values.get(size)):
+            values[count], values[size] = SSM_HEADS, inner // SSM_HEADS
     if _is_count(values.get("num_layers_per_stack")):
         values["num_layers_per_stack"] = 1
+
+
+def _cut_factors(values: dict[str, Any]) -> None:
+    """Keep as many of LongRoPE's factors as a shrunken head rotates pairs of its width."""
+    for scaling in (values.get("rope_parameters"), values.get("rope_scaling")):
+        if not isinstance(scaling, dict):
+            continue
+        share = scaling.get("partial_rotary_factor") or values.get("partial_rotary_factor") or 1.0
+        pairs = int((values.get("head_dim") or HEAD_WIDTH) * share) // 2
+        for name in ("short_factor", "long_factor"):
+            if isinstance(scaling.get(name), list):
+                scaling[name] = scaling[name][:pairs] + [1.0] * (pairs - len(scaling[name]))
 
 
 def _is_count(value: object) -> bool:

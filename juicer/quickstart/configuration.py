@@ -30,8 +30,9 @@ def read_config(path: Path) -> tuple[str, "PretrainedConfig"]:
     try:
         return str(values["architectures"][0]), AutoConfig.for_model(kind, **values)
     except Exception as error:  # whatever a configuration makes its own code raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"transformers has no such model: {reason}", where=str(path)) from error
+        reason = " ".join(str(error).split())[:300]
+        what = f"transformers cannot read the configuration: {type(error).__name__}: {reason}"
+        raise InputError(what, where=str(path), do="compare it with the model's original config.json") from error
 
 
 def shrunk(config: "PretrainedConfig", settings: TinySettings, vocabulary: int, context: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from juicer.models.architectures import CAUSAL, CLASSIFIERS, CONFIGURATIONS, MASKED, is_known, model_types
-from juicer.models.folder import context_of, read_config_values, read_small_json, weight_files
+from juicer.models.folder import check_folder, check_no_adapter, context_of, read_config_values, read_small_json
 from juicer.recipe.graph import WORLD_POLICY, WORLD_SCORER
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
@@ -56,7 +56,7 @@ def check_inputs(recipe: Recipe, *, whole: bool = True) -> None:
         return
     folders: dict[Role, Folder] = {}
     for key, role, path in _named(recipe):
-        _check_adapter(key, path)
+        check_no_adapter(path)
         folder = folders[role] = Folder(key, role, path, read_config_values(path))
         _check_configuration(folder, recipe)
         if whole:
@@ -77,17 +77,6 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, Role, Path]]:
         made = recipe.pretrain is not None and model in (WORLD_POLICY, WORLD_SCORER)
         if model is not None and not made and Path(model).is_dir():
             yield key, role, Path(model)
-
-
-def _check_adapter(key: str, path: Path) -> None:
-    """Refuse the folder of an adapter, which holds no model."""
-    whole = (path / "config.json").is_file() and not (
-        (path / "adapter_config.json").is_file() and not list(path.glob("model*.safetensors"))
-    )
-    if (path / "adapter_config.json").is_file() and not whole:
-        what = f"{key}: the folder holds an adapter, not a whole model"
-        do = "merge it into its base model by peft's merge_and_unload(), and save that with its tokenizer"
-        raise InputError(what, where=str(path), do=do)
 
 
 def _check_configuration(folder: Folder, recipe: Recipe) -> None:
@@ -156,7 +145,7 @@ def _check_classifier(folder: Folder, kind: str) -> None:
 
 
 def _check_files(folder: Folder, recipe: Recipe) -> None:
-    weight_files(folder.path)
+    check_folder(folder.path)  # the headers of the weights, not the weights
     present = [name for name in TOKENIZERS if (folder.path / name).is_file()]
     do = "save one beside the weights: tokenizer.save_pretrained(folder)"
     if not present:

@@ -87,9 +87,12 @@ def test_an_adapter_is_refused_with_what_to_do(role, configured):
     Path("model").mkdir()
     if configured:
         write_stub(Path("model"))
-        Path("model/model.safetensors").rename("model/adapter_model.safetensors")
+        Path("model/adapter_model.safetensors").touch()
     Path("model/adapter_config.json").write_text("{}")
-    with pytest.raises(InputError, match=r"holds an adapter, not a whole model \(merge it .* merge_and_unload"):
+    with pytest.raises(
+        InputError,
+        match=r"holds an adapter \(adapter_config.json\), not only a whole model \(merge it .* merge_and_unload",
+    ):
         read(f"{KEYS[role]}=model")
 
 

@@ -19,6 +19,7 @@ from dev.architectures import probe
 from juicer.data.dialogues import Dialogue
 from juicer.methods import probe as probing
 from juicer.methods.probe import probe_policy, probe_reward
+from juicer.models.folder import context_of
 from juicer.models.forward import Forward, features, forward_of, logits_of, shrunken_model, usable_attention
 from juicer.models.log_probability import score_dialogues
 from juicer.runtime.errors import InputError
@@ -156,6 +157,19 @@ def test_features_of_prompts_reach_the_head_only_once(policy) -> None:
     given = features(policy, tokens, None)
     assert given.shape == (1, 4, policy.config.hidden_size)
     assert torch.equal(logits_of(policy, given), policy(input_ids=tokens).logits)
+
+
+@pytest.mark.parametrize("heads", [{}, {"partial_rotary_factor": 0.75}])
+def test_a_model_with_long_rope_is_exact_up_to_the_context_that_it_was_scaled_from(heads) -> None:
+    pairs = int(96 * heads.get("partial_rotary_factor", 1)) // 2
+    scaling = {"type": "longrope", "short_factor": [1.0] * pairs, "long_factor": [4.0] * pairs}
+    sizes = {"hidden_size": 3072, "num_attention_heads": 32, "max_position_embeddings": 131072}
+    config = AutoConfig.for_model(
+        "phi3", **sizes, **heads, rope_scaling=scaling, original_max_position_embeddings=4096, pad_token_id=0
+    )
+    probe_policy(config, where="phi3")
+    assert context_of(config.to_dict()) == 4096
+    assert context_of({"max_position_embeddings": 8192, "rope_scaling": None}) == 8192
 
 
 def test_an_unknown_architecture_is_refused_with_its_reason() -> None:

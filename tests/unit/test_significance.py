@@ -55,6 +55,7 @@ def test_a_verdict_is_the_side_of_zero_that_the_interval_lies_on() -> None:
     assert Difference(-1.0, 0.4, -1.9, -0.1, FEWEST).verdict == "worse"
     assert Difference(1.0, 0.5, 0.0, 2.0, FEWEST).verdict == "undecided"
     assert Difference(0.0, 0.0, 0.0, 0.0, FEWEST).verdict == "undecided"
+    assert Difference(0.1, 0.0, 0.1, 0.1, FEWEST).verdict == "undecided"  # equal values do not show their spread
     assert Difference(1.0, 0.4, 0.1, 1.9, FEWEST - 1).verdict == "too few"
 
 
