@@ -34,7 +34,7 @@ CONSTANTS = {
     "attention_out_multiplier": 0.5,
     "ssm_out_multiplier": 0.5,
 }
-VALUES = {
+VALUES: dict[str, dict[str, Any]] = {
     "bamba": {"num_hidden_layers": 4, "attn_layer_indices": [1, 3]},
     "granitemoehybrid": {"num_hidden_layers": 4, "layer_types": ["mamba", "attention", "mamba", "attention"]},
     "lfm2": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "full_attention"]},
