@@ -23,6 +23,7 @@ from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.runtime.libraries import require
 from juicer.sampling.decoding import sample_responses
+from juicer.sampling.steppers import cache_of
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import PolicyAlignmentSettings
 from juicer.settings.training import SamplingSettings
@@ -102,6 +103,7 @@ def align_policy(
     skip_deepspeed_import()
     datasets.disable_progress_bars()
     reward.eval()
+    cache_of(policy)  # measured here, because DeepSpeed shards every model that is built after it has started
     mean, deviation = normaliser if settings.normalise_reward else (0.0, 1.0)
     latest = checkpoint.latest() if checkpoint else None
     saved = saved_values(latest, processes) if latest else {"step": 0, "response": 0}

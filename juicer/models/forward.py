@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from juicer.models.building import quiet, unbuildable
+from juicer.models.building import quiet
 from juicer.models.shrunken import LARGEST, VOCABULARY, shrunken
 from juicer.runtime.errors import InputError
 
@@ -176,7 +176,10 @@ def shrunken_model(
             model: PreTrainedModel = build(small, dtype=torch.float32).eval()
             _enlarge(model)
         except Exception as error:  # whatever a configuration makes the model's own code raise
-            raise unbuildable("model", str(config.name_or_path or config.model_type), error) from error
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            what = f"a small random copy of the model, on which it is checked, cannot be built: {reason}"
+            do = "check its config.json; if transformers loads the model, report its architecture"
+            raise InputError(what, where=str(config.name_or_path or config.model_type), do=do) from error
     return model
 
 
