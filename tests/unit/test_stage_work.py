@@ -79,6 +79,13 @@ def parsed(program: ModuleType, arguments: dict[str, object]) -> argparse.Namesp
     return parser.parse_args([word for name, value in given.items() for word in (f"--{name}", value)])
 
 
+class TheScorer(str):
+    """Stands for a scorer, which takes every row."""
+
+    def refusals(self, rows: list[object]) -> list[str | None]:
+        return [None] * len(rows)
+
+
 class Model(SimpleNamespace):
     """Stands for the model of a folder."""
 
@@ -166,7 +173,7 @@ def work(template, tmp_path, monkeypatch) -> Work:
 
     def load_scorer(settings, folder, compute):
         noted.note("load_scorer", settings=settings, folder=folder)
-        return "the scorer"
+        return TheScorer("the scorer")
 
     def save(model, template, folder, record):
         noted.note("save", model=model, template=template)
