@@ -5,6 +5,7 @@ from typing import Any
 
 from juicer.data.demonstrations import Message
 from juicer.recipe.graph import WORLD_POLICY, config_of
+from juicer.recipe.inputs import TOKENIZERS
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.settings.data import TemplateSettings
@@ -47,7 +48,7 @@ def _probe_policy(recipe: Recipe, where: str) -> list[str]:
     lora = next((section.lora for section in trained if getattr(section, "lora", None)), None)
     recompute = any(section.gradient_checkpointing for section in trained)
     probed = probe_policy(config, where=f"{where}: policy.model: {model}", lora=lora, recompute=recompute)
-    if _is_model(Path(model)):
+    if any((Path(model) / name).is_file() for name in TOKENIZERS):
         probe_tokenizer(Path(model), recipe.template)
     return [f"{model} is exact: {probed}"]
 
@@ -73,11 +74,6 @@ def _probe_reward(recipe: Recipe, where: str) -> None:
 
     _, config = read_config(path)
     probe_reward(config, where=f"{where}: {key}: {model}", frozen_blocks=reward.frozen_blocks)
-
-
-def _is_model(folder: Path) -> bool:
-    """Whether the folder has a tokenizer, and not only a configuration."""
-    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
 
 
 def probe_tokenizer(folder: Path, settings: TemplateSettings) -> None:
