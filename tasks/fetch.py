@@ -14,7 +14,7 @@ from typing import Any
 from juicer.data.demonstrations import Demonstration
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import md5_of_file, write_json
-from juicer.settings.data import FetchSettings
+from juicer.settings.sources import FetchSettings
 from juicer.settings.world import WorldSettings
 from juicer.sources import formats
 from juicer.sources.files import Row, SourceFile, files_of, is_path, rows_of

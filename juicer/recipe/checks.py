@@ -12,7 +12,7 @@ from juicer.recipe.graph import HUB_ID, INPUTS, SFT, WORLD_POLICY, WORLD_SCORER,
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.settings.base import Settings
-from juicer.settings.data import FetchSettings
+from juicer.settings.sources import FetchSettings
 from juicer.sources.files import is_path
 
 

@@ -5,7 +5,7 @@ from pydantic import Field
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Seed
 from juicer.settings.compute import ComputeSettings
-from juicer.settings.data import CurateSettings, FetchSettings, ScorerSettings, TemplateSettings
+from juicer.settings.data import CurateSettings, ScorerSettings, TemplateSettings
 from juicer.settings.evaluation import EvaluationSettings
 from juicer.settings.irft import IrftSettings
 from juicer.settings.keep import KeepSettings
@@ -14,6 +14,7 @@ from juicer.settings.models import PolicySettings, RegisterSettings
 from juicer.settings.report import ReportSettings
 from juicer.settings.rft import RftSettings
 from juicer.settings.sft import SftMatchedSettings, SftSettings
+from juicer.settings.sources import FetchSettings
 from juicer.settings.text import Text
 from juicer.settings.tiny import TinySettings
 from juicer.settings.world import PretrainSettings, WorldSettings

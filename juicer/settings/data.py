@@ -1,4 +1,4 @@
-"""Settings of the data stages: source of the demonstrations, chat template, scorer and curation."""
+"""Settings of the data stages after `fetch`: chat template, scorer and curation."""
 
 import datetime
 from typing import Annotated, Any, Literal, Self
@@ -23,30 +23,6 @@ def _day(value: Any) -> Any:
     except ValueError:
         pass
     raise ValueError(f"{shortened(value)} is not a date; write it as 2025-01-01")
-
-
-class FetchSettings(Settings):
-    """Where demonstrations come from."""
-
-    source: Place
-    """`world` (the quickstart's generator), a local file or folder, or a Hugging Face dataset id."""
-    revision: Commit | None = None
-    """Commit of the dataset, 40 hex digits; required for a Hugging Face id."""
-    subset: Word | None = None
-    """Configuration or data folder inside the Hugging Face dataset, for example `harmless-base`."""
-    train_split: Word = "train"
-    """Hugging Face split that demonstrations are taken from."""
-    held_out_split: Word | None = None
-    """Hugging Face split that is held out from training. In a local folder, files with the word `test` in their path
-    are held out instead."""
-    format: Literal["auto", "hh", "messages", "prompt-response", "spin"] = "auto"
-    """Format of the rows; `auto` recognises it by the keys of the first row."""
-    exchange: Literal["last", "first"] = "last"
-    """Assistant turn of `messages` that is the demonstration: the last, or the first (as SPIN does with UltraChat)."""
-    rows: Rows | None = Field(None, ge=1)
-    """Number of training rows at this revision. Only `juicer plan` reads it, to count the rows that are scored."""
-    licence: Line = "unknown"
-    """Licence of the data, copied to the provenance."""
 
 
 class TemplateSettings(Settings):

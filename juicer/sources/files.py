@@ -9,7 +9,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,17 @@ class Row:
     """One raw row: its values, and its place (`file:line`, or `file: row N` in formats without lines)."""
 
     values: dict[str, Any]
+    where: str
+    held_out: bool = False
+    """Whether the file holds this row out: by the file's name, or by the name of the split that it stands in."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A place where a row should be and none can be read: invalid JSON, no object, ..."""
+
+    what: str
+    """What is wrong, as a clause."""
     where: str
 
 
@@ -351,3 +362,15 @@ def _check_parquet(metadata: Any, size: int, name: str) -> int:
     widest = max((column.total_uncompressed_size for column in columns if column.has_dictionary_page), default=0)
     rows = max(1, metadata.num_rows)
     return max(1, min(1000, BATCH // max(1, unpacked // rows), BATCH // max(1, min(widest, BATCH // 8))))
+
+
+def rows_of_source(path: str) -> Iterator[tuple[SourceFile, Iterator[Row | Unreadable]]]:
+    """The files of a file, folder or glob, each with its rows; errors name them as `path` does."""
+    for file in files_of(path):
+        shown = path if Path(path).name == file.name else f"{path.rstrip('/')}/{file.name}"
+        yield file, _marked(file, shown)
+
+
+def _marked(file: SourceFile, shown: str) -> Iterator[Row | Unreadable]:
+    for row in rows_of(file.path, shown):
+        yield replace(row, held_out=True) if file.held_out else row

@@ -6,7 +6,7 @@ import pytest
 
 from dev.hostile.data import SLOW, cases
 from juicer.runtime.errors import InputError
-from juicer.settings.data import FetchSettings
+from juicer.settings.sources import FetchSettings
 from juicer.stages.stage import Stage
 from tasks import fetch
 

@@ -7,15 +7,18 @@ A new format is a module here with `read(row) -> Answered`, a name in `Format` a
 (juicer/settings/data.py), and a line each in `recognise` and `_read`.
 """
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from juicer.data.demonstrations import Demonstration
 from juicer.runtime.errors import InputError
-from juicer.sources.files import Row
+from juicer.settings.sources import ReadingSettings
+from juicer.sources.files import Row, Unreadable
 from juicer.sources.formats import comparison, messages, prompt_response
 from juicer.sources.formats.rows import EXPLANATIONS, Answered, Malformed, MalformedError, Reason, keys_of
 
-__all__ = ["EXPLANATIONS", "WORSE", "Format", "Malformed", "Reason", "convert", "recognise"]
+__all__ = ["EXPLANATIONS", "WORSE", "Format", "Malformed", "Reader", "Reason", "convert", "recognise"]
 
 Format = Literal["hh", "messages", "prompt-response", "spin"]
 KNOWN = "chosen (and rejected), real (and generated), messages, or prompt with response or completion"
@@ -85,3 +88,36 @@ def _checked(read: Answered, held_out: bool) -> Demonstration:
         return Demonstration.make(prompt, response, rejected=rejected, held_out=held_out)
     except UnicodeEncodeError as error:
         raise MalformedError("invalid_text") from error
+
+
+class Reader:
+    """Converts the rows of one source, and counts what it did not read.
+
+    Args:
+        settings: how they are read.
+    """
+
+    def __init__(self, settings: ReadingSettings) -> None:
+        self.settings = settings
+        self.format: str | None = None
+        """Format of the rows; None before the first."""
+        self.rows = 0
+        """Rows that were consumed."""
+        self.unread: Counter[str] = Counter()
+        """Keys with a value that no row's demonstration was made from, with the number of rows."""
+
+    def convert(self, rows: Iterable[Row | Unreadable]) -> Iterator[Demonstration | Malformed]:
+        """Demonstrations of one file's rows, in their order; several of a row with `exchange: all`.
+
+        Raises:
+            InputError: the format of the first row is not known, a column that is named does not exist, or a row has
+                another format than the first; names the places.
+        """
+        first = self.settings.exchange == "first"
+        for row in rows:
+            self.rows += 1
+            if isinstance(row, Unreadable):
+                raise InputError(row.what, where=row.where)
+            if self.format is None:
+                self.format = recognise(row) if self.settings.format == "auto" else self.settings.format
+            yield convert(row, self.format, held_out=row.held_out, first_exchange=first)  # type: ignore[arg-type]
