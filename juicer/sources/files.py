@@ -66,6 +66,11 @@ def is_path(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.endswith((*SUFFIXES, ".gz")) or Path(source).exists()
 
 
+def is_glob(source: str) -> bool:
+    """Whether a source is a pattern of file names, rather than the name of a file that exists."""
+    return any(sign in source for sign in "*?[") and not Path(source).exists()
+
+
 def files_of(source: str) -> list[SourceFile]:
     """The files of a local source: the source itself, or all readable files below a folder, sorted by path.
 
