@@ -69,7 +69,7 @@ def shape_in(recipe: Recipe, model: str, role: Role, key: str) -> Shape:
 def available_rows(recipe: Recipe) -> int | None:
     """Rows that can be trained on: counted in local sources, else `fetch.rows`; None if that is not set.
 
-    Of a mixture, as many as its weights allow. A row may give several demonstrations, or none, which only `fetch` knows.
+    Of a mixture, as many as its weights allow. A row may give several demonstrations or none, which only `fetch` knows.
 
     Raises:
         InputError: the local sources have fewer rows than are to be kept; names both numbers.

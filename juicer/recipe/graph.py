@@ -3,7 +3,6 @@
 import re
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatch
-from glob import glob
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.settings.base import Settings
 from juicer.settings.sources import MOST_SOURCES, WORLD, FetchSettings
-from juicer.sources.files import files_of, is_glob, is_path
+from juicer.sources.files import files_of, is_glob, is_path, matches_of
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DATASET_ID = re.compile(rf"[A-Za-z0-9][\w.-]*|{HUB_ID.pattern}")
@@ -323,8 +322,7 @@ def _paths(fetch: FetchSettings, known: Collection[str]) -> list[str]:
             found.append(source.path)
             continue
         gone = [path for path in known if fnmatch(path, source.path) and not Path(path).exists()]
-        there = glob(source.path, recursive=True) or not gone
-        matches = [str(file.path) for file in files_of(source.path)] if there else []
+        matches = [] if gone and not matches_of(source.path) else [str(file.path) for file in files_of(source.path)]
         found += sorted({*matches, *gone})
     if len(found) > MOST_SOURCES:
         what = f"fetch.source names {len(found)} files, more than {MOST_SOURCES}"
