@@ -335,7 +335,6 @@ def _corpus(corpus: str, kept: Mapping[str, Kept]) -> str | None:
     if corpus == WORLD:
         return None
     if corpus not in (each.source for each in kept.values()) and not Path(corpus).exists():
-        raise InputError(
-            f"pretrain.corpus: no such file or folder: {corpus}", do="paths are relative to the project's root"
-        )
+        do = "paths are relative to the project's root"
+        raise InputError(f"pretrain.corpus: no such file or folder: {corpus}", do=do)
     return corpus

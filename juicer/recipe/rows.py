@@ -1,4 +1,4 @@
-"""The first rows of a recipe's demonstrations, converted when the recipe is read: before any download, score or step."""
+"""The first rows of a recipe's demonstrations, converted when it is read: before any download, score or step."""
 
 from collections import Counter
 from itertools import islice

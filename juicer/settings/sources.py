@@ -97,8 +97,8 @@ class SourceSettings(Settings):
     path: Place
     """A file, a folder or a glob."""
     weight: float | None = Field(None, gt=0, le=1000)
-    """Share of the training rows in the mixture, relative to the other weights: as many rows are kept as the proportions
-    allow, and none is repeated. Null, in all sources, keeps all rows."""
+    """Share of the training rows in the mixture, relative to the other weights: as many rows are kept as the
+    proportions allow, and none is repeated. Null, in all sources, keeps all rows."""
     format: Format | None = None
     """Format of this source; null takes `fetch.format`."""
     columns: ColumnsSettings | None = None

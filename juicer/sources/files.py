@@ -71,6 +71,12 @@ def is_glob(source: str) -> bool:
     return any(sign in source for sign in "*?[") and not Path(source).exists()
 
 
+def matches_of(pattern: str) -> list[Path]:
+    """The files that a glob matches, sorted."""
+    start = Path(Path(pattern).anchor or ".")
+    return sorted(path for path in start.glob(str(Path(pattern).relative_to(start))) if path.is_file())
+
+
 def files_of(source: str) -> list[SourceFile]:
     """The files of a local source: the source itself, or all readable files below a folder, sorted by path.
 

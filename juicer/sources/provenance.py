@@ -86,7 +86,8 @@ class Losses:
         for reason, rows in self.rows.most_common():
             named = [_place(row) for row in self.first[reason][:3]]
             more = f" and {rows - len(named)} more" if rows > len(named) else ""
-            yield f"left out {rows} row{'s' * (rows != 1)}: {self.first[reason][0].explanation}: {', '.join(named)}{more}"
+            why = self.first[reason][0].explanation
+            yield f"left out {rows} row{'s' * (rows != 1)}: {why}: {', '.join(named)}{more}"
 
     def main(self) -> tuple[LeftOut, int] | None:
         """The first row of the most frequent reason, among those of unusable rows if there are any, and its count."""

@@ -1,4 +1,4 @@
-"""Every local file of demonstrations is a dependency of the stage fetch, which has a fixed number of places for them."""
+"""Every local file of demonstrations is a dependency of the stage fetch, which has a fixed number of places."""
 
 import json
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_every_source_is_kept_and_the_recipe_stays_valid_when_they_go() -> None:
 def test_more_matches_than_places_are_refused_with_what_to_do() -> None:
     for number in range(3, 9):
         written(Path(f"data/part-{number}.jsonl"), [row(number)])
-    with pytest.raises(InputError, match="names 9 files, more than 8 .*name the folder"):
+    with pytest.raises(InputError, match=r"names 9 files, more than 8 .*name the folder"):
         params_of("data/*.jsonl")
 
 
