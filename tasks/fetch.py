@@ -129,7 +129,7 @@ def _write(path: Path, rows: Iterator[Demonstration], provenance: Provenance) ->
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("wb") as file:
         for row in rows:
-            line = row.model_dump_json().encode() + b"\n"
+            line = row.line()
             digest.update(line)
             file.write(line)
             provenance.kept += 1
