@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from juicer.data.demonstrations import Demonstration, line_of
+from juicer.data.demonstrations import Demonstration
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import md5_of_file, write_json
 from juicer.settings.sources import WORLD, FetchSettings, Source
@@ -167,7 +167,7 @@ def _write_all(writer: Writer, sources: list[SourceFetch]) -> None:
     """Stream all rows of all sources."""
     for source in sources:
         for row in source:
-            writer.write(line_of(row), held_out=row.held_out)
+            writer.write(row.line(), held_out=row.held_out)
 
 
 def _write_mixture(writer: Writer, sources: list[SourceFetch], folder: Path) -> None:
@@ -189,7 +189,7 @@ class Spool:
                 self._held_out.append(row.held_out)
                 if not row.held_out:
                     self.places.append(int(row.split_hash()[:16], 16))
-                file.write(line_of(row))
+                file.write(row.line())
 
     def copy(self, writer: Writer, keep: int) -> int:
         """Write the rows that are held out and `keep` others, and remove the file. Returns the number of rows."""
