@@ -1,11 +1,9 @@
 """Which assistant turns of a dialogue become demonstrations, and of each its prompt."""
 
-import hashlib
-import json
 from collections.abc import Iterator
 from typing import Literal
 
-from juicer.data.demonstrations import Demonstration, Message
+from juicer.data.demonstrations import Demonstration, opening_hash
 from juicer.sources.formats.reasons import LeftOutError
 from juicer.sources.formats.turns import Dialogue
 from juicer.sources.formats.values import is_blank
@@ -64,22 +62,16 @@ def demonstration(
         raise LeftOutError("invalid_text") from error
 
 
-def opening_of(turns: list[Message]) -> str:
-    """SHA-256 of the turns up to and including the user's first: the same for all demonstrations of a dialogue."""
-    first = next((place for place, turn in enumerate(turns, 1) if turn["role"] == "user"), 0)
-    text = json.dumps(turns[:first], ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-
-
-def exchanges(
-    dialogue: Dialogue, exchange: Exchange, *, held_out: bool
-) -> Iterator[Demonstration | LeftOutError]:
+def exchanges(dialogue: Dialogue, exchange: Exchange, *, held_out: bool) -> Iterator[Demonstration | LeftOutError]:
     """The demonstrations of a dialogue, and at most one fault; the other turns are used all the same.
 
     Raises:
         LeftOutError: as `answers`.
     """
-    opening = opening_of(dialogue.turns) if exchange == "all" else None
+    try:
+        opening = opening_hash(dialogue.turns) if exchange == "all" else None
+    except UnicodeEncodeError as error:
+        raise LeftOutError("invalid_text") from error
     faults = []
     for place in answers(dialogue, exchange):
         rejected = dialogue.rejected if place == len(dialogue.turns) - 1 else None

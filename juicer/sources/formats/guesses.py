@@ -39,8 +39,8 @@ def _guessed(values: Values) -> dict[str, str]:
     pairs = [(key, value) for key, value in list(values.items())[:MOST] if isinstance(key, str)]
     lists = {key: value for key, value in pairs if isinstance(value, list) and value and isinstance(value[0], dict)}
     if lists:
-        key = _best("messages", lists) or next(iter(lists))
-        return {"messages": key, **_of_message(lists[key][0])}
+        of = _best("messages", lists) or next(iter(lists))
+        return {"messages": of, **_of_message(lists[of][0])}
     texts = {key: value for key, value in pairs if isinstance(value, str)}
     found = {}
     for part in ("prompt", "response", "context", "system", "rejected"):

@@ -99,8 +99,8 @@ class Forest:
         """The root and the best path of every tree; a message whose parent the file does not have is left out."""
         for name, node in self.nodes.items():
             parent = self.parents[name]
-            if parent in self.nodes:
-                self.nodes[parent].replies.append(node)  # type: ignore[index]
+            if parent is not None and parent in self.nodes:
+                self.nodes[parent].replies.append(node)
         for name, node in self.nodes.items():
             parent = self.parents[name]
             if parent is None:

@@ -14,7 +14,17 @@ from juicer.sources.formats.guesses import unrecognised
 from juicer.sources.formats.reasons import LeftOut, LeftOutError
 from juicer.sources.formats.shapes import SHAPES, Keys, named, parts_of, recognise, slots_of, usable
 from juicer.sources.formats.turns import MEDIA, PLACEHOLDERS, TOOLS, Dialogue, TurnReader
-from juicer.sources.formats.values import Slots, Values, has_value, is_blank, names_of, required, text_of, truth, wrong_type
+from juicer.sources.formats.values import (
+    Slots,
+    Values,
+    has_value,
+    is_blank,
+    names_of,
+    required,
+    text_of,
+    truth,
+    wrong_type,
+)
 from juicer.sources.held_out import is_held_out
 
 Read = Callable[[Values, Slots, TurnReader], Dialogue]
@@ -226,9 +236,9 @@ class Reader:
             what = f"a row of the format {format_} has {names}, and this one has the keys {names_of(row.values)}"
             raise InputError(what, where=row.where, do="correct fetch.format, or name the keys in fetch.columns")
         messages = row.values.get(slots.get("messages", ""))
-        if isinstance(messages, list) and (name := self._turns.check_keys(messages)):
-            part = "role" if name == columns.role else "content"
-            raise _no_column(part, name, row, list(messages[0]), "message")
+        if isinstance(messages, list) and (absent := self._turns.check_keys(messages)):
+            part = "role" if absent == columns.role else "content"
+            raise _no_column(part, absent, row, list(messages[0]), "message")
         self.format, self._first = format_, row.where
 
     def _refuse_other(self, row: Row) -> None:

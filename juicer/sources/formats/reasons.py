@@ -56,13 +56,18 @@ class LeftOut:
     """What was found in this row, as a clause; "" if the reason says it all."""
 
     @property
-    def meant(self) -> bool:
-        """Whether the source means it; otherwise the row is unusable."""
-        return self.reason in MEANT
+    def unusable(self) -> bool:
+        """Whether the row is faulty; otherwise the source means it."""
+        return self.reason in UNUSABLE
+
+    @property
+    def explanation(self) -> str:
+        """What the reason means, as a clause."""
+        return EXPLANATIONS[self.reason]
 
     def __str__(self) -> str:
         detail = f": {self.detail}" if self.detail else ""
-        return " ".join(f"{self.where}: {EXPLANATIONS[self.reason]}{detail}".split())
+        return " ".join(f"{self.where}: {self.explanation}{detail}".split())
 
 
 class LeftOutError(Exception):

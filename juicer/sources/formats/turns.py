@@ -11,11 +11,11 @@ from juicer.sources.formats.values import has_value, is_blank, names_of, parsed,
 
 Role = Literal["system", "user", "assistant"]
 ROLES: dict[str, Role | Literal["tool"]] = {
-    **dict.fromkeys(("user", "human", "prompter"), "user"),  # type: ignore[arg-type]
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "bing", "bot", "model"), "assistant"),  # type: ignore[arg-type]
-    **dict.fromkeys(("system", "developer"), "system"),  # type: ignore[arg-type]
-    **dict.fromkeys(("tool", "function", "observation", "function_call", "ipython"), "tool"),  # type: ignore[arg-type]
-    **dict.fromkeys(("tool_call", "tool_response", "function_response"), "tool"),  # type: ignore[arg-type]
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "bing", "bot", "model"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("tool", "function", "observation", "function_call", "ipython"), "tool"),
+    **dict.fromkeys(("tool_call", "tool_response", "function_response"), "tool"),
 }
 ROLE_KEYS, CONTENT_KEYS = ("role", "from", "user"), ("content", "value", "text")
 TOOLS = frozenset({"tools", "functions", "tool_calls", "function_call", "tool_call_id"})
@@ -168,7 +168,11 @@ class TurnReader:
     def _odd(self, key: str, place: int, message: Any) -> tuple[Role | Literal["tool"], Any, _Layout]:
         """Role and content of a message that has calls of tools and no content, or a role in another letter case."""
         layout = self._layout(key, place, message)
-        return self.role(message[layout.role], f"message {place + 1} of {shortened(key)}"), message.get(layout.content), layout
+        return (
+            self.role(message[layout.role], f"message {place + 1} of {shortened(key)}"),
+            message.get(layout.content),
+            layout,
+        )
 
     def _others(self, key: str, message: dict[str, Any], names: list[str]) -> str:
         """Look at the other keys of a message; returns why it is not to be trained on, "" if it is."""
