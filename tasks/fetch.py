@@ -69,7 +69,7 @@ class SourceFetch:
         self.source, self.settings, self.losses = source, settings, losses
         self.reader = Reader(source.reading)
         self.files: list[FileRecord] = []
-        self.demonstrations = self.empty_rejected = 0
+        self.demonstrations = 0
         self.used: int | None = None
         """Demonstrations in the mixture; None if all are."""
 
@@ -215,14 +215,13 @@ def _refuse_if_unusable(sources: list[SourceFetch], losses: Losses, settings: Fe
     if (others := sum(losses.rows.values()) - count) > 0:
         what += f", and {others} others are left out for other reasons"
     do = f"correct or remove them; fetch.unusable_share = {settings.unusable_share:g} of the rows may be unusable"
-    raise InputError(what, where=first.place, do=do if kept else "look at the rows: juicer look FILE")
+    raise InputError(what, where=first.where, do=do if kept else "look at the rows: juicer look FILE")
 
 
 def _described(
     settings: FetchSettings, sources: list[SourceFetch], losses: Losses, writer: Writer, md5: str
 ) -> dict[str, Any]:
     records = [source.record() for source in sources]
-    empty = sum(source.empty_rejected for source in sources)
     return {
         "source": settings.model_dump(mode="json")["source"],
         "revision": settings.revision,
@@ -235,7 +234,6 @@ def _described(
             "kept": writer.rows,
             "held_out": writer.held_out,
             "left_out": sum(losses.rows.values()),
-            **({"empty_rejected_response": empty} if empty else {}),
         },
         "left_out": {reason: record.model_dump() for reason, record in losses.records().items()},
         "sources": [record.model_dump() for record in records],

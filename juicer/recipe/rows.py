@@ -46,7 +46,7 @@ def _found(source: Source) -> str:
         raise InputError(
             what, where=first.where, do="look at the rows: juicer look FILE; or set fetch.format or fetch.columns"
         )
-    lost = ", ".join(f"{count} {EXPLANATIONS[reason]}" for reason, count in reasons.most_common())
+    lost = ", ".join(f"{count} where {EXPLANATIONS[reason]}" for reason, count in reasons.most_common())
     number = "all" if not left_out else f"{reader.rows - len(left_out)} of"
     said = f"{source.path} is {reader.format}: {number} the first {reader.rows} rows can be used"
     return f"{said} ({lost})" if lost else said

@@ -8,17 +8,18 @@ import pytest
 from ruamel.yaml import YAML
 
 from juicer.planning.roles import available_rows
-from juicer.recipe.activation import activate, dump, load
+from juicer.recipe.activation import dump, load
 from juicer.recipe.checks import validate
 from juicer.recipe.graph import ABSENT, SOURCES
+from juicer.recipe.rows import check_rows
 from juicer.registry.card import _sources
 from juicer.runtime.errors import InputError
-from juicer.runtime.files import read_yaml
+from juicer.settings.sources import FetchSettings
 from tests.fetching import written
 from tests.stub_models import write_stub
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
-OTHERS = ["world=null", "pretrain=null", "scorer.kind=none", "policy.model=model", "curate.keep=null"]
+OTHERS = ["world=null", "pretrain=null", "scorer={kind: none}", "policy.model=model", "curate.keep=null"]
 
 
 @pytest.fixture(autouse=True)
@@ -74,8 +75,7 @@ def test_a_file_that_a_glob_matches_later_makes_the_graph_out_of_date() -> None:
 
 
 def test_every_source_is_kept_and_the_recipe_stays_valid_when_they_go() -> None:
-    activate(QUICKSTART, [*OTHERS, "fetch.source=data/part-*.jsonl"], Path("params.yaml"))
-    params = read_yaml(Path("params.yaml"))
+    params = params_of("data/part-*.jsonl")
     kept = params["graph"]["kept"]
     assert [kept[name]["copy"] for name in SOURCES[:3]] == [f"inputs/{name}.jsonl" for name in SOURCES[:3]]
     for path in Path("data").iterdir():
@@ -116,11 +116,11 @@ def test_the_first_rows_are_converted_when_the_recipe_is_read() -> None:
 def test_what_was_found_in_the_first_rows_is_said() -> None:
     bad = {"prompt": "Hi", "response": ""}
     written(Path("mixed.jsonl"), [*map(row, range(150)), bad])
-    said = activate(QUICKSTART, [*OTHERS, "fetch.source=mixed.jsonl"], Path("params.yaml"))
-    assert "mixed.jsonl is prompt-response: all the first 100 rows can be used" in said
+    fetch = FetchSettings(source="mixed.jsonl")
+    assert check_rows(fetch) == ["mixed.jsonl is prompt-response: all the first 100 rows can be used"]
     written(Path("mixed.jsonl"), [bad, *map(row, range(150))])
-    said = activate(QUICKSTART, [*OTHERS, "fetch.source=mixed.jsonl"], Path("params.yaml"))
-    assert "99 of the first 100 rows can be used (1 " in said
+    said = "mixed.jsonl is prompt-response: 99 of the first 100 rows can be used (1 where the response is empty)"
+    assert check_rows(fetch) == [said]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_what_was_found_in_the_first_rows_is_said() -> None:
 )
 def test_a_plan_counts_the_rows_of_all_sources(source: Any, rows: int) -> None:
     given = [*OTHERS, f"fetch.source={json.dumps(source)}", "curate.validation_share=0.1", "curate.held_out_share=0.1"]
-    recipe, _ = load(QUICKSTART, given)
+    recipe, _ = load(QUICKSTART, given, pinned=False)
     assert available_rows(recipe) == round(rows * 0.8)
 
 
