@@ -36,6 +36,10 @@ class Limits(BaseModel):
     prompt: int
     response: int
 
+    def fit(self, positions: int | None) -> bool:
+        """Whether both fit into a context of so many tokens; into None, which has no limit, they do."""
+        return positions is None or self.prompt + self.response <= positions
+
     def __str__(self) -> str:
         return f"template.max_prompt_tokens={self.prompt} template.max_response_tokens={self.response}"
 
@@ -114,7 +118,7 @@ class LengthStatistics:
         )
 
     def lines(self, settings: TemplateSettings, rows: str, positions: int | None) -> list[str]:
-        """The percentiles as aligned lines, what the limits drop, and limits that keep more.
+        """The percentiles as aligned lines, what the limits drop, and limits that keep most; none without rows.
 
         Args:
             settings: the recipe's limits.
@@ -136,9 +140,13 @@ class LengthStatistics:
             for name, percentiles in named.items()
         ]
         lines = [row[0].ljust(width) + "".join(cell.rjust(9) for cell in row[1:]) for row in table]
-        if not found.too_long:
-            return [*lines, "  the limits drop none of them"]
-        return [*lines, f"  the limits drop {found.too_long / found.rows:.1%} of them: {self.advice(positions)}"]
+        dropped = found.too_long / found.rows
+        lines.append(f"  {'warning: ' if dropped > MANY_TOO_LONG else ''}the limits drop {dropped:.1%} of these rows")
+        for share in KEPT:
+            limits = self.keeping(share)
+            beyond = "" if limits.fit(positions) else f", more than the policy's context of {positions} tokens"
+            lines.append(f"  to keep {share:.0%}: {limits}{beyond}")
+        return lines
 
     def advice(self, positions: int | None) -> str:
         """Limits that keep most rows, as a clause; empty if there are no rows.
