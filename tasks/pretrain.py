@@ -18,7 +18,7 @@ from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, TemplateSettings
 from juicer.settings.world import PretrainSettings
 from juicer.sources import formats
-from juicer.sources.files import SourceFile, files_of, rows_of
+from juicer.sources.files import Row, SourceFile, files_of, rows_of
 from juicer.stages.stage import Stage, main
 
 if TYPE_CHECKING:
@@ -103,7 +103,9 @@ def _demonstrations(corpus: str, shares: CurateSettings) -> Iterator[Demonstrati
 def _usable(files: Iterable[SourceFile]) -> Iterator[Demonstration]:
     for file in files:
         chosen: formats.Format | None = None
-        for row in rows_of(file.path, file.name):
+        for row in rows_of(file.path, file.shown):
+            if not isinstance(row, Row):
+                continue
             chosen = chosen or formats.recognise(row)
             converted = formats.convert(row, chosen)
             if isinstance(converted, Demonstration):
