@@ -50,8 +50,10 @@ class _Lines:
 def rows_of_table(file: io.BufferedReader, name: str, delimiter: str) -> Iterator[Row | Unreadable]:
     """Stream the rows of a table. A cell is text, and an empty one None; a cell in quotes may go over several lines.
 
+    A column without a name, such as pandas' index, is `column N`. A header with a fault is the first `Unreadable`.
+
     Raises:
-        InputError: the header has no or equal names, a quote is never closed, or a row is too long.
+        InputError: a quote is never closed, or a row is too long.
     """
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_ROW))
     lines = _Lines(file, name)
@@ -64,33 +66,28 @@ def rows_of_table(file: io.BufferedReader, name: str, delimiter: str) -> Iterato
         except StopIteration:
             return
         except csv.Error as error:
-            if not columns:
-                raise InputError(f"the header is no line of a table: {error}", where=lines.where) from error
             yield _broken(lines, error)
             continue
         if not cells:
             continue
         if not columns:
-            columns = _header(cells, delimiter, lines)
+            columns = [cell.strip() or f"column {number}" for number, cell in enumerate(cells, 1)]
+            if wrong := lines.wrong or _wrong_header(columns):
+                yield Unreadable(wrong, lines.where)
         elif lines.wrong or len(cells) != len(columns):
             yield Unreadable(lines.wrong or f"{len(cells)} cells under a header of {len(columns)}", lines.where)
         else:
             yield Row({column: cell or None for column, cell in zip(columns, cells, strict=True)}, lines.where)
 
 
-def _header(cells: list[str], delimiter: str, lines: _Lines) -> list[str]:
-    """The names of the columns; one without a name, as of pandas' index, is `column N`."""
-    if lines.wrong:
-        raise InputError(lines.wrong, where=lines.where, do="save the table as UTF-8")
-    names = [cell.strip() or f"column {number}" for number, cell in enumerate(cells, 1)]
-    other = next((each for each in (";", "\t", ",") if each != delimiter and each in names[0]), None)
-    if len(names) == 1 and other:
-        do = "name it .tsv" if other == "\t" else "name it .csv" if other == "," else "save it with commas"
-        raise InputError(f"the columns seem to be separated by {other!r}, not {delimiter!r}", where=lines.where, do=do)
-    twice = next((each for each in names if names.count(each) > 1), None)
-    if twice:
-        raise InputError(f"the header names the column {twice!r} twice", where=lines.where, do="rename one of them")
-    return names
+def _wrong_header(columns: list[str]) -> str:
+    """What is wrong with the names of the columns; "" if nothing is."""
+    if columns[0].startswith(("{", "[", "<")):
+        return "the first line names no columns"
+    if len(columns) == 1 and (";" in columns[0] or "\t" in columns[0] or "," in columns[0]):
+        return "the header has one column"
+    twice = next((each for each in columns if columns.count(each) > 1), None)
+    return f"the header names the column {twice!r} twice" if twice else ""
 
 
 def _broken(lines: _Lines, error: csv.Error) -> Unreadable:
