@@ -18,8 +18,8 @@ SMALL, LARGE = 30e6, 500e6
 """Parameters at which the rules for the learning rates change."""
 SHARES = (0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
 """Shares of the rows that length limits may keep, the best first."""
-SPLITS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
-"""Shares of the prompts for validation, and for reporting, that are tried in turn."""
+SPLITS = (0.05, 0.1, 0.15, 0.2, 0.25)
+"""Shares of the prompts for validation, and for reporting, that are tried in turn; half are left to train on."""
 ENOUGH, FEW = 20, 50
 """Prompts that each split should have; rows below which results mean little."""
 MOST_PROMPTS, MOST_PROMPTS_CPU = 1000, 300

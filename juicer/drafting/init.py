@@ -1,5 +1,6 @@
 """`juicer init`: a commented recipe from a file, a model and this machine, loaded once before it is published."""
 
+import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from juicer.drafting.fitting import fit
 from juicer.drafting.machine import Machine, look_at_machine
 from juicer.drafting.measure import Measured, measure
 from juicer.drafting.model import BYTES_PER_TOKEN, Model, Rendering, find_model, kind_of_scorer, rendering_of
-from juicer.drafting.recipe_text import flow, recipe_text
+from juicer.drafting.recipe_text import flow, ordered, recipe_text
 from juicer.drafting.shown import aligned, as_seen, summary
 from juicer.drafting.survey import Survey, survey
 from juicer.planning.planner import Lengths, Planner, StagePlan
@@ -32,6 +33,7 @@ HEADROOM = 0.95
 FREE_SHARES = (0.5, 0.9)
 """Shares of the free main memory that a plan may fill: the second if nothing fits into the first."""
 SHOWN_ROWS = 3
+NAME = r"[a-z0-9][a-z0-9-]{0,99}"
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,17 @@ class Draft:
     stages: Sequence[StagePlan]
     devices: int
     probed: Sequence[str]
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that a recipe cannot have, before any work.
+
+    Raises:
+        InputError: says what it may consist of.
+    """
+    if not re.fullmatch(NAME, name):
+        do = "give another --name or --out, such as --out recipes/mine.yaml"
+        raise InputError(f"{name!r} is not the name of a recipe: lower-case letters, digits and dashes", do=do)
 
 
 def draft(request: Request, *, write: bool = True) -> Draft:
@@ -212,9 +225,7 @@ def show(made: Draft) -> None:
     print("\nChosen")
     print(
         aligned(
-            (f"  {key}", _explained(chosen.value, chosen.why))
-            for key, chosen in made.choices.values.items()
-            if chosen.why
+            (f"  {key}", _explained(chosen.value, chosen.why)) for key, chosen in ordered(made.choices) if chosen.why
         )
     )
     for note in made.choices.notes:

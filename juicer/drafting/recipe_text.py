@@ -6,13 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from juicer.drafting.choices import Choices, Chosen
+from juicer.recipe.describe import keys
+from juicer.recipe.schema import Recipe
 
 COLUMN = 38
 """Where comments start."""
-ORDER = (
-    *("name", "description", "seed", "compute", "fetch", "template", "policy", "scorer", "curate"),
-    *("sft", "sft_matched", "irft", "rft", "evaluation"),
-)
 _PLAIN = re.compile(r"[A-Za-z./_][\w./+-]*(?: [\w./+()-]+)*")
 _SPECIAL = re.compile(r"(?i)null|true|false|yes|no|on|off|y|n|\.nan|[-+]?\.inf|~|[\d._+-]+(e[-+]?\d+)?")
 Tree = dict[str, "Chosen | Tree"]
@@ -25,18 +23,24 @@ def recipe_text(choices: Choices, head: str) -> str:
         head: lines for the top, without their marks.
     """
     tree: Tree = {}
-    for key, chosen in choices.values.items():
+    for key, chosen in ordered(choices):
         *sections, last = key.split(".")
         inner = tree
         for section in sections:
             inner = inner.setdefault(section, {})  # type: ignore[assignment]
         inner[last] = chosen
     lines = [f"# {line}".rstrip() for line in head.splitlines()]
-    for name in sorted(tree, key=ORDER.index):
-        if not isinstance(tree[name], Chosen):
+    for name, value in tree.items():
+        if not isinstance(value, Chosen):
             lines.append("")
-        lines += _lines(name, tree[name], 0)
+        lines += _lines(name, value, 0)
     return "\n".join(lines) + "\n"
+
+
+def ordered(choices: Choices) -> list[tuple[str, Chosen]]:
+    """The choices in the order in which the schema of recipes has their keys."""
+    places = {key: place for place, key in enumerate(keys(Recipe))}
+    return sorted(choices.values.items(), key=lambda item: places[item[0]])
 
 
 def _lines(name: str, value: "Chosen | Tree", depth: int) -> Iterator[str]:
