@@ -1,6 +1,7 @@
 """Stage curate: split the demonstrations into training, validation and held-out rows, and keep the best.
 
-Streams the raw rows, drops duplicates and rows that are too long, splits by prompt and keeps the k best by the scorer.
+Streams the raw rows, drops duplicates and rows that are too long, splits by prompt (or by the dialogue that a prompt is
+from) and keeps the k best by the scorer.
 """
 
 import argparse
@@ -227,7 +228,8 @@ class Curation:
             for total, line in enumerate(lines, 1):  # noqa: B007
                 # An invalid line is reported, with its number, when the rows are read.
                 if HELD_OUT.search(line) and (row := _row(line)) is not None and row.held_out:
-                    self._held_out_prompts.add(_key(row.prompt_hash()))
+                    # Another source may have rows of the same dialogue that do not name it.
+                    self._held_out_prompts |= {_key(row.split_hash()), _key(row.prompt_hash())}
         self._source_holds_out = bool(self._held_out_prompts)
         return total
 
@@ -247,17 +249,18 @@ class Curation:
             self._write(split, line)
 
     def _new(self, chunk: list[Demonstration], file: str) -> "Iterator[Candidate]":
-        """Rows that are not duplicates and whose prompt is in one split only, each with its split and place."""
+        """Rows that are not duplicates and whose dialogue is in one split only, each with its split and place."""
         from juicer.sources.curation import split_of
 
         for number, row in enumerate(chunk, self.read - len(chunk) + 1):
-            prompt_hash = row.prompt_hash()
             split: Split = "held_out"
             if not row.held_out:
-                if _key(prompt_hash) in self._held_out_prompts:
+                split_hash = row.split_hash()
+                prompt_hash = split_hash if row.dialogue is None else row.prompt_hash()
+                if not self._held_out_prompts.isdisjoint({_key(split_hash), _key(prompt_hash)}):
                     self.dropped["prompt_in_held_out"] += 1
                     continue
-                split = split_of(prompt_hash, self.settings, self._source_holds_out)
+                split = split_of(split_hash, self.settings, self._source_holds_out)
             if (key := _key(row.id)) in self._seen:
                 self.dropped["duplicate"] += 1
                 continue
@@ -317,7 +320,7 @@ class Curation:
             if len(self._waiting) >= SCORED_BATCHES * self.scoring.batch_size:
                 self._score_waiting()
         elif self.settings.keep is None or self.kept["train"] < self.settings.keep:
-            self._write("train", _line(row))
+            self._write("train", row.line())
         else:
             self.dropped["beyond_keep"] += 1
 
@@ -327,7 +330,7 @@ class Curation:
             return
         scores = self.scorer.score([(row.prompt, row.response) for row in rows], self.context)
         for row, score in zip(rows, scores, strict=True):
-            line = _line(row.model_copy(update={"score": score}))
+            line = row.model_copy(update={"score": score}).line()
             if self.best is None:
                 self._write("train", line)
             else:
@@ -348,7 +351,7 @@ class Curation:
             elif count is not None and count > self.lengths.limits.max_response_tokens:
                 self.rejected_too_long += 1
                 count = None
-            yield _line(row if count is not None else row.model_copy(update={"rejected": None}))
+            yield (row if count is not None else row.model_copy(update={"rejected": None})).line()
 
     def _write(self, split: "Split", line: bytes) -> None:
         self.files[split].write(line)
@@ -385,10 +388,6 @@ def _row(line: bytes) -> Demonstration | None:
         return Demonstration.model_validate_json(line)
     except ValueError:
         return None
-
-
-def _line(row: Demonstration) -> bytes:
-    return row.model_dump_json().encode() + b"\n"
 
 
 def _key(hexadecimal: str) -> int:

@@ -1,4 +1,4 @@
-"""The parts of curation: length limits, the split by prompt, the k best rows, and statistics of their scores.
+"""The parts of curation: length limits, the split by prompt or dialogue, the k best rows, and their statistics.
 
 Pure functions and small accumulators, through which the stage `curate` streams rows.
 """
@@ -17,15 +17,15 @@ Split = Literal["train", "validation", "held_out"]
 BINS = 40
 
 
-def split_of(prompt_hash: str, settings: CurateSettings, source_holds_out: bool) -> Split:
-    """The split that a prompt belongs to, by its hash alone, so that adding or removing other rows never moves it.
+def split_of(split_hash: str, settings: CurateSettings, source_holds_out: bool) -> Split:
+    """The split that a row belongs to, by a hash alone, so that adding or removing other rows never moves it.
 
     Args:
-        prompt_hash: SHA-256 of the prompt, hexadecimal.
+        split_hash: SHA-256 of the row's prompt or dialogue, hexadecimal (`Demonstration.split_hash`).
         settings: the shares.
         source_holds_out: whether the source holds out rows itself; if so, no others are held out.
     """
-    place = int(prompt_hash[:8], 16) / 2**32
+    place = int(split_hash[:8], 16) / 2**32
     if place < settings.held_out_share:
         return "train" if source_holds_out else "held_out"
     return "validation" if place < settings.held_out_share + settings.validation_share else "train"

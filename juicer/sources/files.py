@@ -66,6 +66,17 @@ def is_path(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.endswith((*SUFFIXES, ".gz")) or Path(source).exists()
 
 
+def is_glob(source: str) -> bool:
+    """Whether a source is a pattern of file names, rather than the name of a file that exists."""
+    return any(sign in source for sign in "*?[") and not Path(source).exists()
+
+
+def matches_of(pattern: str) -> list[Path]:
+    """The files that a glob matches, sorted."""
+    start = Path(Path(pattern).anchor or ".")
+    return sorted(path for path in start.glob(str(Path(pattern).relative_to(start))) if path.is_file())
+
+
 def files_of(source: str) -> list[SourceFile]:
     """The files of a local source: the source itself, or all readable files below a folder, sorted by path.
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from juicer import scorers
-from juicer.data.demonstrations import Demonstration, read
+from juicer.data import demonstrations
+from juicer.data.demonstrations import Demonstration, Message, hash_of, opening_hash, read
 from juicer.data.hh import CHAT_TEMPLATE as HH_TEMPLATE
 from juicer.recipe.activation import dump, load
 from juicer.scorers.beaver import BeaverModel, BeaverScorer
@@ -376,6 +378,55 @@ def test_prompts_that_the_source_holds_out_are_not_trained_on(folder: Path, monk
     }
     assert curation["dropped"] == {"prompt_in_held_out": 11}
     assert len(splits["train"]) + len(splits["validation"]) == 90
+
+
+def turns_of(opening: str, number: int, *, held_out: bool = False) -> list[Demonstration]:
+    """Three rows of one dialogue."""
+    dialogue: list[Message] = [{"role": "user", "content": opening}]
+    rows = []
+    for turn in range(3):
+        made = Demonstration.make(
+            list(dialogue), f"answer {number}.{turn}", rejected="no", held_out=held_out, dialogue=opening_hash(dialogue)
+        )
+        rows.append(made)
+        dialogue += [{"role": "assistant", "content": made.response}, {"role": "user", "content": f"why {number}?"}]
+    return rows
+
+
+def write_raw(rows: list[Demonstration]) -> None:
+    Path("raw").mkdir()
+    demonstrations.write(Path("raw/demonstrations.jsonl"), rows)
+
+
+def test_all_turns_of_a_dialogue_are_in_one_split(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every opening begins two dialogues.
+    rows = [row for number in range(60) for row in turns_of(f"question {number // 2}", number)]
+    write_raw(rows)
+    shares = ("curate.held_out_share=0.3", "curate.validation_share=0.2")
+    params("scorer.kind=none", "curate.keep=null", "template.max_prompt_tokens=200", *shares)
+    run_here("curate", monkeypatch)
+    splits, _ = curated()
+    openings = {name: Counter(row.dialogue for row in rows) for name, rows in splits.items()}
+    assert all(openings.values())
+    assert openings["train"].total() + openings["validation"].total() + openings["held_out"].total() == 180
+    assert all(count == 6 for counts in openings.values() for count in counts.values())
+
+
+def test_no_turn_of_a_dialogue_that_the_source_holds_out_is_trained_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = turns_of("question 1", 1, held_out=True)
+    other = turns_of("question 1", 100)
+    prompt = held_out[1].prompt
+    alone = Demonstration.make(prompt, "an answer of another source, which names no dialogue")
+    write_raw([*other, alone, *(row for number in range(2, 30) for row in turns_of(f"q {number}", number)), *held_out])
+    params("scorer.kind=none", "curate.keep=null", "template.max_prompt_tokens=200")
+    run_here("curate", monkeypatch)
+    splits, curation = curated()
+    assert curation["dropped"] == {"prompt_in_held_out": 4}
+    assert [row.id for row in splits["held_out"]] == [row.id for row in held_out]
+    kept = {row.dialogue for name in ("train", "validation") for row in splits[name]}
+    assert len(kept) == 28 and hash_of(prompt[:1]) not in kept
 
 
 def test_without_a_scorer_the_first_rows_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
