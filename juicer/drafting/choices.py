@@ -150,7 +150,7 @@ def choose(facts: Facts, share: float = SHARES[0]) -> Choices:
     scale = max(1.0, facts.rows / max(1, sampled)) if facts.rows > 2 * sampled else 1.0
     shares, splits = shares_of(fitting, scale)
     train, rates = round(splits["train"] * scale), rates_for(facts.parameters)
-    notes = [*_notes(facts, kept, train, splits)]
+    notes = [*_notes(facts, share, kept, splits)]
     values = {
         **_head(facts),
         **_compute(facts),
@@ -194,7 +194,7 @@ def shares_of(measured: Measured, scale: float) -> tuple[CurateSettings, Mapping
     Raises:
         InputError: a split would be empty; names the number of rows that are needed.
     """
-    prompts = len({row.prompt_hash for row in measured.rows if not row.held_out}) * scale
+    prompts = len({row.split_hash for row in measured.rows if not row.held_out}) * scale
     enough, usable = ENOUGH / scale, None
     for share in (_round(max(0.001, MOST_PROMPTS / prompts)), *SPLITS) if prompts > 20 * MOST_PROMPTS else SPLITS:
         shares = CurateSettings(validation_share=share, held_out_share=0.0 if measured.source_holds_out else share)
@@ -228,9 +228,9 @@ def processes_of(facts: Facts) -> int:
     return facts.gpus if facts.gpus > 1 and facts.parameters >= SMALL else 1
 
 
-def _notes(facts: Facts, kept: float, train: int, splits: Mapping[str, int]) -> list[str]:
+def _notes(facts: Facts, share: float, kept: float, splits: Mapping[str, int]) -> list[str]:
     notes = []
-    if kept < SHARES[0] - 0.005:
+    if kept < share - 0.005:
         notes.append(
             f"the limits drop {1 - kept:.0%} of the rows, because the model's context is {facts.context:,} tokens"
         )

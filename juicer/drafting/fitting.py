@@ -157,6 +157,6 @@ def _times(rate: float, factor: int) -> float:
 
 
 def _without_rft(chosen: Choices, where: str) -> Choices:
-    why = f"RFT trains all weights of two models (it has no LoRA), which does not fit into the memory of {where}"
+    why = f"RFT trains all weights (it has no LoRA), which does not fit into the memory of {where}"
     keys = [key for key in chosen.values if key.startswith("rft.") and key != "rft.rounds"]
     return chosen.without(*keys).changed({"rft.rounds": Chosen(0, why)}, f"RFT is off: {why}")

@@ -15,7 +15,7 @@ from juicer.drafting.measure import Measured, measure
 from juicer.drafting.model import BYTES_PER_TOKEN, Model, Rendering, find_model, kind_of_scorer, rendering_of
 from juicer.drafting.recipe_text import flow, ordered, recipe_text
 from juicer.drafting.shown import aligned, as_seen, summary
-from juicer.drafting.survey import Survey, survey
+from juicer.drafting.survey import Survey, check_usable, survey
 from juicer.planning.planner import Lengths, Planner, StagePlan
 from juicer.planning.tables import format_plan
 from juicer.recipe.activation import load
@@ -24,7 +24,7 @@ from juicer.recipe.probing import probe_models
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import replace_text
-from juicer.settings.sources import ReadingSettings
+from juicer.settings.sources import FetchSettings, ReadingSettings
 
 UTILISATION = 0.4
 """Share of a GPU's peak that a plan assumes."""
@@ -33,6 +33,7 @@ HEADROOM = 0.95
 FREE_SHARES = (0.5, 0.9)
 """Shares of the free main memory that a plan may fill: the second if nothing fits into the first."""
 SHOWN_ROWS = 3
+UNUSABLE_SHARE: float = FetchSettings.model_fields["unusable_share"].default
 NAME = r"[a-z0-9][a-z0-9-]{0,99}"
 
 
@@ -88,6 +89,7 @@ def draft(request: Request, *, write: bool = True) -> Draft:
         InputError: the data, a model or the machine does not do; says what, and what to do.
     """
     found = survey(request.data, request.reading)
+    check_usable(found, UNUSABLE_SHARE)
     policy = find_model(request.model, request.revision, "policy", "--model", write=write)
     scorer = None
     if request.scorer is not None:
@@ -231,7 +233,8 @@ def show(made: Draft) -> None:
     for note in made.choices.notes:
         print(f"\nNote: {note}")
     print("\nRows as the policy will see them, with what is trained on between the marks")
-    for placed in made.found.sample[:SHOWN_ROWS]:
+    trained = [placed for placed in made.found.sample if not placed.row.held_out]
+    for placed in trained[:SHOWN_ROWS]:
         print(f"\n{as_seen(made.rendering.template, placed, lengths=made.rendering.measured)}")
     print(f"\nPlan: {made.devices} x {made.machine.device_name}")
     print(format_plan(list(made.stages), made.machine.device, made.devices, UTILISATION))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from juicer.drafting.shown import aligned, as_seen, as_understood, described
+from juicer.drafting.shown import aligned, as_seen, as_understood, described, shortened
 from juicer.drafting.survey import Placed, SourceSurvey, read_source
 from juicer.settings.sources import ReadingSettings
 
@@ -22,17 +22,17 @@ def show(paths: Sequence[str], reading: ReadingSettings, rows: int, model: str |
     for path in paths:
         source = SourceSurvey(path)
         read = read_source(source, reading)
-        first = list(islice(read, rows))
+        shown = list(islice(read, rows))
         for _ in read:
             pass
         print(aligned(described(source)))
-        for places in source.places.values():
-            print("\n".join(f"  {place}" for place in places))
-        for placed in first:
+        for first in source.first.values():
+            print("\n".join(f"  {shortened(str(each))}" for each in first))
+        for placed in shown:
             print(f"\n{as_understood(placed)}")
-        if model is not None and first:
+        if model is not None and shown:
             print(f"\nAs {model} will see them, with what is trained on between the marks:")
-            _show_rendered(first, model)
+            _show_rendered(shown, model)
 
 
 def _show_rendered(rows: Sequence[Placed], model: str) -> None:

@@ -17,6 +17,8 @@ from juicer.sources.suitability import Rendered, rendered
 class Sized:
     """A demonstration that the template takes, in tokens."""
 
+    split_hash: str
+    """Of the dialogue, which decides its split."""
     prompt_hash: str
     held_out: bool
     prompt: int
@@ -51,13 +53,13 @@ class Measured:
 
     def splits(self, shares: CurateSettings) -> Counter[str]:
         """Rows in each split, as `curate` splits them."""
-        held_out = {row.prompt_hash for row in self.rows if row.held_out}
+        held_out = {each for row in self.rows if row.held_out for each in (row.split_hash, row.prompt_hash)}
         found: Counter[str] = Counter(train=0, validation=0, held_out=0)
         for row in self.rows:
             if row.held_out:
                 found["held_out"] += 1
-            elif row.prompt_hash not in held_out:
-                found[split_of(row.prompt_hash, shares, bool(held_out))] += 1
+            elif held_out.isdisjoint((row.split_hash, row.prompt_hash)):
+                found[split_of(row.split_hash, shares, bool(held_out))] += 1
         return found
 
 
@@ -81,7 +83,9 @@ def measure(template: Template, sample: Sequence[Placed], *, bytes_per_token: in
     responses = template.tokens_of_responses([(text.start, text.rest) for _, text in usable])
     each = bytes_per_token or 1
     rows = [
-        Sized(placed.row.prompt_hash(), placed.row.held_out, -(-len(prompt) // each), max(2, -(-len(response) // each)))
-        for (placed, _), prompt, response in zip(usable, prompts, responses, strict=True)
+        Sized(row.split_hash(), row.prompt_hash(), row.held_out, -(-prompt // each), max(2, -(-response // each)))
+        for row, prompt, response in zip(
+            (placed.row for placed, _ in usable), map(len, prompts), map(len, responses), strict=True
+        )
     ]
     return Measured(rows, unsuitable, exact=bytes_per_token is None)

@@ -120,12 +120,15 @@ def _of_hub(model: str, revision: str, role: Role, option: str, note: str, write
 
 def _downloaded(model: str, revision: str) -> Path | None:
     """A folder with the small files of a hub model; None where there is no network and no copy."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
     for local in (True, False):
         try:
+            if not local:
+                # Fails at once without a network, where a download would be tried again and again.
+                HfApi().model_info(model, revision=revision, timeout=SECONDS)
             folder = snapshot_download(
                 model, revision=revision, allow_patterns=SMALL, etag_timeout=SECONDS, local_files_only=local
             )

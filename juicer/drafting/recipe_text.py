@@ -40,6 +40,7 @@ def recipe_text(choices: Choices, head: str) -> str:
 def ordered(choices: Choices) -> list[tuple[str, Chosen]]:
     """The choices in the order in which the schema of recipes has their keys."""
     places = {key: place for place, key in enumerate(keys(Recipe))}
+    places["fetch.source"] = places["fetch"]
     return sorted(choices.values.items(), key=lambda item: places[item[0]])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from juicer.data.demonstrations import Demonstration
 from juicer.data.template import Template
-from juicer.drafting.survey import Placed, SourceSurvey, Survey, explanation
+from juicer.drafting.survey import Placed, SourceSurvey, Survey
 from juicer.sources.suitability import Unsuitable, rendered
 
 LONGEST = 600
@@ -55,8 +55,8 @@ def described(source: SourceSurvey) -> Iterator[tuple[str, str]]:
         keys = ", ".join(f"{key} ({count:,})" for key, count in source.unread.most_common(10))
         yield "", f"keys that are not read: {shortened(keys)}"
     for reason, count in source.left_out.most_common():
-        first = source.places[reason][0].partition(": ")[0]
-        yield "", f"left out: {count:,} x {explanation(reason)} (first: {first})"
+        first = source.first[reason][0]
+        yield "", f"left out: {count:,} x {first.explanation} (first: {first.where})"
 
 
 def _named(files: Sequence[str]) -> str:

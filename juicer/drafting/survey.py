@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from juicer.data.demonstrations import Demonstration
 from juicer.runtime.errors import InputError
 from juicer.settings.sources import ReadingSettings
 from juicer.sources.files import Row, SourceFile, Unreadable, rows_of_source
-from juicer.sources.formats import EXPLANATIONS, Malformed, Reader
+from juicer.sources.formats import LeftOut, Reader
 
 T = TypeVar("T")
 WHOLE = 256 * 2**20
@@ -24,6 +24,8 @@ PACKED = 4
 """How many times smaller compressed files are than their text, about."""
 SAMPLE = 4_000
 """Demonstrations that are kept to measure their lengths, evenly spread; up to twice as many."""
+WHOLE_FILES = ("oasst-messages",)
+"""Formats whose demonstrations are made of several rows, at the end of a file."""
 PLACES = 3
 """Places that are kept of each reason why rows are left out."""
 
@@ -58,8 +60,10 @@ class SourceSurvey:
     """Keys that were not read, with the number of rows."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Rows that are no demonstrations, by reason."""
-    places: dict[str, list[str]] = field(default_factory=dict)
-    """The first of them, each with its place and the reason in words."""
+    unusable: int = 0
+    """Those of them that are faulty; the others say themselves that they are no demonstrations."""
+    first: dict[str, list[LeftOut]] = field(default_factory=dict)
+    """The first of each reason."""
 
 
 class Thinned(Generic[T]):
@@ -166,13 +170,13 @@ def read_source(
         place = [""]
         for item in reader.convert(_watched(islice(rows, limit), place)):
             source.rows, source.format = reader.rows, reader.format or ""
-            if isinstance(item, Malformed):
+            if isinstance(item, LeftOut):
                 _leave_out(source, item)
                 continue
             source.demonstrations += 1
             source.held_out += item.held_out
             source.rejected += item.rejected is not None
-            yield Placed(item, place[0])
+            yield Placed(item, file.name if source.format in WHOLE_FILES else place[0])
         if file.held_out:
             source.held_out_files.append(file.name)
     source.rows, source.format, source.unread = reader.rows, reader.format or "", Counter(reader.unread)
@@ -189,22 +193,41 @@ def _size(file: SourceFile) -> int:
     return file.path.stat().st_size * (PACKED if packed else 1)
 
 
-def _leave_out(source: SourceSurvey, item: Malformed) -> None:
+def _leave_out(source: SourceSurvey, item: LeftOut) -> None:
     source.left_out[item.reason] += 1
-    places = source.places.setdefault(item.reason, [])
-    if len(places) < PLACES:
-        places.append(str(item))
+    source.unusable += item.unusable
+    first = source.first.setdefault(item.reason, [])
+    if len(first) < PLACES:
+        first.append(item)
 
 
-def explanation(reason: str) -> str:
-    """A reason in words."""
-    known: dict[Any, str] = dict(EXPLANATIONS)
-    return known.get(reason, reason.replace("_", " "))
+def check_usable(found: Survey, share: float) -> None:
+    """Refuse data of which a run would stop, because too many rows are faulty.
+
+    Args:
+        share: largest share of the rows that may be unusable, `fetch.unusable_share`.
+
+    Raises:
+        InputError: names the most frequent reason, its count and its first place.
+    """
+    unusable = sum(source.unusable for source in found.sources)
+    if unusable <= max(1, share * found.rows):
+        return
+    source = max(found.sources, key=lambda each: each.unusable)
+    faulty = {reason: rows for reason, rows in source.left_out.items() if source.first[reason][0].unusable}
+    reason = max(faulty, key=lambda each: faulty[each])
+    first = source.first[reason][0]
+    what = f"{unusable:,} of {found.rows:,} rows are unusable, {faulty[reason]:,} because {first.explanation}"
+    do = f"correct or remove them, up to {share:.0%} may be; juicer look shows how rows are read"
+    raise InputError(what, where=first.where, do=do)
 
 
 def _no_demonstrations(source: SourceSurvey) -> InputError:
     if not source.rows:
         return InputError("there are no rows", where=source.path, do="name a file of demonstrations")
+    if not source.left_out:
+        return InputError("there are no demonstrations", where=source.path, do="juicer look shows how rows are read")
     reason, rows = source.left_out.most_common(1)[0]
-    what = f"none of the {source.rows:,} rows can be used; of {rows:,}, {explanation(reason)}"
-    return InputError(what, where=source.places[reason][0].partition(": ")[0], do="juicer look shows how rows are read")
+    first = source.first[reason][0]
+    what = f"none of the {source.rows:,} rows can be used; of {rows:,}, {first.explanation}"
+    return InputError(what, where=first.where, do="juicer look shows how rows are read")

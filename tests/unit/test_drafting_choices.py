@@ -25,7 +25,7 @@ def measured(rows: int = 1000, held_out: int = 0, longest: int = 100, **more: An
     lengths = [1 + row * longest // rows for row in range(rows)]
     hashes = [hashlib.sha256(str(row).encode()).hexdigest() for row in range(rows)]
     sized = [
-        Sized(name, row < held_out, length, max(2, length // 2))
+        Sized(name, name, row < held_out, length, max(2, length // 2))
         for row, (name, length) in enumerate(zip(hashes, lengths, strict=True))
     ]
     return Measured(sized, Counter(more.get("unsuitable", {})), more.get("exact", True))
@@ -107,7 +107,7 @@ def test_a_smaller_context_lowers_the_limits_and_says_what_they_drop() -> None:
 
 
 def test_rows_that_do_not_fit_into_the_context_at_all_are_refused() -> None:
-    long = Measured([Sized("0" * 64, False, 500, 500)] * 60, Counter())
+    long = Measured([Sized("0" * 64, "0" * 64, False, 500, 500)] * 60, Counter())
     with pytest.raises(InputError, match=r"context of 128 tokens: half of them have 1,000 tokens or more"):
         choose(facts(measured=long, context=128))
 

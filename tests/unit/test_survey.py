@@ -14,7 +14,7 @@ from juicer.drafting.columns import columns_of
 from juicer.drafting.machine import Gpu, Machine, parse_gpus
 from juicer.drafting.measure import measure
 from juicer.drafting.shown import aligned, as_seen, as_understood, described, shortened, summary
-from juicer.drafting.survey import Placed, Thinned, survey
+from juicer.drafting.survey import Placed, Thinned, check_usable, survey
 from juicer.runtime.devices import DEVICES, GIB, MIB
 from juicer.runtime.errors import InputError
 from juicer.settings.sources import ReadingSettings
@@ -49,7 +49,7 @@ def test_a_survey_counts_rows_turns_duplicates_and_what_is_held_out(tmp_path: Pa
     assert source.held_out_files == ["test.jsonl"] and source.whole
     assert (found.duplicates, found.prompts, dict(found.turns), found.further_turns) == (2, 2, {2: 3, 1: 1}, 3)
     assert dict(source.left_out) == {"no_assistant_turn": 1}
-    assert source.places["no_assistant_turn"][0].startswith(f"{tmp_path}/data/train.jsonl:3: ")
+    assert source.first["no_assistant_turn"][0].where == f"{tmp_path}/data/train.jsonl:3"
     assert [placed.where.rpartition("/")[2] for placed in found.sample] == [
         "test.jsonl:1", "train.jsonl:1", "train.jsonl:2", "train.jsonl:4",
     ]  # fmt: skip
@@ -69,6 +69,18 @@ def test_data_without_a_row_that_can_be_used_is_refused_with_the_reason(tmp_path
         survey([path], READING)
     with pytest.raises(InputError, match="there are no rows"):
         survey([written(tmp_path / "empty.jsonl", [])], READING)
+
+
+def test_too_many_faulty_rows_are_refused_as_a_run_would_and_any_number_that_is_meant_is_not(tmp_path: Path) -> None:
+    faulty = survey([written(tmp_path / "a.jsonl", [CHAT] * 10 + [OPEN] * 2)], READING)
+    with pytest.raises(InputError, match=r"a.jsonl:11: 2 of 12 rows are unusable, 2 because the dialogue does not end"):
+        check_usable(faulty, 0.05)
+    check_usable(faulty, 0.2)
+    check_usable(survey([written(tmp_path / "b.jsonl", [CHAT] * 10 + [OPEN])], READING), 0.05)
+    meant = {"prompt": "hello", "completion": "it is", "label": False}
+    found = survey([written(tmp_path / "c.jsonl", [{**meant, "label": True}] + [meant] * 9)], READING)
+    check_usable(found, 0.05)
+    assert (found.demonstrations, dict(found.sources[0].left_out)) == (1, {"undesirable": 9})
 
 
 def test_a_thinned_stream_is_whole_while_it_is_short_and_even_when_it_is_long() -> None:
