@@ -560,7 +560,7 @@ def init(
         if given is None:
             return None
         path = project.path(Path(given))
-        return str(path) if path.is_dir() or given.startswith((".", "/", "~")) else given
+        return str(path) if path.is_dir() else given
 
     request = drafting.Request(
         [str(project.path(Path(each))) for each in data],
