@@ -13,6 +13,7 @@ from juicer.drafting.measure import Measured
 from juicer.runtime.errors import InputError
 from juicer.settings.data import CurateSettings
 from juicer.settings.sources import ColumnsSettings
+from juicer.sources.lengths import Limits
 
 SMALL, LARGE = 30e6, 500e6
 """Parameters at which the rules for the learning rates change."""
@@ -174,11 +175,12 @@ def limits_of(measured: Measured, context: int | None, share: float) -> tuple[in
     """
     statistics, longest = measured.statistics, context or 2**31
     for wanted in (each for each in SHARES if each <= share):
-        prompt, response = (max(2, limit) for limit in statistics.limits(wanted))
+        found = statistics.keeping(wanted)
+        prompt, response = max(2, found.prompt), max(2, found.response)
         rounded = -(-prompt // 8) * 8, -(-response // 8) * 8
         prompt, response = rounded if sum(rounded) <= longest else (prompt, response)
         if prompt + response <= longest:
-            return prompt, response, 1 - statistics.dropped(prompt, response) / len(statistics)
+            return prompt, response, 1 - statistics.too_long(Limits(prompt=prompt, response=response))
     lengths = sorted(row.prompt + row.response for row in measured.rows)
     half = f"half of them have {lengths[len(lengths) // 2]:,} tokens or more"
     what = f"the rows do not fit into the model's context of {context:,} tokens: {half}"
@@ -296,7 +298,7 @@ def _fetch(facts: Facts) -> dict[str, Chosen]:
 def _template(facts: Facts, prompt: int, response: int, kept: float) -> dict[str, Chosen]:
     statistics = facts.measured.statistics
     estimated = "" if facts.measured.exact else "about "
-    longest = {name: statistics.percentiles(name)[-1] for name in ("prompts", "responses")}
+    longest = {"prompts": max(statistics.prompts), "responses": max(statistics.responses)}
     values = {"template.name": Chosen(facts.template, facts.template_why)}
     if facts.template_arguments:
         values["template.arguments"] = Chosen(dict(facts.template_arguments), "answers are trained without thoughts")
