@@ -42,12 +42,12 @@ def run(stage: Stage) -> str:
         sources = [SourceFetch(each, settings, losses) for each in settings.sources]
     with stage.publish(stage.arguments.out) as out:
         out.mkdir()
-        writer = Writer(out / "demonstrations.jsonl")
-        if sources[0].source.weight is None:
-            _write_all(writer, sources)
-        else:
-            _write_mixture(writer, sources, out)
-        md5 = writer.close()
+        with (out / "demonstrations.jsonl").open("wb") as file:
+            writer = Writer(file)
+            if sources[0].source.weight is None:
+                _write_all(writer, sources)
+            else:
+                _write_mixture(writer, sources, out)
         for line in losses.lines():
             print(f"warning: {line}", file=sys.stderr)
         _refuse_if_unusable(sources, losses, settings)
@@ -56,7 +56,7 @@ def run(stage: Stage) -> str:
                 f"all {writer.rows} rows are held out by their file's name or their split, and none is left to train on"
             )
             raise InputError(what, where=sources[0].source.path, do="add rows to train on, or name that file alone")
-        write_json(out / "provenance.json", _described(settings, sources, losses, writer, md5))
+        write_json(out / "provenance.json", _described(settings, sources, losses, writer))
     stage.record(rows=writer.rows)
     return _result(sources, losses, writer)
 
@@ -150,10 +150,9 @@ def _hub_rows(source: str, settings: FetchSettings) -> Iterator[Row]:
 class Writer:
     """Writes lines of demonstrations to a file, and counts them."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.rows, self.held_out = path, 0, 0
-        self._digest = hashlib.md5(usedforsecurity=False)
-        self._file: BinaryIO = path.open("wb")
+    def __init__(self, file: BinaryIO) -> None:
+        self.rows = self.held_out = 0
+        self._file, self._digest = file, hashlib.md5(usedforsecurity=False)
 
     def write(self, line: bytes, *, held_out: bool) -> None:
         """Write the line of a row."""
@@ -162,9 +161,9 @@ class Writer:
         self.rows += 1
         self.held_out += held_out
 
-    def close(self) -> str:
-        """Close the file, and return its md5."""
-        self._file.close()
+    @property
+    def md5(self) -> str:
+        """Of all lines so far."""
         return self._digest.hexdigest()
 
 
@@ -216,16 +215,15 @@ def _refuse_if_unusable(sources: list[SourceFetch], losses: Losses, settings: Fe
     if found is None or (kept and losses.unusable <= max(1, settings.unusable_share * read)):
         return
     first, count = found
-    what = f"{first.explanation}: {count} of {read} rows"
+    detail = f": {first.detail}" if first.detail else ""
+    what = f"{first.explanation}{detail}; {count} of {read} rows"
     if (others := sum(losses.rows.values()) - count) > 0:
         what += f", and {others} others are left out for other reasons"
     do = f"correct or remove them; fetch.unusable_share = {settings.unusable_share:g} of the rows may be unusable"
     raise InputError(what, where=first.where, do=do if kept else "look at the rows: juicer look FILE")
 
 
-def _described(
-    settings: FetchSettings, sources: list[SourceFetch], losses: Losses, writer: Writer, md5: str
-) -> dict[str, Any]:
+def _described(settings: FetchSettings, sources: list[SourceFetch], losses: Losses, writer: Writer) -> dict[str, Any]:
     records = [source.record() for source in sources]
     return {
         "source": settings.model_dump(mode="json")["source"],
@@ -242,7 +240,7 @@ def _described(
         },
         "left_out": {reason: record.model_dump() for reason, record in losses.records().items()},
         "sources": [record.model_dump() for record in records],
-        "output": {"name": "demonstrations.jsonl", "md5": md5},
+        "output": {"name": "demonstrations.jsonl", "md5": writer.md5},
     }
 
 

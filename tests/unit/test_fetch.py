@@ -70,7 +70,7 @@ def test_where_most_rows_are_unusable_the_most_frequent_reason_is_named_with_its
     empty = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ""}]}
     rows = [empty, *[UNANSWERED] * 60, *map(dialogue, range(40))]
     source = written(tmp_path / "a.jsonl", rows)
-    with pytest.raises(InputError, match=rf"{source}:2: .*assistant turn: 60 of 101 rows, and 1 .*unusable_share"):
+    with pytest.raises(InputError, match=rf"{source}:2: .*assistant turn; 60 of 101 rows, and 1 .*unusable_share"):
         fetched(tmp_path, source=str(source))
     found = fetched(tmp_path, source=str(source), unusable_share=0.7)
     assert len(found.rows) == 40
