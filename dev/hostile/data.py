@@ -111,8 +111,8 @@ def _zstd(content: bytes) -> bytes:
 
 
 def _zstd_bomb(folder: Path) -> Path:
-    (folder / "a.jsonl.zst").write_bytes(_zstd(ROW * 10**6) * 10)
-    return folder / "a.jsonl.zst"
+    (folder / "a.json.zst").write_bytes(_zstd(b"[" + b" " * 40 * MIB))
+    return folder / "a.json.zst"
 
 
 def _arrow(way: str, cut: int) -> Made:
@@ -175,9 +175,9 @@ FILES: dict[str, tuple[Made, str]] = {
     "a row of 2 GB in an array": (_long_line("a.json", b'[{"prompt": "', 2 * 2**30), "a.json:1: invalid JSON"),
     "a second line of 100 MB": (_long_line("a.jsonl", ROW + b"{", 100 * MIB), "a.jsonl:2: the line is longer"),
     "200,000 open brackets": (_file("a.jsonl", b'{"prompt": ' + b"[" * 200_000), "a.jsonl:1: nested too deeply"),
-    "a zstd file of a row said 10 million times": (_zstd_bomb, "unpack to more than 100 times"),
+    "a zstd file of an endless array": (_zstd_bomb, "unpack to more than 100 times"),
     "a quote that swallows a table": (
-        _file("a.csv", TABLE + b'"c,d\n' + b"e,f\n" * 5 * MIB),
+        _file("a.csv", TABLE + b'"c,d\n' + (b"e" * MIB + b",f\n") * 20),
         "the row is longer than 16",
     ),
     "200,000 open brackets in an array": (

@@ -16,6 +16,7 @@ from juicer.sources.files.rows import RATIO, UNPACKED
 from juicer.sources.suffixes import Packing, type_of
 
 BUFFER = 2**17
+_MAGIC: dict[Packing, bytes] = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 
 
 class _TruncatedError(Exception):
@@ -88,9 +89,9 @@ class _Counted(io.BufferedReader):
         self.lines += bool(line)
         return line
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read bytes."""
-        data = super().read(size)
+    def read1(self, size: int = -1, /) -> bytes:
+        """Read bytes, those that one read of the file gives."""
+        data = super().read1(size)
         self.lines += data.count(b"\n")
         return data
 
@@ -113,12 +114,18 @@ def opened(path: Path, name: str) -> Iterator[io.BufferedReader]:
             what, do = f"the {packing} file is truncated after line {file.lines}", "download or copy it again"
             raise InputError(what, where=f"{name}:{file.lines + 1}", do=do) from error
         except _DamagedError as error:
-            what = f"the {packing} file is damaged: {error}"
-            raise unlike(what, head_of(path), path.name, f"{name}:{file.lines + 1}") from error
+            raise _damaged(path, packing, error, f"{name}:{file.lines + 1}") from error
         except _BombError as error:
             what = f"the first {error} bytes of the file unpack to more than {RATIO} times as much"
             do = "unpack it yourself, if it is what it should be"
             raise InputError(what, where=f"{name}:{file.lines + 1}", do=do) from error
+
+
+def _damaged(path: Path, packing: Packing | None, error: Exception, where: str) -> InputError:
+    what, head = f"the {packing} file is damaged: {error}", head_of(path)
+    if head.startswith(_MAGIC[packing or "gzip"]):
+        return InputError(what, where=where, do="download or copy it again")
+    return unlike(what, head, "", where, do=f"take {path.suffix} off its name, if it is not compressed")
 
 
 @contextmanager
