@@ -47,6 +47,7 @@ def _found(source: Source) -> str:
             what, where=first.where, do="look at the rows: juicer look FILE; or set fetch.format or fetch.columns"
         )
     lost = ", ".join(f"{count} where {EXPLANATIONS[reason]}" for reason, count in reasons.most_common())
-    number = "all" if not left_out else f"{reader.rows - len(left_out)} of"
-    said = f"{source.path} is {reader.format}: {number} the first {reader.rows} rows can be used"
+    rows = f"the first {FIRST} rows" if reader.rows == FIRST else f"its {reader.rows} row{'s' * (reader.rows > 1)}"
+    number = f"{reader.rows - len(left_out)} of" if left_out else "all" if reader.rows > 1 else ""
+    said = f"{source.path} is {reader.format}: {number} {rows} can be used".replace("  ", " ")
     return f"{said} ({lost})" if lost else said

@@ -156,6 +156,7 @@ class LocationSettings(Settings):
     """Hugging Face split that is held out from training. Of local files, those are held out whose name has a word such
     as `test` or `valid`, and rows whose column `split` says so."""
 
+
 class FetchSettings(ReadingSettings, LocationSettings):
     """Where demonstrations come from, and how they are read."""
 

@@ -1,5 +1,6 @@
 """Inputs that are on this machine only: which are kept in DVC, and that a copy is one."""
 
+import gzip
 import shutil
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     write_stub(Path("mine/model"))
     monkeypatch.setattr(activation, "probe_models", lambda recipe, where: [])
     Path("mine/model/weights").write_bytes(bytes(2_000_000))
-    Path("mine/rows.jsonl.gz").write_bytes(bytes(1000))
+    Path("mine/rows.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "Is it raining?", "response": "No."}\n'))
     return ["policy.model=mine/model", "fetch.source=mine/rows.jsonl.gz"]
 
 
