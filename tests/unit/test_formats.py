@@ -199,6 +199,7 @@ def test_a_column_split_with_another_value_is_not_read() -> None:
         ({"label": False}, "undesirable"),
         ({"kto_tag": False}, "undesirable"),
         ({"label": "false"}, "undesirable"),
+        ({"label": 0}, "undesirable"),
     ],
 )
 @pytest.mark.parametrize("name", ["alpaca", "messages", "preference", "prompt-response", "sharegpt"])
@@ -213,7 +214,7 @@ def test_the_place_of_an_image_in_a_text_leaves_the_row_out_where_the_file_has_i
     assert demonstration({**ROW, "prompt": "What is <image> in HTML?"}).response == "Hello"
 
 
-@pytest.mark.parametrize("more", [{"images": []}, {"tools": "[]"}, {"tools": None}, {"label": True}, {"label": 0}])
+@pytest.mark.parametrize("more", [{"images": []}, {"tools": "[]"}, {"tools": None}, {"label": True}, {"label": 3}])
 def test_what_says_nothing_does_not_leave_a_row_out(more: Values) -> None:
     assert demonstration({**EXAMPLES["alpaca"], **more}).response == "Hello"
 
