@@ -608,7 +608,8 @@ CURATIONS: dict[str, tuple[tuple[str, ...], Callable[[], None], str]] = {
     "responses too long": (
         ("template.max_response_tokens=2",),
         lambda: None,
-        "curate: no rows are left to train on of 100",
+        "curate: no rows are left to train on of 100 read (dropped: 100 response_too_long): the limits are "
+        "template.max_prompt_tokens = 40 and template.max_response_tokens = 2 (set template.max_prompt_tokens=",
     ),
     "context": (
         ("template.max_prompt_tokens=390",),
