@@ -184,9 +184,21 @@ PROVENANCE = {
     "subset": None,
     "licence": "generated, no rights reserved",
     "format": "hh",
-    "rows": {"read": 6000, "kept": 5990, "held_out": 0, "rejected": 10},
-    "rejected": {"prompts_differ": {"rows": 10, "explanation": "two prompts", "examples": ["hh/train.jsonl:7"]}},
-    "files": [{"name": "train.jsonl", "md5": "9e107d9d372bb6826bd81d3542a419d6", "rows": 6000}],
+    "exchange": "last",
+    "rows": {"read": 6000, "kept": 5990, "held_out": 0, "left_out": 10},
+    "left_out": {"different_prompts": {"rows": 10, "explanation": "two prompts", "places": ["hh/train.jsonl:7"]}},
+    "sources": [
+        {
+            "path": "hh",
+            "format": "hh",
+            "rows": 6000,
+            "demonstrations": 5990,
+            "weight": None,
+            "used": 5990,
+            "unread": {"id": 6000},
+            "files": [{"name": "train.jsonl", "md5": "9e107d9d372bb6826bd81d3542a419d6", "rows": 6000}],
+        }
+    ],
     "output": {"name": "demonstrations.jsonl", "md5": "e4d909c290d0fb1ca068ffaddf22cbd0"},
 }
 
