@@ -80,11 +80,11 @@ class Facts:
     columns: ColumnsSettings
     exchange: str
     rows: int
-    """Demonstrations of all sources, perhaps estimated."""
+    """Different demonstrations of all sources, perhaps estimated."""
     further_turns: int
     """Rows more that `fetch.exchange: all` gives."""
     measured: Measured
-    """Of a sample of them."""
+    """Of an evenly spread sample of them, or of all."""
     policy: str
     revision: str | None
     parameters: int
@@ -145,9 +145,8 @@ def choose(facts: Facts, share: float = SHARES[0]) -> Choices:
         raise InputError(f"the template takes none of the rows ({reasons})", do="use another model, or change the rows")
     prompt, response, kept = limits_of(facts.measured, facts.context, share)
     fitting = facts.measured.fitting(prompt, response)
-    # Rows for which the sample stands, duplicates and unsuitable rows left out.
     sampled = len(facts.measured.rows) + sum(facts.measured.unsuitable.values())
-    scale = max(1.0, facts.rows / max(1, sampled)) if facts.rows > 2 * sampled else 1.0
+    scale = max(1.0, facts.rows / sampled)
     shares, splits = shares_of(fitting, scale)
     train, rates = round(splits["train"] * scale), rates_for(facts.parameters)
     notes = [*_notes(facts, share, kept, splits)]

@@ -155,7 +155,7 @@ def facts_of(
 
 
 def estimated_rows(found: Survey) -> int:
-    """Demonstrations of all sources; of one that was read in part, as many as its rows and the part read suggest."""
+    """Different demonstrations; of a source that was read in part, as many as its rows and the part read suggest."""
     from juicer.planning.roles import count_rows
     from juicer.sources.files import files_of
 
@@ -163,7 +163,7 @@ def estimated_rows(found: Survey) -> int:
     for source in found.sources:
         rows = source.rows if source.whole else sum(map(count_rows, files_of(source.path)))
         total += source.demonstrations * rows / max(1, source.rows)
-    return round(total)
+    return round(total * (1 - found.duplicates / max(1, found.demonstrations)))
 
 
 def fitted(facts: Facts, machine: Machine, place: Path) -> Choices:

@@ -88,7 +88,7 @@ class Survey:
 
     sources: list[SourceSurvey]
     sample: list[Placed] = field(default_factory=list)
-    """Demonstrations, evenly spread over all that were read; all of them if they are few."""
+    """Different demonstrations, evenly spread over all that were read; all of them if they are few."""
     duplicates: int = 0
     """Demonstrations whose prompt and response stand there already."""
     prompts: int = 0
@@ -146,9 +146,11 @@ def survey(paths: Sequence[str], reading: ReadingSettings, *, whole: int = WHOLE
         found.sources.append(source)
         for placed in read_source(source, reading, whole=whole, first=first):
             row = placed.row
-            sample.add(placed)
-            found.duplicates += row.id in seen
-            seen.add(row.id)
+            if row.id in seen:
+                found.duplicates += 1
+            else:
+                seen.add(row.id)
+                sample.add(placed)
             prompts.add(int(row.prompt_hash()[:16], 16))
             found.turns[1 + sum(turn["role"] == "assistant" for turn in row.prompt)] += 1
         if not source.demonstrations:
