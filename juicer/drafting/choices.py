@@ -18,6 +18,10 @@ SMALL, LARGE = 30e6, 500e6
 """Parameters at which the rules for the learning rates change."""
 SHARES = (0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
 """Shares of the rows that length limits may keep, the best first."""
+LEAST_KEPT = 0.05
+"""Share of the rows that must fit into the model's context."""
+TRIED = 64
+"""Ways to part a context into prompt and response that are tried."""
 SPLITS = (0.05, 0.1, 0.15, 0.2, 0.25)
 """Shares of the prompts for validation, and for reporting, that are tried in turn; half are left to train on."""
 ENOUGH, FEW = 20, 50
@@ -172,16 +176,29 @@ def limits_of(measured: Measured, context: int | None, share: float) -> tuple[in
         InputError: hardly a row fits.
     """
     statistics, longest = measured.statistics, context or 2**31
-    for wanted in (each for each in SHARES if each <= share):
-        prompt, response = (max(2, limit) for limit in statistics.limits(wanted))
-        rounded = -(-prompt // 8) * 8, -(-response // 8) * 8
-        prompt, response = rounded if sum(rounded) <= longest else (prompt, response)
-        if prompt + response <= longest:
-            return prompt, response, 1 - statistics.dropped(prompt, response) / len(statistics)
-    lengths = sorted(row.prompt + row.response for row in measured.rows)
-    half = f"half of them have {lengths[len(lengths) // 2]:,} tokens or more"
-    what = f"the rows do not fit into the model's context of {context:,} tokens: {half}"
-    raise InputError(what, where="--model", do="use a model with a longer context, or shorter rows")
+    prompt, response = statistics.limits(share)
+    if prompt + max(2, response) > longest:
+        prompt, response = _parts_of(longest, measured)
+    response = max(2, response)
+    rounded = -(-prompt // 8) * 8, -(-response // 8) * 8
+    prompt, response = rounded if sum(rounded) <= longest else (prompt, response)
+    kept = 1 - statistics.dropped(prompt, response) / len(statistics)
+    if kept < LEAST_KEPT:
+        lengths = sorted(row.prompt + row.response for row in measured.rows)
+        half = f"half of them have {lengths[len(lengths) // 2]:,} tokens or more"
+        what = f"the rows do not fit into the model's context of {context:,} tokens: {half}"
+        raise InputError(what, where="--model", do="use a model with a longer context, or shorter rows")
+    return prompt, response, kept
+
+
+def _parts_of(longest: int, measured: Measured) -> tuple[int, int]:
+    """The parts of a context, for prompts and responses, in which most rows fit."""
+    prompts = sorted({row.prompt for row in measured.rows if row.prompt <= longest - 2}) or [1]
+    tried = {prompts[place * (len(prompts) - 1) // TRIED] for place in range(TRIED + 1)}
+    statistics = measured.statistics
+    best = min(sorted(tried), key=lambda limit: statistics.dropped(limit, longest - limit))
+    responses = [row.response for row in measured.rows if row.prompt <= best and row.response <= longest - best]
+    return best, max(responses, default=2)
 
 
 def shares_of(measured: Measured, scale: float) -> tuple[CurateSettings, Mapping[str, int]]:
@@ -229,6 +246,11 @@ def processes_of(facts: Facts) -> int:
 
 def _notes(facts: Facts, share: float, kept: float, splits: Mapping[str, int]) -> list[str]:
     notes = []
+    if not facts.measured.exact:
+        notes.append(
+            f"the tokenizer of {facts.policy} is not here: lengths are estimated, 1 token for 3 bytes, and a chat "
+            "template of its own is not known; run this again with a network, or with the model's folder"
+        )
     if kept < share - 0.005:
         notes.append(
             f"the limits drop {1 - kept:.0%} of the rows, because the model's context is {facts.context:,} tokens"

@@ -31,7 +31,7 @@ def show(paths: Sequence[str], reading: ReadingSettings, rows: int, model: str |
         for placed in shown:
             print(f"\n{as_understood(placed)}")
         if model is not None and shown:
-            print(f"\nAs {model} will see them, with what is trained on between the marks:")
+            print(f"\nAs {model} will see them, with what is trained on marked:")
             _show_rendered(shown, model)
 
 
