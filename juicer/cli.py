@@ -450,10 +450,10 @@ def plan(
     zero: Annotated[int | None, typer.Option(help="The same as compute.zero_stage=N: 0, 2 or 3.")] = None,
     utilisation: Annotated[float, typer.Option(help="Share of the GPU's peak that training reaches.")] = 0.4,
     prompt_tokens: Annotated[
-        float | None, typer.Option(help="Mean length; by default template.max_prompt_tokens.")
+        float | None, typer.Option(help="Mean length; by default that of the first rows, if known, or the limit.")
     ] = None,
     response_tokens: Annotated[
-        float | None, typer.Option(help="Mean length; by default template.max_response_tokens.")
+        float | None, typer.Option(help="Mean length; by default that of the first rows, if known, or the limit.")
     ] = None,
     sample_tokens: Annotated[
         float | None, typer.Option(help="Mean length of samples; by default --response-tokens.")

@@ -19,7 +19,7 @@ from juicer.runtime.files import md5_of_file, write_json
 from juicer.settings.sources import WORLD, FetchSettings, Source
 from juicer.settings.world import WorldSettings
 from juicer.sources import mixture
-from juicer.sources.files import Row, Unreadable, is_glob, is_path, rows_of_source
+from juicer.sources.files import Row, Unreadable, is_path, rows_of_source
 from juicer.sources.formats import LeftOut, Reader
 from juicer.sources.hub import split_of
 from juicer.sources.provenance import FileRecord, Losses, SourceRecord
@@ -51,6 +51,11 @@ def run(stage: Stage) -> str:
         for line in losses.lines():
             print(f"warning: {line}", file=sys.stderr)
         _refuse_if_unusable(sources, losses, settings)
+        if writer.held_out == writer.rows:
+            what = (
+                f"all {writer.rows} rows are held out by their file's name or their split, and none is left to train on"
+            )
+            raise InputError(what, where=sources[0].source.path, do="add rows to train on, or name that file alone")
         write_json(out / "provenance.json", _described(settings, sources, losses, writer, md5))
     stage.record(rows=writer.rows)
     return _result(sources, losses, writer)
@@ -89,10 +94,10 @@ class SourceFetch:
 
     def _files(self) -> Iterator[Iterable[Row | Unreadable]]:
         path = self.source.path
-        if not is_path(path) and not is_glob(path):
+        if not is_path(path):
             yield _hub_rows(path, self.settings)
             return
-        for file, rows in rows_of_source(path):
+        for file, rows in rows_of_source(path, among_others=self.source.among_others):
             before = self.rows
             yield rows
             md5 = md5_of_file(file.path)

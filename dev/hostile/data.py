@@ -94,10 +94,45 @@ def _folder(**files: bytes) -> Made:
     def make(folder: Path) -> Path:
         (folder / "data").mkdir()
         for name, content in files.items():
-            (folder / "data" / name.replace("_", ".")).write_bytes(content)
+            path = folder / "data" / name.replace("__", " ").replace("_", ".").replace(" ", "_")
+            path.write_bytes(content)
         return folder / "data"
 
     return make
+
+
+def _zstd(content: bytes) -> bytes:
+    import pyarrow
+
+    out = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(out, "zstd") as file:
+        file.write(content)
+    return out.getvalue().to_pybytes()
+
+
+def _zstd_bomb(folder: Path) -> Path:
+    (folder / "a.jsonl.zst").write_bytes(_zstd(ROW * 10**6) * 10)
+    return folder / "a.jsonl.zst"
+
+
+def _arrow(way: str, cut: int) -> Made:
+    """An Arrow file or stream of two batches without its last bytes."""
+
+    def make(folder: Path) -> Path:
+        import pyarrow
+
+        out, table = pyarrow.BufferOutputStream(), pyarrow.table({"prompt": ["a"] * 100, "response": ["b"] * 100})
+        with getattr(pyarrow.ipc, way)(out, table.schema) as writer:
+            writer.write_table(table, max_chunksize=50)
+        (folder / "a.arrow").write_bytes(out.getvalue().to_pybytes()[:-cut])
+        return folder / "a.arrow"
+
+    return make
+
+
+def _misspelt(folder: Path) -> Path:
+    (folder / "train.jsonl").write_bytes(ROW)
+    return folder / "trian.jsonl"
 
 
 def _pipe(folder: Path) -> Path:
@@ -127,6 +162,8 @@ def _flip(at: float, mask: int = 0xFF, length: int = 8) -> Callable[[bytes], byt
 
 MIB = 2**20
 PACKED = gzip.compress(ROW * 1000, mtime=0)
+TABLE = b"prompt,response\na,b\n"
+README = b"---\nconfigs:\n- config_name: default\n  data_files: data/*.csv\n---\n# A dataset\n"
 FILES: dict[str, tuple[Made, str]] = {
     # sizes
     "gzip of one endless line": (_bomb("a.jsonl.gz", b"x" * MIB, 6000), "a.jsonl.gz:1: the line is longer than 16 MiB"),
@@ -137,7 +174,12 @@ FILES: dict[str, tuple[Made, str]] = {
     "a line of 2 GB": (_long_line("a.jsonl", b'{"prompt": "', 2 * 2**30), "a.jsonl:1: the line is longer than 16 MiB"),
     "a row of 2 GB in an array": (_long_line("a.json", b'[{"prompt": "', 2 * 2**30), "a.json:1: invalid JSON"),
     "a second line of 100 MB": (_long_line("a.jsonl", ROW + b"{", 100 * MIB), "a.jsonl:2: the line is longer"),
-    "10,000 open brackets": (_file("a.jsonl", ROW + b'{"prompt": ' + b"[" * 200_000), "a.jsonl:2: nested too deeply"),
+    "200,000 open brackets": (_file("a.jsonl", b'{"prompt": ' + b"[" * 200_000), "a.jsonl:1: nested too deeply"),
+    "a zstd file of a row said 10 million times": (_zstd_bomb, "unpack to more than 100 times"),
+    "a quote that swallows a table": (
+        _file("a.csv", TABLE + b'"c,d\n' + b"e,f\n" * 5 * MIB),
+        "the row is longer than 16",
+    ),
     "200,000 open brackets in an array": (
         _file("a.json", b'[{"a": ' + b"[" * 200_000),
         "a.json:1: invalid JSON",
@@ -151,9 +193,9 @@ FILES: dict[str, tuple[Made, str]] = {
     "a damaged gzip": (_file("a.jsonl.gz", _flip(0.5)(PACKED)), "a.jsonl.gz:"),
     "a gzip with a wrong checksum": (_file("a.jsonl.gz", PACKED[:-8] + b"\0" * 8), "the gzip file is damaged"),
     "text called gzip": (_file("a.jsonl.gz", ROW), "a.jsonl.gz:1: the gzip file is damaged: Not a gzipped file"),
-    "a git-LFS pointer called gzip": (_file("a.jsonl.gz", LFS), "a.jsonl.gz:1: the gzip file is damaged"),
-    "a git-LFS pointer called parquet": (_file("a.parquet", LFS), "a.parquet: not a readable parquet file"),
-    "a git-LFS pointer": (_file("a.jsonl", LFS), "a.jsonl:1: invalid JSON"),
+    "a git-LFS pointer called gzip": (_file("a.jsonl.gz", LFS), "a.jsonl.gz: a git-LFS pointer"),
+    "a git-LFS pointer called parquet": (_file("a.parquet", LFS), "a.parquet: a git-LFS pointer"),
+    "a git-LFS pointer": (_file("a.jsonl", LFS), "a.jsonl: a git-LFS pointer, not the file itself (git lfs pull)"),
     "noise after a gzip": (_file("a.jsonl.gz", PACKED + b"noise"), "the gzip file is damaged"),
     "text called parquet": (_file("a.parquet", ROW * 9), "a.parquet: not a readable parquet file"),
     "nothing called parquet": (_file("a.parquet", b""), "a.parquet: not a readable parquet file"),
@@ -163,25 +205,54 @@ FILES: dict[str, tuple[Made, str]] = {
     "a parquet with a damaged footer": (_parquet(_flip(0.97)), "a.parquet"),
     "a parquet with a damaged page": (_parquet(_flip(0.001, length=40)), "a.parquet"),
     "a parquet of zeros": (_parquet(lambda content: b"PAR1" + bytes(len(content) - 8) + b"PAR1"), "a.parquet"),
-    "a file that ends in a row": (_file("a.jsonl", ROW + ROW[:20]), "a.jsonl:2: invalid JSON"),
+    "a truncated zstd file": (_file("a.jsonl.zst", _zstd(ROW * 9)[:-5]), "a.jsonl.zst:1: the zstd file is truncated"),
+    "text called zstd": (_file("a.csv.zst", ROW), "the zstd file is damaged"),
+    "noise after a zstd file": (_file("a.jsonl.zst", _zstd(ROW) + b"noise"), "the zstd file is damaged"),
+    "a truncated arrow file": (_arrow("new_file", 1), "a.arrow: not a readable arrow file"),
+    "a truncated arrow stream": (_arrow("new_stream", 300), "not a readable arrow file"),
+    "an arrow stream cut between batches": (_arrow("new_stream", 8), "the stream is truncated"),
+    "text called arrow": (_file("a.arrow", ROW), "a.arrow: not a readable arrow file"),
+    "a gzipped parquet file that is none": (_file("a.parquet.gz", PACKED), "a.parquet.gz: not a readable parquet file"),
+    "an object that ends in a row": (_file("a.json", b"{\n" + ROW[1:20]), "a.json:2: invalid JSON"),
     "an array without its end": (_file("a.json", b"[" + ROW + b"," + ROW), "a.json:3: invalid JSON: the file ends"),
     "an array that ends in a row": (_file("a.json", b"[" + ROW + b"," + ROW[:20]), "a.json:2: invalid JSON"),
-    "an array with a trailing comma": (_file("a.json", b"[" + ROW + b",]"), "a.json"),
+    "an array with two commas": (_file("a.json", b"[" + ROW + b",,]"), "a.json:2: invalid JSON"),
+    "text after an object of rows": (_file("a.json", b'{"data": [' + ROW + b"]} x"), "extra data after the object"),
     "text after an array": (_file("a.json", b"[" + ROW + b"] x"), "extra data after the array"),
     "an array without commas": (_file("a.json", b"[" + ROW + ROW + b"]"), "a.json:2: invalid JSON: expecting ','"),
     # text
-    "Latin-1": (_file("a.jsonl", ROW + b'{"prompt": "caf\xe9", "response": "x"}\n'), "a.jsonl:2: not UTF-8"),
+    "Latin-1": (_file("a.jsonl", b'{"prompt": "caf\xe9", "response": "x"}\n'), "a.jsonl:1: not UTF-8"),
     "Latin-1 in an array": (_file("a.json", b'[{"prompt": "caf\xe9"}]'), "a.json: byte 16: not UTF-8"),
-    "UTF-16": (_file("a.jsonl", ROW.decode().encode("utf-16")), "a.jsonl:1: not UTF-8"),
+    "UTF-16": (
+        _file("a.jsonl", ROW.decode().encode("utf-16")),
+        "a.jsonl:1: not UTF-8: invalid start byte at byte 0; the file looks like UTF-16 text",
+    ),
     "a NUL in a row": (_file("a.jsonl", b'{"prompt": "a\0b"}\n'), "a.jsonl:1: invalid JSON: Invalid control character"),
-    "single quotes": (_file("a.jsonl", b"{'prompt': 'a'}\n"), "a.jsonl:1: invalid JSON"),
-    "HTML": (_file("a.jsonl", b"<!DOCTYPE html>\n<html>Not found</html>\n"), "a.jsonl:1: invalid JSON"),
-    "CSV called JSON lines": (_file("a.jsonl", b"prompt,response\na,b\n"), "a.jsonl:1: invalid JSON"),
-    "a pretty-printed object": (_file("a.jsonl", b'{\n "prompt": "a"\n}\n'), "a.jsonl:1: invalid JSON"),
+    "single quotes": (_file("a.jsonl", b"{'prompt': 'a'}\n"), "with single quotes (write each row with json.dumps)"),
+    "HTML": (_file("a.jsonl", b"<!DOCTYPE html>\n<html>Not found</html>\n"), "the file looks like an HTML page"),
+    "CSV called JSON lines": (_file("a.jsonl", b"prompt,response\na,b\n"), "the file looks like CSV (name it .csv)"),
+    "a parquet file called JSON lines": (_parquet(lambda content: content, "a.jsonl"), "looks like a parquet file"),
+    "a gzip file without .gz": (_file("a.jsonl", PACKED), "the file looks like a gzip file (add .gz to its name)"),
+    "rows with commas after them": (_file("a.jsonl", ROW[:-1] + b",\n" + ROW), "JSON objects with commas between them"),
+    "a key without quotes": (_file("a.jsonl", b"{prompt: 1}\n"), "a.jsonl:1: invalid JSON"),
+    # tables
+    "JSON lines called CSV": (
+        _file("a.csv", ROW),
+        "a.csv:1: the first line names no columns; the file looks like JSON",
+    ),
+    "UTF-16 called CSV": (_file("a.csv", TABLE.decode().encode("utf-16")), "the file looks like UTF-16 text"),
+    "a table with semicolons": (
+        _file("a.csv", TABLE.replace(b",", b";")),
+        "the file looks like a table with semicolons (save it with commas",
+    ),
+    "a table with tabs called CSV": (_file("a.csv", TABLE.replace(b",", b"\t")), "(name it .tsv)"),
+    "a table that names a column twice": (_file("a.csv", b"a,a\nb,c\n"), "the header names the column 'a' twice"),
+    "a table whose first row has more cells": (_file("a.csv", b"a,b\nc,d,e\n"), "a.csv:2: 3 cells under a header of 2"),
+    "a quote that is never closed": (_file("a.csv", TABLE + b'"c,d\ne,f\n'), "a.csv:3: a quote is opened in this row"),
     # rows
     "a number for a row": (_lines(1), "a.jsonl:1: a row must be a JSON object, not int"),
-    "null for a row": (_lines({"prompt": "a", "response": "b"}, None), "a.jsonl:2: a row must be a JSON object"),
-    "a list for a row": (_lines([1]), "a.jsonl:1: a row must be a JSON object, not list"),
+    "null for a row": (_lines(None), "a.jsonl:1: a row must be a JSON object"),
+    "a list of numbers": (_lines([1]), "a.jsonl: row 1: a row must be a JSON object, not int"),
     "a text in an array": (_file("a.json", b'["a"]'), "a.json: row 1: a row must be a JSON object, not str"),
     "an empty row": (_lines({}), "a.jsonl:1: unrecognised format: the row has the keys nothing"),
     "unknown keys": (_lines({"question": "a", "reply": "b"}), "a.jsonl:1: unrecognised format"),
@@ -203,7 +274,20 @@ FILES: dict[str, tuple[Made, str]] = {
     "nothing in a file": (_file("a.jsonl", b""), "the dataset is empty"),
     "an empty array": (_file("a.json", b"[]"), "the dataset is empty"),
     "blank lines": (_file("a.jsonl", b"\n \n\n"), "the dataset is empty"),
-    "another type of file": (_file("a.xz", b"x"), "unsupported type of file"),
+    "only a header": (_file("a.csv", b"prompt,response\n"), "the dataset is empty"),
+    "another type of file": (_file("a.xz", b"x"), "unsupported type of file (supported: .jsonl, .ndjson, .json, .csv"),
+    "a folder of other files": (_folder(a_md=b"", b_txt=b""), "no supported file; ignored: 2 files (.md, .txt)"),
+    "a folder of metadata": (_folder(dataset__infos_json=b"{}"), "no supported file"),
+    "a folder of held-out files": (_folder(test_jsonl=ROW, valid_jsonl=ROW), "hold them out (test, valid)"),
+    "a saved dataset without a file": (
+        _folder(state_json=b'{"_data_files": [{"filename": "a.arrow"}]}'),
+        "names it: a.arrow",
+    ),
+    "a README.md of files that are not there": (
+        _folder(README_md=README),
+        "data_files names 'data/*.csv', and no file",
+    ),
+    "a pattern that matches nothing": (lambda folder: folder / "part-*.jsonl", "the pattern matches no file"),
     "a zip file": (_file("a.zip", b"PK\x03\x04"), "unsupported type of file"),
     "an empty folder": (_folder(), "the folder contains no supported file"),
     "a folder with one bad file": (_folder(a_jsonl=ROW, b_jsonl=b"{"), "b.jsonl:1: invalid JSON"),
@@ -211,6 +295,7 @@ FILES: dict[str, tuple[Made, str]] = {
     "a pipe": (_pipe, "no such file or folder"),
     "a link to itself": (_link_to_itself, "no such file or folder"),
     "a missing file": (lambda folder: folder / "missing.jsonl", "no such file or folder"),
+    "a misspelt file": (_misspelt, "did you mean 'train.jsonl'?"),
 }
 SLOW = ("gzip of one endless line", "gzip of 2 GB of empty lines", "gzip of a row said 10 million times",
         "gzip of an endless array", "gzip of endless blanks", "a parquet text said a million times")  # fmt: skip

@@ -13,6 +13,7 @@ from juicer.drafting.measure import Measured
 from juicer.runtime.errors import InputError
 from juicer.settings.data import CurateSettings
 from juicer.settings.sources import ColumnsSettings
+from juicer.sources.lengths import Limits
 
 SMALL, LARGE = 30e6, 500e6
 """Parameters at which the rules for the learning rates change."""
@@ -176,13 +177,13 @@ def limits_of(measured: Measured, context: int | None, share: float) -> tuple[in
         InputError: hardly a row fits.
     """
     statistics, longest = measured.statistics, context or 2**31
-    prompt, response = statistics.limits(share)
-    if prompt + max(2, response) > longest:
-        prompt, response = _parts_of(longest, measured)
-    response = max(2, response)
+    found = statistics.keeping(share)
+    if found.prompt + max(2, found.response) > longest:
+        found = _parts_of(longest, measured)
+    prompt, response = found.prompt, max(2, found.response)
     rounded = -(-prompt // 8) * 8, -(-response // 8) * 8
     prompt, response = rounded if sum(rounded) <= longest else (prompt, response)
-    kept = 1 - statistics.dropped(prompt, response) / len(statistics)
+    kept = 1 - statistics.too_long(Limits(prompt=prompt, response=response))
     if kept < LEAST_KEPT:
         lengths = sorted(row.prompt + row.response for row in measured.rows)
         half = f"half of them have {lengths[len(lengths) // 2]:,} tokens or more"
@@ -191,14 +192,13 @@ def limits_of(measured: Measured, context: int | None, share: float) -> tuple[in
     return prompt, response, kept
 
 
-def _parts_of(longest: int, measured: Measured) -> tuple[int, int]:
+def _parts_of(longest: int, measured: Measured) -> Limits:
     """The parts of a context, for prompts and responses, in which most rows fit."""
     prompts = sorted({row.prompt for row in measured.rows if row.prompt <= longest - 2}) or [1]
-    tried = {prompts[place * (len(prompts) - 1) // TRIED] for place in range(TRIED + 1)}
-    statistics = measured.statistics
-    best = min(sorted(tried), key=lambda limit: statistics.dropped(limit, longest - limit))
-    responses = [row.response for row in measured.rows if row.prompt <= best and row.response <= longest - best]
-    return best, max(responses, default=2)
+    tried = sorted({prompts[place * (len(prompts) - 1) // TRIED] for place in range(TRIED + 1)})
+    parts = [Limits(prompt=prompt, response=longest - prompt) for prompt in tried]
+    best = min(parts, key=measured.statistics.too_long)
+    return Limits(prompt=best.prompt, response=max(measured.statistics.within(best).responses, default=2))
 
 
 def shares_of(measured: Measured, scale: float) -> tuple[CurateSettings, Mapping[str, int]]:
@@ -317,7 +317,7 @@ def _fetch(facts: Facts) -> dict[str, Chosen]:
 def _template(facts: Facts, prompt: int, response: int, kept: float) -> dict[str, Chosen]:
     statistics = facts.measured.statistics
     estimated = "" if facts.measured.exact else "about "
-    longest = {name: statistics.percentiles(name)[-1] for name in ("prompts", "responses")}
+    longest = {"prompts": max(statistics.prompts), "responses": max(statistics.responses)}
     values = {"template.name": Chosen(facts.template, facts.template_why)}
     if facts.template_arguments:
         values["template.arguments"] = Chosen(dict(facts.template_arguments), "answers are trained without thoughts")

@@ -162,7 +162,8 @@ def estimated_rows(found: Survey) -> int:
 
     total = 0.0
     for source in found.sources:
-        rows = source.rows if source.whole else sum(map(count_rows, files_of(source.path)))
+        files = files_of(source.path, among_others=source.among_others)
+        rows = source.rows if source.whole else sum(map(count_rows, files))
         total += source.demonstrations * rows / max(1, source.rows)
     return round(total * (1 - found.duplicates / max(1, found.demonstrations)))
 

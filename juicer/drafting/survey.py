@@ -43,6 +43,8 @@ class SourceSurvey:
     """What one file, folder or glob is."""
 
     path: str
+    among_others: bool = False
+    """Whether there are other sources, so that the name of a single file may hold it out."""
     format: str = ""
     """Name of the format, as `fetch.format` has it; "" before the first row."""
     files: list[str] = field(default_factory=list)
@@ -142,7 +144,7 @@ def survey(paths: Sequence[str], reading: ReadingSettings, *, whole: int = WHOLE
     found = Survey([])
     sample, seen, prompts = Thinned[Placed](SAMPLE), set[str](), set[int]()
     for path in paths:
-        source = SourceSurvey(path)
+        source = SourceSurvey(path, among_others=len(paths) > 1)
         found.sources.append(source)
         for placed in read_source(source, reading, whole=whole, first=first):
             row = placed.row
@@ -164,7 +166,7 @@ def read_source(
 ) -> Iterator[Placed]:
     """The demonstrations of one source, which is described by the way."""
     reader = Reader(reading)
-    files = list(rows_of_source(source.path))
+    files = list(rows_of_source(source.path, among_others=source.among_others))
     source.whole = sum(_size(file) for file, _ in files) <= whole
     limit = None if source.whole else max(100, first // len(files))
     for file, rows in files:

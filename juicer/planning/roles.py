@@ -9,7 +9,7 @@ from juicer.quickstart.pretraining import policy_config, scorer_config
 from juicer.recipe.graph import WORLD_POLICY, WORLD_SCORER, config_of
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
-from juicer.sources.files import SourceFile, files_of, is_glob, is_path, rows_in_parquet, rows_of
+from juicer.sources.files import SourceFile, files_of, is_path, rows_in_parquet, rows_of
 from juicer.sources.mixture import shares
 
 
@@ -75,10 +75,10 @@ def available_rows(recipe: Recipe) -> int | None:
         InputError: the local sources have fewer rows than are to be kept; names both numbers.
     """
     fetch, curate = recipe.fetch, recipe.curate
-    local = all(is_path(source.path) or is_glob(source.path) for source in fetch.sources)
+    local = all(is_path(source.path) for source in fetch.sources)
     if fetch.rows is not None or fetch.is_world or not local:
         return fetch.rows
-    listed = [files_of(source.path) for source in fetch.sources]
+    listed = [files_of(source.path, among_others=source.among_others) for source in fetch.sources]
     counted = [sum(count_rows(file) for file in files if not file.held_out) for files in listed]
     weights = [source.weight for source in fetch.sources if source.weight is not None]
     rows = sum(shares(counted, weights) if weights else counted)

@@ -13,7 +13,7 @@ from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.settings.base import Settings
 from juicer.settings.sources import FetchSettings
-from juicer.sources.files import is_glob, is_path
+from juicer.sources.files import is_path
 
 
 def check_models(recipe: Recipe, where: str) -> None:
@@ -35,7 +35,7 @@ def check_models(recipe: Recipe, where: str) -> None:
 def check_pinned(fetch: FetchSettings, where: str) -> None:
     """Check that a dataset of the hub has a pinned revision."""
     source = fetch.source
-    if isinstance(source, list) or fetch.is_world or is_path(source) or is_glob(source):
+    if isinstance(source, list) or fetch.is_world or is_path(source):
         return
     if fetch.revision is None:
         what = f"fetch.source: there is no file or folder {source!r}, and a dataset of the hub needs a revision"

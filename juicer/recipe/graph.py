@@ -12,7 +12,7 @@ from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.settings.base import Settings
 from juicer.settings.sources import MOST_SOURCES, WORLD, FetchSettings
-from juicer.sources.files import files_of, is_glob, is_path, matches_of
+from juicer.sources.files import files_of, is_path, is_pattern, matches_of
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DATASET_ID = re.compile(rf"[A-Za-z0-9][\w.-]*|{HUB_ID.pattern}")
@@ -318,7 +318,7 @@ def _paths(fetch: FetchSettings, known: Collection[str]) -> list[str]:
     """
     found: list[str] = []
     for source in fetch.sources:
-        if not is_glob(source.path):
+        if not is_pattern(source.path):
             found.append(source.path)
             continue
         gone = [path for path in known if fnmatch(path, source.path) and not Path(path).exists()]

@@ -5,7 +5,7 @@ from itertools import islice
 
 from juicer.runtime.errors import InputError
 from juicer.settings.sources import FetchSettings, Source
-from juicer.sources.files import is_glob, is_path, rows_of_source
+from juicer.sources.files import is_path, rows_of_source
 from juicer.sources.formats import EXPLANATIONS, LeftOut, Reader
 
 FIRST = 100
@@ -23,12 +23,12 @@ def check_rows(fetch: FetchSettings) -> list[str]:
     """
     if fetch.is_world:
         return []
-    return [_found(source) for source in fetch.sources if is_path(source.path) or is_glob(source.path)]
+    return [_found(source) for source in fetch.sources if is_path(source.path)]
 
 
 def _found(source: Source) -> str:
     reader, left_out, usable = Reader(source.reading), list[LeftOut](), 0
-    for _, rows in rows_of_source(source.path):
+    for _, rows in rows_of_source(source.path, among_others=source.among_others):
         for each in reader.convert(islice(rows, FIRST - reader.rows)):
             if isinstance(each, LeftOut):
                 left_out.append(each)

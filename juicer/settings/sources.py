@@ -116,6 +116,8 @@ class Source:
     weight: float | None
     """None where the recipe gives no weights: all rows are kept."""
     reading: ReadingSettings
+    among_others: bool = False
+    """Whether the recipe has other sources too."""
 
 
 def _is_list(value: Any) -> str:
@@ -188,7 +190,7 @@ class FetchSettings(ReadingSettings):
             exchange=whole.exchange or self.exchange,
             roles_to_train=self.roles_to_train,
         )
-        return Source(whole.path, whole.weight, reading)
+        return Source(whole.path, whole.weight, reading, isinstance(self.source, list) and len(self.source) > 1)
 
     @property
     def is_world(self) -> bool:

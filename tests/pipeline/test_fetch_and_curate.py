@@ -28,6 +28,7 @@ from juicer.scorers.encoding import Row
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, ScorerSettings
 from juicer.sources.curation import split_of
+from juicer.sources.lengths import LengthSummary, Limits
 from tasks import curate, download, fetch
 from tests.chat_tokenizers import gemma
 
@@ -200,7 +201,9 @@ def test_curate_keeps_the_best_by_the_scorer(folder: Path, monkeypatch: pytest.M
     fetched(monkeypatch, [*ROWS, ROWS[3], long_prompt, long_response], "curate.keep=20", "curate.held_out_share=0.2")
     done = ran("curate")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert [line.split(":")[1][:12] for line in done.stderr.splitlines()] == [
+        " tokens of 1", "   prompts, ", "   responses", "   the limit"
+    ]  # fmt: skip
     splits, curation = curated()
     train = splits["train"]
     assert len(train) == 20
@@ -265,7 +268,16 @@ def test_curate_says_what_it_dropped_and_warns_where_the_limits_take_much(
     fetched(monkeypatch, [*ROWS, *long], *common)
     run_here("curate", monkeypatch)
     line = capfd.readouterr().out.splitlines()[-1]
-    assert "(dropped: 30 response_too_long); warning: 23% of the rows are longer than the limits of template [" in line
+    assert (
+        "(dropped: 30 response_too_long); warning: 23% of the rows are longer than the limits of template: "
+        "set template.max_prompt_tokens="
+    ) in line
+    lengths = LengthSummary.model_validate(curated()[1]["lengths"])
+    assert (lengths.rows, lengths.too_long, lengths.limits) == (130, 30, Limits(prompt=40, response=30))
+    assert f"set {lengths.keep_95} to keep 99% [" in line, "30 of 130 responses are equally long"
+    fetched(monkeypatch, [*ROWS, *long], *common, *str(lengths.keep_99).split())
+    run_here("curate", monkeypatch)
+    assert "of 130 rows [" in capfd.readouterr().out.splitlines()[-1]
 
 
 def test_rows_that_the_policy_would_not_get_as_they_are_are_counted_and_named(
@@ -289,7 +301,9 @@ def test_rows_that_the_policy_would_not_get_as_they_are_are_counted_and_named(
     run_here("curate", monkeypatch)
     said = capfd.readouterr()
     assert "of 60 rows (dropped: 2 markup_in_text, 1 refused_by_template) [" in said.out
-    assert [line.partition(": ")[2] for line in said.err.splitlines()] == [
+    unsuitable, lengths = said.err.splitlines()[:-4], said.err.splitlines()[-4:]
+    assert ": tokens of 57 of 60 rows " in lengths[0]
+    assert [line.partition(": ")[2] for line in unsuitable] == [
         "raw/demonstrations.jsonl:10: the response holds '<end_of_turn>', which is read as markup; "
         "2 such rows dropped (markup_in_text)",
         "raw/demonstrations.jsonl:8: the chat template refuses the dialogue: System role not supported; "
@@ -332,7 +346,7 @@ def held_out_row() -> dict[str, str]:
     ("rows", "advice"),
     [
         ([held_out_row()] * 60, "(most rows are duplicates: check that the rows differ)"),
-        ([hh(f"short {number}", "word " * 60) for number in range(60)], "(raise template.max_response_tokens)"),
+        ([hh(f"short {number}", "word " * 60) for number in range(60)], " to keep 99%)"),
         ([held_out_row()], "(lower curate.validation_share or held_out_share)"),
     ],
 )

@@ -1,6 +1,5 @@
 """Which assistant turns of a dialogue become demonstrations, and of each its prompt."""
 
-from collections.abc import Iterator
 from typing import Literal
 
 from juicer.data.demonstrations import Demonstration, opening_hash
@@ -58,11 +57,11 @@ def demonstration(
         if rejected is not None:
             rejected.encode()
         return Demonstration.make(prompt, response, rejected=rejected, held_out=held_out, dialogue=opening)
-    except UnicodeEncodeError as error:
+    except ValueError as error:
         raise LeftOutError("invalid_text") from error
 
 
-def exchanges(dialogue: Dialogue, exchange: Exchange, *, held_out: bool) -> Iterator[Demonstration | LeftOutError]:
+def exchanges(dialogue: Dialogue, exchange: Exchange, *, held_out: bool) -> list[Demonstration | LeftOutError]:
     """The demonstrations of a dialogue, and at most one fault; the other turns are used all the same.
 
     Raises:
@@ -70,17 +69,18 @@ def exchanges(dialogue: Dialogue, exchange: Exchange, *, held_out: bool) -> Iter
     """
     try:
         opening = opening_hash(dialogue.turns) if exchange == "all" else None
-    except UnicodeEncodeError as error:
+    except ValueError as error:
         raise LeftOutError("invalid_text") from error
-    faults = []
+    made: list[Demonstration | LeftOutError] = []
+    faults: list[LeftOutError] = []
     for place in answers(dialogue, exchange):
         rejected = dialogue.rejected if place == len(dialogue.turns) - 1 else None
         if rejected is not None and is_blank(rejected):
             rejected = None
         try:
-            yield demonstration(dialogue, place, rejected=rejected, held_out=held_out, opening=opening)
+            made.append(demonstration(dialogue, place, rejected=rejected, held_out=held_out, opening=opening))
         except LeftOutError as fault:
             if exchange == "all":
                 fault.detail = fault.detail or f"turn {place + 1}"
             faults.append(fault)
-    yield from faults[:1]
+    return [*made, *faults[:1]]

@@ -10,7 +10,10 @@ from juicer.settings.bounds import shortened
 from juicer.sources.files import Row
 from juicer.sources.formats.reasons import LeftOut, LeftOutError
 from juicer.sources.formats.turns import Dialogue, TurnReader
-from juicer.sources.formats.values import Slots, Values, required, wrong_type
+from juicer.sources.formats.values import Slots, Values, has_value, required, wrong_type
+
+READ = {"message_id", "parent_id", "message_tree_id", "text", "role", "rank", "deleted", "replies"}
+"""Keys of a message that are read."""
 
 
 @dataclass(slots=True)
@@ -35,6 +38,9 @@ def read(values: Values, slots: Slots, reader: TurnReader) -> Dialogue:
     root = required(values, slots, "tree")
     if not isinstance(root, dict):
         raise wrong_type(slots["tree"], "a message with its replies", root)
+    if not _kept(root):
+        raise LeftOutError("deleted")
+    reader.unread.update(f"{slots['tree']}.{key}" for key in root.keys() - READ if has_value(root[key]))
     return _dialogue(_node(root, reader), lambda node: [_node(each, reader) for each in node.replies if _kept(each)])
 
 
@@ -75,8 +81,8 @@ class Forest:
     """The messages of a file that has one row per message, whose trees are known at its end."""
 
     reader: TurnReader
-    nodes: dict[str, Node] = field(default_factory=dict)
-    parents: dict[str, str | None] = field(default_factory=dict)
+    nodes: dict[str | int, Node] = field(default_factory=dict)
+    parents: dict[str | int, str | int | None] = field(default_factory=dict)
 
     def add(self, row: Row, values: Values, slots: Slots, *, held_out: bool) -> None:
         """Keep a message.
@@ -85,10 +91,15 @@ class Forest:
             LeftOutError: it has no id, no text or a role that is not known, or its id is another's too.
         """
         name, parent = required(values, slots, "id"), values.get(slots.get("parent", ""))
+        for each in (name, parent):
+            if each is not None and not isinstance(each, str | int):
+                raise wrong_type("message_id or parent_id", "text", each)
         if name in self.parents:
             raise LeftOutError("broken_tree", f"the id {name!r} occurs twice")
         self.parents[name] = parent or None
         if not _kept(values):
+            if not parent:
+                raise LeftOutError("deleted")
             return
         said = {"role": required(values, slots, "role"), "text": required(values, slots, "text")}
         node = _node({**said, "rank": values.get("rank")}, self.reader)

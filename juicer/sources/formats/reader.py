@@ -37,7 +37,7 @@ def _read_rated(values: Values, slots: Slots, reader: TurnReader) -> Dialogue:
 
 
 READERS: dict[str, Read] = {
-    **dict.fromkeys(SHAPES, prompt_response.read),
+    **dict.fromkeys(SHAPES.keys() - {"oasst-messages"}, prompt_response.read),
     **dict.fromkeys(("messages", "sharegpt"), dialogue.read),
     **dict.fromkeys(("hh", "spin"), comparison.read),
     "kto": _read_rated,
@@ -54,8 +54,8 @@ class _Layout(NamedTuple):
     """Keys that nothing reads."""
     media: Keys
     tools: Keys
-    has_media_key: bool
-    """Whether there is such a key at all, so that `<image>` in a text stands for one."""
+    says_more: bool
+    """Whether other values than those of the demonstration decide whether there is one."""
 
 
 class Reader:
@@ -77,6 +77,8 @@ class Reader:
         self.empty_rejected = 0
         """Rows whose worse response is empty, and that are used without it."""
         self._first = ""
+        self._read: Read | None = None
+        self._exchange = settings.exchange
         self._turns = TurnReader(settings)
         self._layouts: dict[Keys, _Layout] = {}
 
@@ -96,11 +98,13 @@ class Reader:
                 yield LeftOut("unreadable", row.where, row.what)
                 continue
             try:
-                yield from self._converted(row, forest)
+                outcomes = self._converted(row, forest)
             except LeftOutError as error:
                 if error.reason == "missing":
                     self._refuse_other(row)
                 yield LeftOut(error.reason, row.where, error.detail)
+                continue
+            yield from outcomes
         for root, found in forest.trees():
             if isinstance(found, LeftOut):
                 yield found
@@ -121,30 +125,28 @@ class Reader:
             value = values[key]
             if value != "" and value != [] and value != {}:
                 self.unread[key] += 1
-        held_out = row.held_out
-        if SPLIT in values:
-            held_out = self._held_out(values[SPLIT], held_out)
-        self._check_meant(values, layout)
-        if self.format == "oasst-messages":
+        held_out = self._held_out(values[SPLIT], row.held_out) if SPLIT in values else row.held_out
+        if layout.says_more:
+            self._check_meant(values, layout)
+        if self._read is None:
             forest.add(row, values, layout.slots, held_out=held_out)
             return []
-        assert self.format is not None
         try:
-            found = READERS[self.format](values, layout.slots, self._turns)
+            found = self._read(values, layout.slots, self._turns)
         finally:
             if self._turns.unread:
                 self.unread.update(self._turns.unread)
                 self._turns.unread.clear()
-        if layout.has_media_key or not MEDIA.isdisjoint(row.values):
+        if layout.media or (values is not row.values and not MEDIA.isdisjoint(row.values)):
             _check_placeholders(found)
         if "system" in layout.slots:
             found = self._with_system(found, values, layout.slots)
         return self._outcomes(found, row.where, held_out=held_out)
 
     def _outcomes(self, found: Dialogue, where: str, *, held_out: bool) -> list[Outcome]:
+        made = exchanges(found, self._exchange, held_out=held_out)
         outcomes: list[Outcome] = [
-            made if isinstance(made, Demonstration) else LeftOut(made.reason, where, made.detail)
-            for made in exchanges(found, self.settings.exchange, held_out=held_out)
+            LeftOut(each.reason, where, each.detail) if isinstance(each, LeftOutError) else each for each in made
         ]
         if found.rejected is not None and is_blank(found.rejected) and isinstance(outcomes[-1], Demonstration):
             self.empty_rejected += 1
@@ -153,9 +155,13 @@ class Reader:
     def _held_out(self, split: Any, held_out: bool) -> bool:
         said = is_held_out(split)
         if said is None:
-            self.unread[SPLIT] += has_value(split)
+            self._count_unread(SPLIT, split)
             return held_out
         return said
+
+    def _count_unread(self, key: str, value: Any) -> None:
+        if has_value(value):
+            self.unread[key] += 1
 
     def _check_meant(self, values: Values, layout: _Layout) -> None:
         """Leave a row out that says that it is no demonstration, or has what a text does not show."""
@@ -177,7 +183,7 @@ class Reader:
                 raise wrong_type(key, "true or false", label)
         elif said is None or not isinstance(label, bool | str) or label in ("0", "1"):
             # A number beside a demonstration may be the number of a class.
-            self.unread[key] += has_value(label)
+            self._count_unread(key, label)
             return
         if said is False:
             raise LeftOutError("undesirable", f"{key!r} is {str(label).lower()}")
@@ -188,7 +194,8 @@ class Reader:
             return found
         system = [turn["content"] for turn in found.turns if turn["role"] == "system"]
         if system:
-            self.unread[slots["system"]] += text not in system
+            if text not in system:
+                self.unread[slots["system"]] += 1
             return found
         return found._replace(
             turns=[{"role": "system", "content": text}, *found.turns],
@@ -203,7 +210,8 @@ class Reader:
         media = tuple(key for key in keys if key in MEDIA and key not in read)
         tools = tuple(key for key in keys if key in TOOLS and key not in read)
         unread = tuple(key for key in keys if key not in {*read, *media, *tools})
-        layout = _Layout(slots, unread, media, tools, bool(media))
+        says_more = bool(media or tools or "label" in slots or self.format == "kto")
+        layout = _Layout(slots, unread, media, tools, says_more)
         if len(self._layouts) < 1000:
             self._layouts[keys] = layout
         return layout
@@ -240,6 +248,7 @@ class Reader:
             part = "role" if absent == columns.role else "content"
             raise _no_column(part, absent, row, list(messages[0]), "message")
         self.format, self._first = format_, row.where
+        self._read = READERS.get(format_)
 
     def _refuse_other(self, row: Row) -> None:
         """Refuse a row that lacks a key because it is of another format than the first row.

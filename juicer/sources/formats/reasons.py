@@ -6,6 +6,7 @@ from typing import Literal
 Reason = Literal[
     "undesirable",
     "not_trained",
+    "deleted",
     "media",
     "tools",
     "unreadable",
@@ -21,11 +22,12 @@ Reason = Literal[
     "broken_tree",
     "invalid_text",
 ]
-MEANT: frozenset[Reason] = frozenset({"undesirable", "not_trained", "media", "tools"})
+MEANT: frozenset[Reason] = frozenset({"undesirable", "not_trained", "deleted", "media", "tools"})
 """The row says that it is no demonstration of text. Any number of such rows is fine."""
 EXPLANATIONS: dict[Reason, str] = {
     "undesirable": "the label says that the response is undesirable",
     "not_trained": "no assistant turn is to be trained on",
+    "deleted": "the first message of the tree is deleted",
     "media": "the row has images, audio or video, which are not read",
     "tools": "the row has tools or calls of them, which are not read",
     "unreadable": "the row cannot be read",
