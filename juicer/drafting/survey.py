@@ -13,6 +13,7 @@ from juicer.data.demonstrations import Demonstration
 from juicer.runtime.errors import InputError
 from juicer.settings.sources import ReadingSettings
 from juicer.sources.files import Row, SourceFile, Unreadable, rows_of_source
+from juicer.sources.files.listing import listing_of
 from juicer.sources.formats import LeftOut, Reader
 
 T = TypeVar("T")
@@ -49,6 +50,8 @@ class SourceSurvey:
     """Name of the format, as `fetch.format` has it; "" before the first row."""
     files: list[str] = field(default_factory=list)
     held_out_files: list[str] = field(default_factory=list)
+    ignored: str = ""
+    """Files of a folder that are not read, in words; "" if there are none."""
     rows: int = 0
     """Rows that were read."""
     whole: bool = True
@@ -166,6 +169,7 @@ def read_source(
 ) -> Iterator[Placed]:
     """The demonstrations of one source, which is described by the way."""
     reader = Reader(reading)
+    source.ignored = listing_of(source.path, among_others=source.among_others).ignored_line()
     files = list(rows_of_source(source.path, among_others=source.among_others))
     source.whole = sum(_size(file) for file, _ in files) <= whole
     limit = None if source.whole else max(100, first // len(files))
