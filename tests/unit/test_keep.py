@@ -40,7 +40,8 @@ def activated(*overrides: str) -> tuple[str, dict[str, dict[str, str]]]:
 
 def test_local_inputs_are_kept_under_a_name_that_tells_their_format(local: list[str]) -> None:
     said, kept = activated(*local)
-    assert said.endswith("params.yaml written from " + str(ROOT / "recipes/quickstart.yaml"))
+    written = "params.yaml written from " + str(ROOT / "recipes/quickstart.yaml")
+    assert said == f"{written}; mine/rows.jsonl.gz is prompt-response: its 1 row can be used"
     assert kept == {
         "source": {"source": "mine/rows.jsonl.gz", "copy": "inputs/source.jsonl.gz"},
         "policy": {"source": "mine/model", "copy": "inputs/policy"},
@@ -50,7 +51,7 @@ def test_local_inputs_are_kept_under_a_name_that_tells_their_format(local: list[
 def test_a_large_input_is_only_hashed_and_activation_says_its_size(local: list[str]) -> None:
     said, kept = activated(*local, "keep.up_to_gb=0.001")
     assert list(kept) == ["source"]
-    assert said.endswith("; only hashed, because keep.up_to_gb is 0.001: mine/model (0.002 GB)")
+    assert "; only hashed, because keep.up_to_gb is 0.001: mine/model (0.002 GB)" in said
     said, kept = activated(*local, "keep.up_to_gb=0")
     assert kept == {} and "mine/model" in said and "mine/rows.jsonl.gz" in said
 
