@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from juicer.data.demonstrations import Demonstration
+from juicer.data.demonstrations import Demonstration, opening_hash
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import md5_of_file, write_json
 from juicer.settings.sources import WORLD, FetchSettings, Source
@@ -37,7 +37,7 @@ def run(stage: Stage) -> str:
     settings = stage.read("fetch", FetchSettings)
     losses = Losses()
     if settings.is_world:
-        sources: list[SourceFetch] = [WorldFetch(stage, settings, losses)]
+        sources: list[SourceFetch] = [WorldFetch(_world(stage), settings, losses)]
     else:
         sources = [SourceFetch(each, settings, losses) for each in settings.sources]
     with stage.publish(stage.arguments.out) as out:
@@ -75,6 +75,7 @@ class SourceFetch:
         self.reader = Reader(source.reading)
         self.files: list[FileRecord] = []
         self.demonstrations = 0
+        self._by_dialogue = any(each.reading.exchange == "all" for each in settings.sources)
         self.used: int | None = None
         """Demonstrations in the mixture; None if all are."""
 
@@ -90,7 +91,13 @@ class SourceFetch:
                     self.losses.add(each)
                 else:
                     self.demonstrations += 1
-                    yield each
+                    yield self._split_with_others(each)
+
+    def _split_with_others(self, row: Demonstration) -> Demonstration:
+        """The row as it is split: by its dialogue, if the rows of any source are, so that no prompt is split twice."""
+        if row.dialogue or not self._by_dialogue:
+            return row
+        return row.model_copy(update={"dialogue": opening_hash(row.prompt)})
 
     def _files(self) -> Iterator[Iterable[Row | Unreadable]]:
         path = self.source.path
@@ -119,20 +126,24 @@ class SourceFetch:
 
 
 class WorldFetch(SourceFetch):
-    """Generates the quickstart's demonstrations, which need no conversion."""
+    """Takes the quickstart's demonstrations, which need no conversion."""
 
-    def __init__(self, stage: Stage, settings: FetchSettings, losses: Losses) -> None:
+    def __init__(self, rows: Iterable[Demonstration], settings: FetchSettings, losses: Losses) -> None:
         super().__init__(settings.sources[0], settings, losses)
-        self.stage = stage
+        self._made = rows
         self.reader.format = WORLD
 
     def __iter__(self) -> Iterator[Demonstration]:
-        from juicer.quickstart import world
-
-        for demonstration in world.rows(self.stage.read("world", WorldSettings), self.stage.value("seed")):
+        for demonstration in self._made:
             self.reader.rows += 1
             self.demonstrations += 1
             yield demonstration
+
+
+def _world(stage: Stage) -> Iterable[Demonstration]:
+    from juicer.quickstart import world
+
+    return world.rows(stage.read("world", WorldSettings), stage.value("seed"))
 
 
 def _hub_rows(source: str, settings: FetchSettings) -> Iterator[Row]:

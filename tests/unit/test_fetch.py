@@ -143,6 +143,13 @@ def test_all_turns_of_a_dialogue_share_what_decides_their_split(tmp_path: Path) 
     assert len({row.split_hash() for row in found.rows}) == 1
 
 
+def test_a_source_is_split_by_its_dialogues_too_where_another_has_a_row_for_each_turn(tmp_path: Path) -> None:
+    turns = dialogue(1)["messages"] + dialogue(2)["messages"]
+    one, two = written(tmp_path / "one.jsonl", [{"messages": turns}]), written(tmp_path / "two.jsonl", [dialogue(1)])
+    found = fetched(tmp_path, source=[{"path": str(one), "exchange": "all"}, {"path": str(two)}])
+    assert len({row.split_hash() for row in found.rows}) == 1
+
+
 def test_an_empty_source_of_several_is_named(tmp_path: Path) -> None:
     one = written(tmp_path / "one.jsonl", [answered(1)])
     with pytest.raises(InputError, match=r"empty\.jsonl: the dataset is empty"):
