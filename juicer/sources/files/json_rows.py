@@ -94,7 +94,11 @@ def _lines(file: io.BufferedReader, name: str, number: int, line: bytes) -> Iter
 
 def _row(line: bytes, where: str) -> Row | Unreadable:
     try:
-        return row_of(DECODER.decode(line.decode()), where)
+        text = line.decode()
+        value, end = DECODER.raw_decode(text)
+        if end < len(text):
+            raise json.JSONDecodeError("Extra data", text, end)
+        return row_of(value, where)
     except UnicodeDecodeError as error:
         return Unreadable(f"not UTF-8: {error.reason} at byte {error.start}", where)
     except json.JSONDecodeError as error:
