@@ -257,3 +257,13 @@ def test_rows_of_a_folder_are_marked_and_named_as_the_source_is_written(tmp_path
             Row({"a": "b"}, f"{shown}/train.jsonl:1"),
         ]
         assert read[2][1].where == f"{shown}/train.jsonl:2"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_list_of_messages_is_a_dialogue_without_a_key(tmp_path: Path, name: str) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello" * 5000}]
+    lines, array = (json.dumps(turns) + "\n") * 2, json.dumps([turns, turns], indent=1)
+    for text in (lines, array):
+        (tmp_path / name).write_text(text)
+        ((_, rows),) = rows_of_source(str(tmp_path / name))
+        assert [row.values for row in rows if isinstance(row, Row)] == [{"messages": turns}] * 2
