@@ -1,9 +1,9 @@
 """How fast are files of demonstrations read? 200,000 chats of each type, each in a process of its own.
 
-    python -m bench.reading [--rows 200000] [--types jsonl csv ...]
+    python -m bench.reading [--rows 200000] [--types jsonl csv ...] [--fetch]
 
 Prints for each type the size of the file, the seconds of the processor, Python's start among them, and the peak memory.
-Limits, for fetch as a whole: 10 s and 500 MB.
+With --fetch the rows are converted and written too, as the stage does. Limits for that: 10 s and 500 MB.
 """
 
 import argparse
@@ -123,6 +123,24 @@ def read(path: Path) -> None:
     from juicer.sources.files import Row, rows_of
 
     found = sum(isinstance(row, Row) for row in rows_of(path, path.name))
+    tell(found)
+
+
+def fetch(path: Path) -> None:
+    """Read, convert and write a file as the stage fetch does, and print the same."""
+    from juicer.settings.sources import FetchSettings
+    from juicer.sources.provenance import Losses
+    from tasks.fetch import SourceFetch, Writer, write_all
+
+    settings = FetchSettings(source=str(path))
+    source = SourceFetch(settings.sources[0], settings, Losses())
+    with path.with_name("demonstrations").open("wb") as file:
+        write_all(Writer(file), [source])
+    tell(source.demonstrations)
+
+
+def tell(found: int) -> None:
+    """Print the rows and what they cost."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1024
     print(json.dumps({"rows": found, "seconds": round(time.process_time(), 2), "peak_mb": round(peak)}))
@@ -132,10 +150,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES), metavar="TYPE")
+    parser.add_argument("--fetch", action="store_true", help="convert and write the rows too")
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.read:
-        read(given.read)
+        (fetch if given.fetch else read)(given.read)
         return
     print(f"{'type':18}{'MB':>7}{'rows':>9}{'CPU s':>8}{'peak MB':>9}")
     for name in given.types:
@@ -144,7 +163,7 @@ def main() -> None:
             path = Path(folder) / f"chats{suffix}"
             with path.open("wb") as file:
                 make(file, rows(given.rows))
-            command = [sys.executable, "-m", "bench.reading", "--read", str(path)]
+            command = [sys.executable, "-m", "bench.reading", "--read", str(path), *["--fetch"] * given.fetch]
             out = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             megabytes = path.stat().st_size / 2**20
         if out["rows"] != given.rows:

@@ -45,7 +45,7 @@ def run(stage: Stage) -> str:
         with (out / "demonstrations.jsonl").open("wb") as file:
             writer = Writer(file)
             if sources[0].source.weight is None:
-                _write_all(writer, sources)
+                write_all(writer, sources)
             else:
                 _write_mixture(writer, sources, out)
         for line in losses.lines():
@@ -178,7 +178,7 @@ class Writer:
         return self._digest.hexdigest()
 
 
-def _write_all(writer: Writer, sources: list[SourceFetch]) -> None:
+def write_all(writer: Writer, sources: list[SourceFetch]) -> None:
     """Stream all rows of all sources."""
     for source in sources:
         for row in source:
