@@ -155,7 +155,7 @@ def test_every_reason_is_either_meant_or_a_fault() -> None:
 
 def test_keys_with_a_value_that_were_not_read_are_counted() -> None:
     source = reader()
-    rows = [{**ROW, "id": number, "tags": [], "note": "", "meta": {}, "source": None} for number in (0, 1)]
+    rows: list[Values] = [{**ROW, "id": number, "tags": [], "note": "", "meta": {}, "source": None} for number in (0, 1)]
     rows[1] |= {"source": "forum", "instruction": "x"}
     assert len([*source.convert(placed(*rows))]) == source.rows == 2
     assert source.unread == {"id": 2, "source": 1, "instruction": 1}
@@ -311,7 +311,7 @@ def test_a_value_of_the_wrong_type_leaves_its_row_out(values: Values, detail: st
 def test_values_of_any_type_never_raise(name: str) -> None:
     """Random replacements of the values of a row, at any depth, are converted or left out."""
     random_ = random.Random(name)
-    odd = [None, "", " ", 0, 1.5, True, [], {}, [[]], [{}], "[]", '[{"a": 1}]', "\ud800", "x", [None], {"text": 1}]
+    odd: list[Any] = [None, "", " ", 0, 1.5, True, [], {}, [[]], [{}], "[]", '[{"a": 1}]', "\ud800", "x", [None], {"text": 1}]
 
     def changed(value: Any) -> Any:
         if random_.random() < 0.15:
