@@ -19,6 +19,10 @@ SMALL, LARGE = 30e6, 500e6
 """Parameters at which the rules for the learning rates change."""
 SHARES = (0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
 """Shares of the rows that length limits may keep, the best first."""
+LEAST_KEPT = 0.05
+"""Share of the rows that must fit into the model's context."""
+TRIED = 64
+"""Ways to part a context into prompt and response that are tried."""
 SPLITS = (0.05, 0.1, 0.15, 0.2, 0.25)
 """Shares of the prompts for validation, and for reporting, that are tried in turn; half are left to train on."""
 ENOUGH, FEW = 20, 50
@@ -81,11 +85,11 @@ class Facts:
     columns: ColumnsSettings
     exchange: str
     rows: int
-    """Demonstrations of all sources, perhaps estimated."""
+    """Different demonstrations of all sources, perhaps estimated."""
     further_turns: int
     """Rows more that `fetch.exchange: all` gives."""
     measured: Measured
-    """Of a sample of them."""
+    """Of an evenly spread sample of them, or of all."""
     policy: str
     revision: str | None
     parameters: int
@@ -146,9 +150,8 @@ def choose(facts: Facts, share: float = SHARES[0]) -> Choices:
         raise InputError(f"the template takes none of the rows ({reasons})", do="use another model, or change the rows")
     prompt, response, kept = limits_of(facts.measured, facts.context, share)
     fitting = facts.measured.fitting(prompt, response)
-    # Rows for which the sample stands, duplicates and unsuitable rows left out.
     sampled = len(facts.measured.rows) + sum(facts.measured.unsuitable.values())
-    scale = max(1.0, facts.rows / max(1, sampled)) if facts.rows > 2 * sampled else 1.0
+    scale = max(1.0, facts.rows / sampled)
     shares, splits = shares_of(fitting, scale)
     train, rates = round(splits["train"] * scale), rates_for(facts.parameters)
     notes = [*_notes(facts, share, kept, splits)]
@@ -174,17 +177,28 @@ def limits_of(measured: Measured, context: int | None, share: float) -> tuple[in
         InputError: hardly a row fits.
     """
     statistics, longest = measured.statistics, context or 2**31
-    for wanted in (each for each in SHARES if each <= share):
-        found = statistics.keeping(wanted)
-        prompt, response = max(2, found.prompt), max(2, found.response)
-        rounded = -(-prompt // 8) * 8, -(-response // 8) * 8
-        prompt, response = rounded if sum(rounded) <= longest else (prompt, response)
-        if prompt + response <= longest:
-            return prompt, response, 1 - statistics.too_long(Limits(prompt=prompt, response=response))
-    lengths = sorted(row.prompt + row.response for row in measured.rows)
-    half = f"half of them have {lengths[len(lengths) // 2]:,} tokens or more"
-    what = f"the rows do not fit into the model's context of {context:,} tokens: {half}"
-    raise InputError(what, where="--model", do="use a model with a longer context, or shorter rows")
+    found = statistics.keeping(share)
+    if found.prompt + max(2, found.response) > longest:
+        found = _parts_of(longest, measured)
+    prompt, response = found.prompt, max(2, found.response)
+    rounded = -(-prompt // 8) * 8, -(-response // 8) * 8
+    prompt, response = rounded if sum(rounded) <= longest else (prompt, response)
+    kept = 1 - statistics.too_long(Limits(prompt=prompt, response=response))
+    if kept < LEAST_KEPT:
+        lengths = sorted(row.prompt + row.response for row in measured.rows)
+        half = f"half of them have {lengths[len(lengths) // 2]:,} tokens or more"
+        what = f"the rows do not fit into the model's context of {context:,} tokens: {half}"
+        raise InputError(what, where="--model", do="use a model with a longer context, or shorter rows")
+    return prompt, response, kept
+
+
+def _parts_of(longest: int, measured: Measured) -> Limits:
+    """The parts of a context, for prompts and responses, in which most rows fit."""
+    prompts = sorted({row.prompt for row in measured.rows if row.prompt <= longest - 2}) or [1]
+    tried = sorted({prompts[place * (len(prompts) - 1) // TRIED] for place in range(TRIED + 1)})
+    parts = [Limits(prompt=prompt, response=longest - prompt) for prompt in tried]
+    best = min(parts, key=measured.statistics.too_long)
+    return Limits(prompt=best.prompt, response=max(measured.statistics.within(best).responses, default=2))
 
 
 def shares_of(measured: Measured, scale: float) -> tuple[CurateSettings, Mapping[str, int]]:
@@ -232,6 +246,11 @@ def processes_of(facts: Facts) -> int:
 
 def _notes(facts: Facts, share: float, kept: float, splits: Mapping[str, int]) -> list[str]:
     notes = []
+    if not facts.measured.exact:
+        notes.append(
+            f"the tokenizer of {facts.policy} is not here: lengths are estimated, 1 token for 3 bytes, and a chat "
+            "template of its own is not known; run this again with a network, or with the model's folder"
+        )
     if kept < share - 0.005:
         notes.append(
             f"the limits drop {1 - kept:.0%} of the rows, because the model's context is {facts.context:,} tokens"

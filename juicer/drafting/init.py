@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from juicer.drafting.choices import Choices, Facts, choose
@@ -15,7 +16,7 @@ from juicer.drafting.measure import Measured, measure
 from juicer.drafting.model import BYTES_PER_TOKEN, Model, Rendering, find_model, kind_of_scorer, rendering_of
 from juicer.drafting.recipe_text import flow, ordered, recipe_text
 from juicer.drafting.shown import aligned, as_seen, summary
-from juicer.drafting.survey import Survey, check_usable, survey
+from juicer.drafting.survey import Placed, Survey, check_usable, survey
 from juicer.planning.planner import Lengths, Planner, StagePlan
 from juicer.planning.tables import format_plan
 from juicer.recipe.activation import load
@@ -32,7 +33,7 @@ HEADROOM = 0.95
 """Share of a GPU's memory that a plan may fill."""
 FREE_SHARES = (0.5, 0.9)
 """Shares of the free main memory that a plan may fill: the second if nothing fits into the first."""
-SHOWN_ROWS = 3
+SHOWN_ROWS, MOST_TRIED = 3, 50
 UNUSABLE_SHARE: float = FetchSettings.model_fields["unusable_share"].default
 NAME = r"[a-z0-9][a-z0-9-]{0,99}"
 
@@ -155,15 +156,16 @@ def facts_of(
 
 
 def estimated_rows(found: Survey) -> int:
-    """Demonstrations of all sources; of one that was read in part, as many as its rows and the part read suggest."""
+    """Different demonstrations; of a source that was read in part, as many as its rows and the part read suggest."""
     from juicer.planning.roles import count_rows
     from juicer.sources.files import files_of
 
     total = 0.0
     for source in found.sources:
-        rows = source.rows if source.whole else sum(map(count_rows, files_of(source.path)))
+        files = files_of(source.path, among_others=source.among_others)
+        rows = source.rows if source.whole else sum(map(count_rows, files))
         total += source.demonstrations * rows / max(1, source.rows)
-    return round(total)
+    return round(total * (1 - found.duplicates / max(1, found.demonstrations)))
 
 
 def fitted(facts: Facts, machine: Machine, place: Path) -> Choices:
@@ -232,14 +234,25 @@ def show(made: Draft) -> None:
     )
     for note in made.choices.notes:
         print(f"\nNote: {note}")
-    print("\nRows as the policy will see them, with what is trained on between the marks")
-    trained = [placed for placed in made.found.sample if not placed.row.held_out]
-    for placed in trained[:SHOWN_ROWS]:
+    print("\nRows as the policy will see them, with what is trained on marked")
+    for placed in _shown(made):
         print(f"\n{as_seen(made.rendering.template, placed, lengths=made.rendering.measured)}")
     print(f"\nPlan: {made.devices} x {made.machine.device_name}")
     print(format_plan(list(made.stages), made.machine.device, made.devices, UTILISATION))
     if not made.machine.has_speed:
         print("Hours are known for GPUs only; juicer status shows how far a run is.")
+
+
+def _shown(made: Draft) -> list[Placed]:
+    """The first training rows that are within the limits."""
+    trained = [placed for placed in made.found.sample if not placed.row.held_out][:MOST_TRIED]
+    prompt, response = (made.choices.value(f"template.max_{name}_tokens") for name in ("prompt", "response"))
+    each = None if made.rendering.measured else BYTES_PER_TOKEN
+
+    def fits(placed: Placed) -> bool:
+        return bool(measure(made.rendering.template, [placed], bytes_per_token=each).fitting(prompt, response).rows)
+
+    return [*islice(filter(fits, trained), SHOWN_ROWS)] or trained[:SHOWN_ROWS]
 
 
 def _explained(value: object, why: str) -> str:

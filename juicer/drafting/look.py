@@ -20,7 +20,7 @@ def show(paths: Sequence[str], reading: ReadingSettings, rows: int, model: str |
         InputError: a file or the model does not exist or is damaged, or the format is not known.
     """
     for path in paths:
-        source = SourceSurvey(path)
+        source = SourceSurvey(path, among_others=len(paths) > 1)
         read = read_source(source, reading)
         shown = list(islice(read, rows))
         for _ in read:
@@ -31,7 +31,7 @@ def show(paths: Sequence[str], reading: ReadingSettings, rows: int, model: str |
         for placed in shown:
             print(f"\n{as_understood(placed)}")
         if model is not None and shown:
-            print(f"\nAs {model} will see them, with what is trained on between the marks:")
+            print(f"\nAs {model} will see them, with what is trained on marked:")
             _show_rendered(shown, model)
 
 

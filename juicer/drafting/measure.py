@@ -64,16 +64,13 @@ class Measured:
 
 
 def measure(template: Template, sample: Sequence[Placed], *, bytes_per_token: int | None = None) -> Measured:
-    """Measure a sample, each demonstration once.
+    """Measure a sample.
 
     Args:
         bytes_per_token: the template's tokenizer has a token for every byte, which stands for one so long.
     """
-    unsuitable, usable, seen = Counter[str](), list[tuple[Placed, Rendered]](), set[str]()
+    unsuitable, usable = Counter[str](), list[tuple[Placed, Rendered]]()
     for placed in sample:
-        if placed.row.id in seen:
-            continue
-        seen.add(placed.row.id)
         found = rendered(template, placed.row.prompt, placed.row.response)
         if isinstance(found, Rendered):
             usable.append((placed, found))

@@ -186,7 +186,7 @@ def rendering_of(model: Model) -> list[Rendering]:
     from juicer.settings.data import TemplateSettings
 
     if model.folder is None:
-        why = "lengths are estimated, 1 token for 3 bytes, because the model's tokenizer is not here"
+        why = "Anthropic's, because the model's tokenizer is not here"
         return [Rendering(_stand_in(), {}, why, measured=False)]
     found, refused = [], ""
     ways: tuple[tuple[dict[str, Any], str], ...] = (
@@ -202,7 +202,7 @@ def rendering_of(model: Model) -> list[Rendering]:
         found.append(Rendering(template, arguments, why, measured=True))
         break
     own = _has_template(model.folder)
-    why = f"its own chat template cannot be used: {refused}" if own and not found else "it has no chat template"
+    why = f"its own chat template cannot be used: {refused}" if own and not found else "the model has no chat template"
     if own and found:
         why = "its own chat template does not take most rows"
     found.append(Rendering(load_template(model.folder, TemplateSettings(name="hh")), {}, why, measured=True))

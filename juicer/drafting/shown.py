@@ -51,6 +51,8 @@ def described(source: SourceSurvey) -> Iterator[tuple[str, str]]:
         parts += [f"{source.rejected:,} with a worse response"] if source.rejected else []
         parts += [f"{source.held_out:,} held out by the source"] if source.held_out else []
         yield "", ", ".join(parts) + _named(source.held_out_files)
+    if source.ignored:
+        yield "", source.ignored
     if source.unread:
         keys = ", ".join(f"{key} ({count:,})" for key, count in source.unread.most_common(10))
         yield "", f"keys that are not read: {shortened(keys)}"

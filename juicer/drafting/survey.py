@@ -13,6 +13,7 @@ from juicer.data.demonstrations import Demonstration
 from juicer.runtime.errors import InputError
 from juicer.settings.sources import ReadingSettings
 from juicer.sources.files import Row, SourceFile, Unreadable, rows_of_source
+from juicer.sources.files.listing import listing_of
 from juicer.sources.formats import LeftOut, Reader
 
 T = TypeVar("T")
@@ -43,10 +44,14 @@ class SourceSurvey:
     """What one file, folder or glob is."""
 
     path: str
+    among_others: bool = False
+    """Whether there are other sources, so that the name of a single file may hold it out."""
     format: str = ""
     """Name of the format, as `fetch.format` has it; "" before the first row."""
     files: list[str] = field(default_factory=list)
     held_out_files: list[str] = field(default_factory=list)
+    ignored: str = ""
+    """Files of a folder that are not read, in words; "" if there are none."""
     rows: int = 0
     """Rows that were read."""
     whole: bool = True
@@ -88,7 +93,7 @@ class Survey:
 
     sources: list[SourceSurvey]
     sample: list[Placed] = field(default_factory=list)
-    """Demonstrations, evenly spread over all that were read; all of them if they are few."""
+    """Different demonstrations, evenly spread over all that were read; all of them if they are few."""
     duplicates: int = 0
     """Demonstrations whose prompt and response stand there already."""
     prompts: int = 0
@@ -142,13 +147,15 @@ def survey(paths: Sequence[str], reading: ReadingSettings, *, whole: int = WHOLE
     found = Survey([])
     sample, seen, prompts = Thinned[Placed](SAMPLE), set[str](), set[int]()
     for path in paths:
-        source = SourceSurvey(path)
+        source = SourceSurvey(path, among_others=len(paths) > 1)
         found.sources.append(source)
         for placed in read_source(source, reading, whole=whole, first=first):
             row = placed.row
-            sample.add(placed)
-            found.duplicates += row.id in seen
-            seen.add(row.id)
+            if row.id in seen:
+                found.duplicates += 1
+            else:
+                seen.add(row.id)
+                sample.add(placed)
             prompts.add(int(row.prompt_hash()[:16], 16))
             found.turns[1 + sum(turn["role"] == "assistant" for turn in row.prompt)] += 1
         if not source.demonstrations:
@@ -162,7 +169,8 @@ def read_source(
 ) -> Iterator[Placed]:
     """The demonstrations of one source, which is described by the way."""
     reader = Reader(reading)
-    files = list(rows_of_source(source.path))
+    source.ignored = listing_of(source.path, among_others=source.among_others).ignored_line()
+    files = list(rows_of_source(source.path, among_others=source.among_others))
     source.whole = sum(_size(file) for file, _ in files) <= whole
     limit = None if source.whole else max(100, first // len(files))
     for file, rows in files:

@@ -102,7 +102,7 @@ def test_limits_keep_99_per_cent_of_the_rows() -> None:
 def test_a_smaller_context_lowers_the_limits_and_says_what_they_drop() -> None:
     chosen = choose(facts(context=90))
     limits = chosen.value("template.max_prompt_tokens"), chosen.value("template.max_response_tokens")
-    assert sum(limits) <= 90 and 0.5 <= chosen.kept < 0.7
+    assert limits == (60, 30) and 0.5 <= chosen.kept < 0.7
     assert any(f"drop {1 - chosen.kept:.0%} of the rows" in note and "90 tokens" in note for note in chosen.notes)
 
 
