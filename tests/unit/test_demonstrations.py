@@ -1,6 +1,10 @@
 """The schema of a demonstration: its line in a file, and the hashes that decide its split."""
 
+import hashlib
+import json
 from pathlib import Path
+
+import pytest
 
 from juicer.data.demonstrations import Demonstration, Message, hash_of, opening_hash, read, write
 
@@ -17,6 +21,15 @@ def test_a_row_of_no_dialogue_has_the_line_and_the_hash_that_it_always_had() -> 
     assert row.line().decode() == LINE
     assert row.prompt_hash() == "3da8251df41e11347cdec1d5319d91bd9b57c282b7d6f7fc6ada5b8180b43153"
     assert row.split_hash() == row.prompt_hash()
+
+
+def test_ids_are_made_from_the_json_of_python_whatever_the_characters() -> None:
+    odd = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x11000), 0x1F600, 0x10FFFF]))
+    prompt: list[Message] = [*PROMPT, *MORE, {"role": "user", "content": odd}]
+    text = json.dumps([prompt, odd], ensure_ascii=False, sort_keys=True)
+    assert Demonstration.make(prompt, odd).id == hashlib.sha256(text.encode()).hexdigest()[:16]
+    with pytest.raises(ValueError, match="surrogate"):
+        Demonstration.make(PROMPT, "\ud800")
 
 
 def test_a_row_of_a_dialogue_is_split_by_the_dialogue(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from juicer.data.demonstrations import Demonstration, opening_hash
+from juicer.data.demonstrations import Demonstration, Message, opening_hash
 from tests.converting import Values, assistant, converted, demonstration, left_out, said, user
 
 TURNS = [user("a"), assistant("b"), user("c"), assistant("d"), user("e"), assistant("f")]
@@ -75,7 +75,8 @@ def test_one_turn_or_all_become_demonstrations() -> None:
 def test_all_turns_of_a_dialogue_have_the_hash_of_its_opening() -> None:
     system = {"role": "system", "content": "s"}
     rows = converted_of([system, *TURNS], exchange="all")
-    assert {row.dialogue for row in rows} == {opening_hash([system, *TURNS[:1]])}
+    opening: list[Message] = [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]
+    assert {row.dialogue for row in rows} == {opening_hash(opening)}
     assert rows[0].dialogue == rows[0].prompt_hash()
     assert demonstration({"messages": TURNS}).dialogue is None
 

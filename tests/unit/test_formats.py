@@ -60,6 +60,7 @@ def test_a_format_is_recognised_by_the_keys_of_its_first_row(name: str) -> None:
         ({"prompt": "Hi", "chosen": TURNS, "rejected": TURNS, "messages": TURNS, "score_chosen": 1.0}, "preference"),
         ({"prompt": "x", "chosen": "\n\nHuman: Hi\n\nAssistant: Hello"}, "hh"),
         ({"messages": TURNS, "label": True}, "kto"),
+        ({"prompt": [user("Hi")], "output": [assistant("Hello")], "label": 1}, "kto"),
         ({"prompt": "Hi", "response": "Hello", "label": 3}, "prompt-response"),
         ({"prompt": "Hi", "completion": "Hello", "label": "spam"}, "prompt-response"),
         ({"conversation": [{"role": "user", "content": "Hi"}]}, "sharegpt"),
@@ -88,6 +89,7 @@ def test_keys_that_several_formats_have_mean_the_one_that_fits(values: Values, e
         ({"x": [{"sender": "me", "b": "Hi there"}]}, "{messages: x, role: sender, content: b}"),
         ({"instances": [{"input": "Hi", "output": "Hello"}]}, "known are messages"),
         ({"prompt": [{"role": "user", "content": "Hi"}], "reward": 1}, "known are messages"),
+        ({"role": "user", "content": "Hi"}, "write a row for each dialogue"),
         ({"text": "Hi"}, "known are messages, conversations"),
         ({}, "the row has the keys nothing"),
         ({"a": 1, "b": [1], "c": [{}], "\x1b[2J\n": "x"}, "fetch.columns: {prompt: KEY, response: KEY}"),
@@ -155,7 +157,9 @@ def test_every_reason_is_either_meant_or_a_fault() -> None:
 
 def test_keys_with_a_value_that_were_not_read_are_counted() -> None:
     source = reader()
-    rows = [{**ROW, "id": number, "tags": [], "note": "", "meta": {}, "source": None} for number in (0, 1)]
+    rows: list[Values] = [
+        {**ROW, "id": number, "tags": [], "note": "", "meta": {}, "source": None} for number in (0, 1)
+    ]
     rows[1] |= {"source": "forum", "instruction": "x"}
     assert len([*source.convert(placed(*rows))]) == source.rows == 2
     assert source.unread == {"id": 2, "source": 1, "instruction": 1}
@@ -311,7 +315,24 @@ def test_a_value_of_the_wrong_type_leaves_its_row_out(values: Values, detail: st
 def test_values_of_any_type_never_raise(name: str) -> None:
     """Random replacements of the values of a row, at any depth, are converted or left out."""
     random_ = random.Random(name)
-    odd = [None, "", " ", 0, 1.5, True, [], {}, [[]], [{}], "[]", '[{"a": 1}]', "\ud800", "x", [None], {"text": 1}]
+    odd: list[Any] = [
+        None,
+        "",
+        " ",
+        0,
+        1.5,
+        True,
+        [],
+        {},
+        [[]],
+        [{}],
+        "[]",
+        '[{"a": 1}]',
+        "\ud800",
+        "x",
+        [None],
+        {"text": 1},
+    ]
 
     def changed(value: Any) -> Any:
         if random_.random() < 0.15:

@@ -28,6 +28,9 @@ WORDS = {
 def unrecognised(values: Values, where: str) -> InputError:
     """The error for a first row of no known format, with the mapping that fits its keys best."""
     what = f"unrecognised format: the row has the keys {names_of(values)}"
+    if len(values) == 2 and _best("role", values) and _best("content", values):
+        do = 'write a row for each dialogue, {"messages": [...]}, and not for each message'
+        return InputError(what, where=where, do=do)
     names = {part: name for part, name in _guessed(values).items() if _plain(name)}
     if not {"messages", "role"} <= names.keys() and not {"prompt", "response"} <= names.keys():
         do = f"known are {KNOWN}; for other keys set fetch.columns: {{prompt: KEY, response: KEY}}"

@@ -11,7 +11,7 @@ from juicer.sources.formats.values import Slots, Values, truth
 Keys = tuple[str, ...]
 LABEL: Keys = ("label", "kto_tag")
 SYSTEM: Keys = ("system", "system_prompt", "system_message")
-ANSWER: Keys = ("completion", "response")
+ANSWER: Keys = ("completion", "response", "output")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ def _is_text_of_hh(value: Any) -> bool:
 def _is_rated(values: Values) -> bool:
     """Whether a row has a label that is true or false, and what it rates."""
     label = next((values[key] for key in LABEL if key in values), None)
-    return truth(label) is not None and ("messages" in values or any(key in values for key in ANSWER))
+    answered = "prompt" in values and any(key in values for key in ANSWER)
+    return truth(label) is not None and ("messages" in values or answered)
 
 
 PAST = {"context": ("input", "context"), "history": ("history",)}
