@@ -152,6 +152,7 @@ def facts_of(
         scorer_kind=kind_of_scorer(scorer) if scorer else "none",
         scorer_revision=scorer.revision if scorer else None,
         gpus=len(machine.gpus),
+        has_bf16=machine.has_bf16,
     )
 
 
