@@ -172,6 +172,7 @@ def test_a_model_of_the_hub_is_pinned_and_its_configuration_kept(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     write("rows.jsonl", plain)
     done = juicer("init", "--data", "rows.jsonl", "--model", "someone/kite", "--dry-run")
+    assert done.exit_code == 0, done.stderr
     assert not Path("recipes/models/kite.json").exists()
     done = juicer("init", "--data", "rows.jsonl", "--model", "someone/kite")
     assert done.exit_code == 0, done.stderr
