@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from juicer.data.demonstrations import Demonstration
+from juicer.data.demonstrations import Demonstration, opening_hash
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import md5_of_file, write_json
 from juicer.settings.sources import WORLD, FetchSettings, Source
@@ -37,17 +37,17 @@ def run(stage: Stage) -> str:
     settings = stage.read("fetch", FetchSettings)
     losses = Losses()
     if settings.is_world:
-        sources: list[SourceFetch] = [WorldFetch(stage, settings, losses)]
+        sources: list[SourceFetch] = [WorldFetch(_world(stage), settings, losses)]
     else:
         sources = [SourceFetch(each, settings, losses) for each in settings.sources]
     with stage.publish(stage.arguments.out) as out:
         out.mkdir()
-        writer = Writer(out / "demonstrations.jsonl")
-        if sources[0].source.weight is None:
-            _write_all(writer, sources)
-        else:
-            _write_mixture(writer, sources, out)
-        md5 = writer.close()
+        with (out / "demonstrations.jsonl").open("wb") as file:
+            writer = Writer(file)
+            if sources[0].source.weight is None:
+                _write_all(writer, sources)
+            else:
+                _write_mixture(writer, sources, out)
         for line in losses.lines():
             print(f"warning: {line}", file=sys.stderr)
         _refuse_if_unusable(sources, losses, settings)
@@ -56,7 +56,7 @@ def run(stage: Stage) -> str:
                 f"all {writer.rows} rows are held out by their file's name or their split, and none is left to train on"
             )
             raise InputError(what, where=sources[0].source.path, do="add rows to train on, or name that file alone")
-        write_json(out / "provenance.json", _described(settings, sources, losses, writer, md5))
+        write_json(out / "provenance.json", _described(settings, sources, losses, writer))
     stage.record(rows=writer.rows)
     return _result(sources, losses, writer)
 
@@ -75,6 +75,7 @@ class SourceFetch:
         self.reader = Reader(source.reading)
         self.files: list[FileRecord] = []
         self.demonstrations = 0
+        self._by_dialogue = any(each.reading.exchange == "all" for each in settings.sources)
         self.used: int | None = None
         """Demonstrations in the mixture; None if all are."""
 
@@ -90,7 +91,13 @@ class SourceFetch:
                     self.losses.add(each)
                 else:
                     self.demonstrations += 1
-                    yield each
+                    yield self._split_with_others(each)
+
+    def _split_with_others(self, row: Demonstration) -> Demonstration:
+        """The row as it is split: by its dialogue, if the rows of any source are, so that no prompt is split twice."""
+        if row.dialogue or not self._by_dialogue:
+            return row
+        return row.model_copy(update={"dialogue": opening_hash(row.prompt)})
 
     def _files(self) -> Iterator[Iterable[Row | Unreadable]]:
         path = self.source.path
@@ -119,20 +126,24 @@ class SourceFetch:
 
 
 class WorldFetch(SourceFetch):
-    """Generates the quickstart's demonstrations, which need no conversion."""
+    """Takes the quickstart's demonstrations, which need no conversion."""
 
-    def __init__(self, stage: Stage, settings: FetchSettings, losses: Losses) -> None:
+    def __init__(self, rows: Iterable[Demonstration], settings: FetchSettings, losses: Losses) -> None:
         super().__init__(settings.sources[0], settings, losses)
-        self.stage = stage
+        self._made = rows
         self.reader.format = WORLD
 
     def __iter__(self) -> Iterator[Demonstration]:
-        from juicer.quickstart import world
-
-        for demonstration in world.rows(self.stage.read("world", WorldSettings), self.stage.value("seed")):
+        for demonstration in self._made:
             self.reader.rows += 1
             self.demonstrations += 1
             yield demonstration
+
+
+def _world(stage: Stage) -> Iterable[Demonstration]:
+    from juicer.quickstart import world
+
+    return world.rows(stage.read("world", WorldSettings), stage.value("seed"))
 
 
 def _hub_rows(source: str, settings: FetchSettings) -> Iterator[Row]:
@@ -150,10 +161,9 @@ def _hub_rows(source: str, settings: FetchSettings) -> Iterator[Row]:
 class Writer:
     """Writes lines of demonstrations to a file, and counts them."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.rows, self.held_out = path, 0, 0
-        self._digest = hashlib.md5(usedforsecurity=False)
-        self._file: BinaryIO = path.open("wb")
+    def __init__(self, file: BinaryIO) -> None:
+        self.rows = self.held_out = 0
+        self._file, self._digest = file, hashlib.md5(usedforsecurity=False)
 
     def write(self, line: bytes, *, held_out: bool) -> None:
         """Write the line of a row."""
@@ -162,9 +172,9 @@ class Writer:
         self.rows += 1
         self.held_out += held_out
 
-    def close(self) -> str:
-        """Close the file, and return its md5."""
-        self._file.close()
+    @property
+    def md5(self) -> str:
+        """Of all lines so far."""
         return self._digest.hexdigest()
 
 
@@ -216,16 +226,15 @@ def _refuse_if_unusable(sources: list[SourceFetch], losses: Losses, settings: Fe
     if found is None or (kept and losses.unusable <= max(1, settings.unusable_share * read)):
         return
     first, count = found
-    what = f"{first.explanation}: {count} of {read} rows"
+    detail = f": {first.detail}" if first.detail else ""
+    what = f"{first.explanation}{detail}; {count} of {read} rows"
     if (others := sum(losses.rows.values()) - count) > 0:
         what += f", and {others} others are left out for other reasons"
     do = f"correct or remove them; fetch.unusable_share = {settings.unusable_share:g} of the rows may be unusable"
     raise InputError(what, where=first.where, do=do if kept else "look at the rows: juicer look FILE")
 
 
-def _described(
-    settings: FetchSettings, sources: list[SourceFetch], losses: Losses, writer: Writer, md5: str
-) -> dict[str, Any]:
+def _described(settings: FetchSettings, sources: list[SourceFetch], losses: Losses, writer: Writer) -> dict[str, Any]:
     records = [source.record() for source in sources]
     return {
         "source": settings.model_dump(mode="json")["source"],
@@ -242,7 +251,7 @@ def _described(
         },
         "left_out": {reason: record.model_dump() for reason, record in losses.records().items()},
         "sources": [record.model_dump() for record in records],
-        "output": {"name": "demonstrations.jsonl", "md5": md5},
+        "output": {"name": "demonstrations.jsonl", "md5": writer.md5},
     }
 
 

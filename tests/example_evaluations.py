@@ -9,7 +9,9 @@ from typing import Any
 
 from juicer.evaluation.benchmarks import COLUMNS
 from juicer.evaluation.results import EvaluatedModel, Metrics, Table
+from juicer.settings.data import TemplateSettings
 from juicer.settings.leaderboard import HarnessSettings
+from juicer.sources.lengths import LengthStatistics
 
 PROMPTS = 60
 
@@ -205,6 +207,7 @@ PROVENANCE = {
 
 def curation(scorer: bool = True) -> dict[str, Any]:
     """A made-up curation.json."""
+    limits = TemplateSettings(max_prompt_tokens=64, max_response_tokens=40)
     scores = None
     if scorer:
         rng = random.Random("scores")
@@ -224,6 +227,7 @@ def curation(scorer: bool = True) -> dict[str, Any]:
         "kept": {"train": 2500, "validation": 290, "held_out": 300},
         "dropped": {"duplicate": 40, "not_among_best": 2848, "response_too_long": 12},
         "rejected_responses_too_long": 1,
+        "lengths": LengthStatistics(range(1, 61), range(3, 63)).summary(limits).model_dump(),
         "held_out_by_source": False,
         "scorer": {"kind": "beaver" if scorer else "none", "model": None, "revision": None, "end_of_text": False},
         "scores": scores,

@@ -2,11 +2,14 @@
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from juicer.data.demonstrations import Demonstration, read
+from juicer.runtime.files import remove, temporary_beside
 from juicer.settings.sources import FetchSettings
 from juicer.stages.stage import Stage
 from tasks import fetch
@@ -23,6 +26,15 @@ class Fetching(Stage):
     def read(self, key: str, settings: Any) -> Any:
         """The settings of the stage."""
         return self._settings
+
+    @contextmanager
+    def publish(self, path: Path) -> Iterator[Path]:
+        """A folder that replaces the old one unless the block fails."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_beside(path) as temporary:
+            yield temporary
+            remove(path)
+            temporary.replace(path)
 
     def record(self, **figures: float) -> None:
         """Nothing is recorded."""

@@ -111,8 +111,8 @@ def _zstd(content: bytes) -> bytes:
 
 
 def _zstd_bomb(folder: Path) -> Path:
-    (folder / "a.jsonl.zst").write_bytes(_zstd(ROW * 10**6) * 10)
-    return folder / "a.jsonl.zst"
+    (folder / "a.json.zst").write_bytes(_zstd(b"[" + b" " * 40 * MIB))
+    return folder / "a.json.zst"
 
 
 def _arrow(way: str, cut: int) -> Made:
@@ -175,9 +175,9 @@ FILES: dict[str, tuple[Made, str]] = {
     "a row of 2 GB in an array": (_long_line("a.json", b'[{"prompt": "', 2 * 2**30), "a.json:1: invalid JSON"),
     "a second line of 100 MB": (_long_line("a.jsonl", ROW + b"{", 100 * MIB), "a.jsonl:2: the line is longer"),
     "200,000 open brackets": (_file("a.jsonl", b'{"prompt": ' + b"[" * 200_000), "a.jsonl:1: nested too deeply"),
-    "a zstd file of a row said 10 million times": (_zstd_bomb, "unpack to more than 100 times"),
+    "a zstd file of an endless array": (_zstd_bomb, "unpack to more than 100 times"),
     "a quote that swallows a table": (
-        _file("a.csv", TABLE + b'"c,d\n' + b"e,f\n" * 5 * MIB),
+        _file("a.csv", TABLE + b'"c,d\n' + (b"e" * MIB + b",f\n") * 20),
         "the row is longer than 16",
     ),
     "200,000 open brackets in an array": (
@@ -257,17 +257,23 @@ FILES: dict[str, tuple[Made, str]] = {
     "an empty row": (_lines({}), "a.jsonl:1: unrecognised format: the row has the keys nothing"),
     "unknown keys": (_lines({"question": "a", "reply": "b"}), "a.jsonl:1: unrecognised format"),
     "a key with an escape": (_lines({"\x1b[2J\n": 1}), "a.jsonl:1: unrecognised format"),
-    "a second row without its key": (
-        _lines({"prompt": "a", "response": "b"}, {"prompt": "a"}),
-        "a.jsonl:2: the row has",
+    "rows without a key": (
+        _lines({"prompt": "a", "response": "b"}, {"prompt": "a"}, {"prompt": "a"}),
+        "a.jsonl:2: a key is missing",
     ),
-    "a number for a prompt": (_lines({"prompt": 1, "response": "b"}), "a.jsonl:1: 'prompt' must be text"),
-    "a message without a role": (_lines({"messages": [{"content": "a"}]}), "a.jsonl:1: message 1 of 'messages'"),
+    "a number for a prompt": (
+        _lines({"prompt": 1, "response": "b"}),
+        "a.jsonl:1: a value has the wrong type: 'prompt' must be text",
+    ),
+    "a message without a role": (
+        _lines({"messages": [{"content": "a"}]}),
+        "a.jsonl:1: a value has the wrong type: message 1 of 'messages'",
+    ),
     "only empty responses": (_lines({"prompt": "a", "response": " "}), "a.jsonl:1: the response is empty; 1 of 1"),
     "only an unpaired surrogate": (_lines({"prompt": "a", "response": "\ud800"}), "an unpaired surrogate"),
     "a parquet of numbers": (
         _parquet_of({"prompt": [1], "response": [2]}),
-        "a.parquet: row 1: 'response' must be text",
+        "a.parquet: row 1: a value has the wrong type: 'prompt' must be text",
     ),
     "a parquet of other columns": (_parquet_of({"a": ["x"]}), "a.parquet: row 1: unrecognised format"),
     # files and folders

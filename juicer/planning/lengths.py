@@ -33,12 +33,16 @@ def sampled_lengths(recipe: Recipe) -> LengthStatistics | None:
     from juicer.models.loading import load_template
 
     each = max(1, ROWS // len(sources))
-    rows = [row for source in sources for row in islice(_demonstrations(source), each)]
+    rows = [row for source in sources for row in islice(_demonstrations(source, each), each)]
     found = measured(load_template(folder, recipe.template), rows)
     return found if len(found) else None
 
 
-def _demonstrations(source: Source) -> Iterator[Demonstration]:
+def _demonstrations(source: Source, first: int) -> Iterator[Demonstration]:
+    """Demonstrations of the first rows of a source."""
     reader = Reader(source.reading)
-    for _, rows in rows_of_source(source.path):
-        yield from (row for row in reader.convert(rows) if isinstance(row, Demonstration))
+    for _, rows in rows_of_source(source.path, among_others=source.among_others):
+        converted = reader.convert(islice(rows, first - reader.rows))
+        yield from (row for row in converted if isinstance(row, Demonstration))
+        if reader.rows >= first:
+            return

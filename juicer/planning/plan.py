@@ -10,6 +10,7 @@ from juicer.planning.planner import Lengths, Planner, check_memory
 from juicer.planning.tables import format_comparison, format_plan
 from juicer.recipe.activation import existing, load
 from juicer.recipe.probing import probe_models
+from juicer.recipe.rows import check_rows
 from juicer.recipe.schema import Recipe
 from juicer.runtime.devices import DEVICES, Device
 from juicer.runtime.errors import InputError, did_you_mean
@@ -83,6 +84,7 @@ def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bo
         print("\n" + "\n".join(sampled.lines(recipe.template, rows, planner.policy.positions)), end="")
     print("\n")
     print(format_plan(stages, device, planner.devices, assumed.utilisation))
+    print("".join(f"\n{found}." for found in check_rows(recipe.fetch)), end="")
     print("".join(f"\nThe policy {line}." for line in said), end="")
     unpinned = [name for name, each in graph.downloads.items() if not each.revision]
     print(f"\nNot pinned yet: {', '.join(unpinned)}. " if unpinned else "\n", end="")

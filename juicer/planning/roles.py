@@ -7,6 +7,7 @@ from juicer.planning.costs import Role, Shape, shape_of
 from juicer.quickstart.configuration import read_config, shrunk
 from juicer.quickstart.pretraining import policy_config, scorer_config
 from juicer.recipe.graph import WORLD_POLICY, WORLD_SCORER, config_of
+from juicer.recipe.rows import check_rows
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.sources.files import SourceFile, files_of, is_path, rows_in_parquet, rows_of
@@ -69,7 +70,8 @@ def shape_in(recipe: Recipe, model: str, role: Role, key: str) -> Shape:
 def available_rows(recipe: Recipe) -> int | None:
     """Rows that can be trained on: counted in local sources, else `fetch.rows`; None if that is not set.
 
-    Of a mixture, as many as its weights allow. A row may give several demonstrations or none, which only `fetch` knows.
+    Of a mixture, as many as its weights allow. A row may give several demonstrations or none: as many are expected as
+    the first rows have given.
 
     Raises:
         InputError: the local sources have fewer rows than are to be kept; names both numbers.
@@ -79,7 +81,10 @@ def available_rows(recipe: Recipe) -> int | None:
     if fetch.rows is not None or fetch.is_world or not local:
         return fetch.rows
     listed = [files_of(source.path, among_others=source.among_others) for source in fetch.sources]
-    counted = [sum(count_rows(file) for file in files if not file.held_out) for files in listed]
+    counted = [
+        round(sum(count_rows(file) for file in files if not file.held_out) * found.demonstrations / found.rows)
+        for files, found in zip(listed, check_rows(fetch), strict=True)
+    ]
     weights = [source.weight for source in fetch.sources if source.weight is not None]
     rows = sum(shares(counted, weights) if weights else counted)
     if curate.keep is not None and curate.keep > rows:

@@ -196,7 +196,7 @@ def activate(path: Path, overrides: Sequence[str], params: Path, *, tiny: bool =
     """Make a recipe the active one. Writes `params` only if something changes; returns what was done, in one line."""
     recipe, graph = load(path, overrides, tiny=tiny)
     text, beside = dump(recipe, graph), _not_kept(recipe, graph)
-    beside += "".join(f"; {said}" for said in (*check_rows(recipe.fetch), *probe_models(recipe, str(path))))
+    beside += "".join(f"; {said}" for said in (*map(str, check_rows(recipe.fetch)), *probe_models(recipe, str(path))))
     if params.is_file() and params.read_text(encoding="utf-8") == text:
         written_from(path, overrides, tiny, params, origin_of(params))
         return f"{params} is up to date with {path}{beside}"

@@ -128,7 +128,7 @@ def _is_section(value: Any) -> str:
     return f"{ALTERNATIVE}section" if isinstance(value, (dict, SourceSettings)) else f"{ALTERNATIVE}path"
 
 
-class FetchSettings(ReadingSettings):
+class LocationSettings(Settings):
     """Where demonstrations come from."""
 
     source: Annotated[
@@ -155,6 +155,11 @@ class FetchSettings(ReadingSettings):
     held_out_split: Word | None = None
     """Hugging Face split that is held out from training. Of local files, those are held out whose name has a word such
     as `test` or `valid`, and rows whose column `split` says so."""
+
+
+class FetchSettings(ReadingSettings, LocationSettings):
+    """Where demonstrations come from, and how they are read."""
+
     unusable_share: float = Field(0.05, ge=0, le=1)
     """Largest share of rows that may be unusable (no answer, an empty prompt, wrong types, ...). They are left out and
     counted; with more, the run stops. One row never stops it."""

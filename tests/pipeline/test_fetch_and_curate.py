@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -22,11 +22,12 @@ from juicer import scorers
 from juicer.data import demonstrations
 from juicer.data.demonstrations import Demonstration, Message, hash_of, opening_hash, read
 from juicer.data.hh import CHAT_TEMPLATE as HH_TEMPLATE
+from juicer.models.loading import load_template
 from juicer.recipe.activation import dump, load
 from juicer.scorers.beaver import BeaverModel, BeaverScorer
 from juicer.scorers.encoding import Row
 from juicer.settings.compute import ComputeSettings
-from juicer.settings.data import CurateSettings, ScorerSettings
+from juicer.settings.data import CurateSettings, ScorerSettings, TemplateSettings
 from juicer.sources.curation import split_of
 from juicer.sources.lengths import LengthSummary, Limits
 from tasks import curate, download, fetch
@@ -202,7 +203,7 @@ def test_curate_keeps_the_best_by_the_scorer(folder: Path, monkeypatch: pytest.M
     done = ran("curate")
     assert done.returncode == 0, done.stderr
     assert [line.split(":")[1][:12] for line in done.stderr.splitlines()] == [
-        " tokens of 1", "   prompts, ", "   responses", "   the limit"
+        " tokens of 1", "   prompts, ", "   responses", "   the limit", "   to keep 9", "   to keep 9"
     ]  # fmt: skip
     splits, curation = curated()
     train = splits["train"]
@@ -301,7 +302,7 @@ def test_rows_that_the_policy_would_not_get_as_they_are_are_counted_and_named(
     run_here("curate", monkeypatch)
     said = capfd.readouterr()
     assert "of 60 rows (dropped: 2 markup_in_text, 1 refused_by_template) [" in said.out
-    unsuitable, lengths = said.err.splitlines()[:-4], said.err.splitlines()[-4:]
+    unsuitable, lengths = said.err.splitlines()[:-6], said.err.splitlines()[-6:]
     assert ": tokens of 57 of 60 rows " in lengths[0]
     assert [line.partition(": ")[2] for line in unsuitable] == [
         "raw/demonstrations.jsonl:10: the response holds '<end_of_turn>', which is read as markup; "
@@ -443,6 +444,36 @@ def test_no_turn_of_a_dialogue_that_the_source_holds_out_is_trained_on(
     assert len(kept) == 28 and hash_of(prompt[:1]) not in kept
 
 
+@pytest.mark.parametrize(("name", "stripped"), [("hh", 0), ("model", 60)])
+def test_the_white_space_around_a_response_reaches_training_unless_the_template_strips_it(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    name: Literal["hh", "model"],
+    stripped: int,
+) -> None:
+    policy = gemma()
+    policy.save_pretrained(folder / "policy")
+    size = {"model_type": "gemma", "vocab_size": len(policy)}
+    (folder / "policy" / "config.json").write_text(json.dumps(size), encoding="utf-8")
+    response = "    return x\n"
+    write_raw([Demonstration.make([{"role": "user", "content": f"code {number} "}], response) for number in range(60)])
+    params(f"template.name={name}", "scorer.kind=none", "curate.keep=null", "template.max_response_tokens=60")
+    run_here("curate", monkeypatch)
+    splits, curation = curated()
+    assert sum(map(len, splits.values())) == 60
+    assert all(row.response == response for rows in splits.values() for row in rows)
+    template = load_template(
+        folder / "policy", TemplateSettings(name=name, max_prompt_tokens=9, max_response_tokens=60)
+    )
+    row = splits["train"][0]
+    spelt = template.tokenizer.decode(template.response(row.prompt, row.response))
+    assert (response in spelt, "return x" in spelt) == (not stripped, True)
+    assert curation.get("responses_stripped", 0) == stripped
+    told = f"the template strips the white space around {stripped} of the responses"
+    assert (told in capfd.readouterr().err) == bool(stripped)
+
+
 def test_without_a_scorer_the_first_rows_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched(monkeypatch, ROWS, "scorer.kind=none", "curate.keep=10")
     run_here("curate", monkeypatch)
@@ -577,7 +608,8 @@ CURATIONS: dict[str, tuple[tuple[str, ...], Callable[[], None], str]] = {
     "responses too long": (
         ("template.max_response_tokens=2",),
         lambda: None,
-        "curate: no rows are left to train on of 100",
+        "curate: no rows are left to train on of 100 read (dropped: 100 response_too_long): the limits are "
+        "template.max_prompt_tokens = 40 and template.max_response_tokens = 2 (set template.max_prompt_tokens=",
     ),
     "context": (
         ("template.max_prompt_tokens=390",),

@@ -70,7 +70,7 @@ def test_where_most_rows_are_unusable_the_most_frequent_reason_is_named_with_its
     empty = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ""}]}
     rows = [empty, *[UNANSWERED] * 60, *map(dialogue, range(40))]
     source = written(tmp_path / "a.jsonl", rows)
-    with pytest.raises(InputError, match=rf"{source}:2: .*assistant turn: 60 of 101 rows, and 1 .*unusable_share"):
+    with pytest.raises(InputError, match=rf"{source}:2: .*assistant turn; 60 of 101 rows, and 1 .*unusable_share"):
         fetched(tmp_path, source=str(source))
     found = fetched(tmp_path, source=str(source), unusable_share=0.7)
     assert len(found.rows) == 40
@@ -140,6 +140,13 @@ def test_all_turns_of_a_dialogue_share_what_decides_their_split(tmp_path: Path) 
     turns = [{"role": role, "content": f"{role} {number}"} for number in range(3) for role in ("user", "assistant")]
     found = fetched(tmp_path, source=str(written(tmp_path / "a.jsonl", [{"messages": turns}])), exchange="all")
     assert [row.response for row in found.rows] == ["assistant 0", "assistant 1", "assistant 2"]
+    assert len({row.split_hash() for row in found.rows}) == 1
+
+
+def test_a_source_is_split_by_its_dialogues_too_where_another_has_a_row_for_each_turn(tmp_path: Path) -> None:
+    turns = dialogue(1)["messages"] + dialogue(2)["messages"]
+    one, two = written(tmp_path / "one.jsonl", [{"messages": turns}]), written(tmp_path / "two.jsonl", [dialogue(1)])
+    found = fetched(tmp_path, source=[{"path": str(one), "exchange": "all"}, {"path": str(two)}])
     assert len({row.split_hash() for row in found.rows}) == 1
 
 

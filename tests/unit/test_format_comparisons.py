@@ -51,8 +51,8 @@ def test_chosen_and_rejected_may_be_lists_of_messages() -> None:
     values = {"chosen": [*HELLO, assistant("Good")], "rejected": [*HELLO, assistant("Bad")]}
     made = demonstration(values)
     assert (made.prompt, made.response, made.rejected) == (HELLO, "Good", "Bad")
-    made = demonstration({"real": values["chosen"], "generated": values["rejected"]})
-    assert (made.prompt, made.response, made.rejected) == (HELLO, "Good", "Bad")
+    for better, worse in (("real", "generated"), ("chosen_messages", "rejected_messages")):
+        assert demonstration({better: values["chosen"], worse: values["rejected"]}) == made
 
 
 def test_all_answers_of_a_chosen_dialogue_are_demonstrations_and_the_last_has_a_worse_one() -> None:

@@ -43,7 +43,7 @@ def test_messages_may_be_written_as_json() -> None:
 
 
 def test_parts_of_text_are_joined() -> None:
-    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
+    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "value": "lo"}]
     made = demonstration({"messages": [user([{"type": "text", "text": "Hi"}]), assistant(parts)]})
     assert (said(made.prompt), made.response) == ([("user", "Hi")], "Hello")
 
@@ -92,7 +92,10 @@ def test_a_greeting_is_no_answer(exchange: str) -> None:
     assert (said(made.prompt), made.response) == ([("assistant", "Welcome"), ("user", "a")], "b")
 
 
-@pytest.mark.parametrize("mark", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"train": "false"}])
+@pytest.mark.parametrize(
+    "mark",
+    [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"train": "false"}, {"loss": False}, {"loss_weight": 0.0}],
+)
 def test_turns_that_are_not_to_be_trained_on_are_obeyed(mark: Values) -> None:
     last = [*TURNS[:5], assistant("f", **mark)]
     assert responses(last) == ["d"]

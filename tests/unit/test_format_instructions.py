@@ -1,10 +1,13 @@
 """Rows with a prompt and a response of their own: Alpaca, Dolly, questions and answers, KTO, plain prompts."""
 
+import json
 from typing import Any
 
 import pytest
 
-from tests.converting import Values, assistant, converted, demonstration, left_out, said, user
+from juicer.data.demonstrations import Demonstration
+from juicer.sources.formats import LeftOut
+from tests.converting import Values, assistant, converted, demonstration, left_out, placed, reader, said, user
 
 
 @pytest.mark.parametrize(
@@ -123,3 +126,27 @@ def test_a_desirable_response_is_a_demonstration(label: Any) -> None:
 def test_a_label_that_is_neither_true_nor_false_leaves_its_row_out() -> None:
     rows = [{"prompt": "Hi", "completion": "Hello", "label": label} for label in (True, "maybe")]
     assert str(converted(*rows)[1]).endswith("'label' must be true or false, not 'maybe'")
+
+
+def test_numbers_of_classes_are_no_labels_of_responses() -> None:
+    rows = [{"prompt": "Hi", "response": "Hello", "label": label} for label in (3, 0, 1)]
+    source = reader()
+    assert [type(each) for each in source.convert(placed(*rows))] == [Demonstration] * 3
+    assert source.unread == {"label": 3}
+
+
+def test_a_label_may_be_left_unread_by_naming_the_format() -> None:
+    values = {"prompt": "Hi", "response": "Hello", "label": 0}
+    assert demonstration(values, format="prompt-response").response == "Hello"
+
+
+@pytest.mark.parametrize("text", [json.dumps, str])
+def test_lists_of_messages_in_cells_of_csv_are_not_taken_for_texts(text: Any) -> None:
+    values = {"prompt": text([user("Hi")]), "response": text([assistant("Hello")])}
+    (made,) = converted(values)
+    if text is json.dumps:
+        assert isinstance(made, Demonstration)
+        assert (said(made.prompt), made.response) == ([("user", "Hi")], "Hello")
+    else:
+        assert isinstance(made, LeftOut)
+        assert str(made).endswith("'prompt' is text, but no valid JSON")

@@ -38,7 +38,11 @@ def tree(messages: list[Values]) -> Values:
     return {"message_tree_id": "t", "tree_state": "ready_for_export", "prompt": nodes["1"]}
 
 
-@pytest.mark.parametrize("rows", [MESSAGES, MESSAGES[::-1], [tree(MESSAGES)]], ids=["flat", "reversed", "tree"])
+@pytest.mark.parametrize(
+    "rows",
+    [MESSAGES, MESSAGES[::-1], [tree(MESSAGES)], [tree(MESSAGES)["prompt"]]],
+    ids=["flat", "reversed", "tree", "root"],
+)
 def test_the_best_ranked_path_is_the_dialogue(rows: list[Values]) -> None:
     source = reader()
     (made,) = source.convert(placed(*rows))

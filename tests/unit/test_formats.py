@@ -85,7 +85,9 @@ def test_keys_that_several_formats_have_mean_the_one_that_fits(values: Values, e
             {"thread": [{"speaker": "me", "body": "Hi there"}]},
             "nearest is messages: set fetch.columns: {messages: thread, role: speaker, content: body}",
         ),
-        ({"x": [{"a": "me", "b": "Hi there, all of you"}]}, "{messages: x, role: a, content: b}"),
+        ({"x": [{"sender": "me", "b": "Hi there"}]}, "{messages: x, role: sender, content: b}"),
+        ({"instances": [{"input": "Hi", "output": "Hello"}]}, "known are messages"),
+        ({"prompt": [{"role": "user", "content": "Hi"}], "reward": 1}, "known are messages"),
         ({"text": "Hi"}, "known are messages, conversations"),
         ({}, "the row has the keys nothing"),
         ({"a": 1, "b": [1], "c": [{}], "\x1b[2J\n": "x"}, "fetch.columns: {prompt: KEY, response: KEY}"),
@@ -197,6 +199,7 @@ def test_a_column_split_with_another_value_is_not_read() -> None:
         ({"label": False}, "undesirable"),
         ({"kto_tag": False}, "undesirable"),
         ({"label": "false"}, "undesirable"),
+        ({"label": 0}, "undesirable"),
     ],
 )
 @pytest.mark.parametrize("name", ["alpaca", "messages", "preference", "prompt-response", "sharegpt"])
@@ -211,7 +214,7 @@ def test_the_place_of_an_image_in_a_text_leaves_the_row_out_where_the_file_has_i
     assert demonstration({**ROW, "prompt": "What is <image> in HTML?"}).response == "Hello"
 
 
-@pytest.mark.parametrize("more", [{"images": []}, {"tools": "[]"}, {"tools": None}, {"label": True}, {"label": 0}])
+@pytest.mark.parametrize("more", [{"images": []}, {"tools": "[]"}, {"tools": None}, {"label": True}, {"label": 3}])
 def test_what_says_nothing_does_not_leave_a_row_out(more: Values) -> None:
     assert demonstration({**EXAMPLES["alpaca"], **more}).response == "Hello"
 

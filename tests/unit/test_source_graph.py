@@ -117,10 +117,12 @@ def test_what_was_found_in_the_first_rows_is_said() -> None:
     bad = {"prompt": "Hi", "response": ""}
     written(Path("mixed.jsonl"), [*map(row, range(150)), bad])
     fetch = FetchSettings(source="mixed.jsonl")
-    assert check_rows(fetch) == ["mixed.jsonl is prompt-response: all the first 100 rows can be used"]
+    assert [str(found) for found in check_rows(fetch)] == [
+        "mixed.jsonl is prompt-response: all the first 100 rows can be used"
+    ]
     written(Path("mixed.jsonl"), [bad, *map(row, range(150))])
     said = "mixed.jsonl is prompt-response: 99 of the first 100 rows can be used (1 where the response is empty)"
-    assert check_rows(fetch) == [said]
+    assert [str(found) for found in check_rows(fetch)] == [said]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from juicer.runtime.errors import InputError
 from juicer.sources.files.compression import unpacked
-from juicer.sources.files.looks import head_of, unlike
+from juicer.sources.files.looks import HEAD, refuse_pointer, unlike
 from juicer.sources.files.rows import RATIO, UNPACKED, Row
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def rows_in_parquet(path: Path, name: str) -> int:
     import pyarrow
     from pyarrow import parquet
 
+    refuse_pointer(path, name)
     try:
         with unpacked(path, name) as source:
             metadata = parquet.read_metadata(source)
@@ -109,7 +110,8 @@ def _rows(batches: Iterator["pyarrow.RecordBatch"], path: Path, name: str, kind:
 
 def _not_readable(error: Exception, path: Path, kind: str, where: str) -> InputError:
     reason = " ".join(str(error).split())[:200]
-    return unlike(f"not a readable {kind} file: {reason}", head_of(path), path.name, where)
+    with unpacked(path, where) as source:
+        return unlike(f"not a readable {kind} file: {reason}", source.read(HEAD), path.name, where)
 
 
 def _together(batch: "pyarrow.RecordBatch") -> int:

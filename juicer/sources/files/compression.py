@@ -16,6 +16,7 @@ from juicer.sources.files.rows import RATIO, UNPACKED
 from juicer.sources.suffixes import Packing, type_of
 
 BUFFER = 2**17
+_MAGIC: dict[Packing, bytes] = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 
 
 class _TruncatedError(Exception):
@@ -31,12 +32,12 @@ class _BombError(Exception):
 
 
 class _Unpacked(io.RawIOBase):
-    """What a compressed file unpacks to, as far as it stays in proportion to the file."""
+    """What a compressed file unpacks to, as far as it stays in proportion to the file. Counts lines, for errors."""
 
     def __init__(self, path: Path, packing: Packing) -> None:
         self._packed = path.open("rb")
         self._unpack = _unpacker(self._packed, packing)
-        self.size = 0
+        self.size = self.lines = 0
 
     def readable(self) -> bool:
         """True, as io asks."""
@@ -58,6 +59,7 @@ class _Unpacked(io.RawIOBase):
             raise
         buffer[: len(data)] = data
         self.size += len(data)
+        self.lines += data.count(b"\n")
         if self.size > max(UNPACKED, RATIO * self._packed.tell()):
             raise _BombError(self._packed.tell())
         return len(data)
@@ -77,26 +79,8 @@ def _unpacker(file: IO[bytes], packing: Packing) -> Callable[[int], bytes]:
     return pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), "zstd").read
 
 
-class _Counted(io.BufferedReader):
-    """A file that counts the lines that were read, for errors."""
-
-    lines = 0
-
-    def readline(self, size: int | None = -1, /) -> bytes:
-        """Read a line."""
-        line = super().readline(size)
-        self.lines += bool(line)
-        return line
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read bytes."""
-        data = super().read(size)
-        self.lines += data.count(b"\n")
-        return data
-
-
 @contextmanager
-def opened(path: Path, name: str) -> Iterator[io.BufferedReader]:
+def opened(path: Path, name: str) -> Iterator["io.BufferedReader[Any]"]:
     """The bytes of a file, unpacked if its name says that it is compressed.
 
     Raises:
@@ -104,21 +88,30 @@ def opened(path: Path, name: str) -> Iterator[io.BufferedReader]:
             gives the line.
     """
     type_ = type_of(path.name)
-    packing = type_.packing if type_ else None
-    file = _Counted(_Unpacked(path, packing) if packing else path.open("rb", buffering=0), BUFFER)
-    with file:
+    if type_ is None or type_.packing is None:
+        with io.BufferedReader(path.open("rb", buffering=0), BUFFER) as plain:
+            yield plain
+        return
+    packing, raw = type_.packing, _Unpacked(path, type_.packing)
+    with io.BufferedReader(raw, BUFFER) as file:
         try:
             yield file
         except _TruncatedError as error:
-            what, do = f"the {packing} file is truncated after line {file.lines}", "download or copy it again"
-            raise InputError(what, where=f"{name}:{file.lines + 1}", do=do) from error
+            what, do = f"the {packing} file is truncated after line {raw.lines}", "download or copy it again"
+            raise InputError(what, where=f"{name}:{raw.lines + 1}", do=do) from error
         except _DamagedError as error:
-            what = f"the {packing} file is damaged: {error}"
-            raise unlike(what, head_of(path), path.name, f"{name}:{file.lines + 1}") from error
+            raise _damaged(path, packing, error, f"{name}:{raw.lines + 1}") from error
         except _BombError as error:
             what = f"the first {error} bytes of the file unpack to more than {RATIO} times as much"
             do = "unpack it yourself, if it is what it should be"
-            raise InputError(what, where=f"{name}:{file.lines + 1}", do=do) from error
+            raise InputError(what, where=f"{name}:{raw.lines + 1}", do=do) from error
+
+
+def _damaged(path: Path, packing: Packing, error: Exception, where: str) -> InputError:
+    what, head = f"the {packing} file is damaged: {error}", head_of(path)
+    if head.startswith(_MAGIC[packing]):
+        return InputError(what, where=where, do="download or copy it again")
+    return unlike(what, head, "", where, do=f"take {path.suffix} off its name, if it is not compressed")
 
 
 @contextmanager

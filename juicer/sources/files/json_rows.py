@@ -14,6 +14,8 @@ CONTAINERS = ("data", "rows")
 """Keys of an object under which the rows of the file stand, beside the names of splits."""
 # An object in which a list of objects comes first, or after plain values (`version`).
 _LIST_FIRST = re.compile(rb'\s*\{[^{}\[\]]*?"([^"\\]*)"\s*:\s*\[\s*[{\]]')
+# A list of messages, one dialogue a line.
+_MESSAGE_FIRST = re.compile(rb'\s*\[\s*\{\s*"(role|from|content|value)"\s*:')
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -24,6 +26,11 @@ def rows_of_json(file: io.BufferedReader, name: str) -> Iterator[Row | Unreadabl
         InputError: the text of an array, or of an object over several lines, is not JSON; or a row is too long.
     """
     head = file.peek(1).removeprefix(_BOM)
+    if _MESSAGE_FIRST.match(head):
+        number, first = _first_line(file, name, limited=True)
+        dialogues = _lines(file, name, number, first)
+        yield from JsonText(file, name, first, number).array() if _is_cut(first) else dialogues
+        return
     if head.lstrip()[:1] == b"[":
         yield from JsonText(file, name).array()
         return
@@ -94,7 +101,11 @@ def _lines(file: io.BufferedReader, name: str, number: int, line: bytes) -> Iter
 
 def _row(line: bytes, where: str) -> Row | Unreadable:
     try:
-        return row_of(DECODER.decode(line.decode()), where)
+        text = line.decode()
+        value, end = DECODER.raw_decode(text)
+        if end < len(text):
+            raise json.JSONDecodeError("Extra data", text, end)
+        return row_of(value, where)
     except UnicodeDecodeError as error:
         return Unreadable(f"not UTF-8: {error.reason} at byte {error.start}", where)
     except json.JSONDecodeError as error:

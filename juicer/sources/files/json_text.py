@@ -140,11 +140,13 @@ class JsonText:
 
     def _more(self, size: int) -> bool:
         """Read on, and forget what lies behind; False at the end of the file."""
-        block = self._file.read(size)
+        block = bytearray()
+        while len(block) < size and (read := self._file.read1(size - len(block))):
+            block += read
         self._add(block)
         return bool(block)
 
-    def _add(self, block: bytes) -> None:
+    def _add(self, block: bytes | bytearray) -> None:
         self._line += self._text.count("\n", 0, self._place)
         try:
             self._text = self._text[self._place :] + self._decoder.decode(block, final=not block)

@@ -197,4 +197,5 @@ def _missing(source: str, path: Path) -> InputError:
     names = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
     known = names if len(names) <= SHOWN else difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     what = "no such file or folder" if folder == path.parent else f"no such file or folder; there is no {name!r}"
-    return InputError(f"{what} in {folder}", where=source, do=did_you_mean(name, known) or "check the path")
+    what += "" if folder == Path() else f" in {folder}"
+    return InputError(what, where=source, do=did_you_mean(name, known) or "check the path")

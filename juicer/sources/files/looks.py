@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from juicer.runtime.errors import InputError
-from juicer.sources.suffixes import type_of
+from juicer.sources.suffixes import Kind, type_of
 
 HEAD = 4096
 """Bytes from the start of a file that are looked at."""
@@ -44,6 +44,13 @@ _TEXT = (
     (r"[^\n,]+,[^\n]*(\n|$)", Look("CSV", "name it .csv")),
     (r"[^\n;]+;[^\n]*\n", Look("a table with semicolons", "save it with commas, and name it .csv")),
 )
+_EXPECTED: dict[Kind, tuple[str, ...]] = {
+    "json": ("JSON",),
+    "csv": ("CSV",),
+    "tsv": ("a table with tabs",),
+    "parquet": ("a parquet file",),
+    "arrow": ("an arrow file", "an arrow stream"),
+}
 _POINTER = b"version https://git-lfs"
 
 
@@ -76,28 +83,21 @@ def look(head: bytes, name: str) -> Look | None:
 
 
 def _is_expected(found: Look, name: str) -> bool:
-    kind = type_of(name)
-    if kind is None or kind.packing:
-        return False
-    named = {
-        "json": ("JSON",),
-        "csv": ("CSV",),
-        "tsv": ("a table with tabs",),
-        "parquet": ("a parquet file",),
-        "arrow": ("an arrow file", "an arrow stream"),
-    }
-    return found.what in named[kind.kind]
+    named = type_of(name)
+    return named is not None and found.what in _EXPECTED[named.kind]
 
 
-def unlike(what: str, head: bytes, name: str, where: str) -> InputError:
+def unlike(what: str, head: bytes, name: str, where: str, do: str = "") -> InputError:
     """The error for a file that is not what its name says.
 
     Args:
         what: what went wrong, as a clause.
-        head: the first bytes, unpacked if they could be.
-        name: the file's name.
+        head: the first bytes, unpacked.
+        name: the file's name; "" for what is no file of rows.
         where: the place.
+        do: what to do, if that is known better than from what the file looks like.
     """
     found = look(head, name)
-    return InputError(f"{what}; the file looks like {found.what}" if found else what, where=where,
-                      do=found.do if found else "")  # fmt: skip
+    if found is None:
+        return InputError(what, where=where, do=do)
+    return InputError(f"{what}; the file looks like {found.what}", where=where, do=do or found.do)

@@ -33,4 +33,10 @@ def row_of(value: object, where: str, *, held_out: bool = False) -> Row | Unread
     """The row that a value of a JSON file is."""
     if isinstance(value, dict):
         return Row(value, where, held_out)
+    if isinstance(value, list) and value and all(_is_message(each) for each in value):
+        return Row({"messages": value}, where, held_out)  # a dialogue without a key
     return Unreadable(f"a row must be a JSON object, not {type(value).__name__}", where)
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, dict) and ("role" in value or "from" in value)

@@ -7,44 +7,30 @@ from collections.abc import Iterator
 from juicer.runtime.errors import InputError
 from juicer.sources.files.rows import LONGEST_ROW, TOO_LONG, Row, Unreadable
 
+_BOM = b"\xef\xbb\xbf"
+
 
 class _Lines:
-    """The lines of a table as text, for `csv.reader`."""
+    """The lines of a table as text, for `csv.reader`; the caller sets back what is counted of a row."""
 
-    def __init__(self, file: io.BufferedReader, name: str) -> None:
-        self._file, self._name = file, name
-        self.number = 0
-        self.begin()
-
-    def begin(self) -> None:
-        """Begin a row with the next line."""
-        self.start, self.wrong = self.number + 1, ""
-        self._size = 0
-
-    @property
-    def where(self) -> str:
-        """Place of the row's first line."""
-        return f"{self._name}:{self.start}"
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file = file
+        self.size, self.wrong = 0, ""
 
     def __iter__(self) -> Iterator[str]:
-        return self
+        while line := self._file.readline(LONGEST_ROW + 1):
+            self.size += len(line)
+            if self.size > LONGEST_ROW:
+                raise _TooLongError
+            try:
+                yield line.decode()
+            except UnicodeDecodeError as error:
+                self.wrong = f"not UTF-8: {error.reason}"
+                yield line.decode(errors="replace")
 
-    def __next__(self) -> str:
-        line = self._file.readline(LONGEST_ROW + 1)
-        if not line:
-            raise StopIteration
-        self.number += 1
-        self._size += len(line)
-        if self._size > LONGEST_ROW:
-            do = "check that every quote that is opened is closed"
-            raise InputError(f"the row is {TOO_LONG}", where=self.where, do=do)
-        if self.number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        try:
-            return line.decode()
-        except UnicodeDecodeError as error:
-            self.wrong = f"not UTF-8: {error.reason}"
-            return line.decode(errors="replace")
+
+class _TooLongError(Exception):
+    """A row is longer than any that is read."""
 
 
 def rows_of_table(file: io.BufferedReader, name: str, delimiter: str) -> Iterator[Row | Unreadable]:
@@ -56,28 +42,35 @@ def rows_of_table(file: io.BufferedReader, name: str, delimiter: str) -> Iterato
         InputError: a quote is never closed, or a row is too long.
     """
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_ROW))
-    lines = _Lines(file, name)
+    if file.peek(3).startswith(_BOM):
+        file.read(len(_BOM))
+    lines = _Lines(file)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     columns: list[str] = []
     while True:
-        lines.begin()
+        lines.size, lines.wrong = 0, ""
+        start = reader.line_num + 1
+        where = f"{name}:{start}"
         try:
             cells = next(reader)
         except StopIteration:
             return
+        except _TooLongError as error:
+            do = "check that every quote that is opened is closed"
+            raise InputError(f"the row is {TOO_LONG}", where=where, do=do) from error
         except csv.Error as error:
-            yield _broken(lines, error)
+            yield _broken(error, where, several=reader.line_num > start)
             continue
         if not cells:
             continue
         if not columns:
             columns = [cell.strip() or f"column {number}" for number, cell in enumerate(cells, 1)]
             if wrong := lines.wrong or _wrong_header(columns):
-                yield Unreadable(wrong, lines.where)
+                yield Unreadable(wrong, where)
         elif lines.wrong or len(cells) != len(columns):
-            yield Unreadable(lines.wrong or f"{len(cells)} cells under a header of {len(columns)}", lines.where)
+            yield Unreadable(lines.wrong or f"{len(cells)} cells under a header of {len(columns)}", where)
         else:
-            yield Row({column: cell or None for column, cell in zip(columns, cells, strict=True)}, lines.where)
+            yield Row({column: cell or None for column, cell in zip(columns, cells, strict=True)}, where)
 
 
 def _wrong_header(columns: list[str]) -> str:
@@ -90,10 +83,11 @@ def _wrong_header(columns: list[str]) -> str:
     return f"the header names the column {twice!r} twice" if twice else ""
 
 
-def _broken(lines: _Lines, error: csv.Error) -> Unreadable:
+def _broken(error: csv.Error, where: str, *, several: bool) -> Unreadable:
+    """The row that is none; `several` says that it took more than one line."""
     if "unexpected end of data" not in str(error):
-        return Unreadable(f"no row of a table: {error}; a quote within quotes is written twice", lines.where)
-    if lines.number > lines.start:
+        return Unreadable(f"no row of a table: {error}; a quote within quotes is written twice", where)
+    if several:
         what = "a quote is opened in this row and never closed, so that all rows after it are unreadable"
-        raise InputError(what, where=lines.where, do='write a quote within quotes twice: ""') from error
-    return Unreadable("the row is cut off within quotes", lines.where)
+        raise InputError(what, where=where, do='write a quote within quotes twice: ""') from error
+    return Unreadable("the row is cut off within quotes", where)

@@ -8,7 +8,7 @@ from typing import Any
 from juicer.data import hh
 from juicer.sources.formats.reasons import LeftOutError
 from juicer.sources.formats.turns import Dialogue, TurnReader, Turns, worse_of
-from juicer.sources.formats.values import Slots, Values, is_blank, required, wrong_type
+from juicer.sources.formats.values import Slots, Values, is_blank, is_list_of_messages, required, wrong_type
 
 
 def read(values: Values, slots: Slots, reader: TurnReader) -> Dialogue:
@@ -28,9 +28,9 @@ def read(values: Values, slots: Slots, reader: TurnReader) -> Dialogue:
 
 
 def _dialogue(key: str, value: Any, reader: TurnReader) -> Turns:
-    if not isinstance(value, str):
-        if not isinstance(value, list):
-            raise wrong_type(key, "text or a list of messages", value)
+    if not isinstance(value, str | list):
+        raise wrong_type(key, "text or a list of messages", value)
+    if not isinstance(value, str) or is_list_of_messages(value):
         return reader.read(key, value)
     if hh.ASSISTANT not in value:
         raise LeftOutError("no_assistant_turn")

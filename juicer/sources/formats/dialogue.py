@@ -4,7 +4,7 @@ from typing import Any
 
 from juicer.data.demonstrations import Message
 from juicer.sources.formats.turns import Dialogue, TurnReader, worse_of
-from juicer.sources.formats.values import Slots, Values, required
+from juicer.sources.formats.values import Slots, Values, is_list_of_messages, required
 
 
 def read(values: Values, slots: Slots, reader: TurnReader) -> Dialogue:
@@ -27,6 +27,6 @@ def read(values: Values, slots: Slots, reader: TurnReader) -> Dialogue:
 
 def _answer(key: str, value: Any, reader: TurnReader) -> list[Message]:
     """A worse answer: text, a message, or a whole dialogue."""
-    if isinstance(value, str) and value.lstrip()[:1] not in ("[", "{"):
+    if isinstance(value, str) and not is_list_of_messages(value):
         return [{"role": "assistant", "content": value}] if value else []
     return reader.read(key, value).turns

@@ -11,6 +11,8 @@ from juicer.sources.formats.values import Values, names_of
 KNOWN = "messages, conversations, prompt with response, instruction with output, or chosen with rejected"
 MOST = 50
 """Keys of a row that are looked at."""
+LIKE = 0.75
+"""How like a usual name a key must be, from 0 to 1 (difflib's ratio)."""
 WORDS = {
     "prompt": ("prompt", "question", "query", "instruction", "request", "user", "human", "problem", "input", "ask"),
     "response": ("response", "reply", "answer", "completion", "output", "assistant", "solution", "target", "bot"),
@@ -38,9 +40,11 @@ def unrecognised(values: Values, where: str) -> InputError:
 def _guessed(values: Values) -> dict[str, str]:
     pairs = [(key, value) for key, value in list(values.items())[:MOST] if isinstance(key, str)]
     lists = {key: value for key, value in pairs if isinstance(value, list) and value and isinstance(value[0], dict)}
-    if lists:
-        of = _best("messages", lists) or next(iter(lists))
-        return {"messages": of, **_of_message(lists[of][0])}
+    for of in filter(None, (_best("messages", lists), next(iter(lists), None))):
+        keys = _of_message(lists[of][0])
+        # A list under the name of a prompt is a prompt of messages.
+        if keys and (_likeness("messages", of) > LIKE or _best("prompt", [of]) is None):
+            return {"messages": of, **keys}
     texts = {key: value for key, value in pairs if isinstance(value, str)}
     found = {}
     for part in ("prompt", "response", "context", "system", "rejected"):
@@ -54,18 +58,19 @@ def _guessed(values: Values) -> dict[str, str]:
 
 
 def _of_message(message: dict[str, Any]) -> dict[str, str]:
-    texts = {key: value for key, value in message.items() if isinstance(key, str) and isinstance(value, str)}
-    role = _best("role", texts) or min(texts, key=lambda key: len(texts[key]), default=None)
-    others = [key for key in texts if key != role]
-    content = _best("content", others) or max(others, key=lambda key: len(texts[key]), default=None)
-    return {"role": role, "content": content} if role and content else {}
+    """The keys of a message's role and text, one of which has a usual name."""
+    texts = [key for key, value in message.items() if isinstance(key, str) and isinstance(value, str | list)]
+    role, content = _best("role", texts), _best("content", texts)
+    if len(texts) == 2 and (role is None) != (content is None):
+        role, content = role or texts[texts[0] == content], content or texts[texts[0] == role]
+    return {"role": role, "content": content} if role and content and role != content else {}
 
 
 def _best(part: str, keys: Iterable[str]) -> str | None:
     """The key that is most like a part's usual names, by its words; None if none is."""
     rated = [(_likeness(part, key), -place, key) for place, key in enumerate(keys)]
     likeness, _, key = max(rated, default=(0.0, 0, ""))
-    return key if likeness >= 0.75 else None
+    return key if likeness > LIKE else None
 
 
 def _likeness(part: str, key: str) -> float:

@@ -1,4 +1,7 @@
-"""OpenAssistant's trees of messages, as one row per tree or one row per message: the best-ranked path is a dialogue."""
+"""OpenAssistant's trees of messages, as one row per tree or one row per message: the best-ranked path is a dialogue.
+
+A row of a message may have its replies inside it, as a tree has.
+"""
 
 import math
 from collections.abc import Iterator
@@ -41,7 +44,7 @@ def read(values: Values, slots: Slots, reader: TurnReader) -> Dialogue:
     if not _kept(root):
         raise LeftOutError("deleted")
     reader.unread.update(f"{slots['tree']}.{key}" for key in root.keys() - READ if has_value(root[key]))
-    return _dialogue(_node(root, reader), lambda node: [_node(each, reader) for each in node.replies if _kept(each)])
+    return _dialogue(_node(root, reader), reader)
 
 
 def _node(values: Any, reader: TurnReader) -> Node:
@@ -63,10 +66,10 @@ def _kept(values: Any) -> bool:
     return not (isinstance(values, dict) and values.get("deleted") is True)
 
 
-def _dialogue(root: Node, replies_of: Any) -> Dialogue:
+def _dialogue(root: Node, reader: TurnReader) -> Dialogue:
     """The path of the best-ranked replies, up to its last assistant turn, and the worst one beside that."""
     turns, node, rejected, end = [root.message], root, None, 0
-    while replies := sorted(replies_of(node), key=lambda reply: reply.rank):
+    while replies := sorted(_replies(node, reader), key=lambda reply: reply.rank):
         node = replies[0]
         turns.append(node.message)
         if node.message["role"] == "assistant":
@@ -74,6 +77,10 @@ def _dialogue(root: Node, replies_of: Any) -> Dialogue:
             ranked = [reply for reply in replies if node.rank < reply.rank < math.inf]
             rejected = ranked[-1].message["content"] if ranked else None
     return Dialogue(turns[: end or None], 0, rejected)
+
+
+def _replies(node: Node, reader: TurnReader) -> list[Node]:
+    return [each if isinstance(each, Node) else _node(each, reader) for each in node.replies if _kept(each)]
 
 
 @dataclass
@@ -102,7 +109,7 @@ class Forest:
                 raise LeftOutError("deleted")
             return
         said = {"role": required(values, slots, "role"), "text": required(values, slots, "text")}
-        node = _node({**said, "rank": values.get("rank")}, self.reader)
+        node = _node({**said, "rank": values.get("rank"), "replies": values.get("replies")}, self.reader)
         node.where, node.held_out = row.where, held_out
         self.nodes[name] = node
 
@@ -115,6 +122,9 @@ class Forest:
         for name, node in self.nodes.items():
             parent = self.parents[name]
             if parent is None:
-                yield node, _dialogue(node, lambda each: each.replies)
+                try:
+                    yield node, _dialogue(node, self.reader)
+                except LeftOutError as error:
+                    yield node, LeftOut(error.reason, node.where, error.detail)
             elif parent not in self.parents:
                 yield node, LeftOut("broken_tree", node.where, f"the file has no message {parent!r}, its parent")

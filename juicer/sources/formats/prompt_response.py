@@ -9,7 +9,16 @@ from juicer.data import hh
 from juicer.data.demonstrations import Message
 from juicer.sources.formats.reasons import LeftOutError
 from juicer.sources.formats.turns import Dialogue, TurnReader, Turns, same, worse_of
-from juicer.sources.formats.values import Slots, Values, joined, parsed, required, text_of, wrong_type
+from juicer.sources.formats.values import (
+    Slots,
+    Values,
+    is_list_of_messages,
+    joined,
+    parsed,
+    required,
+    text_of,
+    wrong_type,
+)
 
 
 def read(values: Values, slots: Slots, reader: TurnReader) -> Dialogue:
@@ -37,10 +46,8 @@ def read(values: Values, slots: Slots, reader: TurnReader) -> Dialogue:
 
 
 def _prompt(key: str, value: Any, reader: TurnReader) -> list[Message]:
-    if not isinstance(value, str):
-        if not isinstance(value, list | dict):
-            raise wrong_type(key, "text or a list of messages", value)
-        return reader.read(key, value).turns
+    if not isinstance(value, str) or is_list_of_messages(value):
+        return _messages(key, value, reader).turns
     if not hh.is_prompt(value):
         return [{"role": "user", "content": value}]
     try:
@@ -56,9 +63,13 @@ def _with_context(prompt: list[Message], context: str) -> list[Message]:
 
 
 def _response(key: str, value: Any, reader: TurnReader) -> Turns:
-    if isinstance(value, str):
+    if isinstance(value, str) and not is_list_of_messages(value):
         return Turns([{"role": "assistant", "content": value}])
-    if not isinstance(value, list | dict):
+    return _messages(key, value, reader)
+
+
+def _messages(key: str, value: Any, reader: TurnReader) -> Turns:
+    if not isinstance(value, list | dict | str):
         raise wrong_type(key, "text or a list of messages", value)
     return reader.read(key, value)
 

@@ -79,6 +79,8 @@ class Reader:
         self._first = ""
         self._read: Read | None = None
         self._exchange = settings.exchange
+        self._rated = False
+        """Whether every row has a label that says whether its response is desirable."""
         self._turns = TurnReader(settings)
         self._layouts: dict[Keys, _Layout] = {}
 
@@ -171,21 +173,17 @@ class Reader:
         for key in layout.tools:
             if has_value(values[key]):
                 raise LeftOutError("tools", f"{key!r} has a value")
-        if "label" not in layout.slots:
-            if self.format == "kto":
-                required(values, layout.slots, "label")
-            return
-        key = layout.slots["label"]
-        label = values[key]
+        if self._rated or "label" in layout.slots:
+            self._check_label(layout.slots.get("label", ""), required(values, layout.slots, "label"))
+
+    def _check_label(self, key: str, label: Any) -> None:
         said = truth(label)
-        if self.format == "kto":
-            if said is None:
-                raise wrong_type(key, "true or false", label)
-        elif said is None or not isinstance(label, bool | str) or label in ("0", "1"):
-            # A number beside a demonstration may be the number of a class.
+        if said is None and self._rated:
+            raise wrong_type(key, "true or false", label)
+        if said is None or not (self._rated or isinstance(label, bool | str)):
+            # Numbers where the first row has no label of true or false are those of classes.
             self._count_unread(key, label)
-            return
-        if said is False:
+        elif not said:
             raise LeftOutError("undesirable", f"{key!r} is {str(label).lower()}")
 
     def _with_system(self, found: Dialogue, values: Values, slots: Slots) -> Dialogue:
@@ -210,7 +208,7 @@ class Reader:
         media = tuple(key for key in keys if key in MEDIA and key not in read)
         tools = tuple(key for key in keys if key in TOOLS and key not in read)
         unread = tuple(key for key in keys if key not in {*read, *media, *tools})
-        says_more = bool(media or tools or "label" in slots or self.format == "kto")
+        says_more = bool(media or tools or "label" in slots or self._rated)
         layout = _Layout(slots, unread, media, tools, says_more)
         if len(self._layouts) < 1000:
             self._layouts[keys] = layout
@@ -249,6 +247,8 @@ class Reader:
             raise _no_column(part, absent, row, list(messages[0]), "message")
         self.format, self._first = format_, row.where
         self._read = READERS.get(format_)
+        label = row.values.get(slots.get("label", ""))
+        self._rated = format_ == "kto" or (self.settings.format == "auto" and truth(label) is not None)
 
     def _refuse_other(self, row: Row) -> None:
         """Refuse a row that lacks a key because it is of another format than the first row.

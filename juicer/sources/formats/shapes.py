@@ -51,6 +51,7 @@ SHAPES: dict[str, Shape] = {
             "rank": ("rank",),
             "deleted": ("deleted",),
             "tree": ("message_tree_id",),
+            "replies": ("replies",),
         },
     ),
     "sharegpt": Shape(
@@ -61,7 +62,7 @@ SHAPES: dict[str, Shape] = {
         {"rejected": ("rejected",), "context": ("input", "context")},
         lambda values: not _is_text_of_hh(values["chosen"]),
     ),
-    "hh": Shape({"messages": ("chosen",)}, {"rejected": ("rejected",)}),
+    "hh": Shape({"messages": ("chosen", "chosen_messages")}, {"rejected": ("rejected", "rejected_messages")}),
     "spin": Shape({"messages": ("real",)}, {"rejected": ("generated",)}),
     "kto": Shape({"label": LABEL}, {"messages": ("messages",), "prompt": ("prompt",), "response": ANSWER}, _is_rated),
     "messages": Shape({"messages": ("messages",)}, {}),

@@ -18,6 +18,8 @@ ROLES: dict[str, Role | Literal["tool"]] = {
     **dict.fromkeys(("tool_call", "tool_response", "function_response"), "tool"),
 }
 ROLE_KEYS, CONTENT_KEYS = ("role", "from", "user"), ("content", "value", "text")
+MARKS = ("weight", "train", "training", "loss_weight", "loss")
+"""Keys of a message that say, by true or false, 1 or 0, whether it is to be trained on."""
 TOOLS = frozenset({"tools", "functions", "tool_calls", "function_call", "tool_call_id"})
 MEDIA = frozenset({"images", "image", "audios", "audio", "videos", "video"})
 PLACEHOLDERS = ("<image>", "<audio>", "<video>")
@@ -185,7 +187,7 @@ class TurnReader:
                 raise LeftOutError("tools", f"a message of {shortened(key)} has {name}")
             if name in MEDIA and has_value(value):
                 raise LeftOutError("media", f"a message of {shortened(key)} has {name}")
-            if name in ("weight", "train") and (said := truth(value)) is not None:
+            if name in MARKS and (said := truth(value)) is not None:
                 why = why if said else f"{name}: {str(value).lower()}"
             else:
                 self.unread.add(f"{key}.{name}")
@@ -201,7 +203,7 @@ def _text(key: str, place: int, content: Any) -> str:
     texts = []
     for part in content:
         kind = part.get("type", "text") if isinstance(part, dict) else "text"
-        text = part.get("text") if isinstance(part, dict) else part
+        text = part.get("text", part.get("value")) if isinstance(part, dict) else part
         if kind in TEXT_PARTS and isinstance(text, str):
             texts.append(text)
         elif kind in TOOL_PARTS:

@@ -1,6 +1,7 @@
 """Values of rows: what is empty, what is true, and keys for messages."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from juicer.sources.formats.reasons import LeftOutError
 Values = Mapping[str, Any]
 Slots = Mapping[str, str]
 """The keys of a row under which each part of a format stands, for example {"prompt": "instruction"}."""
+_MESSAGES = re.compile(r"""\[\s*\{\s*["'](role|from|content)["']\s*:""")
 WORDS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -79,6 +81,11 @@ def parsed(key: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise wrong_type(key, "a list of messages", value)
     return value
+
+
+def is_list_of_messages(text: str) -> bool:
+    """Whether a text is a list of messages that was written into a cell of CSV, as JSON or as Python shows it."""
+    return text[:1] == "[" and _MESSAGES.match(text) is not None
 
 
 def joined(*texts: str) -> str:
