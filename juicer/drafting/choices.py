@@ -102,6 +102,7 @@ class Facts:
     scorer_kind: str = "none"
     scorer_revision: str | None = None
     gpus: int = 0
+    has_bf16: bool = True
 
 
 @dataclass(frozen=True)
@@ -279,17 +280,19 @@ def _head(facts: Facts) -> dict[str, Chosen]:
 
 def _compute(facts: Facts) -> dict[str, Chosen]:
     processes = processes_of(facts)
+    old = {} if facts.has_bf16 else {"compute.precision": Chosen("fp32", "this GPU does not compute in bf16")}
     if processes > 1:
         sharded = importlib.util.find_spec("deepspeed") is not None
         why = (
             "optimiser state and gradients are shared out" if sharded else "deepspeed, which 2 needs, is not installed"
         )
         return {
+            **old,
             "compute.processes": Chosen(processes, "one for each GPU"),
             "compute.zero_stage": Chosen(2 if sharded else 0, why),
         }
     if facts.gpus:
-        return {}
+        return old
     return {"compute.threads": Chosen(facts.cores, "the cores here; the number decides the last bits of results")}
 
 

@@ -4,6 +4,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -84,17 +85,38 @@ def draft(request: Request, *, write: bool = True) -> Draft:
     """Look at everything and choose.
 
     Args:
-        write: whether the config.json of a hub model may be kept beside the recipes.
+        write: whether the config.json of a hub model stays beside the recipes.
 
     Raises:
         InputError: the data, a model or the machine does not do; says what, and what to do.
     """
     found = survey(request.data, request.reading)
     check_usable(found, UNUSABLE_SHARE)
-    policy = find_model(request.model, request.revision, "policy", "--model", write=write)
+    with ExitStack() as created:
+        policy, scorer = _models(request, created)
+        made = _drafted(request, found, policy, scorer)
+        if write:
+            created.pop_all()
+        return made
+
+
+def _models(request: Request, created: ExitStack) -> tuple[Model, Model | None]:
+    """The policy and the scorer; what was kept for them is removed at the end of `created`."""
+    policy = find_model(request.model, request.revision, "policy", "--model")
+    created.callback(_remove, policy)
     scorer = None
     if request.scorer is not None:
-        scorer = find_model(request.scorer, request.scorer_revision, "scorer", "--scorer", write=write)
+        scorer = find_model(request.scorer, request.scorer_revision, "scorer", "--scorer")
+        created.callback(_remove, scorer)
+    return policy, scorer
+
+
+def _remove(model: Model) -> None:
+    if model.created is not None:
+        model.created.unlink(missing_ok=True)
+
+
+def _drafted(request: Request, found: Survey, policy: Model, scorer: Model | None) -> Draft:
     machine = look_at_machine()
     rendering, measured = best_rendering(policy, found)
     facts = facts_of(request, found, policy, scorer, machine, rendering, measured)
@@ -152,6 +174,7 @@ def facts_of(
         scorer_kind=kind_of_scorer(scorer) if scorer else "none",
         scorer_revision=scorer.revision if scorer else None,
         gpus=len(machine.gpus),
+        has_bf16=machine.has_bf16,
     )
 
 

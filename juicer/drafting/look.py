@@ -38,7 +38,7 @@ def show(paths: Sequence[str], reading: ReadingSettings, rows: int, model: str |
 def _show_rendered(rows: Sequence[Placed], model: str) -> None:
     from juicer.drafting.model import find_model, rendering_of
 
-    found = find_model(str(Path(model).expanduser()), None, "policy", "--model", write=False)
+    found = find_model(str(Path(model).expanduser()), None, "policy", "--model", keep=False)
     best = rendering_of(found)[0]
     print(f"template {best.template.settings.name}: {best.why}")
     for placed in rows:

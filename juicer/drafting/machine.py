@@ -11,7 +11,9 @@ from juicer.runtime.devices import GIB, MIB, Device, device_by_name, visible_gpu
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 CGROUP = Path("/sys/fs/cgroup")
-QUERY = ("--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
+QUERY = ("--query-gpu=index,uuid,name,memory.total,compute_cap", "--format=csv,noheader,nounits")
+BF16_FROM = 8
+"""Compute capability."""
 UNKNOWN_SPEED = float("inf")
 """Of a device without a data sheet: its hours are not planned."""
 
@@ -23,6 +25,7 @@ class Gpu:
     name: str
     memory: float
     """Bytes."""
+    has_bf16: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,16 @@ class Machine:
         return Device(min(memory, known.memory), known.operations, known.bandwidth)
 
     @property
+    def has_bf16(self) -> bool:
+        """Whether every GPU computes in bf16."""
+        return all(gpu.has_bf16 for gpu in self.gpus)
+
+    @property
+    def precision(self) -> str:
+        """What `compute.precision` is to be: a CPU and older GPUs compute in fp32."""
+        return "bf16" if self.gpus and self.has_bf16 else "fp32"
+
+    @property
     def has_speed(self) -> bool:
         """Whether hours can be planned."""
         return self.device.operations != UNKNOWN_SPEED
@@ -62,9 +75,8 @@ class Machine:
         if self.gpus:
             gpus = f"{len(self.gpus)} x {self.gpus[0].name} with {self.device.memory / GIB:.0f} GiB"
         cores = f"{self.cores} core{'' if self.cores == 1 else 's'}"
-        return (
-            f"{gpus}, {self.memory / GIB:.1f} GiB of free memory, {cores}{f' ({self.unused})' if self.unused else ''}"
-        )
+        unused = f" ({self.unused})" if self.unused else ""
+        return f"{gpus}, {self.memory / GIB:.1f} GiB of free memory, {cores}; computes in {self.precision}{unused}"
 
 
 def look_at_machine() -> Machine:
@@ -91,18 +103,24 @@ def _gpus() -> tuple[list[Gpu], str]:
 
 
 def parse_gpus(told: str, visible: str | None) -> list[Gpu]:
-    """The GPUs that a process sees, of nvidia-smi's lines `index, uuid, name, MiB`.
+    """The GPUs that a process sees, of nvidia-smi's lines `index, uuid, name, MiB, compute capability`.
 
     Args:
         visible: the value of CUDA_VISIBLE_DEVICES; None where it is not set.
     """
     lines = [[part.strip() for part in line.split(",")] for line in told.splitlines()]
-    whole = [line for line in lines if len(line) == 4 and line[3].isdigit()]
+    whole = [line for line in lines if len(line) == 5 and line[3].isdigit()]
     named = visible_gpus(visible, len(whole))
     shown = [
         line for name in named for line in whole if name == line[0] or (len(name) > 4 and line[1].startswith(name))
     ]
-    return [Gpu(line[2], float(line[3]) * MIB) for line in shown]
+    return [Gpu(line[2], float(line[3]) * MIB, _has_bf16(line[4])) for line in shown]
+
+
+def _has_bf16(capability: str) -> bool:
+    """Whether a compute capability such as 7.5 has bf16; it came with 8.0."""
+    major = capability.partition(".")[0]
+    return not major.isdigit() or int(major) >= BF16_FROM
 
 
 def _free_in_container() -> list[float]:

@@ -1,7 +1,7 @@
 """A model that is named on the command line: found, pinned to a commit, and described by its small files."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,8 @@ class Model:
     """Where its tokenizer is; None if that is not here."""
     note: str = ""
     """How it was found, as a clause."""
+    created: Path | None = None
+    """The config.json that was kept for it just now."""
 
     def __str__(self) -> str:
         size = self.shape.parameters
@@ -52,7 +54,7 @@ class Model:
         return f"{self.name}: {self.architecture}, {shown} parameters in {self.precision}, {context}"
 
 
-def find_model(given: str | None, revision: str | None, role: Role, option: str, *, write: bool = True) -> Model:
+def find_model(given: str | None, revision: str | None, role: Role, option: str, *, keep: bool = True) -> Model:
     """The model that an option names.
 
     Args:
@@ -60,15 +62,15 @@ def find_model(given: str | None, revision: str | None, role: Role, option: str,
         revision: commit of a hub model; None looks its branch main up.
         role: decides the output head.
         option: names the model in errors.
-        write: whether the config.json of a hub model may be kept in recipes/models/, where a plan finds it.
+        keep: whether the config.json of a hub model is kept in recipes/models/, where a plan finds it.
 
     Raises:
         InputError: there is no such model, it cannot be read, or the hub cannot be asked.
     """
     if given is None:
         values = read_yaml(DEFAULT)
-        name, revision = str(value_at(values, "policy.model")), str(value_at(values, "policy.revision"))
-        return _of_hub(name, revision, role, option, f"the default, as in {DEFAULT}; choose with --model", write)
+        name, commit = str(value_at(values, "policy.model")), revision or str(value_at(values, "policy.revision"))
+        return _of_hub(name, commit, role, option, f"the default, as in {DEFAULT}; choose with --model", keep)
     folder = Path(given)
     if folder.is_dir():
         if revision is not None:
@@ -77,7 +79,7 @@ def find_model(given: str | None, revision: str | None, role: Role, option: str,
         return _described(given, None, role, folder, folder / "config.json", "")
     if given.startswith((".", "/", "~")) or not HUB_ID.fullmatch(given):
         raise InputError(f"no such folder: {given}", where=option, do="name a model folder, or an id of the hub")
-    return _of_hub(given, revision or pinned(given, option), role, option, "", write)
+    return _of_hub(given, revision or pinned(given, option), role, option, "", keep)
 
 
 def pinned(model: str, option: str) -> str:
@@ -103,7 +105,7 @@ def _kept(model: str) -> Path:
     return CONFIGS / f"{Path(model).name}.json"
 
 
-def _of_hub(model: str, revision: str, role: Role, option: str, note: str, write: bool) -> Model:
+def _of_hub(model: str, revision: str, role: Role, option: str, note: str, keep: bool) -> Model:
     folder = _downloaded(model, revision)
     kept, fresh = _kept(model), None if folder is None else folder / "config.json"
     if fresh is None or not fresh.is_file():
@@ -111,10 +113,12 @@ def _of_hub(model: str, revision: str, role: Role, option: str, note: str, write
     if kept.is_file():
         if read_small_json(kept) != read_small_json(fresh) and read_yaml(DEFAULT)["policy"]["model"] != model:
             note = "; ".join(filter(None, [note, f"{kept} is not its config.json, and a plan reads that"]))
-    elif write:
+    elif keep:
+        described = _described(model, revision, role, folder, fresh, note)
         kept.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(fresh, kept)
         note = "; ".join(filter(None, [note, f"its config.json is kept as {kept}"]))
+        return replace(described, note=note, created=kept)
     return _described(model, revision, role, folder, fresh, note)
 
 

@@ -17,7 +17,7 @@ from juicer.sources.files.listing import listing_of
 from juicer.sources.formats import LeftOut, Reader
 
 T = TypeVar("T")
-WHOLE = 256 * 2**20
+WHOLE = 64 * 2**20
 """Bytes of data of which every row is read; of more, the first rows of every file."""
 FIRST = 20_000
 """Rows that are read of larger data, over all files."""

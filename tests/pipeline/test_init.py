@@ -5,8 +5,10 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -138,6 +140,47 @@ def test_a_model_that_does_not_fit_whole_gets_adapters_and_no_rft(
     assert recipe.sft.lora is not None and recipe.irft.training.lora is not None and recipe.rft.rounds == 0
     assert "the default, as in recipes/hh-sft.yaml" in done.stdout and "RFT is off" in done.stdout
     assert "lengths are estimated" in done.stdout
+
+
+def test_with_a_scorer_the_best_rows_are_kept_and_its_kind_is_that_of_its_architecture(
+    project: Path, model: Path
+) -> None:
+    shutil.copytree(model, "judge")
+    values = json.loads(Path("judge/config.json").read_text())
+    values |= {"architectures": ["GPTNeoXForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+    Path("judge/config.json").write_text(json.dumps(values))
+    write("rows.jsonl", plain)
+    done = juicer("init", "--data", "rows.jsonl", "--model", str(model), "--scorer", "judge")
+    assert done.exit_code == 0, done.stderr
+    recipe, _ = load(Path("recipes/mine.yaml"), [])
+    assert (recipe.scorer.kind, recipe.scorer.model) == ("sequence-classification", "judge")
+    assert recipe.curate.keep is not None and 40 <= recipe.curate.keep <= 96
+
+
+def test_a_model_of_the_hub_is_pinned_and_its_configuration_kept(
+    project: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str]()
+
+    def download(name: str, *, revision: str, **_: Any) -> str:
+        asked.append(f"{name}@{revision}")
+        return str(model)
+
+    commit = "c0ffee" * 6 + "c0ff"
+    hub = SimpleNamespace(model_info=lambda name, **given: SimpleNamespace(sha=commit))
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    write("rows.jsonl", plain)
+    done = juicer("init", "--data", "rows.jsonl", "--model", "someone/kite", "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    assert not Path("recipes/models/kite.json").exists()
+    done = juicer("init", "--data", "rows.jsonl", "--model", "someone/kite")
+    assert done.exit_code == 0, done.stderr
+    recipe, graph = load(Path("recipes/mine.yaml"), [])
+    assert (recipe.policy.model, recipe.policy.revision) == ("someone/kite", commit)
+    assert set(asked) == {f"someone/kite@{commit}"} and "policy" in graph.downloads
+    assert Path("recipes/models/kite.json").read_bytes() == (model / "config.json").read_bytes()
+    assert "its config.json is kept as recipes/models/kite.json" in done.stdout
 
 
 def test_a_dry_run_prints_the_recipe_and_writes_nothing(project: Path, model: Path) -> None:

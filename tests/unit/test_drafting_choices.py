@@ -174,6 +174,11 @@ def test_several_gpus_get_a_process_each_unless_the_model_is_small(monkeypatch: 
     assert choose(facts(gpus=2, parameters=10**9)).value("compute.zero_stage") == 0
 
 
+def test_a_gpu_without_bf16_computes_in_fp32() -> None:
+    assert choose(facts(gpus=1, has_bf16=False)).value("compute.precision") == "fp32"
+    assert choose(facts(gpus=1)).value("compute.precision") is None
+
+
 def test_a_mixture_names_the_format_of_each_source_where_they_differ() -> None:
     mixed = [{"path": "a.jsonl", "format": "hh"}, {"path": "b.jsonl", "format": "messages"}]
     assert choose(facts(sources=mixed)).value("fetch.source") == mixed

@@ -29,8 +29,8 @@ CHAT = {
 }
 OPEN = {"messages": CHAT["messages"][:3]}
 READING = ReadingSettings()
-NVIDIA = """0, GPU-8a56aaaa, NVIDIA H100 80GB HBM3, 81559
-1, GPU-9b67bbbb, NVIDIA H100 80GB HBM3, 81559
+NVIDIA = """0, GPU-8a56aaaa, NVIDIA H100 80GB HBM3, 81559, 9.0
+1, GPU-9b67bbbb, NVIDIA H100 80GB HBM3, 81559, 9.0
 """
 
 
@@ -160,10 +160,12 @@ def test_a_known_gpu_is_planned_by_its_data_sheet_and_others_by_their_memory() -
     known = Machine((Gpu("NVIDIA H100 80GB HBM3", 81559 * MIB),) * 2, 64 * GIB, 16)
     assert known.device.operations == DEVICES["H100"].operations and known.device.memory == 81559 * MIB
     assert known.has_speed and str(known).startswith("2 x NVIDIA H100 80GB HBM3 with 80 GiB, 64.0 GiB")
+    (old,) = parse_gpus("0, GPU-1, Tesla T4, 15360, 7.5", None)
+    assert (Machine((old,), 1.0, 1).precision, known.precision) == ("fp32", "bf16")
     other = Machine((Gpu("Voodoo", 4 * GIB),), 64 * GIB, 16)
     assert other.device.memory == 4 * GIB and not other.has_speed
     none = Machine((), 8 * GIB, 1)
-    assert none.device.memory == 8 * GIB and str(none) == "no GPU, 8.0 GiB of free memory, 1 core"
+    assert none.device.memory == 8 * GIB and str(none) == "no GPU, 8.0 GiB of free memory, 1 core; computes in fp32"
 
 
 def test_a_container_s_limit_is_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
