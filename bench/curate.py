@@ -91,7 +91,7 @@ def main() -> None:
             "scorer.kind=none",
             "template.max_prompt_tokens=128",
             "template.max_response_tokens=384",
-            "curate.keep=10000",
+            "curate.keep=null",
             f"compute.threads={given.threads}",
         ]
         params = folder / "params.yaml"

@@ -28,6 +28,7 @@ from juicer.runtime.process_groups import stage_environment
 
 if TYPE_CHECKING:
     from juicer.recipe.schema import Recipe
+    from juicer.settings.sources import ReadingSettings
     from juicer.stages.workspace import Held
 
 PARAMS, QUICKSTART = Path("params.yaml"), Path("recipes/quickstart.yaml")
@@ -449,10 +450,10 @@ def plan(
     zero: Annotated[int | None, typer.Option(help="The same as compute.zero_stage=N: 0, 2 or 3.")] = None,
     utilisation: Annotated[float, typer.Option(help="Share of the GPU's peak that training reaches.")] = 0.4,
     prompt_tokens: Annotated[
-        float | None, typer.Option(help="Mean length; by default template.max_prompt_tokens.")
+        float | None, typer.Option(help="Mean length; by default that of the first rows, if known, or the limit.")
     ] = None,
     response_tokens: Annotated[
-        float | None, typer.Option(help="Mean length; by default template.max_response_tokens.")
+        float | None, typer.Option(help="Mean length; by default that of the first rows, if known, or the limit.")
     ] = None,
     sample_tokens: Annotated[
         float | None, typer.Option(help="Mean length of samples; by default --response-tokens.")
@@ -496,6 +497,117 @@ def describe(
     from juicer.recipe.schema import Recipe
 
     print("\n".join(under(key, Recipe) if key else lines_of(Recipe)))
+
+
+# --- data ----------------------------------------------------------------------------------------------------------
+
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(help="What the columns mean: prompt=question,response=answer, or messages=turns.", metavar="NAMES"),
+]
+FormatOption = Annotated[str, typer.Option("--format", help="Format of the rows; recognised by their keys otherwise.")]
+Exchange = Annotated[str, typer.Option(help="Answers that are demonstrations: last, first or all of a dialogue.")]
+
+
+def _reading(columns: Sequence[str] | None, format_: str, exchange: str) -> "ReadingSettings":
+    from juicer.drafting.columns import columns_of
+    from juicer.settings.sources import ReadingSettings
+
+    values = {"format": format_, "exchange": exchange, "columns": columns_of(columns or [])}
+    return ReadingSettings.parse(values, "command line")
+
+
+@app.command()
+def init(
+    data: Annotated[
+        list[str], typer.Option("--data", help="A file, folder or glob; several make a mixture.", show_default=False)
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Base model: a folder, or an id of the hub; by default that of hh-sft.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit of a hub model; by default that of main.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="Reward model that chooses and judges; by default none.")] = None,
+    scorer_revision: Annotated[str | None, typer.Option(help="Commit of a hub scorer.")] = None,
+    columns: Columns = None,
+    format_: FormatOption = "auto",
+    exchange: Exchange = "last",
+    name: Annotated[str | None, typer.Option(help="Name of the recipe; by default that of the file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Recipe to write; by default recipes/NAME.yaml.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a recipe that exists.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe; write nothing.")] = False,
+    start: Annotated[bool, typer.Option("--run", help="Run the recipe at once.")] = False,
+) -> None:
+    """Write a recipe for your data, model and machine.
+
+    \b
+    Examples:
+      juicer init --data demonstrations.jsonl
+      juicer init --data chats.parquet --model path/to/a/model --out recipes/chats.yaml
+      juicer init --data qa.csv --columns prompt=question,response=answer --run
+    """
+    from juicer.drafting import init as drafting
+
+    project = enter()
+    reading = _reading(columns, format_, exchange)
+    recipe = project.path(out) if out else Path("recipes", f"{name or 'mine'}.yaml")
+    recipe = recipe if recipe.suffix else recipe.with_suffix(".yaml")
+    drafting.check_name(name or recipe.stem)
+    if not dry_run:
+        drafting.check_free(recipe, force=force)
+
+    def placed(given: str | None) -> str | None:
+        """A model folder as the root sees it; an id of the hub as it is."""
+        if given is None:
+            return None
+        path = project.path(Path(given))
+        return str(path) if path.is_dir() else given
+
+    request = drafting.Request(
+        [str(project.path(Path(each))) for each in data],
+        reading,
+        recipe,
+        placed(model),
+        revision,
+        placed(scorer),
+        scorer_revision,
+        name,
+    )
+    made = drafting.draft(request, write=not dry_run)
+    drafting.show(made)
+    if dry_run:
+        print(f"\n{project.shown(recipe)} would be:\n\n{made.text}", end="")
+        return
+    drafting.publish(made, recipe)
+    print(f"\n{project.shown(recipe)} written", flush=True)
+    if not start:
+        print(f"Next: juicer run {project.shown(recipe)}")
+        return
+    if not drafting.fits(made):
+        raise InputError("the recipe does not fit this machine", where=str(recipe), do="see the note above")
+    os.chdir(project.root)
+    run([str(recipe)])
+
+
+@app.command()
+def look(
+    data: Annotated[list[str], typer.Argument(help="Files, folders or globs.", show_default=False)],
+    model: Annotated[str | None, typer.Option(help="Model folder, to show rows as it will see them.")] = None,
+    columns: Columns = None,
+    rows: Annotated[int, typer.Option(min=0, help="Rows to show of each source.")] = 3,
+    format_: FormatOption = "auto",
+    exchange: Exchange = "last",
+) -> None:
+    """Show rows as they are understood; writes nothing.
+
+    \b
+    Examples:
+      juicer look demonstrations.jsonl
+      juicer look chats.parquet --model path/to/a/model --rows 5
+      juicer look qa.csv --columns prompt=question,response=answer
+    """
+    from juicer.drafting.look import show
+
+    show(data, _reading(columns, format_, exchange), rows, model)
 
 
 # --- results -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Stage curate: split the demonstrations into training, validation and held-out rows, and keep the best.
 
-Streams the raw rows, drops duplicates and rows that are too long, splits by prompt and keeps the k best by the scorer.
+Streams the raw rows, drops duplicates and rows that are too long, splits by prompt (or by the dialogue that a prompt is
+from) and keeps the k best by the scorer.
 """
 
 import argparse
@@ -36,8 +37,6 @@ REPLACED = "template.name 'hh' replaces the model's own chat template (template.
 ADVICE = {
     "duplicate": "most rows are duplicates: check that the rows differ",
     "prompt_in_held_out": "most rows have a prompt that the source holds out: add other rows",
-    "prompt_too_long": "raise template.max_prompt_tokens",
-    "response_too_long": "raise template.max_response_tokens",
     "refused_by_template": "change template.system or the turns of the rows, or set template.name to hh",
     "refused_by_scorer": "change the turns of the rows, or use a scorer whose template takes them",
     "markup_in_text": "remove special tokens and marks of turns from the texts of the rows",
@@ -49,8 +48,6 @@ CHUNK = 1024
 """Number of rows whose lengths are counted together."""
 SCORED_BATCHES = 32
 """Number of batches that are sorted by length together: enough to need little padding, few enough to stream."""
-MANY_TOO_LONG = 0.2
-"""Largest share of rows that may exceed the template's limits without a warning."""
 EXAMPLES = 5
 """Number of rows that are named for each reason why rows are unsuitable."""
 HELD_OUT = re.compile(rb'"held_out":\s*true')
@@ -76,7 +73,8 @@ def run(stage: Stage) -> str:
     if settings.validation_share + settings.held_out_share >= 1:
         raise InputError("curate.validation_share + held_out_share leave no rows to train on", do="lower one of them")
     template = load_template(given.policy, stage.read("template", TemplateSettings))
-    check_context(context_of(read_json(given.policy / "config.json")), template, str(given.policy))
+    positions = context_of(read_json(given.policy / "config.json"))
+    check_context(positions, template, str(given.policy))
     if template.replaced and stage.is_main:
         print(f"{stage.name}: {REPLACED}", file=sys.stderr)
     scoring = stage.read("scorer", ScorerSettings)
@@ -90,11 +88,11 @@ def run(stage: Stage) -> str:
         context = stage.context
         if scorer:
             context = replace(context, memo=files.enter_context(stage.memo()))
-        curation = Curation(settings, scoring, scorer, Lengths(template), opened, context)
+        curation = Curation(settings, scoring, scorer, Lengths(template), positions, opened, context)
         curation.take(raw, stage.name)
         write_json(out / "curation.json", curation.finish())
     if stage.is_main:
-        for notice in curation.notices():
+        for notice in [*curation.notices(), *curation.length_lines()]:
             print(f"{stage.name}: {notice}", file=sys.stderr)
     stage.record(rows=curation.read)
     kept = ", ".join(f"{curation.kept[name]} {name.replace('_', '-')}" for name in names)
@@ -102,11 +100,14 @@ def run(stage: Stage) -> str:
 
 
 class Candidate(NamedTuple):
-    """A row that is new, its split, and its place: file and line."""
+    """A row that is new."""
 
     row: Demonstration
     split: "Split"
     place: str
+    """File and line."""
+    sampled: bool
+    """Whether its length is one of those measured."""
 
 
 class Curation:
@@ -117,6 +118,7 @@ class Curation:
         scoring: how they are scored, recorded in curation.json.
         scorer: scores training rows; None keeps them in the order of the source.
         lengths: counts tokens.
+        positions: the policy's context in tokens; None if it has no limit.
         files: the open output file of each split.
         context: of the scoring; its memo keeps scored batches.
     """
@@ -127,18 +129,23 @@ class Curation:
         scoring: ScorerSettings,
         scorer: scorers.Scorer | None,
         lengths: "Lengths",
+        positions: int | None,
         files: "Mapping[Split, BinaryIO]",
         context: WorkContext,
     ) -> None:
         from juicer.sources.curation import Best
+        from juicer.sources.lengths import LengthStatistics
 
         self.settings, self.scoring, self.scorer = settings, scoring, scorer
         self.lengths, self.files, self.context = lengths, files, context
-        self.read = 0
+        self.positions = positions
+        self.statistics = LengthStatistics()
+        self.total = self.read = 0
         self.kept: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.rejected_too_long = 0
         self.rejected_unsuitable = 0
+        self.stripped = 0
         self.unsuitable: dict[str, list[str]] = {}
         self.shortest_prompt: int | None = None
         self.best = Best(settings.keep) if scorer and settings.keep else None
@@ -156,13 +163,13 @@ class Curation:
         """
         from tqdm import tqdm
 
-        total = self._find_held_out(raw)
-        if not total:
+        self.total = self._find_held_out(raw)
+        if not self.total:
             raise InputError("no demonstrations", where=str(raw), do="check fetch.source, then run dvc repro fetch")
         if not self._source_holds_out and not self.settings.held_out_share:
             what = "no rows to report on: curate.held_out_share is 0, and the source holds out no rows"
             raise InputError(what, where="curate", do="raise curate.held_out_share")
-        with tqdm(total=total, desc=name, unit="row", disable=None) as bar:
+        with tqdm(total=self.total, desc=name, unit="row", disable=None) as bar:
             for chunk in _chunks(demonstrations.read(raw), CHUNK):
                 self.read += len(chunk)
                 self._sort_out(chunk, f"{raw}:")
@@ -170,11 +177,18 @@ class Curation:
             self._score_waiting()
 
     def notices(self) -> list[str]:
-        """A line for every reason why rows were unsuitable, with the first of them."""
-        return [
+        """A line for every reason why rows were unsuitable, with the first of them; and what the template strips."""
+        lines = [
             f"{rows[0]}; {self.dropped[reason]} such row{'' if self.dropped[reason] == 1 else 's'} dropped ({reason})"
             for reason, rows in sorted(self.unsuitable.items())
         ]
+        stripped = f"the template strips the white space around {self.stripped:,} of the responses"
+        return [*lines, stripped] if self.stripped else lines
+
+    def length_lines(self) -> list[str]:
+        """The percentiles of the lengths, and what the limits drop."""
+        rows = f"{len(self.statistics):,}" + (f" of {self.total:,}" if len(self.statistics) < self.total else "")
+        return self.statistics.lines(self.lengths.limits, f"{rows} rows", self.positions)
 
     def finish(self) -> dict[str, Any]:
         """Write the best rows, check that every split has rows, and return the content of curation.json.
@@ -199,7 +213,9 @@ class Curation:
             "dropped": {reason: rows for reason, rows in sorted(self.dropped.items()) if rows},
             "rejected_responses_too_long": self.rejected_too_long,
             **({"rejected_responses_unsuitable": self.rejected_unsuitable} if self.rejected_unsuitable else {}),
+            **({"responses_stripped": self.stripped} if self.stripped else {}),
             **({"unsuitable": self.unsuitable} if self.unsuitable else {}),
+            "lengths": self.statistics.summary(self.lengths.limits).model_dump() if len(self.statistics) else None,
             "held_out_by_source": self._source_holds_out,
             "scorer": self.scoring.model_dump(mode="json", include=used),
             "scores": score_statistics(self.scores, self.kept_scores) if self.scorer else None,
@@ -209,11 +225,19 @@ class Curation:
         """Number of dropped rows by reason, for the result line; a warning if many exceed the template's limits."""
         if not (reasons := self._reasons()):
             return ""
-        too_long = self.dropped["prompt_too_long"] + self.dropped["response_too_long"]
-        if too_long <= MANY_TOO_LONG * self.read:
+        if not (advice := self._advice_on_limits()):
             return f" (dropped: {reasons})"
-        what = f"{too_long / self.read:.0%} of the rows are longer than the limits of template"
-        return f" (dropped: {reasons}); warning: {what}"
+        what = f"{self._too_long() / self.read:.0%} of the rows are longer than the limits of template"
+        return f" (dropped: {reasons}); warning: {what}: {advice}"
+
+    def _too_long(self) -> int:
+        return self.dropped["prompt_too_long"] + self.dropped["response_too_long"]
+
+    def _advice_on_limits(self) -> str:
+        """Limits to set, if many rows are too long for those of the recipe; otherwise empty."""
+        from juicer.sources.lengths import MANY_TOO_LONG
+
+        return self.statistics.advice(self.positions) if self._too_long() > MANY_TOO_LONG * self.read else ""
 
     def _reasons(self) -> str:
         return ", ".join(f"{rows} {reason}" for reason, rows in sorted(self.dropped.items()) if rows)
@@ -227,7 +251,8 @@ class Curation:
             for total, line in enumerate(lines, 1):  # noqa: B007
                 # An invalid line is reported, with its number, when the rows are read.
                 if HELD_OUT.search(line) and (row := _row(line)) is not None and row.held_out:
-                    self._held_out_prompts.add(_key(row.prompt_hash()))
+                    # Another source may have rows of the same dialogue that do not name it.
+                    self._held_out_prompts |= {_key(row.split_hash()), _key(row.prompt_hash())}
         self._source_holds_out = bool(self._held_out_prompts)
         return total
 
@@ -247,22 +272,24 @@ class Curation:
             self._write(split, line)
 
     def _new(self, chunk: list[Demonstration], file: str) -> "Iterator[Candidate]":
-        """Rows that are not duplicates and whose prompt is in one split only, each with its split and place."""
+        """Rows that are not duplicates and whose dialogue is in one split only, each with its split and place."""
         from juicer.sources.curation import split_of
+        from juicer.sources.lengths import in_sample
 
         for number, row in enumerate(chunk, self.read - len(chunk) + 1):
-            prompt_hash = row.prompt_hash()
             split: Split = "held_out"
             if not row.held_out:
-                if _key(prompt_hash) in self._held_out_prompts:
+                split_hash = row.split_hash()
+                prompt_hash = split_hash if row.dialogue is None else row.prompt_hash()
+                if not self._held_out_prompts.isdisjoint({_key(split_hash), _key(prompt_hash)}):
                     self.dropped["prompt_in_held_out"] += 1
                     continue
-                split = split_of(prompt_hash, self.settings, self._source_holds_out)
+                split = split_of(split_hash, self.settings, self._source_holds_out)
             if (key := _key(row.id)) in self._seen:
                 self.dropped["duplicate"] += 1
                 continue
             self._seen.add(key)
-            yield Candidate(row, split, f"{file}{number}")
+            yield Candidate(row, split, f"{file}{number}", in_sample(number, self.total))
 
     def _fitting(self, rows: "list[Candidate]") -> "Iterator[Candidate]":
         """Rows that the template and the tokenizer keep as they are, within the template's limits."""
@@ -275,20 +302,29 @@ class Curation:
                 usable.append((each, found))
             else:
                 self._leave_out(each, found)
-        prompts = self.lengths.prompts([text.start for _, text in usable])
+        sampled = {place for place, (each, _) in enumerate(usable) if each.sampled}
+        prompts = self.lengths.prompts([text.start for _, text in usable], sampled)
         if prompts:
             shortest = min(prompts)
             self.shortest_prompt = shortest if self.shortest_prompt is None else min(self.shortest_prompt, shortest)
-        fitting = [row for row, count in zip(usable, prompts, strict=True) if count <= limits.max_prompt_tokens]
-        self.dropped["prompt_too_long"] += len(usable) - len(fitting)
-        responses = self.lengths.responses([text for _, text in fitting])
-        for (each, _), count in zip(fitting, responses, strict=True):
-            if count is None:
+        # The response to a prompt that is too long is only of interest for the percentiles.
+        counted = [row for row, count in enumerate(prompts) if count <= limits.max_prompt_tokens or row in sampled]
+        exact = {place for place, row in enumerate(counted) if row in sampled}
+        counts = self.lengths.responses([usable[row][1] for row in counted], exact)
+        responses = dict(zip(counted, counts, strict=True))
+        for row, (each, text) in enumerate(usable):
+            count = responses.get(row)
+            if count is not None and row in sampled:
+                self.statistics.add(prompts[row], count)
+            if prompts[row] > limits.max_prompt_tokens:
+                self.dropped["prompt_too_long"] += 1
+            elif count is None:
                 self._leave_out(each, Unsuitable(BY_TOKENIZER, "the tokens of the response do not spell it"))
-            elif count <= limits.max_response_tokens:
-                yield each
-            else:
+            elif count > limits.max_response_tokens:
                 self.dropped["response_too_long"] += 1
+            else:
+                self.stripped += text.stripped
+                yield each
 
     def _scorable(self, rows: "list[Candidate]") -> "Iterator[tuple[Demonstration, Split]]":
         """Rows that the scorer's template takes; an evaluation scores answers to those that are not trained on."""
@@ -317,7 +353,7 @@ class Curation:
             if len(self._waiting) >= SCORED_BATCHES * self.scoring.batch_size:
                 self._score_waiting()
         elif self.settings.keep is None or self.kept["train"] < self.settings.keep:
-            self._write("train", _line(row))
+            self._write("train", row.line())
         else:
             self.dropped["beyond_keep"] += 1
 
@@ -327,7 +363,7 @@ class Curation:
             return
         scores = self.scorer.score([(row.prompt, row.response) for row in rows], self.context)
         for row, score in zip(rows, scores, strict=True):
-            line = _line(row.model_copy(update={"score": score}))
+            line = row.model_copy(update={"score": score}).line()
             if self.best is None:
                 self._write("train", line)
             else:
@@ -348,14 +384,14 @@ class Curation:
             elif count is not None and count > self.lengths.limits.max_response_tokens:
                 self.rejected_too_long += 1
                 count = None
-            yield _line(row if count is not None else row.model_copy(update={"rejected": None}))
+            yield (row if count is not None else row.model_copy(update={"rejected": None})).line()
 
     def _write(self, split: "Split", line: bytes) -> None:
         self.files[split].write(line)
         self.kept[split] += 1
 
     def _check_available(self) -> None:
-        limits = self.lengths.limits
+        limits, too_long = self.lengths.limits, self._advice_on_limits()
         unsuitable = sum(self.dropped[reason] for reason in self.unsuitable)
         fresh = self.read - self.dropped["duplicate"] - self.dropped["prompt_in_held_out"] - unsuitable
         if fresh and self.dropped["prompt_too_long"] == fresh:
@@ -363,21 +399,35 @@ class Curation:
                 f"all {fresh} prompts are longer than template.max_prompt_tokens = {limits.max_prompt_tokens}; "
                 f"the shortest has {self.shortest_prompt} tokens"
             )
-            raise InputError(what, where="curate", do="raise template.max_prompt_tokens")
+            raise InputError(what, where="curate", do=self.statistics.advice(self.positions))
         of = f"of {self.read} read (dropped: {self._reasons() or 'none'})"
         available = len(self.scores) if self.scorer else self.kept["train"]
         if not available:
-            most = max(self.dropped, key=lambda reason: self.dropped[reason], default="")
-            do = ADVICE.get(most if self.dropped[most] else "", "lower curate.validation_share or held_out_share")
-            first = f"; {named[0]}" if (named := self.unsuitable.get(most)) else ""
-            raise InputError(f"no rows are left to train on {of}{first}", where="curate", do=do)
+            raise self._none_left(f"no rows are left to train on {of}")
         if self.settings.keep is not None and available < self.settings.keep:
             what = f"curate.keep is {self.settings.keep}, but only {available} training rows are left {of}"
-            raise InputError(what, where="curate", do="lower curate.keep, or set it to null to keep all")
+            do = "lower curate.keep, or set it to null to keep all"
+            raise InputError(what, where="curate", do=f"{do}; or {too_long}" if too_long else do)
         for name in ("validation", "held_out"):
             if not self.kept[name]:
                 what = f"no {name.replace('_', '-')} rows are left {of}"
-                raise InputError(what, where="curate", do=f"raise curate.{name}_share, or add rows")
+                do = f"raise curate.{name}_share, or add rows"
+                raise InputError(what, where="curate", do=f"{do}; or {too_long}" if too_long else do)
+
+    def _none_left(self, what: str) -> InputError:
+        """The error for a source of which nothing can be trained on; its advice follows the most frequent reason."""
+        limits = self.lengths.limits
+        rows = Counter({reason: rows for reason, rows in self.dropped.items() if not reason.endswith("_too_long")})
+        rows["too_long"] = self._too_long()
+        (most, count), *_ = rows.most_common(1)
+        if not count:
+            return InputError(what, where="curate", do="lower curate.validation_share or held_out_share")
+        if most == "too_long":
+            what += f": the limits are template.max_prompt_tokens = {limits.max_prompt_tokens}"
+            what += f" and template.max_response_tokens = {limits.max_response_tokens}"
+            return InputError(what, where="curate", do=self.statistics.advice(self.positions))
+        first = f"; {named[0]}" if (named := self.unsuitable.get(most)) else ""
+        return InputError(f"{what}{first}", where="curate", do=ADVICE[most])
 
 
 def _row(line: bytes) -> Demonstration | None:
@@ -385,10 +435,6 @@ def _row(line: bytes) -> Demonstration | None:
         return Demonstration.model_validate_json(line)
     except ValueError:
         return None
-
-
-def _line(row: Demonstration) -> bytes:
-    return row.model_dump_json().encode() + b"\n"
 
 
 def _key(hexadecimal: str) -> int:

@@ -6,7 +6,7 @@ scorer/.
 
 import argparse
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,9 +16,10 @@ from juicer.runtime.errors import InputError
 from juicer.runtime.seeding import derive
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, TemplateSettings
+from juicer.settings.sources import ReadingSettings
 from juicer.settings.world import PretrainSettings
-from juicer.sources import formats
-from juicer.sources.files import Row, SourceFile, files_of, rows_of
+from juicer.sources.files import rows_of_source
+from juicer.sources.formats import Reader
 from juicer.stages.stage import Stage, main
 
 if TYPE_CHECKING:
@@ -91,23 +92,18 @@ def _demonstrations(corpus: str, shares: CurateSettings) -> Iterator[Demonstrati
     """Usable rows of a local corpus whose prompts are for training; fetch reports unusable rows."""
     from juicer.sources.curation import split_of
 
-    files = files_of(corpus)
-    held_out = {row.prompt_hash() for row in _usable([file for file in files if file.held_out])}
-    for row in _usable([file for file in files if not file.held_out]):
-        prompt = row.prompt_hash()
+    held_out = {row.split_hash() for row in _usable(corpus) if row.held_out}
+    for row in _usable(corpus):
+        prompt = row.split_hash()
         # fetch.source may be other files, so the rows held out here do not determine what curate holds out.
         if prompt not in held_out and split_of(prompt, shares, source_holds_out=False) == "train":
             yield row
 
 
-def _usable(files: Iterable[SourceFile]) -> Iterator[Demonstration]:
-    for file in files:
-        chosen: formats.Format | None = None
-        for row in rows_of(file.path, file.shown):
-            if not isinstance(row, Row):
-                continue
-            chosen = chosen or formats.recognise(row)
-            converted = formats.convert(row, chosen)
+def _usable(corpus: str) -> Iterator[Demonstration]:
+    reader = Reader(ReadingSettings())
+    for _, rows in rows_of_source(corpus):
+        for converted in reader.convert(rows):
             if isinstance(converted, Demonstration):
                 yield converted
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from juicer.evaluation.benchmarks import COLUMNS
 from juicer.evaluation.results import EvaluatedModel, Metrics, Table
+from juicer.settings.data import TemplateSettings
 from juicer.settings.leaderboard import HarnessSettings
+from juicer.sources.lengths import LengthStatistics
 
 PROMPTS = 60
 
@@ -184,15 +186,28 @@ PROVENANCE = {
     "subset": None,
     "licence": "generated, no rights reserved",
     "format": "hh",
-    "rows": {"read": 6000, "kept": 5990, "held_out": 0, "rejected": 10},
-    "rejected": {"prompts_differ": {"rows": 10, "explanation": "two prompts", "examples": ["hh/train.jsonl:7"]}},
-    "files": [{"name": "train.jsonl", "md5": "9e107d9d372bb6826bd81d3542a419d6", "rows": 6000}],
+    "exchange": "last",
+    "rows": {"read": 6000, "kept": 5990, "held_out": 0, "left_out": 10},
+    "left_out": {"different_prompts": {"rows": 10, "explanation": "two prompts", "places": ["hh/train.jsonl:7"]}},
+    "sources": [
+        {
+            "path": "hh",
+            "format": "hh",
+            "rows": 6000,
+            "demonstrations": 5990,
+            "weight": None,
+            "used": 5990,
+            "unread": {"id": 6000},
+            "files": [{"name": "train.jsonl", "md5": "9e107d9d372bb6826bd81d3542a419d6", "rows": 6000}],
+        }
+    ],
     "output": {"name": "demonstrations.jsonl", "md5": "e4d909c290d0fb1ca068ffaddf22cbd0"},
 }
 
 
 def curation(scorer: bool = True) -> dict[str, Any]:
     """A made-up curation.json."""
+    limits = TemplateSettings(max_prompt_tokens=64, max_response_tokens=40)
     scores = None
     if scorer:
         rng = random.Random("scores")
@@ -212,6 +227,7 @@ def curation(scorer: bool = True) -> dict[str, Any]:
         "kept": {"train": 2500, "validation": 290, "held_out": 300},
         "dropped": {"duplicate": 40, "not_among_best": 2848, "response_too_long": 12},
         "rejected_responses_too_long": 1,
+        "lengths": LengthStatistics(range(1, 61), range(3, 63)).summary(limits).model_dump(),
         "held_out_by_source": False,
         "scorer": {"kind": "beaver" if scorer else "none", "model": None, "revision": None, "end_of_text": False},
         "scores": scores,

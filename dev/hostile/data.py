@@ -257,17 +257,23 @@ FILES: dict[str, tuple[Made, str]] = {
     "an empty row": (_lines({}), "a.jsonl:1: unrecognised format: the row has the keys nothing"),
     "unknown keys": (_lines({"question": "a", "reply": "b"}), "a.jsonl:1: unrecognised format"),
     "a key with an escape": (_lines({"\x1b[2J\n": 1}), "a.jsonl:1: unrecognised format"),
-    "a second row without its key": (
-        _lines({"prompt": "a", "response": "b"}, {"prompt": "a"}),
-        "a.jsonl:2: the row has",
+    "rows without a key": (
+        _lines({"prompt": "a", "response": "b"}, {"prompt": "a"}, {"prompt": "a"}),
+        "a.jsonl:2: a key is missing",
     ),
-    "a number for a prompt": (_lines({"prompt": 1, "response": "b"}), "a.jsonl:1: 'prompt' must be text"),
-    "a message without a role": (_lines({"messages": [{"content": "a"}]}), "a.jsonl:1: message 1 of 'messages'"),
+    "a number for a prompt": (
+        _lines({"prompt": 1, "response": "b"}),
+        "a.jsonl:1: a value has the wrong type: 'prompt' must be text",
+    ),
+    "a message without a role": (
+        _lines({"messages": [{"content": "a"}]}),
+        "a.jsonl:1: a value has the wrong type: message 1 of 'messages'",
+    ),
     "only empty responses": (_lines({"prompt": "a", "response": " "}), "a.jsonl:1: the response is empty; 1 of 1"),
     "only an unpaired surrogate": (_lines({"prompt": "a", "response": "\ud800"}), "an unpaired surrogate"),
     "a parquet of numbers": (
         _parquet_of({"prompt": [1], "response": [2]}),
-        "a.parquet: row 1: 'response' must be text",
+        "a.parquet: row 1: a value has the wrong type: 'prompt' must be text",
     ),
     "a parquet of other columns": (_parquet_of({"a": ["x"]}), "a.parquet: row 1: unrecognised format"),
     # files and folders

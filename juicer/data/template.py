@@ -203,11 +203,14 @@ class Template:
         """Whether `text` holds any token that was added to the tokenizer, which may take blanks around it with it."""
         return self._any_added.search(text) is not None
 
-    def is_answer(self, rest: str, response: str) -> bool:
-        """Whether `rest`, from `render_response`, is the response between what the template writes around every one."""
+    def answer_in(self, rest: str) -> str | None:
+        """What `rest`, from `render_response`, holds between what the template writes around every answer.
+
+        None if that does not stand there. Some templates strip the white space around an answer.
+        """
         if not rest.startswith(self.lead) or not rest.endswith(self._tail):
-            return False
-        return rest[len(self.lead) : len(rest) - len(self._tail)].strip() == response.strip()
+            return None
+        return rest[len(self.lead) : len(rest) - len(self._tail)]
 
     def _tokens(self, text: str) -> list[int]:
         return self._tokens_of([text])[0]

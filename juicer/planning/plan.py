@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from juicer.planning.comparison import compare, measured_lengths
+from juicer.planning.lengths import sampled_lengths
 from juicer.planning.planner import Lengths, Planner, check_memory
 from juicer.planning.tables import format_comparison, format_plan
 from juicer.recipe.activation import existing, load
 from juicer.recipe.probing import probe_models
+from juicer.recipe.rows import check_rows
 from juicer.recipe.schema import Recipe
 from juicer.runtime.devices import DEVICES, Device
 from juicer.runtime.errors import InputError, did_you_mean
+from juicer.sources.lengths import LengthStatistics, limits_of
 
 
 @dataclass(frozen=True)
@@ -23,14 +26,22 @@ class Assumptions:
     utilisation: float = 0.4
     """Share of the GPU's peak that training reaches."""
     prompt_tokens: float | None = None
-    """Mean lengths in tokens; None takes the template's limits, and for samples that of responses."""
+    """Mean lengths in tokens; None takes those of the first rows where they are known and else the template's limits,
+    and for samples that of responses."""
     response_tokens: float | None = None
     sample_tokens: float | None = None
 
-    def lengths(self, recipe: Recipe) -> Lengths:
-        """Mean lengths of the recipe's dialogues."""
-        response = self.response_tokens or recipe.template.max_response_tokens
-        prompt = self.prompt_tokens or recipe.template.max_prompt_tokens
+    def lengths(self, recipe: Recipe, sampled: LengthStatistics | None = None) -> Lengths:
+        """Mean lengths of the recipe's dialogues.
+
+        Args:
+            sampled: lengths of rows of its sources, of which those within the template's limits count.
+        """
+        limits = limits_of(recipe.template)
+        kept = None if sampled is None else sampled.within(limits)
+        found = kept.summary(recipe.template) if kept is not None and len(kept) else None
+        response = self.response_tokens or (found.responses.mean if found else limits.response)
+        prompt = self.prompt_tokens or (found.prompts.mean if found else limits.prompt)
         return Lengths(prompt, response, self.sample_tokens or response)
 
 
@@ -59,14 +70,21 @@ def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bo
         raise InputError(f"--utilisation is {assumed.utilisation}", do="use a share above 0 and at most 1")
     recipe, graph = load(existing(path), overrides, tiny=tiny, pinned=False)
     said = probe_models(recipe, str(path))
-    lengths = measured_lengths(recipe, graph) if measured else assumed.lengths(recipe)
+    sampled = sampled_lengths(recipe)
+    lengths = measured_lengths(recipe, graph) if measured else assumed.lengths(recipe, sampled)
     planner = Planner(recipe, graph, device, assumed.utilisation, lengths)
     stages = planner.plan()
     print(f"Recipe {recipe.name}: {planner.devices} x {assumed.gpu}, ZeRO stage {planner.zero}, ", end="")
     print(f"{assumed.utilisation:.0%} of {device.operations / 1e12:.0f} TFLOP/s and {device.bandwidth / 1e12:.2f} TB/s")
     print(f"{planner.rows:,} demonstrations; mean tokens: prompt {lengths.prompt:.0f}, ", end="")
-    print(f"response {lengths.response:.0f}, sample {lengths.sample:.0f}\n")
+    print(f"response {lengths.response:.0f}, sample {lengths.sample:.0f}", end="")
+    if sampled is not None:
+        rows = f"the first {len(sampled):,} rows"
+        print("" if measured else f" (unless given, of those of {rows} that the limits keep)")
+        print("\n" + "\n".join(sampled.lines(recipe.template, rows, planner.policy.positions)), end="")
+    print("\n")
     print(format_plan(stages, device, planner.devices, assumed.utilisation))
+    print("".join(f"\n{found}." for found in check_rows(recipe.fetch)), end="")
     print("".join(f"\nThe policy {line}." for line in said), end="")
     unpinned = [name for name, each in graph.downloads.items() if not each.revision]
     print(f"\nNot pinned yet: {', '.join(unpinned)}. " if unpinned else "\n", end="")

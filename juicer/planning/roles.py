@@ -7,9 +7,11 @@ from juicer.planning.costs import Role, Shape, shape_of
 from juicer.quickstart.configuration import read_config, shrunk
 from juicer.quickstart.pretraining import policy_config, scorer_config
 from juicer.recipe.graph import WORLD_POLICY, WORLD_SCORER, config_of
+from juicer.recipe.rows import check_rows
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.sources.files import SourceFile, files_of, is_path, rows_in_parquet, rows_of
+from juicer.sources.mixture import shares
 
 
 @dataclass(frozen=True)
@@ -66,20 +68,30 @@ def shape_in(recipe: Recipe, model: str, role: Role, key: str) -> Shape:
 
 
 def available_rows(recipe: Recipe) -> int | None:
-    """Rows that can be trained on: counted in a local source, else `fetch.rows`; None if that is not set.
+    """Rows that can be trained on: counted in local sources, else `fetch.rows`; None if that is not set.
+
+    Of a mixture, as many as its weights allow. A row may give several demonstrations or none: as many are expected as
+    the first rows have given.
 
     Raises:
-        InputError: a local source has fewer rows than are to be kept; names both numbers.
+        InputError: the local sources have fewer rows than are to be kept; names both numbers.
     """
     fetch, curate = recipe.fetch, recipe.curate
-    if fetch.rows is not None or fetch.source == "world" or not is_path(fetch.source):
+    local = all(is_path(source.path) for source in fetch.sources)
+    if fetch.rows is not None or fetch.is_world or not local:
         return fetch.rows
-    files = files_of(fetch.source)
-    rows = sum(count_rows(file) for file in files if not file.held_out)
+    listed = [files_of(source.path, among_others=source.among_others) for source in fetch.sources]
+    counted = [
+        round(sum(count_rows(file) for file in files if not file.held_out) * found.demonstrations / found.rows)
+        for files, found in zip(listed, check_rows(fetch), strict=True)
+    ]
+    weights = [source.weight for source in fetch.sources if source.weight is not None]
+    rows = sum(shares(counted, weights) if weights else counted)
     if curate.keep is not None and curate.keep > rows:
-        what = f"curate.keep = {curate.keep}, but {fetch.source} has {rows} rows"
+        named = ", ".join(source.path for source in fetch.sources)
+        what = f"curate.keep = {curate.keep}, but {named} has {rows} rows"
         raise InputError(what, do="lower it, or set it to null to keep all")
-    held_out = 0 if any(file.held_out for file in files) else curate.held_out_share
+    held_out = 0 if any(file.held_out for files in listed for file in files) else curate.held_out_share
     return round(rows * (1 - curate.validation_share - held_out))
 
 

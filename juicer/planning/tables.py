@@ -32,7 +32,7 @@ def format_plan(stages: list[StagePlan], device: Device, devices: int, utilisati
         f"{sum(stage.operations for stage in stages) / 1e15:,.1f}",
         f"{max(stage.memory for stage in stages) / GIB:.1f}",
         f"{sum(stage.disk for stage in stages) / 1e9:.2f}",
-        f"{hours:.2f}",
+        f"{hours:.2f}" if hours else "-",
     ]
     lines.append(["total", "", "", "", *total])
     return _aligned(lines)

@@ -17,12 +17,14 @@ from juicer.recipe.graph import GB, Graph, graph_of, local_inputs, size_of
 from juicer.recipe.inputs import check_inputs
 from juicer.recipe.origin import origin_of, written_from
 from juicer.recipe.probing import probe_models
+from juicer.recipe.rows import check_rows
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_yaml, replace_text, value_at
 from juicer.runtime.yaml_text import parse_yaml
 from juicer.settings.base import S, Settings
 from juicer.settings.bounds import shortened
+from juicer.settings.sources import SourceSettings
 
 EXTENDED = 10
 """Longest chain of recipes that extend each other."""
@@ -33,6 +35,7 @@ TINY = (
     "fetch.source=world",
     "fetch.revision=null",
     "fetch.held_out_split=null",
+    "fetch.columns={}",
     "world={rows: 100}",
     "template.arguments={}",
     "template.max_prompt_tokens=96",
@@ -68,9 +71,15 @@ def _expanded(section: S, keys: Sequence[str]) -> S:
     value = getattr(section, key, None)
     if rest and isinstance(value, Settings):
         return section.model_copy(update={key: _expanded(value, rest)})
-    if isinstance(value, str) and value.startswith("~"):
-        return section.model_copy(update={key: os.path.expanduser(value)})  # noqa: PTH111  Path.expanduser raises for ~x
-    return section
+    return section.model_copy(update={key: _without_tilde(value)}) if value is not None else section
+
+
+def _without_tilde(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_tilde(each) for each in value]
+    if isinstance(value, SourceSettings):
+        return value.model_copy(update={"path": _without_tilde(value.path)})
+    return os.path.expanduser(value) if str(value).startswith("~") else value  # noqa: PTH111  Path.expanduser raises for ~x
 
 
 def load(path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bool = True) -> tuple[Recipe, Graph]:
@@ -84,7 +93,7 @@ def load(path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bo
     for override in (*(_scaled_down(values) if tiny else ()), *overrides):
         _apply(values, override)
     recipe = Recipe.parse(values, str(path))
-    if recipe.fetch.source != "world":
+    if not recipe.fetch.is_world:
         # A copy of the quickstart with another source still has this section.
         recipe = recipe.model_copy(update={"world": None})
     recipe = _from_home(recipe)
@@ -98,6 +107,7 @@ def load(path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bo
     graph = graph_of(recipe, pinned=pinned)
     if pinned:
         check_pinned(recipe.fetch, str(path))
+    check_rows(recipe.fetch)
     return recipe, graph
 
 
@@ -186,7 +196,7 @@ def activate(path: Path, overrides: Sequence[str], params: Path, *, tiny: bool =
     """Make a recipe the active one. Writes `params` only if something changes; returns what was done, in one line."""
     recipe, graph = load(path, overrides, tiny=tiny)
     text, beside = dump(recipe, graph), _not_kept(recipe, graph)
-    beside += "".join(f"; {said}" for said in probe_models(recipe, str(path)))
+    beside += "".join(f"; {said}" for said in (*map(str, check_rows(recipe.fetch)), *probe_models(recipe, str(path))))
     if params.is_file() and params.read_text(encoding="utf-8") == text:
         written_from(path, overrides, tiny, params, origin_of(params))
         return f"{params} is up to date with {path}{beside}"

@@ -34,8 +34,11 @@ def check_models(recipe: Recipe, where: str) -> None:
 
 def check_pinned(fetch: FetchSettings, where: str) -> None:
     """Check that a dataset of the hub has a pinned revision."""
-    if fetch.source != "world" and not is_path(fetch.source) and fetch.revision is None:
-        what = f"fetch.source: there is no file or folder {fetch.source!r}, and a dataset of the hub needs a revision"
+    source = fetch.source
+    if isinstance(source, list) or fetch.is_world or is_path(source):
+        return
+    if fetch.revision is None:
+        what = f"fetch.source: there is no file or folder {source!r}, and a dataset of the hub needs a revision"
         raise InputError(what, where=where, do="check the path, or set fetch.revision to a commit")
 
 
@@ -70,7 +73,7 @@ def validate(params: dict[str, Any], where: str) -> Recipe:
 
 def _check_kept(recipe: Recipe, graph: Graph, where: str) -> None:
     """What is kept was decided when the recipe was made active; an input that has gone since is still one."""
-    inputs = named_inputs(recipe)
+    inputs = named_inputs(recipe, [kept.source for kept in graph.kept.values()])
     for name, kept in graph.kept.items():
         if (
             inputs.get(name) != kept.source
@@ -83,12 +86,12 @@ def _check_kept(recipe: Recipe, graph: Graph, where: str) -> None:
 
 def check_consistent(recipe: Recipe, where: str) -> None:
     """Check sections against each other."""
-    if recipe.fetch.source == "world" and recipe.world is None:
+    if recipe.fetch.is_world and recipe.world is None:
         raise InputError("fetch.source is 'world', but the section world is missing", where=where, do="add world: {}")
-    if recipe.fetch.source == "world" and not recipe.curate.held_out_share:
+    if recipe.fetch.is_world and not recipe.curate.held_out_share:
         what = "curate.held_out_share is 0, so that no held-out prompts are left to report on"
         raise InputError(what, where=where, do="set it above 0")
-    if recipe.fetch.source != "world" and recipe.world is not None:
+    if not recipe.fetch.is_world and recipe.world is not None:
         do = "derive it again: juicer use RECIPE"
         raise InputError("the section world applies only to fetch.source: world", where=where, do=do)
     if recipe.rft.optimiser == "ppo" and (recipe.compute.processes > 1 or recipe.compute.zero_stage):

@@ -95,8 +95,11 @@ def _type(annotation: Any) -> str:
         limits = [each for metadata in arguments[1:] for each in getattr(metadata, "metadata", [metadata])]
         return " ".join([_type(arguments[0]), *_limits(limits)])
     if get_origin(annotation) is list:
-        return f"list of {_type(arguments[0])}"
+        inner = _type(arguments[0])
+        return f"list of ({inner})" if " | " in inner else f"list of {inner}"
     if get_origin(annotation) is dict:
         return f"section of names with {_type(arguments[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"{{{', '.join(annotation.model_fields)}}}"
     names = {str: "text", int: "integer", float: "number", bool: "true | false", type(None): "null"}
     return names.get(annotation, str(annotation))

@@ -1,7 +1,8 @@
 """The graph of rounds that follows from a recipe: what dvc.yaml's `foreach` runs over."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,8 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.settings.base import Settings
-from juicer.sources.files import is_path
+from juicer.settings.sources import MOST_SOURCES, WORLD, FetchSettings
+from juicer.sources.files import files_of, is_path, is_pattern, matches_of
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DATASET_ID = re.compile(rf"[A-Za-z0-9][\w.-]*|{HUB_ID.pattern}")
@@ -28,6 +30,8 @@ SFT, SFT_MATCHED = "models/sft", "models/sft-matched"
 BENCHMARKS = "data/benchmarks"
 INPUTS = "inputs"
 """Folder of the copies of local inputs."""
+SOURCES = ("source", *(f"source_{place}" for place in range(2, MOST_SOURCES + 1)))
+"""Names of the local sources of demonstrations."""
 GB = 1e9
 
 
@@ -95,8 +99,8 @@ class Graph(Settings):
 
     base: str
     scorer: OptionalInput
-    source: OptionalInput
-    """Local files of demonstrations."""
+    sources: dict[str, OptionalInput]
+    """Local files and folders of demonstrations, in a fixed number of places: DVC takes no list of them."""
     table: OptionalInput
     """The finished table of evaluations."""
     pretrain: dict[str, OptionalInput]
@@ -187,9 +191,9 @@ def graph_of(recipe: Recipe, *, pinned: bool = True, kept: Mapping[str, Kept] | 
     return Graph(
         base=base,
         scorer=scorer,
-        source=_source(recipe.fetch.source, "fetch.source", kept),
+        sources=_sources(recipe, kept or {}),
         table=previous,
-        pretrain={"world": _source(recipe.pretrain.corpus, "pretrain.corpus", kept)} if recipe.pretrain else {},
+        pretrain={"world": _corpus(recipe.pretrain.corpus, kept or {})} if recipe.pretrain else {},
         kept=kept_of(recipe) if kept is None else dict(kept),
         downloads=downloads,
         tiny=tiny,
@@ -238,9 +242,14 @@ def _leaderboard_table(name: str) -> str:
     return f"evaluation/leaderboard-tables/{name}.json"
 
 
-def named_inputs(recipe: Recipe) -> dict[str, str]:
-    """What the recipe reads that may be on this machine only, by name: paths, or ids of the hub."""
-    found: dict[str, str | None] = {"source": recipe.fetch.source, "corpus": getattr(recipe.pretrain, "corpus", None)}
+def named_inputs(recipe: Recipe, known: Collection[str] = ()) -> dict[str, str]:
+    """What the recipe reads that may be on this machine only, by name: paths, or ids of the hub.
+
+    Args:
+        known: paths that are kept, and may be gone.
+    """
+    found: dict[str, str | None] = dict(zip(SOURCES, _paths(recipe.fetch, known), strict=False))
+    found["corpus"] = getattr(recipe.pretrain, "corpus", None)
     if recipe.tiny is None:
         found["policy"] = recipe.policy.model
         found["scorer"] = recipe.scorer.model if recipe.scorer.kind != "none" else None
@@ -280,12 +289,52 @@ def size_of(source: str) -> int:
     return sum(each.stat().st_size for each in files)
 
 
-def _source(source: str, key: str, kept: Mapping[str, Kept] | None) -> str | None:
-    """The local files that a source of data is read from; None for the generated world and for a dataset of the hub."""
-    if source in (each.source for each in (kept or {}).values()):
-        return source
-    if source == "world" or (key == "fetch.source" and not is_path(source) and DATASET_ID.fullmatch(source)):
+def _sources(recipe: Recipe, kept: Mapping[str, Kept]) -> dict[str, str | None]:
+    """What the stage `fetch` depends on: every local file, folder and match of a glob, in its place."""
+    known = {each.source for each in kept.values()}
+    paths: list[str | None] = []
+    for path in _paths(recipe.fetch, known):
+        there = path in known or Path(path).exists()
+        if path == WORLD or (not there and _is_hub_id(recipe.fetch, path)):
+            continue
+        if not there:
+            files_of(path)  # says what is wrong with it
+        paths.append(path)
+    return dict(zip(SOURCES, [*paths, *[None] * (len(SOURCES) - len(paths))], strict=True))
+
+
+def _is_hub_id(fetch: FetchSettings, path: str) -> bool:
+    return not isinstance(fetch.source, list) and not is_path(path) and DATASET_ID.fullmatch(path) is not None
+
+
+def _paths(fetch: FetchSettings, known: Collection[str]) -> list[str]:
+    """The paths of the sources, with the files that a glob matches in its place.
+
+    Args:
+        known: paths that are kept: a match of a glob may be gone.
+
+    Raises:
+        InputError: a glob matches nothing, or there are more files than dvc.yaml has places for.
+    """
+    found: list[str] = []
+    for source in fetch.sources:
+        if not is_pattern(source.path):
+            found.append(source.path)
+            continue
+        gone = [path for path in known if fnmatch(path, source.path) and not Path(path).exists()]
+        matches = [] if gone and not matches_of(source.path) else [str(file.path) for file in files_of(source.path)]
+        found += sorted({*matches, *gone})
+    if len(found) > MOST_SOURCES:
+        what = f"fetch.source names {len(found)} files, more than {MOST_SOURCES}"
+        raise InputError(what, do="put them into a folder of their own, and name the folder")
+    return found
+
+
+def _corpus(corpus: str, kept: Mapping[str, Kept]) -> str | None:
+    """The local files of a corpus; None for the generated world."""
+    if corpus == WORLD:
         return None
-    if not Path(source).exists():
-        raise InputError(f"{key}: no such file or folder: {source}", do="paths are relative to the project's root")
-    return source
+    if corpus not in (each.source for each in kept.values()) and not Path(corpus).exists():
+        do = "paths are relative to the project's root"
+        raise InputError(f"pretrain.corpus: no such file or folder: {corpus}", do=do)
+    return corpus

@@ -54,7 +54,7 @@ Base model: `{policy["model"]}`{_at(policy)}.
 
 ## Data
 
-Demonstrations: `{fetch["source"]}`{_at(fetch)}. Curated data: md5 `{tags.get("dataset_md5")}`.
+Demonstrations: {_sources(fetch["source"])}{_at(fetch)}. Curated data: md5 `{tags.get("dataset_md5")}`.
 The scorer that ranked them and judged the responses: {judge}.
 
 ## Figures
@@ -82,6 +82,11 @@ On held-out prompts. `*_sem` is a standard error.
 - Demonstrations: {fetch.get("licence") or "not stated"}.
 - Base model `{policy["model"]}` and scorer {judge}: their own licences apply.
 """
+
+
+def _sources(source: Any) -> str:
+    given = source if isinstance(source, list) else [source]
+    return ", ".join(f"`{each['path'] if isinstance(each, dict) else each}`" for each in given)
 
 
 def _commit(tags: Mapping[str, str]) -> str:

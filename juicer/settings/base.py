@@ -9,6 +9,8 @@ from juicer.runtime.errors import InputError, did_you_mean
 from juicer.settings.bounds import shortened
 
 S = TypeVar("S", bound="Settings")
+ALTERNATIVE = "="
+"""First character of the tag of an alternative in a union, which is no part of a key."""
 
 
 class Settings(BaseModel):
@@ -37,6 +39,8 @@ class Settings(BaseModel):
 
 def _explain(model: type[BaseModel], error: ValidationError, where: str) -> InputError:
     problems = error.errors(include_url=False)
+    for problem in problems:
+        problem["loc"] = tuple(part for part in problem["loc"] if not str(part).startswith(ALTERNATIVE))
     unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
     keys = [problem for problem in problems if problem["type"] == "invalid_key"]
     problem = (unknown or keys or problems)[0]
@@ -63,7 +67,9 @@ def _named(part: Any) -> str:
 
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     for part in path:
-        field = _fields(model).get(str(part))
+        if isinstance(part, int):  # a place in a list of sections
+            continue
+        field = _fields(model).get(part)
         inner = _model_in(field.annotation) if field else None
         if inner is None:
             return []

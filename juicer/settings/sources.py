@@ -1,11 +1,11 @@
 """Settings of the source: where demonstrations come from, and how their rows are read."""
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from juicer.settings.base import Settings
+from juicer.settings.base import ALTERNATIVE, Settings
 from juicer.settings.bounds import Rows
 from juicer.settings.text import Commit, Line, Place, Word
 
@@ -96,8 +96,9 @@ class SourceSettings(Settings):
 
     path: Place
     """A file, a folder or a glob."""
-    weight: float = Field(1.0, gt=0, le=1000)
-    """Share of the training rows in the mixture, relative to the other weights."""
+    weight: float | None = Field(None, gt=0, le=1000)
+    """Share of the training rows in the mixture, relative to the other weights: as many rows are kept as the
+    proportions allow, and none is repeated. Null, in all sources, keeps all rows."""
     format: Format | None = None
     """Format of this source; null takes `fetch.format`."""
     columns: ColumnsSettings | None = None
@@ -115,12 +116,34 @@ class Source:
     weight: float | None
     """None where the recipe gives no weights: all rows are kept."""
     reading: ReadingSettings
+    among_others: bool = False
+    """Whether the recipe has other sources too."""
 
 
-class FetchSettings(ReadingSettings):
+def _is_list(value: Any) -> str:
+    return f"{ALTERNATIVE}list" if isinstance(value, list) else f"{ALTERNATIVE}path"
+
+
+def _is_section(value: Any) -> str:
+    return f"{ALTERNATIVE}section" if isinstance(value, (dict, SourceSettings)) else f"{ALTERNATIVE}path"
+
+
+class LocationSettings(Settings):
     """Where demonstrations come from."""
 
-    source: Place | list[Place | SourceSettings]
+    source: Annotated[
+        Annotated[Place, Tag("=path")]
+        | Annotated[
+            list[
+                Annotated[
+                    Annotated[Place, Tag("=path")] | Annotated[SourceSettings, Tag("=section")],
+                    Discriminator(_is_section),
+                ]
+            ],
+            Tag("=list"),
+        ],
+        Discriminator(_is_list),
+    ]
     """`world` (the quickstart's generator), a local file, folder or glob, a Hugging Face dataset id; or a list of local
     ones, each perhaps with a weight."""
     revision: Commit | None = None
@@ -132,6 +155,11 @@ class FetchSettings(ReadingSettings):
     held_out_split: Word | None = None
     """Hugging Face split that is held out from training. Of local files, those are held out whose name has a word such
     as `test` or `valid`, and rows whose column `split` says so."""
+
+
+class FetchSettings(ReadingSettings, LocationSettings):
+    """Where demonstrations come from, and how they are read."""
+
     unusable_share: float = Field(0.05, ge=0, le=1)
     """Largest share of rows that may be unusable (no answer, an empty prompt, wrong types, ...). They are left out and
     counted; with more, the run stops. One row never stops it."""
@@ -150,24 +178,24 @@ class FetchSettings(ReadingSettings):
                 raise ValueError(f"{what}; put the files into a folder and name that")
             if any(source.path == WORLD for source in self.sources):
                 raise ValueError("fetch.source: world cannot be mixed with files")
+            if len({source.weight is None for source in self.sources}) > 1:
+                raise ValueError("some entries of fetch.source have a weight and some have none; give all of them one")
         return self
 
     @property
     def sources(self) -> list[Source]:
         """Every source, in the order of the recipe."""
         given = self.source if isinstance(self.source, list) else [self.source]
-        weighted = any(isinstance(each, SourceSettings) and "weight" in each.model_fields_set for each in given)
-        return [self._source(each, weighted=weighted) for each in given]
+        return [self._source(each if isinstance(each, SourceSettings) else SourceSettings(path=each)) for each in given]
 
-    def _source(self, given: str | SourceSettings, *, weighted: bool) -> Source:
-        whole = given if isinstance(given, SourceSettings) else SourceSettings(path=given)
+    def _source(self, whole: SourceSettings) -> Source:
         reading = ReadingSettings(
             format=whole.format or self.format,
             columns=whole.columns or self.columns,
             exchange=whole.exchange or self.exchange,
             roles_to_train=self.roles_to_train,
         )
-        return Source(whole.path, whole.weight if weighted else None, reading)
+        return Source(whole.path, whole.weight, reading, isinstance(self.source, list) and len(self.source) > 1)
 
     @property
     def is_world(self) -> bool:

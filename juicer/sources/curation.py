@@ -1,11 +1,11 @@
-"""The parts of curation: length limits, the split by prompt, the k best rows, and statistics of their scores.
+"""The parts of curation: length limits, the split by prompt or dialogue, the k best rows, and their statistics.
 
 Pure functions and small accumulators, through which the stage `curate` streams rows.
 """
 
 import heapq
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 from juicer.data.template import Template
@@ -17,15 +17,15 @@ Split = Literal["train", "validation", "held_out"]
 BINS = 40
 
 
-def split_of(prompt_hash: str, settings: CurateSettings, source_holds_out: bool) -> Split:
-    """The split that a prompt belongs to, by its hash alone, so that adding or removing other rows never moves it.
+def split_of(split_hash: str, settings: CurateSettings, source_holds_out: bool) -> Split:
+    """The split that a row belongs to, by a hash alone, so that adding or removing other rows never moves it.
 
     Args:
-        prompt_hash: SHA-256 of the prompt, hexadecimal.
+        split_hash: SHA-256 of the row's prompt or dialogue, hexadecimal (`Demonstration.split_hash`).
         settings: the shares.
         source_holds_out: whether the source holds out rows itself; if so, no others are held out.
     """
-    place = int(prompt_hash[:8], 16) / 2**32
+    place = int(split_hash[:8], 16) / 2**32
     if place < settings.held_out_share:
         return "train" if source_holds_out else "held_out"
     return "validation" if place < settings.held_out_share + settings.validation_share else "train"
@@ -44,20 +44,24 @@ class Lengths:
         self._byte_level = is_byte_level(template)
         self._lossless = self._byte_level and has_all_bytes(template)
 
-    def prompts(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of rendered prompts: exact above the limit, and otherwise perhaps an upper bound, within it too."""
+    def prompts(self, texts: Sequence[str], exact: Collection[int] = ()) -> list[int]:
+        """Tokens of rendered prompts: exact above the limit, and otherwise perhaps an upper bound, within it too.
+
+        Args:
+            exact: places in `texts` of those whose tokens are counted in any case.
+        """
         limit = self.limits.max_prompt_tokens
         counts = [self._bound(text) for text in texts]
-        long = [row for row, count in enumerate(counts) if count is None or count > limit]
-        tokens = self.template.tokens_of_prompts([texts[row] for row in long])
-        exact = dict(zip(long, map(len, tokens), strict=True))
-        return [exact.get(row, limit if count is None else count) for row, count in enumerate(counts)]
+        unsure = [row for row, count in enumerate(counts) if count is None or count > limit or row in exact]
+        tokens = self.template.tokens_of_prompts([texts[row] for row in unsure])
+        found = dict(zip(unsure, map(len, tokens), strict=True))
+        return [found.get(row, limit if count is None else count) for row, count in enumerate(counts)]
 
-    def responses(self, rows: Sequence[Rendered]) -> list[int | None]:
+    def responses(self, rows: Sequence[Rendered], exact: Collection[int] = ()) -> list[int | None]:
         """Tokens of each response, with its end, exact or bounded as in `prompts`; None if they do not spell it."""
         limit = self.limits.max_response_tokens
         counts = [self._bound(row.rest) if self._is_kept(row.response) else None for row in rows]
-        unsure = [place for place, count in enumerate(counts) if count is None or count > limit]
+        unsure = [place for place, count in enumerate(counts) if count is None or count > limit or place in exact]
         # Those that are certainly spelt are only counted, without their prompts, which takes half the time.
         starts = ["" if counts[place] is not None else rows[place].start for place in unsure]
         tokens = self.template.tokens_of_responses(

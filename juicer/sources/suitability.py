@@ -40,6 +40,8 @@ class Rendered:
     """The response, with all that the template writes after the prompt."""
     response: str
     """The response alone."""
+    stripped: bool = False
+    """Whether the template strips white space around the response."""
 
 
 def rendered(template: Template, prompt: Sequence[Message], response: str) -> Rendered | Unsuitable:
@@ -58,9 +60,10 @@ def rendered(template: Template, prompt: Sequence[Message], response: str) -> Re
         # Templates leave thoughts out of the assistant's earlier turns.
         if message["role"] != "assistant" and message["content"].strip() not in start:
             return Unsuitable(BY_TEMPLATE, f"the chat template does not render the {message['role']}'s text as it is")
-    if not template.is_answer(rest, response):
+    written = template.answer_in(rest)
+    if written is None or written.strip() != response.strip():
         return Unsuitable(BY_TEMPLATE, "the chat template does not render the response as it is")
-    return Rendered(start, rest, response)
+    return Rendered(start, rest, response, stripped=written != response)
 
 
 def survives(template: Template, tokens: Sequence[int], response: str) -> bool:

@@ -7,9 +7,10 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,14 +19,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from juicer import scorers
-from juicer.data.demonstrations import Demonstration, read
+from juicer.data import demonstrations
+from juicer.data.demonstrations import Demonstration, Message, hash_of, opening_hash, read
 from juicer.data.hh import CHAT_TEMPLATE as HH_TEMPLATE
+from juicer.models.loading import load_template
 from juicer.recipe.activation import dump, load
 from juicer.scorers.beaver import BeaverModel, BeaverScorer
 from juicer.scorers.encoding import Row
 from juicer.settings.compute import ComputeSettings
-from juicer.settings.data import CurateSettings, ScorerSettings
+from juicer.settings.data import CurateSettings, ScorerSettings, TemplateSettings
 from juicer.sources.curation import split_of
+from juicer.sources.lengths import LengthSummary, Limits
 from tasks import curate, download, fetch
 from tests.chat_tokenizers import gemma
 
@@ -198,7 +202,9 @@ def test_curate_keeps_the_best_by_the_scorer(folder: Path, monkeypatch: pytest.M
     fetched(monkeypatch, [*ROWS, ROWS[3], long_prompt, long_response], "curate.keep=20", "curate.held_out_share=0.2")
     done = ran("curate")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert [line.split(":")[1][:12] for line in done.stderr.splitlines()] == [
+        " tokens of 1", "   prompts, ", "   responses", "   the limit", "   to keep 9", "   to keep 9"
+    ]  # fmt: skip
     splits, curation = curated()
     train = splits["train"]
     assert len(train) == 20
@@ -263,7 +269,16 @@ def test_curate_says_what_it_dropped_and_warns_where_the_limits_take_much(
     fetched(monkeypatch, [*ROWS, *long], *common)
     run_here("curate", monkeypatch)
     line = capfd.readouterr().out.splitlines()[-1]
-    assert "(dropped: 30 response_too_long); warning: 23% of the rows are longer than the limits of template [" in line
+    assert (
+        "(dropped: 30 response_too_long); warning: 23% of the rows are longer than the limits of template: "
+        "set template.max_prompt_tokens="
+    ) in line
+    lengths = LengthSummary.model_validate(curated()[1]["lengths"])
+    assert (lengths.rows, lengths.too_long, lengths.limits) == (130, 30, Limits(prompt=40, response=30))
+    assert f"set {lengths.keep_95} to keep 99% [" in line, "30 of 130 responses are equally long"
+    fetched(monkeypatch, [*ROWS, *long], *common, *str(lengths.keep_99).split())
+    run_here("curate", monkeypatch)
+    assert "of 130 rows [" in capfd.readouterr().out.splitlines()[-1]
 
 
 def test_rows_that_the_policy_would_not_get_as_they_are_are_counted_and_named(
@@ -287,7 +302,9 @@ def test_rows_that_the_policy_would_not_get_as_they_are_are_counted_and_named(
     run_here("curate", monkeypatch)
     said = capfd.readouterr()
     assert "of 60 rows (dropped: 2 markup_in_text, 1 refused_by_template) [" in said.out
-    assert [line.partition(": ")[2] for line in said.err.splitlines()] == [
+    unsuitable, lengths = said.err.splitlines()[:-6], said.err.splitlines()[-6:]
+    assert ": tokens of 57 of 60 rows " in lengths[0]
+    assert [line.partition(": ")[2] for line in unsuitable] == [
         "raw/demonstrations.jsonl:10: the response holds '<end_of_turn>', which is read as markup; "
         "2 such rows dropped (markup_in_text)",
         "raw/demonstrations.jsonl:8: the chat template refuses the dialogue: System role not supported; "
@@ -330,7 +347,7 @@ def held_out_row() -> dict[str, str]:
     ("rows", "advice"),
     [
         ([held_out_row()] * 60, "(most rows are duplicates: check that the rows differ)"),
-        ([hh(f"short {number}", "word " * 60) for number in range(60)], "(raise template.max_response_tokens)"),
+        ([hh(f"short {number}", "word " * 60) for number in range(60)], " to keep 99%)"),
         ([held_out_row()], "(lower curate.validation_share or held_out_share)"),
     ],
 )
@@ -376,6 +393,85 @@ def test_prompts_that_the_source_holds_out_are_not_trained_on(folder: Path, monk
     }
     assert curation["dropped"] == {"prompt_in_held_out": 11}
     assert len(splits["train"]) + len(splits["validation"]) == 90
+
+
+def turns_of(opening: str, number: int, *, held_out: bool = False) -> list[Demonstration]:
+    """Three rows of one dialogue."""
+    dialogue: list[Message] = [{"role": "user", "content": opening}]
+    rows = []
+    for turn in range(3):
+        made = Demonstration.make(
+            list(dialogue), f"answer {number}.{turn}", rejected="no", held_out=held_out, dialogue=opening_hash(dialogue)
+        )
+        rows.append(made)
+        dialogue += [{"role": "assistant", "content": made.response}, {"role": "user", "content": f"why {number}?"}]
+    return rows
+
+
+def write_raw(rows: list[Demonstration]) -> None:
+    Path("raw").mkdir()
+    demonstrations.write(Path("raw/demonstrations.jsonl"), rows)
+
+
+def test_all_turns_of_a_dialogue_are_in_one_split(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every opening begins two dialogues.
+    rows = [row for number in range(60) for row in turns_of(f"question {number // 2}", number)]
+    write_raw(rows)
+    shares = ("curate.held_out_share=0.3", "curate.validation_share=0.2")
+    params("scorer.kind=none", "curate.keep=null", "template.max_prompt_tokens=200", *shares)
+    run_here("curate", monkeypatch)
+    splits, _ = curated()
+    openings = {name: Counter(row.dialogue for row in rows) for name, rows in splits.items()}
+    assert all(openings.values())
+    assert openings["train"].total() + openings["validation"].total() + openings["held_out"].total() == 180
+    assert all(count == 6 for counts in openings.values() for count in counts.values())
+
+
+def test_no_turn_of_a_dialogue_that_the_source_holds_out_is_trained_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = turns_of("question 1", 1, held_out=True)
+    other = turns_of("question 1", 100)
+    prompt = held_out[1].prompt
+    alone = Demonstration.make(prompt, "an answer of another source, which names no dialogue")
+    write_raw([*other, alone, *(row for number in range(2, 30) for row in turns_of(f"q {number}", number)), *held_out])
+    params("scorer.kind=none", "curate.keep=null", "template.max_prompt_tokens=200")
+    run_here("curate", monkeypatch)
+    splits, curation = curated()
+    assert curation["dropped"] == {"prompt_in_held_out": 4}
+    assert [row.id for row in splits["held_out"]] == [row.id for row in held_out]
+    kept = {row.dialogue for name in ("train", "validation") for row in splits[name]}
+    assert len(kept) == 28 and hash_of(prompt[:1]) not in kept
+
+
+@pytest.mark.parametrize(("name", "stripped"), [("hh", 0), ("model", 60)])
+def test_the_white_space_around_a_response_reaches_training_unless_the_template_strips_it(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    name: Literal["hh", "model"],
+    stripped: int,
+) -> None:
+    policy = gemma()
+    policy.save_pretrained(folder / "policy")
+    size = {"model_type": "gemma", "vocab_size": len(policy)}
+    (folder / "policy" / "config.json").write_text(json.dumps(size), encoding="utf-8")
+    response = "    return x\n"
+    write_raw([Demonstration.make([{"role": "user", "content": f"code {number} "}], response) for number in range(60)])
+    params(f"template.name={name}", "scorer.kind=none", "curate.keep=null", "template.max_response_tokens=60")
+    run_here("curate", monkeypatch)
+    splits, curation = curated()
+    assert sum(map(len, splits.values())) == 60
+    assert all(row.response == response for rows in splits.values() for row in rows)
+    template = load_template(
+        folder / "policy", TemplateSettings(name=name, max_prompt_tokens=9, max_response_tokens=60)
+    )
+    row = splits["train"][0]
+    spelt = template.tokenizer.decode(template.response(row.prompt, row.response))
+    assert (response in spelt, "return x" in spelt) == (not stripped, True)
+    assert curation.get("responses_stripped", 0) == stripped
+    told = f"the template strips the white space around {stripped} of the responses"
+    assert (told in capfd.readouterr().err) == bool(stripped)
 
 
 def test_without_a_scorer_the_first_rows_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -512,7 +608,8 @@ CURATIONS: dict[str, tuple[tuple[str, ...], Callable[[], None], str]] = {
     "responses too long": (
         ("template.max_response_tokens=2",),
         lambda: None,
-        "curate: no rows are left to train on of 100",
+        "curate: no rows are left to train on of 100 read (dropped: 100 response_too_long): the limits are "
+        "template.max_prompt_tokens = 40 and template.max_response_tokens = 2 (set template.max_prompt_tokens=",
     ),
     "context": (
         ("template.max_prompt_tokens=390",),

@@ -3,7 +3,8 @@
 import hashlib
 import random
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
@@ -15,7 +16,8 @@ from juicer.models.folder import context_of
 from juicer.runtime.errors import InputError
 from juicer.settings.data import CurateSettings, TemplateSettings
 from juicer.sources.curation import Best, Lengths, check_context, is_byte_level, score_statistics, split_of
-from juicer.sources.suitability import rendered
+from juicer.sources.suitability import Rendered, rendered, survives
+from tests.chat_tokenizers import chatml, gemma, llama, phi
 
 TEXTS = ["hi", "hello " * 5, "hello " * 40, "ﬁne «é» 你好 " * 6, "x" * 200]
 
@@ -52,10 +54,44 @@ def test_a_row_is_over_long_exactly_when_its_tokens_are_too_many(
     exact_prompts = [len(template.prompt(prompt_of(text))) for text in TEXTS]
     exact_responses = [len(template.response(prompt_of("a"), text)) for text in TEXTS]
     prompts = [template.render_prompt(prompt_of(text)) for text in TEXTS]
-    responses = [rendered(template, prompt_of("a"), text) for text in TEXTS]
+    answered = [rendered(template, prompt_of("a"), text) for text in TEXTS]
+    responses = [each for each in answered if isinstance(each, Rendered)]
     for found, exact in ((lengths.prompts(prompts), exact_prompts), (lengths.responses(responses), exact_responses)):
         assert [count > limit for count in found] == [count > limit for count in exact]
         assert all(count == true or true <= count <= limit for count, true in zip(found, exact, strict=True))
+    every = range(len(TEXTS))
+    assert lengths.prompts(prompts, every) == exact_prompts
+    assert lengths.responses(responses, every) == exact_responses
+
+
+INDENTED = ["    return x\n", "\n\tx", "x \n\n", " x"]
+
+
+@pytest.mark.parametrize("limit", [2, 500])
+@pytest.mark.parametrize(
+    ("make", "name"), [(chatml, "hh"), (llama, "hh"), (chatml, "model"), (phi, "model"), (llama, "model")]
+)
+def test_the_white_space_around_a_response_is_trained_on_where_the_template_writes_it(
+    make: Callable[[], PreTrainedTokenizerFast], name: Literal["hh", "model"], limit: int
+) -> None:
+    settings = TemplateSettings(name=name, max_prompt_tokens=limit, max_response_tokens=limit)
+    template = Template(make(), settings)
+    for text in INDENTED:
+        found = rendered(template, prompt_of("write"), text)
+        assert isinstance(found, Rendered) and not found.stripped
+        tokens = template.response(prompt_of("write"), text)
+        assert text in template.tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+        assert survives(template, tokens, text)
+        assert Lengths(template).responses([found], exact=[0]) == [len(tokens)]
+
+
+def test_a_template_that_strips_a_response_takes_it_and_says_so() -> None:
+    template = Template(gemma(), TemplateSettings(name="model", max_prompt_tokens=9, max_response_tokens=9))
+    for text in INDENTED:
+        found = rendered(template, prompt_of("write"), text)
+        assert isinstance(found, Rendered) and found.stripped
+        assert template.response(prompt_of("write"), text) == template.response(prompt_of("write"), text.strip())
+        assert Lengths(template).responses([found]) != [None]
 
 
 def test_only_byte_level_tokenizers_bound_tokens_by_bytes(template: Template) -> None:

@@ -29,6 +29,7 @@ ROOMS: tuple[set[str], ...] = (
     {"recipe"},
     {"stages"},
     {"planning", "reporting"},
+    {"drafting"},
     {"registry"},
 )
 """The rooms of juicer, floor by floor: a room imports from the floors below it."""

@@ -1,5 +1,6 @@
 """Inputs that are on this machine only: which are kept in DVC, and that a copy is one."""
 
+import gzip
 import shutil
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     write_stub(Path("mine/model"))
     monkeypatch.setattr(activation, "probe_models", lambda recipe, where: [])
     Path("mine/model/weights").write_bytes(bytes(2_000_000))
-    Path("mine/rows.jsonl.gz").write_bytes(bytes(1000))
+    Path("mine/rows.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "Is it raining?", "response": "No."}\n'))
     return ["policy.model=mine/model", "fetch.source=mine/rows.jsonl.gz"]
 
 
@@ -39,7 +40,8 @@ def activated(*overrides: str) -> tuple[str, dict[str, dict[str, str]]]:
 
 def test_local_inputs_are_kept_under_a_name_that_tells_their_format(local: list[str]) -> None:
     said, kept = activated(*local)
-    assert said.endswith("params.yaml written from " + str(ROOT / "recipes/quickstart.yaml"))
+    written = "params.yaml written from " + str(ROOT / "recipes/quickstart.yaml")
+    assert said == f"{written}; mine/rows.jsonl.gz is prompt-response: its 1 row can be used"
     assert kept == {
         "source": {"source": "mine/rows.jsonl.gz", "copy": "inputs/source.jsonl.gz"},
         "policy": {"source": "mine/model", "copy": "inputs/policy"},
@@ -49,7 +51,7 @@ def test_local_inputs_are_kept_under_a_name_that_tells_their_format(local: list[
 def test_a_large_input_is_only_hashed_and_activation_says_its_size(local: list[str]) -> None:
     said, kept = activated(*local, "keep.up_to_gb=0.001")
     assert list(kept) == ["source"]
-    assert said.endswith("; only hashed, because keep.up_to_gb is 0.001: mine/model (0.002 GB)")
+    assert "; only hashed, because keep.up_to_gb is 0.001: mine/model (0.002 GB)" in said
     said, kept = activated(*local, "keep.up_to_gb=0")
     assert kept == {} and "mine/model" in said and "mine/rows.jsonl.gz" in said
 

@@ -7,13 +7,16 @@ from pathlib import Path
 import pyarrow
 import pytest
 from pyarrow import parquet
+from transformers import GPTNeoXConfig
 
+from juicer.planning.lengths import sampled_lengths
 from juicer.planning.plan import Assumptions, device_named, show
 from juicer.planning.planner import Lengths, Planner, check_memory
 from juicer.planning.tables import format_plan
 from juicer.recipe.activation import load
 from juicer.runtime.devices import DEVICES, GIB
 from juicer.runtime.errors import InputError
+from juicer.sources.lengths import limits_of
 
 ROOT = Path(__file__).parents[2]
 # The rows of hh-tiny are not beside every checkout.
@@ -176,6 +179,34 @@ def test_the_command_says_what_it_assumes_and_what_is_not_pinned(capsys):
     assert "2 x H100, ZeRO stage 3, 40% of 989 TFLOP/s" in printed
     assert "10,000 demonstrations; mean tokens: prompt 128, response 90, sample 90" in printed
     assert "Not pinned yet: scorer" in printed
+
+
+def test_the_lengths_of_the_first_rows_are_told_before_any_run(tmp_path, tokenizer, capsys):
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = GPTNeoXConfig(vocab_size=len(tokenizer), max_position_embeddings=400, **size)
+    config.architectures = ["GPTNeoXForCausalLM"]
+    config.save_pretrained(tmp_path / "policy")
+    tokenizer.save_pretrained(tmp_path / "policy")
+    rows = [{"prompt": f"{number:04}", "response": "a" * (10 if number % 2 else 99)} for number in range(1200)]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = [*OWN, f"fetch.source={source}", f"policy.model={tmp_path / 'policy'}", "pretrain=null", "curate.keep=null"]
+    recipe, _ = load(Path("recipes/quickstart.yaml"), given, pinned=False)
+    found = sampled_lengths(recipe)
+    assert found is not None and len(found) == 1000 and found.too_long(limits_of(recipe.template)) == 0.5
+    mean = found.within(limits_of(recipe.template)).summary(recipe.template).responses.mean
+    show(Path("recipes/quickstart.yaml"), given, Assumptions(prompt_tokens=7), measured=False)
+    printed = capsys.readouterr().out
+    assert (
+        f"prompt 7, response {mean:.0f}, sample {mean:.0f} (unless given, of those of the first 1,000 rows" in printed
+    )
+    assert "warning: the limits drop 50.0% of these rows" in printed
+    assert f"to keep 95%: {found.keeping(0.95)}" in printed
+
+
+def test_lengths_are_not_known_without_rows_and_tokenizer_on_this_machine(tmp_path):
+    for name in ("quickstart", "hh-sft"):
+        assert sampled_lengths(load(Path(f"recipes/{name}.yaml"), [], pinned=False)[0]) is None
 
 
 @pytest.mark.parametrize("name", RECIPES)

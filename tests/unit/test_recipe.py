@@ -13,9 +13,11 @@ from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.settings.base import _model_in
 from juicer.settings.text import _place
+from tests.fetching import written
 from tests.stub_models import BEAVER, write_stub
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+ROW = {"prompt": "Is it raining?", "response": "No."}
 COMMIT = "abcdef0123" * 4
 
 
@@ -108,7 +110,7 @@ def test_without_methods_there_is_nothing_to_match():
         ("compute.processes=3", "sft.batch_size = 32 is not a multiple of compute.processes = 3"),
         ("sft.micro_batch_size=12", "not a multiple of compute.processes * sft.micro_batch_size = 12"),
         ("compute.zero_stage=1", "parameter 'compute.zero_stage': input should be 0, 2 or 3"),
-        ("fetch.source=missing.jsonl", "fetch.source: no such file or folder: missing.jsonl"),
+        ("fetch.source=missing.jsonl", "missing.jsonl: no such file or folder"),
         ("template.max_prompt_tokens=4000", "exceeds pretrain.policy.context"),
         ("policy.model=EleutherAI/pythia-1b", "needs a pinned revision"),
         ("policy.model=./nope", "policy.model: no such folder: ./nope"),
@@ -119,7 +121,7 @@ def test_without_methods_there_is_nothing_to_match():
         ("fetch.source=org/dataset", "a dataset of the hub needs a revision"),
         ("fetch.revision=main", "parameter 'fetch.revision': revision 'main' is not a commit, so it can move"),
         ("policy.revision=main; touch x", "parameter 'policy.revision': revision 'main; touch x' is not a commit"),
-        ("fetch.source=data/foo/bar", "fetch.source: no such file or folder: data/foo/bar"),
+        ("fetch.source=data/foo/bar", "data/foo/bar: no such file or folder"),
         ("fetch.source=~/nope.jsonl", "/nope.jsonl"),
         ("pretrain.corpus=nope", "pretrain.corpus: no such file or folder: nope"),
         ("irft.rounds", "is not an override (write key=value)"),
@@ -135,7 +137,7 @@ def test_wrong_overrides_are_refused_in_one_line(override, message):
 
 
 def test_another_source_leaves_the_world_out(tmp_path):
-    (tmp_path / "mine.jsonl").touch()
+    written(tmp_path / "mine.jsonl", [ROW])
     params = params_of(f"fetch.source={tmp_path / 'mine.jsonl'}")
     assert params["world"] is None
     params["world"] = params_of()["world"]
@@ -179,17 +181,20 @@ def test_hub_models_become_downloads_at_their_revision():
 
 def test_a_path_from_home_is_written_out(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "x.jsonl").touch()
+    written(tmp_path / "x.jsonl", [ROW])
     write_stub(tmp_path / "modèle")
     params = params_of("fetch.source=~/x.jsonl", "policy.model=~/modèle")
-    assert params["fetch"]["source"] == params["graph"]["source"] == str(tmp_path / "x.jsonl")
+    assert params["fetch"]["source"] == params["graph"]["sources"]["source"] == str(tmp_path / "x.jsonl")
     assert params["graph"]["base"] == str(tmp_path / "modèle")
 
 
 @pytest.mark.parametrize("path", PLACES)
 def test_every_place_of_a_recipe_is_written_out_from_home(path, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    write_stub(tmp_path / "x", BEAVER if path == "scorer.model" else None)
+    if path == "fetch.source":
+        written(tmp_path / "x" / "rows.jsonl", [ROW])
+    else:
+        write_stub(tmp_path / "x", BEAVER if path == "scorer.model" else None)
     params = params_of(f"{path}=~/x", "leaderboard.enabled=true", "rft.rounds=1")
     section, *keys = path.split(".")
     value = params[section]
@@ -207,7 +212,7 @@ def test_every_place_is_known():
             elif _place in [getattr(each, "func", None) for each in (*field.metadata, *_metadata_in(field.annotation))]:
                 yield ".".join(here)
 
-    assert sorted(places(Recipe)) == sorted(PLACES)
+    assert sorted(place.removesuffix(".path") for place in places(Recipe)) == sorted(PLACES)
 
 
 def _metadata_in(annotation):
@@ -227,7 +232,8 @@ def test_a_model_that_is_not_used_needs_no_folder():
 
 def test_a_dataset_of_the_hub_is_accepted_at_its_revision():
     for source in ("org/dataset", "imdb"):
-        assert params_of(f"fetch.source={source}", f"fetch.revision={COMMIT}")["graph"]["source"] == ABSENT
+        graph = params_of(f"fetch.source={source}", f"fetch.revision={COMMIT}")["graph"]
+        assert set(graph["sources"].values()) == {ABSENT}
 
 
 def test_an_active_recipe_is_not_written_again(tmp_path):

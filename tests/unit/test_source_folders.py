@@ -71,8 +71,8 @@ def test_the_value_of_a_split_says_held_out_trained_or_nothing(split: object, ex
 def test_of_a_folder_held_out_files_carry_their_word_and_others_are_counted(tmp_path: Path) -> None:
     source = touch(
         tmp_path / "test", "train.jsonl", "valid.JSONL", "sub/hh-test.jsonl.gz", "test/0000.parquet",
-        "train/0000.parquet", "dataset_infos.json", "README.md", "notes.txt",
-        "sub/more.md", ".hidden.jsonl", ".cache/a.jsonl",
+        "train/0000.parquet", "dataset_infos.json", "README.md", "notes.txt", "sub/more.md", ".hidden.jsonl",
+        ".cache/a.jsonl",
     )  # fmt: skip
     found = listing_of(source)
     assert [(file.name, file.word, file.shown) for file in found.files] == [
@@ -193,7 +193,7 @@ def test_a_saved_dataset_with_broken_metadata_is_refused(tmp_path: Path, text: s
     ("source", "message"),
     [
         ("data/trian.jsonl", r"no such file or folder in data \(did you mean 'train\.jsonl'\?\)"),
-        ("date/train.jsonl", r"no such file or folder; there is no 'date' in \. \(did you mean 'data'\?\)"),
+        ("date/train.jsonl", r"no such file or folder; there is no 'date' \(did you mean 'data'\?\)"),
         ("data/train.jsonl/a", "no such file or folder"),
         ("data/*.csv", r"data/\*\.csv: the pattern matches no file"),
         ("data/*.xz", r"the pattern matches no supported file; ignored: 1 file \(\.xz\)"),

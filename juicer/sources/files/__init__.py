@@ -13,7 +13,7 @@ from juicer.runtime.errors import InputError
 from juicer.sources.files.arrow import rows_in_parquet, rows_of_arrow, rows_of_parquet
 from juicer.sources.files.compression import opened
 from juicer.sources.files.json_rows import rows_of_json
-from juicer.sources.files.listing import Listing, SourceFile, files_of, is_path, listing_of
+from juicer.sources.files.listing import Listing, SourceFile, files_of, is_path, is_pattern, listing_of, matches_of
 from juicer.sources.files.looks import HEAD, refuse_pointer, unlike
 from juicer.sources.files.rows import Row, Unreadable
 from juicer.sources.files.tables import rows_of_table
@@ -27,20 +27,22 @@ __all__ = [
     "Unreadable",
     "files_of",
     "is_path",
+    "is_pattern",
     "listing_of",
+    "matches_of",
     "rows_in_parquet",
     "rows_of",
     "rows_of_source",
 ]
 
 
-def rows_of_source(path: str) -> Iterator[tuple[SourceFile, Iterator[Row | Unreadable]]]:
+def rows_of_source(path: str, *, among_others: bool = False) -> Iterator[tuple[SourceFile, Iterator[Row | Unreadable]]]:
     """The files of a file, folder or glob, each with its rows; errors name them as `path` does.
 
     Raises:
         InputError: as `files_of` and, of the rows, `rows_of`.
     """
-    for file in files_of(path):
+    for file in files_of(path, among_others=among_others):
         yield file, _marked(file)
 
 

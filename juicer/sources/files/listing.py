@@ -64,16 +64,29 @@ def is_path(source: str) -> bool:
     return type_of(source) is not None or source.lower().endswith(tuple(PACKINGS)) or Path(source).exists()
 
 
-def files_of(source: str) -> list[SourceFile]:
+def is_pattern(source: str) -> bool:
+    """Whether a source is a pattern of file names rather than the name of one that exists."""
+    return glob.has_magic(source) and not Path(source).exists()
+
+
+def matches_of(pattern: str) -> list[str]:
+    """The files and folders that a pattern matches."""
+    return glob.glob(os.path.expanduser(pattern), recursive=True)  # noqa: PTH111, PTH207  Path.glob lists hidden files
+
+
+def files_of(source: str, *, among_others: bool = False) -> list[SourceFile]:
     """The files of a local source, as `listing_of` finds them."""
-    return listing_of(source).files
+    return listing_of(source, among_others=among_others).files
 
 
-def listing_of(source: str) -> Listing:
+def listing_of(source: str, *, among_others: bool = False) -> Listing:
     """The files of a local source: the source itself, all readable files below a folder, or those that match a pattern.
 
     Of a folder or a pattern, files whose names say so are held out (`juicer.sources.held_out`); hidden files are
     skipped. A folder that names its own files (`save_to_disk`, or `data_files` in README.md) has these and no others.
+
+    Args:
+        among_others: whether the recipe has other sources too, so that the name of a single file may hold it out.
 
     Raises:
         InputError: the file or folder does not exist, the type of the file is not supported, there is no file of a
@@ -83,7 +96,7 @@ def listing_of(source: str) -> Listing:
     if path.is_file():
         if type_of(path.name) is None:
             raise InputError("unsupported type of file", where=source, do=SUPPORTED)
-        return Listing([SourceFile(path, path.name, source)])
+        return Listing([SourceFile(path, path.name, source, held_out_word(path.name) if among_others else None)])
     if path.is_dir():
         return _checked(_Finder(path, source.rstrip("/")).add(path), source, "the folder contains no supported file")
     if glob.has_magic(source):
@@ -97,7 +110,7 @@ def _matching(source: str) -> Listing:
     fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     base = "/".join(parts[:fixed]) or ("/" if source.startswith("/") else "")
     finder = _Finder(Path(os.path.expanduser(base)), base)  # noqa: PTH111
-    matches = glob.glob(os.path.expanduser(source), recursive=True)  # noqa: PTH111, PTH207  Path.glob lists hidden files
+    matches = matches_of(source)
     for match in matches:
         finder.add(Path(match))
     return _checked(finder, source, "the pattern matches no " + ("supported file" if matches else "file"))
@@ -184,4 +197,5 @@ def _missing(source: str, path: Path) -> InputError:
     names = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
     known = names if len(names) <= SHOWN else difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     what = "no such file or folder" if folder == path.parent else f"no such file or folder; there is no {name!r}"
-    return InputError(f"{what} in {folder}", where=source, do=did_you_mean(name, known) or "check the path")
+    what += "" if folder == Path() else f" in {folder}"
+    return InputError(what, where=source, do=did_you_mean(name, known) or "check the path")

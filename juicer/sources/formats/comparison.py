@@ -3,43 +3,40 @@
 Each dialogue is text in HH's format or a list of messages.
 """
 
+from typing import Any
+
 from juicer.data import hh
-from juicer.sources.files import Row
-from juicer.sources.formats.rows import Answered, MalformedError, answered, messages_of, value_of
+from juicer.sources.formats.reasons import LeftOutError
+from juicer.sources.formats.turns import Dialogue, TurnReader, Turns, worse_of
+from juicer.sources.formats.values import Slots, Values, is_blank, is_list_of_messages, required, wrong_type
 
 
-def read(row: Row, better: str, worse: str) -> Answered:
-    """The better dialogue as a demonstration and, if it is not empty, the worse response to the same prompt.
-
-    Args:
-        better: key of the better dialogue.
-        worse: key of the worse one, which may be missing or empty.
+def read(values: Values, slots: Slots, reader: TurnReader) -> Dialogue:
+    """The better dialogue and, if it is not empty, the worse response to the same prompt.
 
     Raises:
-        MalformedError: a dialogue does not end in an assistant turn, or the two prompts differ.
-        InputError: a key is missing, or a value has the wrong type.
+        LeftOutError: a key is missing, a dialogue does not end in an assistant turn, or the two prompts differ.
     """
-    prompt, response, _ = _dialogue(row, better)
-    value = row.values.get(worse)
-    if (value.strip() if isinstance(value, str) else value) in (None, "", []):
-        return Answered(prompt, response)
-    other_prompt, other, _ = _dialogue(row, worse)
-    if not other:
-        # SPIN publishes such files for its first round, before a policy has generated anything.
-        return Answered(prompt, response)
-    if prompt != other_prompt:
-        raise MalformedError("different_prompts")
-    return Answered(prompt, response, other)
+    turns, untrained, why = _dialogue(slots.get("messages", ""), required(values, slots, "messages"), reader)
+    worse = values.get(slots.get("rejected", ""))
+    if worse is None or (turns and turns[-1]["role"] != "assistant"):
+        return Dialogue(turns, 0, None, untrained, why)
+    # SPIN publishes files without worse responses for its first round, before a policy has generated anything.
+    empty = worse == [] or (isinstance(worse, str) and is_blank(worse))
+    other = [] if empty else _dialogue(slots["rejected"], worse, reader).turns
+    return Dialogue(turns, 0, worse_of(turns, other), untrained, why)
 
 
-def _dialogue(row: Row, key: str) -> Answered:
-    value = value_of(row, key)
-    if not isinstance(value, str):
-        return answered(messages_of(row, key))
+def _dialogue(key: str, value: Any, reader: TurnReader) -> Turns:
+    if not isinstance(value, str | list):
+        raise wrong_type(key, "text or a list of messages", value)
+    if not isinstance(value, str) or is_list_of_messages(value):
+        return reader.read(key, value)
+    if hh.ASSISTANT not in value:
+        raise LeftOutError("no_assistant_turn")
     try:
-        parsed = hh.parse(value)
+        answered = hh.parse(value)
+        turns = hh.parse_turns(value) if answered is None else answered[0]
     except ValueError as error:
-        raise MalformedError("text_before_first_turn") from error
-    if parsed is None:
-        raise MalformedError("no_assistant_turn")
-    return Answered(*parsed)
+        raise LeftOutError("text_before_first_turn") from error
+    return Turns(turns if answered is None else [*turns, {"role": "assistant", "content": answered[1]}])

@@ -1,0 +1,99 @@
+"""Values of rows: what is empty, what is true, and keys for messages."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from juicer.settings.bounds import shortened
+from juicer.sources.formats.reasons import LeftOutError
+
+Values = Mapping[str, Any]
+Slots = Mapping[str, str]
+"""The keys of a row under which each part of a format stands, for example {"prompt": "instruction"}."""
+_MESSAGES = re.compile(r"""\[\s*\{\s*["'](role|from|content)["']\s*:""")
+WORDS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def has_value(value: Any) -> bool:
+    """Whether a value is none of null, "", [] and {}, also if it is written as JSON."""
+    return value is not None and value not in ("", [], {}, "[]", "{}", "null")
+
+
+def truth(value: Any) -> bool | None:
+    """What true, false, 1, 0 and their texts say; None of other values."""
+    if isinstance(value, int | float):
+        return bool(value) if value in (0, 1) else None
+    return WORDS.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text has nothing but white space."""
+    return not text or text.isspace()
+
+
+def required(values: Values, slots: Slots, slot: str) -> Any:
+    """The value of a slot that a format cannot do without.
+
+    Raises:
+        LeftOutError: the row does not have it.
+    """
+    key = slots.get(slot)
+    if key is None or key not in values:
+        raise LeftOutError("missing", f"the row has no {(key or slot)!r}, only {names_of(values)}")
+    return values[key]
+
+
+def text_of(values: Values, slots: Slots, slot: str) -> str:
+    """The text of an optional slot, "" if the row does not have it.
+
+    Raises:
+        LeftOutError: the value is not text.
+    """
+    key = slots.get(slot)
+    if key is None or key not in values:
+        return ""
+    value = values[key]
+    if not isinstance(value, str):
+        raise wrong_type(key, "text", value)
+    return value
+
+
+def wrong_type(key: str, expected: str, value: Any) -> LeftOutError:
+    """The error for a value of the wrong type."""
+    given = type(value).__name__ if isinstance(value, list | dict) else shortened(value)
+    return LeftOutError("wrong_type", f"{shortened(key)} must be {expected}, not {given}")
+
+
+def parsed(key: str, value: Any) -> list[Any]:
+    """A list, which may be written as JSON or be one mapping.
+
+    Raises:
+        LeftOutError: it is neither.
+    """
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise LeftOutError("wrong_type", f"{shortened(key)} is text, but no valid JSON") from error
+    if isinstance(value, dict):
+        return [value]
+    if not isinstance(value, list):
+        raise wrong_type(key, "a list of messages", value)
+    return value
+
+
+def is_list_of_messages(text: str) -> bool:
+    """Whether a text is a list of messages that was written into a cell of CSV, as JSON or as Python shows it."""
+    return text[:1] == "[" and _MESSAGES.match(text) is not None
+
+
+def joined(*texts: str) -> str:
+    """Texts with a blank line between them, without those that are blank."""
+    return "\n\n".join(text for text in texts if not is_blank(text))
+
+
+def names_of(keys: Iterable[str]) -> str:
+    """The keys of a row, for a message."""
+    names = [name if len(name) <= 40 else f"{name[:37]}..." for name in sorted(map(str, keys))]
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "nothing"
