@@ -20,14 +20,14 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-Row = dict[str, Any]
+Chat = dict[str, Any]
 WORDS = 130
 """Mean words of a dialogue. With them, 200,000 rows have about 167 MB as JSON lines."""
 TOGETHER = 1000
 """Rows of a batch of an Arrow stream, as `datasets` writes it."""
 
 
-def rows(count: int) -> Iterator[Row]:
+def rows(count: int) -> Iterator[Chat]:
     """Chats of one to three exchanges, with line breaks, quotes and letters outside of ASCII."""
     chance = random.Random(0)
     words = ["".join(chance.choices("etaoinshrdlucmfäé", k=chance.randint(1, 9))) for _ in range(4000)]
@@ -45,19 +45,19 @@ def rows(count: int) -> Iterator[Row]:
         yield {"id": f"{number:08}", "messages": [{"role": role, "content": text(WORDS / turns)} for role in roles]}
 
 
-def lines(file: IO[bytes], given: Iterator[Row]) -> None:
+def lines(file: IO[bytes], given: Iterator[Chat]) -> None:
     for row in given:
         file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
 
-def array(file: IO[bytes], given: Iterator[Row], indent: int | None = None, start: str = "[", end: str = "]") -> None:
+def array(file: IO[bytes], given: Iterator[Chat], indent: int | None = None, start: str = "[", end: str = "]") -> None:
     file.write(start.encode())
     for number, row in enumerate(given):
         file.write(b", " * bool(number) + json.dumps(row, ensure_ascii=False, indent=indent).encode())
     file.write(end.encode())
 
 
-def table(file: IO[bytes], given: Iterator[Row], delimiter: str) -> None:
+def table(file: IO[bytes], given: Iterator[Chat], delimiter: str) -> None:
     import io
 
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
@@ -70,7 +70,7 @@ def table(file: IO[bytes], given: Iterator[Row], delimiter: str) -> None:
     text.detach()
 
 
-def arrow(file: IO[bytes], given: Iterator[Row], way: str) -> None:
+def arrow(file: IO[bytes], given: Iterator[Chat], way: str) -> None:
     import pyarrow
     from pyarrow import ipc
 
@@ -80,7 +80,7 @@ def arrow(file: IO[bytes], given: Iterator[Row], way: str) -> None:
             writer.write_batch(pyarrow.RecordBatch.from_pylist(together, schema))
 
 
-def parquet(file: IO[bytes], given: Iterator[Row]) -> None:
+def parquet(file: IO[bytes], given: Iterator[Chat]) -> None:
     """One row group, which is the hardest to stream."""
     import pyarrow
     from pyarrow import parquet as writer
@@ -88,19 +88,19 @@ def parquet(file: IO[bytes], given: Iterator[Row]) -> None:
     writer.write_table(pyarrow.Table.from_pylist(list(given)), file)
 
 
-def zstd(make: Callable[[IO[bytes], Iterator[Row]], None], file: IO[bytes], given: Iterator[Row]) -> None:
+def zstd(make: Callable[[IO[bytes], Iterator[Chat]], None], file: IO[bytes], given: Iterator[Chat]) -> None:
     import pyarrow
 
     with pyarrow.CompressedOutputStream(pyarrow.PythonFile(file), "zstd") as packed:
         make(packed, given)
 
 
-def gzipped(make: Callable[[IO[bytes], Iterator[Row]], None], file: IO[bytes], given: Iterator[Row]) -> None:
+def gzipped(make: Callable[[IO[bytes], Iterator[Chat]], None], file: IO[bytes], given: Iterator[Chat]) -> None:
     with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1) as packed:
         make(packed, given)  # type: ignore[arg-type]
 
 
-TYPES: dict[str, tuple[str, Callable[[IO[bytes], Iterator[Row]], None]]] = {
+TYPES: dict[str, tuple[str, Callable[[IO[bytes], Iterator[Chat]], None]]] = {
     "jsonl": (".jsonl", lines),
     "jsonl.gz": (".jsonl.gz", partial(gzipped, lines)),
     "jsonl.zst": (".jsonl.zst", partial(zstd, lines)),

@@ -36,7 +36,7 @@ _TEXT = (
     (r"\[?\s*\{\s*'", Look("Python's own notation with single quotes", "write each row with json.dumps")),
     (
         r"[^\n]*\}\s*,\s*(\n|$)",
-        Look("JSON objects with commas between them", "put [ ] around them, or drop them"),
+        Look("JSON objects with commas between them", "drop the commas"),
     ),
     (r"[\[{]", Look("JSON", "name it .json or .jsonl")),
     (r"---\s|- \w+:|\w+:[ \n]", Look("YAML", "write one JSON object per line")),

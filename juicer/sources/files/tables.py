@@ -85,6 +85,8 @@ def _wrong_header(columns: list[str]) -> str:
 
 def _broken(error: csv.Error, where: str, *, several: bool) -> Unreadable:
     """The row that is none; `several` says that it took more than one line."""
+    if "new-line character" in str(error):
+        return Unreadable("a line ends in CR alone; lines end in LF, or in CR and LF", where)
     if "unexpected end of data" not in str(error):
         return Unreadable(f"no row of a table: {error}; a quote within quotes is written twice", where)
     if several:
