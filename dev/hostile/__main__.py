@@ -50,7 +50,7 @@ def command(case: Case, path: Path, folder: Path) -> list[str]:
         from juicer.recipe.activation import activate
 
         source = folder / "placeholder.jsonl"
-        source.touch()
+        source.write_bytes(data.ROW)
         activate(folder / "recipes" / "quickstart.yaml", [f"fetch.source={source}"], folder / "params.yaml")
         text = (folder / "params.yaml").read_text()
         (folder / "params.yaml").write_text(text.replace(str(source), str(path)))

@@ -51,13 +51,11 @@ def _holds_rows(key: str) -> bool:
 
 def _first_line(file: io.BufferedReader, name: str, *, limited: bool) -> tuple[int, bytes]:
     """Number and bytes of the first line that is not blank, b"" if there is none; the start of one that is too long."""
-    number, line = 0, b"\n"
-    while line and not line.strip():
-        number += 1
-        line = file.readline(LONGEST_ROW + 1)
-        line = line.removeprefix(_BOM) if number == 1 else line
-        if limited:
-            _check_length(line, f"{name}:{number}")
+    number, line = 1, file.readline(LONGEST_ROW + 1).removeprefix(_BOM)
+    while line.isspace() and len(line) <= LONGEST_ROW:
+        number, line = number + 1, file.readline(LONGEST_ROW + 1)
+    if limited:
+        _check_length(line, f"{name}:{number}")
     return number, line
 
 
@@ -90,11 +88,11 @@ def _contained(text: JsonText) -> Iterator[Row | Unreadable]:
 def _lines(file: io.BufferedReader, name: str, number: int, line: bytes) -> Iterator[Row | Unreadable]:
     """The rows of JSON lines, from a line on."""
     while line:
-        where = f"{name}:{number}"
-        _check_length(line, where)
+        if len(line) > LONGEST_ROW:
+            _check_length(line, f"{name}:{number}")
         line = line.strip()
         if line:
-            yield _row(line, where)
+            yield _row(line, f"{name}:{number}")
         number += 1
         line = file.readline(LONGEST_ROW + 1)
 
