@@ -12,6 +12,7 @@ from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.sources.files import SourceFile, files_of, is_path, rows_in_parquet, rows_of
 from juicer.sources.mixture import shares
+from juicer.sources.suffixes import FileType, type_of
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,13 @@ def check_lengths(recipe: Recipe, shape: Shape, key: str) -> None:
 
 
 def count_rows(file: SourceFile) -> int:
-    """Rows of a local file, malformed ones included. Of an uncompressed .jsonl, lines are counted without parsing."""
-    if file.path.name.endswith(".parquet"):
-        return rows_in_parquet(file.path, file.name)
-    if not file.path.name.endswith(".jsonl"):
-        return sum(1 for _ in rows_of(file.path, file.name))
-    with file.path.open("rb") as lines:
-        return sum(1 for line in lines if line.strip())
+    """Rows of a local file, unusable ones included. Of plain JSON lines, lines are counted without parsing."""
+    type_ = type_of(file.path.name)
+    if type_ == FileType("parquet", None):
+        return rows_in_parquet(file.path, file.shown)
+    if file.path.suffix.lower() in (".jsonl", ".ndjson"):
+        with file.path.open("rb") as lines:
+            if lines.read(64).lstrip()[:1] == b"{":
+                lines.seek(0)
+                return sum(1 for line in lines if line.strip())
+    return sum(1 for _ in rows_of(file.path, file.shown))
