@@ -130,11 +130,11 @@ def fetch(path: Path) -> None:
     """Read, convert and write a file as the stage fetch does, and print the same."""
     from juicer.settings.sources import FetchSettings
     from juicer.sources.provenance import Losses
-    from tasks.fetch import SourceFetch, Writer, write_all
+    from tasks.fetch import BUFFER, SourceFetch, Writer, write_all
 
     settings = FetchSettings(source=str(path))
     source = SourceFetch(settings.sources[0], settings, Losses())
-    with path.with_name("demonstrations").open("wb") as file:
+    with path.with_name("demonstrations").open("wb", buffering=BUFFER) as file:
         write_all(Writer(file), [source])
     tell(source.demonstrations)
 

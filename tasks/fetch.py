@@ -25,6 +25,8 @@ from juicer.sources.hub import split_of
 from juicer.sources.provenance import FileRecord, Losses, SourceRecord
 from juicer.stages.stage import Stage, main
 
+BUFFER = 1 << 20
+"""Bytes that are written at a time."""
 KEYS = 6
 """Keys that were not read that the result line names."""
 
@@ -42,7 +44,7 @@ def run(stage: Stage) -> str:
         sources = [SourceFetch(each, settings, losses) for each in settings.sources]
     with stage.publish(stage.arguments.out) as out:
         out.mkdir()
-        with (out / "demonstrations.jsonl").open("wb") as file:
+        with (out / "demonstrations.jsonl").open("wb", buffering=BUFFER) as file:
             writer = Writer(file)
             if sources[0].source.weight is None:
                 write_all(writer, sources)

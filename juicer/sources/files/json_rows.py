@@ -1,9 +1,12 @@
 """Rows of JSON: lines, an array, objects over several lines, or an object of arrays such as {"train": [...]}."""
 
+import contextlib
 import io
 import json
 import re
 from collections.abc import Iterator
+
+import orjson
 
 from juicer.runtime.errors import InputError
 from juicer.sources.files.json_text import DECODER, JsonText, not_read
@@ -98,6 +101,9 @@ def _lines(file: io.BufferedReader, name: str, number: int, line: bytes) -> Iter
 
 
 def _row(line: bytes, where: str) -> Row | Unreadable:
+    with contextlib.suppress(orjson.JSONDecodeError):
+        return row_of(orjson.loads(line), where)
+    # Python's own parser reads what orjson does not (NaN, unpaired surrogates), and says where a line is wrong.
     try:
         text = line.decode()
         value, end = DECODER.raw_decode(text)
