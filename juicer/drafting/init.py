@@ -242,13 +242,13 @@ def _head(request: Request) -> str:
 
 def show(made: Draft) -> None:
     """Print what was found and chosen and why, rows as the policy will see them, and the plan."""
-    lines = [("data", ""), *summary(made.found), ("", ""), ("model", str(made.policy))]
+    lines = [*summary(made.found), ("model", str(made.policy))]
     lines += [("", made.policy.note)] if made.policy.note else []
     lines += [("", said.partition(" is exact: ")[2] or said) for said in made.probed]
     if made.scorer is not None:
         lines.append(("scorer", str(made.scorer)))
     lines.append(("machine", str(made.machine)))
-    print(aligned([line for line in lines if line != ("", "")]))
+    print(aligned(lines))
     print("\nChosen")
     print(
         aligned(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from juicer.drafting.shown import aligned, as_seen, as_understood, described, shortened
+from juicer.drafting.shown import aligned, as_seen, as_understood, described
 from juicer.drafting.survey import Placed, SourceSurvey, read_source
 from juicer.settings.sources import ReadingSettings
 
@@ -26,8 +26,6 @@ def show(paths: Sequence[str], reading: ReadingSettings, rows: int, model: str |
         for _ in read:
             pass
         print(aligned(described(source)))
-        for first in source.first.values():
-            print("\n".join(f"  {shortened(str(each))}" for each in first))
         for placed in shown:
             print(f"\n{as_understood(placed)}")
         if model is not None and shown:

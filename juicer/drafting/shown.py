@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from juicer.data.demonstrations import Demonstration
 from juicer.data.template import Template
 from juicer.drafting.survey import Placed, SourceSurvey, Survey
+from juicer.sources.formats import LeftOut
 from juicer.sources.suitability import Unsuitable, rendered
 
 LONGEST = 600
@@ -44,8 +45,9 @@ def _indented(text: str, width: int) -> str:
 def described(source: SourceSurvey) -> Iterator[tuple[str, str]]:
     """What a source is, as lines of a name and a text."""
     files = "" if len(source.files) == 1 else f" in {len(source.files)} files"
-    rows = f"{source.rows:,} rows{files}" if source.whole else f"the first {source.rows:,} rows{files} (it is large)"
-    yield source.path, f"format {source.format}, {rows}"
+    rows = _rows(source.rows) + files if source.whole else f"the first {_rows(source.rows)}{files} (it is large)"
+    yield "data", source.path
+    yield "format", f"{source.format}, {rows}"
     if source.demonstrations != source.rows or source.rejected or source.held_out:
         parts = [f"{source.demonstrations:,} demonstrations"]
         parts += [f"{source.rejected:,} with a worse response"] if source.rejected else []
@@ -55,10 +57,25 @@ def described(source: SourceSurvey) -> Iterator[tuple[str, str]]:
         yield "", source.ignored
     if source.unread:
         keys = ", ".join(f"{key} ({count:,})" for key, count in source.unread.most_common(10))
-        yield "", f"keys that are not read: {shortened(keys)}"
+        yield "not read", f"{shortened(keys)}{' and more' if len(source.unread) > 10 else ''}"
     for reason, count in source.left_out.most_common():
-        first = source.first[reason][0]
-        yield "", f"left out: {count:,} x {first.explanation} (first: {first.where})"
+        first = source.first[reason]
+        places = "; ".join(f"{_place(each, source.path)}{_detail(each)}" for each in first)
+        yield "left out", f"{_rows(count)}: {first[0].explanation}\n{shortened(places)}{' ...' * (count > len(first))}"
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"
+
+
+def _place(row: LeftOut, path: str) -> str:
+    """Where a row is, inside its source."""
+    inside = row.where.removeprefix(path).lstrip(":/ ")
+    return f"line {inside}" if inside.isdecimal() else inside
+
+
+def _detail(row: LeftOut) -> str:
+    return f" ({row.detail})" if row.detail else ""
 
 
 def _named(files: Sequence[str]) -> str:
@@ -71,9 +88,9 @@ def summary(found: Survey) -> Iterator[tuple[str, str]]:
         yield from described(source)
     several = sum(rows for turns, rows in found.turns.items() if turns > 1)
     if several:
-        yield "", f"{several:,} dialogues with several answers, up to {max(found.turns)}"
+        yield "turns", f"{several:,} dialogues with several answers, up to {max(found.turns)}"
     again = f", {found.duplicates:,} duplicates" if found.duplicates else ""
-    yield "", f"{found.prompts:,} different prompts{again}"
+    yield "prompts", f"{found.prompts:,} different ones{again}"
 
 
 def as_understood(placed: Placed) -> str:

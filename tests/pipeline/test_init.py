@@ -105,8 +105,8 @@ def test_what_is_printed_says_what_was_found_chosen_and_planned(project: Path, m
     write("rows.jsonl", turns)
     said = juicer("init", "--data", "rows.jsonl", "--model", str(model)).stdout
     for expected in (
-        "rows.jsonl  format messages, 120 rows",
-        "keys that are not read: id (120)",
+        "format    messages, 120 rows",
+        "not read  id (120)",
         "120 dialogues with several answers, up to 2",
         "all: up to 120 rows more, one for each earlier answer",
         "GPTNeoXForCausalLM",
@@ -247,7 +247,7 @@ def test_look_shows_rows_outside_of_any_project(tmp_path: Path, model: Path, mon
     write("rows.jsonl", turns, rows=5)
     done = juicer("look", "rows.jsonl", "--model", str(model), "--rows", "1")
     assert done.exit_code == 0, done.stderr
-    assert "rows.jsonl  format messages, 5 rows" in done.stdout
+    assert "data    rows.jsonl\nformat  messages, 5 rows" in done.stdout
     assert "response   >>>Hold it 0.<<<" in done.stdout
     assert "Assistant:>>> Hold it 0.<|endoftext|><<<" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]

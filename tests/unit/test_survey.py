@@ -132,8 +132,8 @@ def test_keys_that_are_not_read_and_rows_left_out_are_named(tmp_path: Path) -> N
     (source,) = survey([written(tmp_path / "a.jsonl", [CHAT, OPEN])], READING).sources
     source.unread["note"] = 7
     text = aligned(described(source))
-    assert "keys that are not read: note (7)" in text
-    assert "left out: 1 x the dialogue does not end in an assistant turn (first: " in text and "a.jsonl:2)" in text
+    assert "not read  note (7)" in text
+    assert "left out  1 row: the dialogue does not end in an assistant turn\n          line 2" in text
 
 
 def test_columns_are_named_in_pairs() -> None:
