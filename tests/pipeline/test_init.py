@@ -247,7 +247,7 @@ def test_look_shows_rows_outside_of_any_project(tmp_path: Path, model: Path, mon
     write("rows.jsonl", turns, rows=5)
     done = juicer("look", "rows.jsonl", "--model", str(model), "--rows", "1")
     assert done.exit_code == 0, done.stderr
-    assert "data    rows.jsonl\nformat  messages, 5 rows" in done.stdout
+    assert "data      rows.jsonl\nformat    messages, 5 rows" in done.stdout
     assert "response   >>>Hold it 0.<<<" in done.stdout
     assert "Assistant:>>> Hold it 0.<|endoftext|><<<" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
