@@ -50,15 +50,11 @@ def run(stage: Stage) -> str:
                 write_all(writer, sources)
             else:
                 _write_mixture(writer, sources, out)
-        for line in losses.lines():
-            print(f"warning: {line}", file=sys.stderr)
         _refuse_if_unusable(sources, losses, settings)
-        if writer.held_out == writer.rows:
-            what = (
-                f"all {writer.rows} rows are held out by their file's name or their split, and none is left to train on"
-            )
-            raise InputError(what, where=sources[0].source.path, do="add rows to train on, or name that file alone")
+        _refuse_if_held_out(writer, sources[0].source.path)
         write_json(out / "provenance.json", _described(settings, sources, losses, writer))
+    for line in losses.lines():
+        print(f"warning: {line}", file=sys.stderr)
     stage.record(rows=writer.rows)
     return _result(sources, losses, writer)
 
@@ -236,8 +232,16 @@ def _refuse_if_unusable(sources: list[SourceFetch], losses: Losses, settings: Fe
     raise InputError(what, where=first.where, do=do if kept else "look at the rows: juicer look FILE")
 
 
+def _refuse_if_held_out(writer: Writer, path: str) -> None:
+    if writer.held_out == writer.rows:
+        why = "all are held out, by their file's name or their split"
+        what = f"none of {writer.rows} demonstrations is left to train on: {why}"
+        raise InputError(what, where=path, do="add rows to train on, or name that file alone")
+
+
 def _described(settings: FetchSettings, sources: list[SourceFetch], losses: Losses, writer: Writer) -> dict[str, Any]:
     records = [source.record() for source in sources]
+    empty = sum(source.reader.empty_rejected for source in sources)
     return {
         "source": settings.model_dump(mode="json")["source"],
         "revision": settings.revision,
@@ -250,6 +254,7 @@ def _described(settings: FetchSettings, sources: list[SourceFetch], losses: Loss
             "kept": writer.rows,
             "held_out": writer.held_out,
             "left_out": sum(losses.rows.values()),
+            **({"empty_rejected_response": empty} if empty else {}),
         },
         "left_out": {reason: record.model_dump() for reason, record in losses.records().items()},
         "sources": [record.model_dump() for record in records],

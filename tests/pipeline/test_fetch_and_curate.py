@@ -151,20 +151,23 @@ def test_fetch_writes_demonstrations_and_where_they_came_from(folder: Path) -> N
     params("fetch.source=data", "fetch.licence=MIT")
     done = ran("fetch")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "warning: left out data/train.jsonl.gz:51: chosen and rejected have different prompts\n"
+    assert done.stderr == (
+        "warning: left out 1 row: the better and the worse response have different prompts: data/train.jsonl.gz:51\n"
+    )
     rows = list(read(folder / "raw" / "demonstrations.jsonl"))
     assert [row.held_out for row in rows] == [True] * 10 + [False] * 90
     assert (rows[0].response, rows[0].rejected) == ("answer 0", "bad 0")
     provenance = json.loads((folder / "raw" / "provenance.json").read_text())
     assert (provenance["source"], provenance["licence"], provenance["format"]) == ("data", "MIT", "hh")
-    assert provenance["rows"] == {"read": 101, "kept": 100, "held_out": 10, "rejected": 1}
-    assert provenance["rejected"]["different_prompts"]["examples"] == ["data/train.jsonl.gz:51"]
-    assert [(file["name"], file["rows"]) for file in provenance["files"]] == [
+    assert provenance["rows"] == {"read": 101, "kept": 100, "held_out": 10, "left_out": 1}
+    assert provenance["left_out"]["different_prompts"]["places"] == ["data/train.jsonl.gz:51"]
+    (source_read,) = provenance["sources"]
+    assert [(file["name"], file["rows"]) for file in source_read["files"]] == [
         ("test.jsonl", 10),
         ("train.jsonl.gz", 91),
     ]
     md5 = hashlib.md5((source / "train.jsonl.gz").read_bytes()).hexdigest()
-    assert provenance["files"][1]["md5"] == md5
+    assert source_read["files"][1]["md5"] == md5
     output = (folder / "raw" / "demonstrations.jsonl").read_bytes()
     assert provenance["output"]["md5"] == hashlib.md5(output).hexdigest()
 
@@ -172,7 +175,7 @@ def test_fetch_writes_demonstrations_and_where_they_came_from(folder: Path) -> N
 def test_fetch_counts_the_rows_whose_worse_response_is_empty(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched(monkeypatch, [*ROWS, hh("question", "answer", "")])
     provenance = json.loads((folder / "raw" / "provenance.json").read_text())
-    expected = {"read": 101, "kept": 101, "held_out": 0, "rejected": 0, "empty_rejected_response": 1}
+    expected = {"read": 101, "kept": 101, "held_out": 0, "left_out": 0, "empty_rejected_response": 1}
     assert provenance["rows"] == expected
 
 
@@ -503,8 +506,8 @@ def test_real_hh_rows_go_all_the_way(folder: Path, monkeypatch: pytest.MonkeyPat
     done = ran("fetch")
     assert done.returncode == 0, done.stderr
     provenance = json.loads(Path("raw/provenance.json").read_text())
-    assert provenance["rows"] == {"read": 1156, "kept": 1153, "held_out": 199, "rejected": 3}
-    assert done.stderr.count("chosen and rejected have different prompts") == 3
+    assert provenance["rows"] == {"read": 1156, "kept": 1153, "held_out": 199, "left_out": 3}
+    assert "warning: left out 3 rows: the better and the worse response have different prompts" in done.stderr
     run_here("curate", monkeypatch)
     splits, curation = curated()
     assert len(splits["train"]) == 100
@@ -520,7 +523,10 @@ def write(name: str, content: str | bytes) -> str:
 
 SOURCES: dict[str, tuple[Callable[[], str], str]] = {
     "empty": (lambda: write("e.jsonl", ""), "e.jsonl: the dataset is empty"),
-    "invalid": (lambda: write("i.jsonl", text_of(ROWS[:2]) + "{no\n"), "i.jsonl:3: invalid JSON: "),
+    "invalid": (
+        lambda: write("i.jsonl", text_of(ROWS[:2]) + "{no\n" * 2),
+        "i.jsonl:3: the row cannot be read: invalid",
+    ),
     "truncated": (
         lambda: write("t.jsonl.gz", gzip.compress(text_of(ROWS).encode())[:-20]),
         "t.jsonl.gz:",
@@ -529,14 +535,17 @@ SOURCES: dict[str, tuple[Callable[[], str], str]] = {
         lambda: write("u.jsonl", '{"text": "a"}\n'),
         "u.jsonl:1: unrecognised format: the row has the keys text",
     ),
-    "wrong type": (lambda: write("w.jsonl", text_of(ROWS[:2]) + '{"chosen": 1}\n'), "w.jsonl:3: 'chosen' must be text"),
+    "wrong type": (
+        lambda: write("w.jsonl", text_of(ROWS[:2]) + '{"chosen": 1}\n' * 2),
+        "w.jsonl:3: a value has the wrong type: 'chosen' must be text",
+    ),
     "no assistant": (
-        lambda: write("n.jsonl", text_of([*ROWS[:2], {"chosen": "\n\nHuman: a", "rejected": "\n\nHuman: a"}])),
-        "n.jsonl:3: the dialogue does not end in an assistant turn; 1 of 3 rows are malformed",
+        lambda: write("n.jsonl", text_of([*ROWS[:2], *[{"chosen": "\n\nHuman: a", "rejected": "\n\nHuman: a"}] * 2])),
+        "n.jsonl:3: the dialogue does not end in an assistant turn; 2 of 4 rows",
     ),
     "two prompts": (
         lambda: write("p.jsonl", text_of([hh("a", "b", rejected_prompt="c")])),
-        "p.jsonl:1: chosen and rejected have different prompts; 1 of 1 rows are malformed",
+        "p.jsonl:1: the better and the worse response have different prompts; 1 of 1 rows",
     ),
 }
 
@@ -548,7 +557,8 @@ def test_fetch_refuses_in_one_line_and_leaves_the_old_output(
     (folder / "raw").mkdir()
     (folder / "raw" / "old").touch()
     make, message = SOURCES[case]
-    params(f"fetch.source={make()}")
+    params("fetch.source=" + write(make(), gzip.compress(text_of(ROWS).encode()) if "gz" in make() else text_of(ROWS)))
+    make()  # after the recipe was read
     assert refused("fetch", monkeypatch, capfd).startswith(message)
     assert [path.name for path in (folder / "raw").iterdir()] == ["old"]
     assert [path.name for path in folder.glob(".raw*")] == []
