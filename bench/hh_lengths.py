@@ -43,14 +43,14 @@ def summary(rows: Sequence[Lengths]) -> dict[str, dict[str, float]]:
 def count(data: Path, template: "Template") -> tuple[list[Lengths], int]:
     """Rows of the files that may be trained on, and how many were left out: malformed, or without a rejected one."""
     from juicer.data.demonstrations import Demonstration
-    from juicer.sources.files import Row, files_of, rows_of
-    from juicer.sources.formats import convert, recognise
+    from juicer.settings.sources import ReadingSettings
+    from juicer.sources.files import rows_of_source
+    from juicer.sources.formats import Reader
 
     rows: list[Lengths] = []
-    left_out = 0
-    for file in files_of(str(data)):
-        for raw in () if file.held_out else rows_of(file.path, file.shown):
-            row = convert(raw, recognise(raw)) if isinstance(raw, Row) else raw
+    left_out, reader = 0, Reader(ReadingSettings())
+    for file, read in rows_of_source(str(data)):
+        for row in () if file.held_out else reader.convert(read):
             if not isinstance(row, Demonstration) or row.rejected is None:
                 left_out += 1
                 continue

@@ -235,7 +235,7 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 EDITS: dict[str, tuple[Any, str]] = {
     "graph.base": ("models/world/policy; touch pwned", "graph.base does not follow from the recipe"),
     "graph.scorer": ("$(touch pwned)", "graph.scorer does not follow"),
-    "graph.source": ("`touch pwned`", "graph.source does not follow"),
+    "graph.sources.source": ("`touch pwned`", "graph.sources.source does not follow"),
     "graph.table": ("a\nb", "graph.table does not follow"),
     "graph.irft.r1.part": ("all; touch pwned", "graph.irft.r1.part does not follow"),
     "graph.irft.r2.previous": ("models/sft || touch pwned", "rounds are not a chain"),

@@ -100,7 +100,7 @@ class TestExtending:
     def folder(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         Path("recipes").mkdir()
-        Path("rows.jsonl").touch()
+        Path("rows.jsonl").write_text('{"prompt": "Is it raining?", "response": "No."}\n')
         write_stub(Path("model"))
         Path("recipes/whole.yaml").write_text(
             "name: whole\nfetch: {source: ./rows.jsonl}\npolicy: {model: ./model}\n"
