@@ -201,7 +201,7 @@ class Spool:
             for row in source:
                 self._held_out.append(row.held_out)
                 if not row.held_out:
-                    self.places.append(int(row.split_hash()[:16], 16))
+                    self.places.append(mixture.place_of(row.split_hash()))
                 file.write(row.line())
 
     def copy(self, writer: Writer, keep: int) -> int:

@@ -1,13 +1,16 @@
 """What fetch does with every row: used, held out, or left out with its reason and its place; never lost in silence."""
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from juicer.runtime.errors import InputError
+from juicer.settings.data import CurateSettings
 from juicer.settings.sources import FetchSettings
+from juicer.sources.curation import split_of
 from tests.fetching import fetched, written
 
 EMPTY = {"prompt": "Hi", "response": " "}
@@ -111,6 +114,19 @@ def test_a_mixture_has_the_proportions_of_its_weights_and_no_row_twice(tmp_path:
     assert [source["used"] for source in found.provenance["sources"]] == [100, 50]
     assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["demonstrations.jsonl", "provenance.json"]
     assert fetched(tmp_path, source=mixture).rows == found.rows
+
+
+def test_a_mixture_has_its_proportions_in_every_split(tmp_path: Path) -> None:
+    one = written(tmp_path / "one.jsonl", [answered(number) for number in range(2000)])
+    two = written(tmp_path / "two.jsonl", [answered(number) for number in range(2000, 2400)])
+    found = fetched(tmp_path, source=[{"path": str(one), "weight": 1}, {"path": str(two), "weight": 1}])
+    shares = CurateSettings(validation_share=0.2, held_out_share=0.2)
+    splits = Counter(
+        (split_of(row.split_hash(), shares, False), int(row.response.split()[1]) < 2000) for row in found.rows
+    )
+    for split, expected in (("train", 240), ("validation", 80), ("held_out", 80)):
+        assert splits[split, True] == pytest.approx(expected, rel=0.35)
+        assert splits[split, False] == pytest.approx(expected, rel=0.35)
 
 
 def test_rows_that_a_source_of_a_mixture_holds_out_are_all_kept(tmp_path: Path) -> None:
