@@ -8,12 +8,12 @@ from typing import Any
 
 from packaging.version import Version
 
-from juicer.recipe.graph import HUB_ID, INPUTS, SFT, WORLD_POLICY, WORLD_SCORER, Graph, graph_of, named_inputs
+from juicer.recipe.graph import ABSENT, HUB_ID, INPUTS, SFT, WORLD_POLICY, WORLD_SCORER, Graph, graph_of, named_inputs
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.settings.base import Settings
 from juicer.settings.sources import FetchSettings
-from juicer.sources.files import is_path
+from juicer.sources.files import is_path, is_pattern
 
 
 def check_models(recipe: Recipe, where: str) -> None:
@@ -63,12 +63,22 @@ def validate(params: dict[str, Any], where: str) -> Recipe:
         key = _first_difference(expected, found)
         active = Path("recipes") / f"{recipe.name}.yaml"
         again = f"juicer use {active if active.is_file() else 'RECIPE'} [key=value ...]"
+        if key.startswith("sources.") and any(is_pattern(source.path) for source in recipe.fetch.sources):
+            changes = _changes({*expected["sources"].values()}, {*found["sources"].values()})
+            what = f"the files that the pattern in fetch.source matches have changed ({changes})"
+            raise InputError(what, where=where, do=f"read them: {again}")
         why = f"{where} was changed by hand or by `dvc exp run -S`, or is older than the code"
         do = f"{why}; derive the graph again: {again}, then dvc checkout"
         raise InputError(
             f"graph.{key} does not follow from the recipe (irft.rounds, rft.rounds, ...)", where=where, do=do
         )
     return recipe
+
+
+def _changes(now: set[str], before: set[str]) -> str:
+    """Which files are new and which are gone."""
+    new = [f"{path} is new" for path in sorted(now - before - {ABSENT})]
+    return ", ".join([*new, *(f"{path} is gone" for path in sorted(before - now - {ABSENT}))])
 
 
 def _check_kept(recipe: Recipe, graph: Graph, where: str) -> None:
