@@ -551,7 +551,7 @@ def init(
     reading = _reading(columns, format_, exchange)
     recipe = project.path(out) if out else Path("recipes", f"{name or 'mine'}.yaml")
     recipe = recipe if recipe.suffix else recipe.with_suffix(".yaml")
-    drafting.check_name(name or recipe.stem)
+    drafting.check_name(name or drafting.name_of(recipe))
     if not dry_run:
         drafting.check_free(recipe, force=force)
 

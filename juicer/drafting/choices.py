@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from juicer.drafting.counted import counted
 from juicer.drafting.measure import Measured
 from juicer.runtime.errors import InputError
 from juicer.settings.data import CurateSettings
@@ -25,8 +26,8 @@ TRIED = 64
 """Ways to part a context into prompt and response that are tried."""
 SPLITS = (0.05, 0.1, 0.15, 0.2, 0.25)
 """Shares of the prompts for validation, and for reporting, that are tried in turn; half are left to train on."""
-ENOUGH, FEW = 20, 50
-"""Prompts that each split should have; rows below which results mean little."""
+ENOUGH, FEW, LEAST = 20, 50, 20
+"""Prompts that each split should have; rows below which results mean little; prompts that nearly always make splits."""
 MOST_PROMPTS, MOST_PROMPTS_CPU = 1000, 300
 """Prompts of an evaluation."""
 MOST_KEPT, BEST = 10_000, 0.8
@@ -211,7 +212,8 @@ def shares_of(measured: Measured, scale: float) -> tuple[CurateSettings, Mapping
     Raises:
         InputError: a split would be empty; names the number of rows that are needed.
     """
-    prompts = len({row.split_hash for row in measured.rows if not row.held_out}) * scale
+    different = len({row.split_hash for row in measured.rows if not row.held_out})
+    prompts = different * scale
     enough, usable = ENOUGH / scale, None
     for share in (_round(max(0.001, MOST_PROMPTS / prompts)), *SPLITS) if prompts > 20 * MOST_PROMPTS else SPLITS:
         shares = CurateSettings(validation_share=share, held_out_share=0.0 if measured.source_holds_out else share)
@@ -223,8 +225,10 @@ def shares_of(measured: Measured, scale: float) -> tuple[CurateSettings, Mapping
             break
     if usable is None:
         needed = "curate needs rows to train on, to choose by and to report on"
-        what = f"{len(measured.rows)} usable rows are too few: {needed}"
-        raise InputError(what, where="--data", do=f"give at least {FEW} rows")
+        rows, verb = counted(len(measured.rows), "usable row"), "is" if len(measured.rows) == 1 else "are"
+        what = f"{rows} with {counted(different, 'different prompt')} {verb} too few: {needed}"
+        # Hashes of the prompts decide the splits, so that no number makes sure of three.
+        raise InputError(what, where="--data", do=f"give at least {max(LEAST, 2 * different)} different prompts")
     return usable
 
 
@@ -261,7 +265,8 @@ def _notes(facts: Facts, share: float, kept: float, splits: Mapping[str, int]) -
         notes.append(f"{bad} of the {bad + len(facts.measured.rows)} rows measured will be dropped: {reasons}")
     if facts.rows < FEW:
         notes.append(
-            f"{facts.rows} rows are few: the run shows that it works, and no more; {FEW} is the least, 1,000 is better"
+            f"{facts.rows} rows are few: the run shows that it works, and no more; for results {FEW} is the least, "
+            "and 1,000 is better"
         )
     elif min(splits["validation"], splits["held_out"]) < ENOUGH:
         few = f"{splits['validation']} validation and {splits['held_out']} held-out rows"
@@ -308,7 +313,11 @@ def _fetch(facts: Facts) -> dict[str, Chosen]:
     columns = facts.columns.model_dump(exclude_defaults=True)
     if columns:
         values["fetch.columns"] = Chosen(columns)
-    more = f"; all: up to {facts.further_turns:,} rows more, one for each earlier answer" if facts.further_turns else ""
+    more = (
+        f"; all: up to {counted(facts.further_turns, 'row')} more, one for each earlier answer"
+        if facts.further_turns
+        else ""
+    )
     if more or facts.exchange != "last":
         values["fetch.exchange"] = Chosen(
             facts.exchange, f"the answers that are learnt{more if facts.exchange == 'last' else ''}"
@@ -352,7 +361,7 @@ def _curate(
         best = min(MOST_KEPT, max(1, int(BEST * train)))
         keep = Chosen(best, f"the best by the scorer, of about {train:,} training rows")
     about = "about " if scale > 1 else ""
-    rows = {name: f"{about}{round(count * scale):,} rows" for name, count in splits.items()}
+    rows = {name: f"{about}{counted(round(count * scale), 'row')}" for name, count in splits.items()}
     held_out = Chosen(shares.held_out_share, f"{rows['held_out']} to report on")
     if facts.measured.source_holds_out:
         held_out = Chosen(0.0, f"the source holds out {rows['held_out']} itself")
@@ -365,10 +374,11 @@ def _curate(
 
 def _sft(facts: Facts, rates: Rates, train: int) -> dict[str, Chosen]:
     batch = batch_of(rates.batch, train, processes_of(facts))
+    tried = "one rate; with several, the best on validation is kept"
     return {
-        "sft.batch_size": Chosen(batch, f"{-(-train // batch):,} steps an epoch"),
+        "sft.batch_size": Chosen(batch, f"{counted(-(-train // batch), 'step')} an epoch"),
         "sft.optimiser": Chosen({"name": "adamw", "learning_rate": rates.sft}, f"a start {rates.origin}"),
-        "sft_matched.learning_rates": Chosen([rates.matched], "several are tried, and the best on validation is kept"),
+        "sft_matched.learning_rates": Chosen([rates.matched], tried),
     }
 
 

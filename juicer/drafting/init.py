@@ -36,7 +36,8 @@ FREE_SHARES = (0.5, 0.9)
 """Shares of the free main memory that a plan may fill: the second if nothing fits into the first."""
 SHOWN_ROWS, MOST_TRIED = 3, 50
 UNUSABLE_SHARE: float = FetchSettings.model_fields["unusable_share"].default
-NAME = r"[a-z0-9][a-z0-9-]{0,99}"
+LONGEST_NAME = 100
+NAME = rf"[a-z0-9][a-z0-9-]{{0,{LONGEST_NAME - 1}}}"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class Draft:
     stages: Sequence[StagePlan]
     devices: int
     probed: Sequence[str]
+
+
+def name_of(out: Path) -> str:
+    """The name of a recipe from its file's: the stem in lower case, with dashes for what a name cannot have."""
+    return re.sub(r"[^a-z0-9]+", "-", out.stem.lower()).strip("-")[:LONGEST_NAME]
 
 
 def check_name(name: str) -> None:
@@ -155,7 +161,7 @@ def facts_of(
     """What the choices depend on."""
     sources = [{"path": source.path, "format": source.format} for source in found.sources]
     return Facts(
-        name=request.name or request.out.stem,
+        name=request.name or name_of(request.out),
         sources=sources,
         columns=request.reading.columns,
         exchange=request.reading.exchange,

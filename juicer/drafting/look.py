@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from juicer.drafting.shown import aligned, as_seen, as_understood, described
-from juicer.drafting.survey import Placed, SourceSurvey, read_source
+from juicer.drafting.survey import Placed, SourceSurvey, no_demonstrations, read_source
 from juicer.settings.sources import ReadingSettings
 
 
@@ -17,7 +17,7 @@ def show(paths: Sequence[str], reading: ReadingSettings, rows: int, model: str |
         model: folder with a tokenizer, through whose template they are shown too.
 
     Raises:
-        InputError: a file or the model does not exist or is damaged, or the format is not known.
+        InputError: a file or the model does not exist or is damaged, a source has no rows, or the format is not known.
     """
     for path in paths:
         source = SourceSurvey(path, among_others=len(paths) > 1)
@@ -25,6 +25,8 @@ def show(paths: Sequence[str], reading: ReadingSettings, rows: int, model: str |
         shown = list(islice(read, rows))
         for _ in read:
             pass
+        if not source.rows:
+            raise no_demonstrations(source)
         print(aligned(described(source)))
         for placed in shown:
             print(f"\n{as_understood(placed)}")

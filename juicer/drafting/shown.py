@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from juicer.data.demonstrations import Demonstration
 from juicer.data.template import Template
+from juicer.drafting.counted import counted
 from juicer.drafting.survey import Placed, SourceSurvey, Survey
 from juicer.sources.formats import LeftOut
 from juicer.sources.suitability import Unsuitable, rendered
@@ -45,11 +46,15 @@ def _indented(text: str, width: int) -> str:
 def described(source: SourceSurvey) -> Iterator[tuple[str, str]]:
     """What a source is, as lines of a name and a text."""
     files = "" if len(source.files) == 1 else f" in {len(source.files)} files"
-    rows = _rows(source.rows) + files if source.whole else f"the first {_rows(source.rows)}{files} (it is large)"
+    rows = (
+        counted(source.rows, "row") + files
+        if source.whole
+        else f"the first {counted(source.rows, 'row')}{files} (it is large)"
+    )
     yield "data", source.path
     yield "format", f"{source.format}, {rows}"
     if source.demonstrations != source.rows or source.rejected or source.held_out:
-        parts = [f"{source.demonstrations:,} demonstrations"]
+        parts = [counted(source.demonstrations, "demonstration")]
         parts += [f"{source.rejected:,} with a worse response"] if source.rejected else []
         parts += [f"{source.held_out:,} held out by the source"] if source.held_out else []
         yield "", ", ".join(parts) + _named(source.held_out_files)
@@ -61,11 +66,8 @@ def described(source: SourceSurvey) -> Iterator[tuple[str, str]]:
     for reason, count in source.left_out.most_common():
         first = source.first[reason]
         places = "; ".join(f"{_place(each, source.path)}{_detail(each)}" for each in first)
-        yield "left out", f"{_rows(count)}: {first[0].explanation}\n{shortened(places)}{' ...' * (count > len(first))}"
-
-
-def _rows(count: int) -> str:
-    return f"{count:,} row{'s' * (count != 1)}"
+        places = f"{shortened(places)}{' ...' * (count > len(first))}"
+        yield "left out", f"{counted(count, 'row')}: {first[0].explanation}\n{places}"
 
 
 def _place(row: LeftOut, path: str) -> str:
@@ -83,14 +85,16 @@ def _named(files: Sequence[str]) -> str:
 
 
 def summary(found: Survey) -> Iterator[tuple[str, str]]:
-    """What all sources are."""
+    """What each source is, and then all of them together."""
     for source in found.sources:
         yield from described(source)
+    if len(found.sources) > 1:
+        yield "all data", f"{counted(found.rows, 'row')}, {counted(found.demonstrations, 'demonstration')}"
     several = sum(rows for turns, rows in found.turns.items() if turns > 1)
     if several:
-        yield "turns", f"{several:,} dialogues with several answers, up to {max(found.turns)}"
-    again = f", {found.duplicates:,} duplicates" if found.duplicates else ""
-    yield "prompts", f"{found.prompts:,} different ones{again}"
+        yield "turns", f"{counted(several, 'dialogue')} with several answers, up to {max(found.turns)}"
+    again = f", {counted(found.duplicates, 'duplicate')}" if found.duplicates else ""
+    yield "prompts", f"{counted(found.prompts, 'different one')}{again}"
 
 
 def as_understood(placed: Placed) -> str:

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from juicer.data.demonstrations import Demonstration
+from juicer.drafting.counted import counted
 from juicer.runtime.errors import InputError
 from juicer.settings.sources import ReadingSettings
 from juicer.sources.files import Row, SourceFile, Unreadable, rows_of_source
@@ -159,7 +160,7 @@ def survey(paths: Sequence[str], reading: ReadingSettings, *, whole: int = WHOLE
             prompts.add(int(row.prompt_hash()[:16], 16))
             found.turns[1 + sum(turn["role"] == "assistant" for turn in row.prompt)] += 1
         if not source.demonstrations:
-            raise _no_demonstrations(source)
+            raise no_demonstrations(source)
     found.sample, found.prompts = sample.kept, len(prompts)
     return found
 
@@ -225,17 +226,18 @@ def check_usable(found: Survey, share: float) -> None:
     faulty = {reason: rows for reason, rows in source.left_out.items() if source.first[reason][0].unusable}
     reason = max(faulty, key=lambda each: faulty[each])
     first = source.first[reason][0]
-    what = f"{unusable:,} of {found.rows:,} rows are unusable, {faulty[reason]:,} because {first.explanation}"
+    what = f"{unusable:,} of {counted(found.rows, 'row')} are unusable, {faulty[reason]:,} because {first.explanation}"
     do = f"correct or remove them, up to {share:.0%} may be; juicer look shows how rows are read"
     raise InputError(what, where=first.where, do=do)
 
 
-def _no_demonstrations(source: SourceSurvey) -> InputError:
+def no_demonstrations(source: SourceSurvey) -> InputError:
+    """The error for a source without a demonstration, with the most frequent reason."""
     if not source.rows:
         return InputError("there are no rows", where=source.path, do="name a file of demonstrations")
     if not source.left_out:
         return InputError("there are no demonstrations", where=source.path, do="juicer look shows how rows are read")
     reason, rows = source.left_out.most_common(1)[0]
     first = source.first[reason][0]
-    what = f"none of the {source.rows:,} rows can be used; of {rows:,}, {first.explanation}"
+    what = f"none of the {counted(source.rows, 'row')} can be used; of {rows:,}, {first.explanation}"
     return InputError(what, where=first.where, do="juicer look shows how rows are read")

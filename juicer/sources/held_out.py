@@ -14,8 +14,8 @@ def held_out_word(name: str) -> str | None:
 
     The word stands first or last in the name of the file or of a folder, next to numbers perhaps: `test/0000.parquet`,
     `hh-test-2.jsonl.gz`, `valid.jsonl`, `test_sft-00000-of-00001.parquet`. It is no part of another word
-    (`latest.jsonl`), and not in the middle of others (`unit-test-questions.jsonl`). The name nearest to the file
-    decides: `test/train.jsonl` is trained on.
+    (`latest.jsonl`), and not in the middle of others (`unit-test-questions.jsonl`). Of the names with a word,
+    the nearest decides: `test/sub/0000.parquet` is held out, and `test/train.jsonl` is trained on.
     """
     *folders, file = name.split("/")
     for part in (stem_of(file), *reversed(folders)):

@@ -210,10 +210,11 @@ def test_run_starts_the_recipe_at_once(project: Path, model: Path, monkeypatch: 
     (project / "below").mkdir()
     monkeypatch.chdir(project / "below")
     write("rows.jsonl", plain)
-    done = juicer("init", "--data", "rows.jsonl", "--model", str(model), "--out", "../recipes/kite.yaml", "--run")
+    done = juicer("init", "--data", "rows.jsonl", "--model", str(model), "--out", "../recipes/Kite_2.yaml", "--run")
     assert done.exit_code == 0, done.stderr
-    assert started == [["recipes/kite.yaml"]]
-    assert "source: below/rows.jsonl" in (project / "recipes/kite.yaml").read_text()
+    assert started == [["recipes/Kite_2.yaml"]]
+    text = (project / "recipes/Kite_2.yaml").read_text()
+    assert "name: kite-2" in text and "source: below/rows.jsonl" in text
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_run_starts_the_recipe_at_once(project: Path, model: Path, monkeypatch: 
     [
         (["--data", "none.jsonl"], "none.jsonl: no such file or folder"),
         (["--data", "rows.jsonl", "--model", "./a/none"], "error: --model: no such folder: ./a/none"),
-        (["--data", "rows.jsonl", "--out", "recipes/My Recipe.yaml"], "'My Recipe' is not the name of a recipe"),
+        (["--data", "rows.jsonl", "--name", "My Recipe"], "'My Recipe' is not the name of a recipe"),
         (["--data", "rows.jsonl", "--scorer", "MODEL"], "is a GPTNeoXForCausalLM, not a reward model"),
         (["--data", "rows.jsonl", "--model", "MODEL", "--revision", "a" * 40], "is a folder, which has no revision"),
         (["--data", "rows.jsonl", "--model", "someone/something"], "--revision COMMIT and save its config.json as "
@@ -230,7 +231,7 @@ def test_run_starts_the_recipe_at_once(project: Path, model: Path, monkeypatch: 
          "there is no config.json of 'someone/something' here (save it as recipes/models/something.json)"),
         (["--data", "rows.jsonl", "--columns", "prompt=promt,response=response"], "promt"),
         (["--data", "rows.jsonl", "--format", "sharegtp"], "format"),
-        (["--data", "few.jsonl", "--model", "MODEL"], "3 usable rows are too few"),
+        (["--data", "few.jsonl", "--model", "MODEL"], "3 usable rows with 3 different prompts are too few"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_writes_nothing(options: list[str], told: str, project: Path, model: Path) -> None:
@@ -251,6 +252,21 @@ def test_look_shows_rows_outside_of_any_project(tmp_path: Path, model: Path, mon
     assert "response   >>>Hold it 0.<<<" in done.stdout
     assert "Assistant:>>> Hold it 0.<|endoftext|><<<" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_look_refuses_a_file_without_rows(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    done = juicer("look", str(tmp_path / "empty.jsonl"))
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == f"error: {tmp_path}/empty.jsonl: there are no rows (name a file of demonstrations)\n"
+
+
+@pytest.mark.parametrize(
+    ("out", "name"),
+    [("model_x.yaml", "model-x"), ("a/My Recipe.v2.yaml", "my-recipe-v2"), ("_x_", "x"), ("é.yaml", "")],
+)
+def test_a_recipe_has_the_name_of_its_file_in_the_characters_of_names(out: str, name: str) -> None:
+    assert drafting.name_of(Path(out)) == name
 
 
 def test_an_unpublished_recipe_is_named_by_its_place_in_errors(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_rows_that_do_not_fit_into_the_context_at_all_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "share"),
-    [(10_000, 0.05), (1000, 0.05), (200, 0.15), (100_000, 0.01)],
+    [(10_000, 0.05), (1000, 0.05), (200, 0.15), (50_000, 0.02), (100_000, 0.01)],
 )
 def test_shares_give_every_split_enough_prompts_and_no_more(rows: int, share: float) -> None:
     shares, splits = choices.shares_of(measured(rows), 1.0)
@@ -132,8 +132,13 @@ def test_rows_that_the_source_holds_out_are_those_to_report_on() -> None:
 def test_few_rows_are_warned_of_and_too_few_refused_with_the_number_that_is_needed() -> None:
     few = choose(facts(measured=measured(40)))
     assert any("50 is the least" in note for note in few.notes)
-    with pytest.raises(InputError, match=r"3 usable rows are too few.*give at least 50 rows"):
-        choose(facts(measured=measured(3)))
+    choose(facts(measured=measured(choices.LEAST)))
+    for rows, told in (
+        (3, "3 usable rows with 3 different prompts are"),
+        (1, "1 usable row with 1 different prompt is"),
+    ):
+        with pytest.raises(InputError, match=rf"{told} too few.*give at least 20 different prompts"):
+            choose(facts(measured=measured(rows)))
 
 
 def test_a_template_that_takes_no_row_is_refused_with_the_reason() -> None:

@@ -203,6 +203,31 @@ def test_splits_in_an_object_hold_their_rows_out(tmp_path: Path) -> None:
     assert [row.held_out for row in rows if isinstance(row, Row)] == [False, True, True]
 
 
+def test_a_list_of_rows_under_another_key_is_told_and_other_values_are_skipped(tmp_path: Path) -> None:
+    text = json.dumps({"version": 1, "train": ROWS[:1], "tags": ["a"], "n": [], "extra": ROWS, "test": ROWS[2:]})
+    first, told, last = read(tmp_path, "a.json", text.replace('"extra"', '\n"extra"'))
+    assert isinstance(first, Row) and isinstance(last, Row) and last.held_out
+    assert isinstance(told, Unreadable) and told.where == "a.json:2"
+    assert told.what == (
+        "the list of 3 rows under 'extra' is not read: the key is neither a split nor 'data' nor 'rows'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ('{"prompt":"x,"response":"r"}', "invalid JSON: Expecting ',' delimiter"),
+        ('{"prompt":"x","response":"r}', "invalid JSON: Invalid control character"),
+    ],
+)
+def test_a_mistake_in_a_long_array_is_told_at_its_line(tmp_path: Path, row: str, what: str) -> None:
+    rows = ['{"prompt":"x","response":"r"}'] * 300
+    rows[100] = row
+    with pytest.raises(InputError) as error:
+        read(tmp_path, "a.json", "[\n" + ",\n".join(rows) + "\n]")
+    assert str(error.value) == f"a.json:102: {what}"
+
+
 def test_json_lines_with_a_key_data_are_rows_of_their_own(tmp_path: Path) -> None:
     rows = [{"data": [{"role": "user"}]}, {"data": [{"role": "user"}]}]
     assert values(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows))) == rows

@@ -37,6 +37,8 @@ def touch(folder: Path, *names: str) -> str:
         ("test_sft-00000-of-00001.parquet", "test"),
         ("validation/data-00000-of-00001.arrow", "validation"),
         ("sub/test/0000.parquet", "test"),
+        ("test/sub/0000.parquet", "test"),
+        ("test/train/0000.parquet", None),
         ("train-dev.jsonl", "dev"),
         ("train/test.jsonl", "test"),
         ("train.jsonl", None),

@@ -136,6 +136,18 @@ def test_keys_that_are_not_read_and_rows_left_out_are_named(tmp_path: Path) -> N
     assert "left out  1 row: the dialogue does not end in an assistant turn\n          line 2" in text
 
 
+def test_totals_of_several_sources_are_named_as_those_of_all_data(tmp_path: Path) -> None:
+    one = [written(tmp_path / "a.jsonl", [CHAT, OPEN])]
+    assert "all data" not in aligned(summary(survey(one, READING)))
+    text = aligned(summary(survey([*one, written(tmp_path / "b.jsonl", [CHAT])], READING)))
+    assert "1 demonstration\n" in text
+    assert text.splitlines()[-3:] == [
+        "all data  3 rows, 2 demonstrations",
+        "turns     2 dialogues with several answers, up to 2",
+        "prompts   1 different one, 1 duplicate",
+    ]
+
+
 def test_columns_are_named_in_pairs() -> None:
     columns = columns_of(["prompt=question, response=the answer", "roles.user=client", "roles.user=caller"])
     assert (columns.prompt, columns.response, columns.roles.user) == ("question", "the answer", ["client", "caller"])

@@ -15,6 +15,7 @@ from juicer.sources.held_out import is_held_out
 
 CONTAINERS = ("data", "rows")
 """Keys of an object under which the rows of the file stand, beside the names of splits."""
+_NAMES = " nor ".join(map(repr, CONTAINERS))
 # An object in which a list of objects comes first, or after plain values (`version`).
 _LIST_FIRST = re.compile(rb'\s*\{[^{}\[\]]*?"([^"\\]*)"\s*:\s*\[\s*[{\]]')
 # A list of messages, one dialogue a line.
@@ -80,12 +81,18 @@ def _is_cut(line: bytes) -> bool:
 
 
 def _contained(text: JsonText) -> Iterator[Row | Unreadable]:
-    """The rows under the keys of an object; other keys are skipped."""
+    """The rows under the keys of an object; a list of rows under another key is told, other values are skipped."""
     for key in text.members():
-        if _holds_rows(key) and text.skip() == "[":
+        if text.skip() != "[":
+            text.value()
+        elif _holds_rows(key):
             yield from text.array(key, held_out=is_held_out(key) is True)
         else:
-            text.value()
+            where = text.where()
+            if rows := sum(isinstance(row, Row) for row in text.array(key)):
+                count = f"{rows:,} row{'s' * (rows != 1)}"
+                what = f"the list of {count} under {key!r} is not read: the key is neither a split nor {_NAMES}"
+                yield Unreadable(what, where)
 
 
 def _lines(file: io.BufferedReader, name: str, number: int, line: bytes) -> Iterator[Row | Unreadable]:

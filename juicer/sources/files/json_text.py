@@ -20,6 +20,11 @@ def not_read(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else "a number of more than 4,300 digits"
 
 
+def _message(error: json.JSONDecodeError) -> str:
+    """The parser's message, without the preposition before its place."""
+    return error.msg.removesuffix(" at").removesuffix(" starting")
+
+
 class JsonText:
     """The text of a JSON file from a place on, read in blocks.
 
@@ -62,7 +67,7 @@ class JsonText:
     def objects(self) -> Iterator[Row | Unreadable]:
         """The rows of a file of one object after another."""
         while self.skip():
-            where = f"{self._name}:{self.line()}"
+            where = self.where()
             yield row_of(self.value(), where)
 
     def members(self) -> Iterator[str]:
@@ -88,10 +93,13 @@ class JsonText:
         """Number of the present line."""
         return self._line + self._text.count("\n", 0, self._place)
 
-    def error(self, what: str, place: int | None = None) -> InputError:
-        """The error at a place of the text, by default the present one."""
-        end = self._place if place is None else place
-        line = self._line + self._text.count("\n", 0, end)
+    def where(self) -> str:
+        """The present place, as `file:line`."""
+        return f"{self._name}:{self.line()}"
+
+    def error(self, what: str, ahead: int = 0) -> InputError:
+        """The error at the present place, or so many characters after it."""
+        line = self._line + self._text.count("\n", 0, self._place + ahead)
         return InputError(f"invalid JSON: {what}", where=f"{self._name}:{line}")
 
     def skip(self) -> str:
@@ -128,12 +136,13 @@ class JsonText:
                 self._place = end
                 return value
             except json.JSONDecodeError as error:
-                # Either the text is wrong, or the value goes on in the next block.
+                # Either the text is wrong, or the value goes on in the next block. Reading on moves the text's start.
+                message, ahead = _message(error), error.pos - self._place
                 if len(self._text) - self._place > LONGEST_ROW:
-                    what = f"{error.msg}, or the row is longer than {LONGEST_ROW // 2**20} MiB"
-                    raise self.error(what, error.pos) from error
+                    what = f"{message}, or the row is longer than {LONGEST_ROW // 2**20} MiB"
+                    raise self.error(what, ahead) from error
                 if not self._more(size):
-                    raise self.error(error.msg, error.pos) from error
+                    raise self.error(message, ahead) from error
                 size *= 2
             except (ValueError, RecursionError) as error:
                 raise self.error(not_read(error)) from error
