@@ -265,7 +265,7 @@ def _described(settings: FetchSettings, sources: list[SourceFetch], losses: Loss
 def _result(sources: list[SourceFetch], losses: Losses, writer: Writer) -> str:
     """The line that says what became of the rows."""
     records = [source.record() for source in sources]
-    said = [f"{record.path} ({record.format}{_used(record)})" for record in records]
+    said = [record.path if record.path == WORLD else f"{record.path} ({_how(record)})" for record in records]
     parts = [f"{writer.rows:,} demonstrations from {', '.join(said)}"]
     if losses.rows:
         parts.append(f"left out {sum(losses.rows.values()):,} rows")
@@ -279,8 +279,8 @@ def _result(sources: list[SourceFetch], losses: Losses, writer: Writer) -> str:
     return "; ".join(parts)
 
 
-def _used(record: SourceRecord) -> str:
-    return "" if record.weight is None else f", {record.used:,} of {record.demonstrations:,}"
+def _how(record: SourceRecord) -> str:
+    return record.format + ("" if record.weight is None else f", {record.used:,} of {record.demonstrations:,}")
 
 
 if __name__ == "__main__":
