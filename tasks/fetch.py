@@ -19,7 +19,7 @@ from juicer.runtime.files import md5_of_file, write_json
 from juicer.settings.sources import WORLD, FetchSettings, Source
 from juicer.settings.world import WorldSettings
 from juicer.sources import mixture
-from juicer.sources.files import Row, Unreadable, is_path, rows_of_source
+from juicer.sources.files import Row, Unreadable, is_path, listing_of, rows_of_source
 from juicer.sources.formats import LeftOut, Reader
 from juicer.sources.hub import split_of
 from juicer.sources.provenance import FileRecord, Losses, SourceRecord
@@ -72,6 +72,8 @@ class SourceFetch:
         self.source, self.settings, self.losses = source, settings, losses
         self.reader = Reader(source.reading)
         self.files: list[FileRecord] = []
+        self.ignored: Counter[str] = Counter()
+        """Files of a folder that are not read, by type."""
         self.demonstrations = 0
         self._by_dialogue = any(each.reading.exchange == "all" for each in settings.sources)
         self.used: int | None = None
@@ -102,6 +104,7 @@ class SourceFetch:
         if not is_path(path):
             yield _hub_rows(path, self.settings)
             return
+        self.ignored = listing_of(path, among_others=self.source.among_others).ignored
         for file, rows in rows_of_source(path, among_others=self.source.among_others):
             before = self.rows
             yield rows
@@ -120,6 +123,7 @@ class SourceFetch:
             used=self.demonstrations if self.used is None else self.used,
             unread=dict(self.reader.unread.most_common()),
             files=self.files,
+            ignored=dict(sorted(self.ignored.items())),
         )
 
 
@@ -268,15 +272,22 @@ def _result(sources: list[SourceFetch], losses: Losses, writer: Writer) -> str:
     said = [record.path if record.path == WORLD else f"{record.path} ({_how(record)})" for record in records]
     parts = [f"{writer.rows:,} demonstrations from {', '.join(said)}"]
     if losses.rows:
-        parts.append(f"left out {sum(losses.rows.values()):,} rows")
+        parts.append(f"left out {_rows(sum(losses.rows.values()))}")
     if unread := sum((Counter(record.unread) for record in records), Counter[str]()):
         named = ", ".join(f"{key} ({rows:,})" for key, rows in unread.most_common(KEYS))
         parts.append(f"not read: {named}{f' and {len(unread) - KEYS} more keys' if len(unread) > KEYS else ''}")
     if writer.held_out:
         words = {file.name: file.held_out for record in records for file in record.files if file.held_out}
-        by = ", ".join(f"{name} for {word!r}" for name, word in list(words.items())[:3])
-        parts.append(f"held out {writer.held_out:,} rows ({by or 'by their split'})")
+        by = [f"{name}, whose name says {word!r}" for name, word in list(words.items())[:3]]
+        by += [f"{len(words) - len(by)} more files"] if len(words) > len(by) else []
+        parts.append(f"held out {_rows(writer.held_out)} ({'; '.join(by) or 'their split says so'})")
+    if ignored := sum((source.ignored for source in sources), Counter[str]()):
+        parts.append(f"ignored {ignored.total()} other files ({', '.join(sorted(ignored))})")
     return "; ".join(parts)
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"
 
 
 def _how(record: SourceRecord) -> str:

@@ -40,6 +40,8 @@ class SourceRecord(BaseModel):
     unread: dict[str, int]
     """Keys with a value that no demonstration was made from, with the number of rows."""
     files: list[FileRecord]
+    ignored: dict[str, int]
+    """Files of a folder that are not read, by type."""
 
 
 class LeftOutRecord(BaseModel):

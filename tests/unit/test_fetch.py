@@ -41,7 +41,16 @@ def test_every_file_is_recorded_with_its_md5_and_its_rows(tmp_path: Path) -> Non
     output = (tmp_path / "raw" / "demonstrations.jsonl").read_bytes()
     assert found.provenance["output"]["md5"] == hashlib.md5(output).hexdigest()
     assert [row.held_out for row in found.rows] == [False, False, True]
-    assert "held out 1 rows (valid.jsonl for 'valid')" in found.said
+    assert "held out 1 row (valid.jsonl, whose name says 'valid')" in found.said
+
+
+def test_files_of_other_types_are_named(tmp_path: Path) -> None:
+    written(tmp_path / "data" / "train.jsonl", [answered(1)])
+    for name in ("notes.txt", "README.md", "more.txt"):
+        (tmp_path / "data" / name).touch()
+    found = fetched(tmp_path, source=str(tmp_path / "data"))
+    assert found.provenance["sources"][0]["ignored"] == {".md": 1, ".txt": 2}
+    assert found.said.endswith("ignored 3 other files (.md, .txt)")
 
 
 def test_keys_that_were_not_read_are_named_with_their_counts(tmp_path: Path) -> None:
