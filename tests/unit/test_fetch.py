@@ -169,6 +169,7 @@ def test_an_empty_source_of_several_is_named(tmp_path: Path) -> None:
         ({"source": ["world", "a"]}, "cannot be mixed"),
         ({"source": [{"weight": 1}]}, r"'source\.0\.path' is missing"),
         ({"source": "a", "columns": {"prompt": "x"}}, "needs both prompt and response"),
+        ({"source": "a", "columns": {"prompt": "x", "response": "x"}}, "the same column for prompt and response"),
         ({"source": "a", "columns": {"prompt": "x", "response": "y", "messages": "z"}}, "name one or the others"),
         ({"source": "a", "columns": {"promt": "x"}}, r"'columns\.promt' \(did you mean 'prompt'\?\)"),
     ],
