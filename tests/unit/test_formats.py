@@ -62,7 +62,9 @@ def test_a_format_is_recognised_by_the_keys_of_its_first_row(name: str) -> None:
         ({"messages": TURNS, "label": True}, "kto"),
         ({"prompt": [user("Hi")], "output": [assistant("Hello")], "label": 1}, "kto"),
         ({"prompt": "Hi", "response": "Hello", "label": 3}, "prompt-response"),
-        ({"prompt": "Hi", "completion": "Hello", "label": "spam"}, "prompt-response"),
+        ({"prompt": "Hi", "completion": "Hello", "label": "1.0"}, "kto"),
+        ({"prompt": "Hi", "completion": "Hello", "label": "2"}, "prompt-response"),
+        ({"question": "Hi", "answer": "Hello", "label": "spam"}, "question-answer"),
         ({"conversation": [{"role": "user", "content": "Hi"}]}, "sharegpt"),
         ({"instruction": "Hi", "chosen": "Hello", "rejected": "No"}, "preference"),
         # Datasets that were put together have all keys in every row, most of them null.
@@ -218,7 +220,18 @@ def test_the_place_of_an_image_in_a_text_leaves_the_row_out_where_the_file_has_i
     assert demonstration({**ROW, "prompt": "What is <image> in HTML?"}).response == "Hello"
 
 
-@pytest.mark.parametrize("more", [{"images": []}, {"tools": "[]"}, {"tools": None}, {"label": True}, {"label": 3}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"images": []},
+        {"image": {"bytes": None, "path": None}},
+        {"tools": "[]"},
+        {"tools": None},
+        {"tools": float("nan")},
+        {"label": True},
+        {"label": 3},
+    ],
+)
 def test_what_says_nothing_does_not_leave_a_row_out(more: Values) -> None:
     assert demonstration({**EXAMPLES["alpaca"], **more}).response == "Hello"
 

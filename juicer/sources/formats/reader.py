@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 from juicer.data.demonstrations import Demonstration
 from juicer.runtime.errors import InputError, did_you_mean
+from juicer.settings.bounds import shortened
 from juicer.settings.sources import ReadingSettings
 from juicer.sources.files import Row, Unreadable
 from juicer.sources.formats import comparison, dialogue, oasst, prompt_response
 from juicer.sources.formats.exchanges import exchanges
 from juicer.sources.formats.guesses import unrecognised
 from juicer.sources.formats.reasons import LeftOut, LeftOutError
-from juicer.sources.formats.shapes import SHAPES, Keys, named, parts_of, recognise, slots_of, usable
+from juicer.sources.formats.shapes import SHAPES, Keys, is_answered, named, parts_of, recognise, slots_of, usable
 from juicer.sources.formats.turns import MEDIA, PLACEHOLDERS, TOOLS, Dialogue, TurnReader
 from juicer.sources.formats.values import (
     Slots,
@@ -20,6 +21,7 @@ from juicer.sources.formats.values import (
     has_value,
     is_blank,
     names_of,
+    number,
     required,
     text_of,
     truth,
@@ -79,8 +81,10 @@ class Reader:
         self._first = ""
         self._read: Read | None = None
         self._exchange = settings.exchange
-        self._rated = False
-        """Whether every row has a label that says whether its response is desirable."""
+        self._rated: bool | None = None
+        """Whether the labels say which responses are desirable, and every row has one; None before the first."""
+        self._may_be_rated = False
+        """Whether rows have what KTO's have, so that a label is expected to be true or false."""
         self._turns = TurnReader(settings)
         self._layouts: dict[Keys, _Layout] = {}
 
@@ -177,14 +181,22 @@ class Reader:
             self._check_label(layout.slots.get("label", ""), required(values, layout.slots, "label"))
 
     def _check_label(self, key: str, label: Any) -> None:
-        said = truth(label)
-        if said is None and self._rated:
+        said, is_word = truth(label), isinstance(label, str) and number(label) is None
+        if self._rated is None and has_value(label):
+            self._rated = said is not None
+        if said is None and (self._rated or (self._may_be_rated and is_word and has_value(label))):
             raise wrong_type(key, "true or false", label)
-        if said is None or not (self._rated or isinstance(label, bool | str)):
-            # Numbers where the first row has no label of true or false are those of classes.
+        if said is None or not (self._rated or is_word or isinstance(label, bool)):
+            # Numbers where the first label is another than 0 and 1 are those of classes.
             self._count_unread(key, label)
         elif not said:
             raise LeftOutError("undesirable", f"{key!r} is {str(label).lower()}")
+
+    def _check_word(self, key: str, label: str, where: str) -> None:
+        if number(label) is None:
+            what = f"the label {shortened(label)} is neither true nor false, so that {key!r} may mean anything"
+            do = f"write true or false (yes, no, 1, 0), or set fetch.format: {self.format}, which leaves others unread"
+            raise InputError(what, where=where, do=do)
 
     def _with_system(self, found: Dialogue, values: Values, slots: Slots) -> Dialogue:
         text = text_of(values, slots, "system")
@@ -247,8 +259,14 @@ class Reader:
             raise _no_column(part, absent, row, list(messages[0]), "message")
         self.format, self._first = format_, row.where
         self._read = READERS.get(format_)
+        self._may_be_rated = self.settings.format == "auto" and is_answered(row.values)
         label = row.values.get(slots.get("label", ""))
-        self._rated = format_ == "kto" or (self.settings.format == "auto" and truth(label) is not None)
+        if self._may_be_rated and isinstance(label, str) and truth(label) is None and has_value(label):
+            self._check_word(slots["label"], label, row.where)
+        if format_ == "kto" or self.settings.format != "auto":
+            self._rated = format_ == "kto"
+        elif has_value(label):
+            self._rated = truth(label) is not None
 
     def _refuse_other(self, row: Row) -> None:
         """Refuse a row that lacks a key because it is of another format than the first row.

@@ -33,11 +33,15 @@ def _is_text_of_hh(value: Any) -> bool:
     return isinstance(value, str) and hh.ASSISTANT in value and value.lstrip().startswith(hh.HUMAN.lstrip())
 
 
+def is_answered(values: Values) -> bool:
+    """Whether a row has what a label rates in KTO's files: messages, or a prompt and an answer."""
+    return "messages" in values or ("prompt" in values and any(key in values for key in ANSWER))
+
+
 def _is_rated(values: Values) -> bool:
     """Whether a row has a label that is true or false, and what it rates."""
     label = next((values[key] for key in LABEL if key in values), None)
-    answered = "prompt" in values and any(key in values for key in ANSWER)
-    return truth(label) is not None and ("messages" in values or answered)
+    return truth(label) is not None and is_answered(values)
 
 
 PAST = {"context": ("input", "context"), "history": ("history",)}

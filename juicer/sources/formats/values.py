@@ -1,6 +1,7 @@
 """Values of rows: what is empty, what is true, and keys for messages."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,19 +13,48 @@ Values = Mapping[str, Any]
 Slots = Mapping[str, str]
 """The keys of a row under which each part of a format stands, for example {"prompt": "instruction"}."""
 _MESSAGES = re.compile(r"""\[\s*\{\s*["'](role|from|content)["']\s*:""")
-WORDS = {"true": True, "1": True, "false": False, "0": False}
+WORDS = {
+    **dict.fromkeys(("true", "t", "yes", "y"), True),
+    **dict.fromkeys(("false", "f", "no", "n"), False),
+}
 
 
 def has_value(value: Any) -> bool:
-    """Whether a value is none of null, "", [] and {}, also if it is written as JSON."""
-    return value is not None and value not in ("", [], {}, "[]", "{}", "null")
+    """Whether a value is none of null, NaN, "", [] and {}, also written as JSON, and not made of nulls alone."""
+    if isinstance(value, dict):
+        # An image that is missing is {"bytes": null, "path": null} in parquet.
+        return not all(map(_is_null, value.values()))
+    if isinstance(value, list):
+        return any(has_value(each) if isinstance(each, dict) else not _is_null(each) for each in value)
+    return not _is_null(value) and value not in ("", "[]", "{}", "null")
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def number(value: Any) -> float | None:
+    """A number, which may be a text as in CSV; None of other values."""
+    if isinstance(value, int | float):
+        return value
+    try:
+        return float(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
 
 
 def truth(value: Any) -> bool | None:
-    """What true, false, 1, 0 and their texts say; None of other values."""
-    if isinstance(value, int | float):
-        return bool(value) if value in (0, 1) else None
-    return WORDS.get(value.strip().lower()) if isinstance(value, str) else None
+    """What true, false, yes, no, 1, 0 and their texts say; None of other values."""
+    if isinstance(value, str) and (said := WORDS.get(value.strip().lower())) is not None:
+        return said
+    given = number(value)
+    return bool(given) if given in (0, 1) else None
+
+
+def trained(value: Any) -> bool | None:
+    """What a weight or a mark says about training; a negative weight is one of 0. None of other values."""
+    given = number(value)
+    return False if given is not None and given < 0 else truth(value)
 
 
 def is_blank(text: str) -> bool:
