@@ -73,6 +73,8 @@ class ColumnsSettings(Settings):
             raise ValueError("fetch.columns has messages, and prompt or response too; name one or the others")
         if (self.prompt is None) != (self.response is None):
             raise ValueError("fetch.columns needs both prompt and response, or messages")
+        if self.prompt is not None and self.prompt == self.response:
+            raise ValueError("fetch.columns has the same column for prompt and response; name two")
         return self
 
 

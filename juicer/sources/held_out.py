@@ -4,7 +4,10 @@ import re
 
 from juicer.sources.suffixes import stem_of
 
-WORDS = ("test", "testing", "valid", "validation", "val", "dev", "eval", "evaluation", "heldout", "holdout")
+WORDS = (
+    *("test", "testing", "valid", "validation", "val", "dev", "development"),
+    *("eval", "evaluation", "heldout", "holdout"),
+)
 TRAINED = ("train", "training")
 _NO_WORD = re.compile(r"\d+|of|part|shard|split")
 

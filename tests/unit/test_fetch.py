@@ -88,6 +88,16 @@ def test_where_most_rows_are_unusable_the_most_frequent_reason_is_named_with_its
     assert len(found.rows) == 40
 
 
+def test_rows_of_two_formats_stop_the_run_with_both_places_and_one_does_not(tmp_path: Path) -> None:
+    source = written(tmp_path / "a.jsonl", [*map(answered, range(30)), dialogue(1), *map(answered, range(30, 60))])
+    assert len(fetched(tmp_path, source=str(source)).rows) == 60
+    source = written(tmp_path / "a.jsonl", [*map(answered, range(30)), *map(dialogue, range(30))])
+    with pytest.raises(
+        InputError, match=rf"{source}:31: .*it is messages.*at {source}:1, is prompt-response; 30 of 60"
+    ):
+        fetched(tmp_path, source=str(source))
+
+
 def test_rows_that_are_no_demonstrations_by_their_label_never_stop_the_run(tmp_path: Path) -> None:
     rows = [{"prompt": f"q{number}", "completion": "a", "label": number < 5} for number in range(50)]
     found = fetched(tmp_path, source=str(written(tmp_path / "a.jsonl", rows)))
@@ -194,6 +204,7 @@ def test_an_empty_source_of_several_is_named(tmp_path: Path) -> None:
         ({"source": ["world", "a"]}, "cannot be mixed"),
         ({"source": [{"weight": 1}]}, r"'source\.0\.path' is missing"),
         ({"source": "a", "columns": {"prompt": "x"}}, "needs both prompt and response"),
+        ({"source": "a", "columns": {"prompt": "x", "response": "x"}}, "the same column for prompt and response"),
         ({"source": "a", "columns": {"prompt": "x", "response": "y", "messages": "z"}}, "name one or the others"),
         ({"source": "a", "columns": {"promt": "x"}}, r"'columns\.promt' \(did you mean 'prompt'\?\)"),
     ],

@@ -42,6 +42,15 @@ def test_messages_may_be_written_as_json() -> None:
     assert demonstration({"messages": json.dumps(TURNS)}).response == "f"
 
 
+def test_messages_may_be_a_mapping_of_lists() -> None:
+    """`datasets` makes this of a `Sequence` of mappings, also in parquet."""
+    columns = {"from": ["human", "gpt"], "value": ["Hi", "Hello"], "weight": None}
+    for key in ("messages", "conversations", "chosen"):
+        made = demonstration({key: columns})
+        assert (said(made.prompt), made.response) == ([("user", "Hi")], "Hello")
+    assert left_out({"messages": {"from": ["human"], "value": []}}).detail.endswith("have different lengths")
+
+
 def test_parts_of_text_are_joined() -> None:
     parts = [{"type": "text", "text": "Hel"}, {"type": "text", "value": "lo"}]
     made = demonstration({"messages": [user([{"type": "text", "text": "Hi"}]), assistant(parts)]})
@@ -95,7 +104,11 @@ def test_a_greeting_is_no_answer(exchange: str) -> None:
 
 @pytest.mark.parametrize(
     "mark",
-    [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"train": "false"}, {"loss": False}, {"loss_weight": 0.0}],
+    [
+        *({"weight": 0}, {"weight": 0.0}, {"weight": "0.0"}, {"weight": -1}, {"train": False}, {"train": "false"}),
+        *({"training": "no"}, {"loss": False}, {"loss_weight": 0.0}),
+        {"train_detail": [{"begin_offset": 0, "end_offset": 0, "train": False}, {"train": True}]},
+    ],
 )
 def test_turns_that_are_not_to_be_trained_on_are_obeyed(mark: Values) -> None:
     last = [*TURNS[:5], assistant("f", **mark)]
@@ -110,7 +123,7 @@ def test_turns_that_are_not_to_be_trained_on_are_obeyed(mark: Values) -> None:
 
 
 def test_turns_that_are_to_be_trained_on_are() -> None:
-    turns = [user("a", train=False, weight=0), assistant("b", train=True, weight=1)]
+    turns = [user("a", train=False, weight=0), assistant("b", train=True, weight=1, train_detail=[{"train": True}])]
     assert responses(turns) == ["b"]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from juicer.data.demonstrations import Demonstration
+from juicer.runtime.errors import InputError
 from juicer.sources.formats import LeftOut
 from tests.converting import Values, assistant, converted, demonstration, left_out, placed, reader, said, user
 
@@ -102,7 +103,7 @@ def test_a_row_that_cannot_be_used_says_why(values: Values, reason: str) -> None
     assert str(fault).startswith("rows.jsonl:1: ")
 
 
-@pytest.mark.parametrize("label", [False, 0, "false", "False", "0"])
+@pytest.mark.parametrize("label", [False, 0, 0.0, "false", "False", "0", "0.0", "no", "F"])
 @pytest.mark.parametrize(
     "values",
     [
@@ -117,7 +118,7 @@ def test_an_undesirable_response_is_left_out(values: Values, label: Any) -> None
     assert (fault.reason, fault.unusable) == ("undesirable", False)
 
 
-@pytest.mark.parametrize("label", [True, 1, "true"])
+@pytest.mark.parametrize("label", [True, 1, "true", "1.0", "Yes", "t"])
 def test_a_desirable_response_is_a_demonstration(label: Any) -> None:
     assert demonstration({"prompt": "Hi", "completion": "Hello", "label": label}).response == "Hello"
     assert demonstration({"messages": [user("Hi"), assistant("Hello")], "label": label}).response == "Hello"
@@ -128,8 +129,24 @@ def test_a_label_that_is_neither_true_nor_false_leaves_its_row_out() -> None:
     assert str(converted(*rows)[1]).endswith("'label' must be true or false, not 'maybe'")
 
 
-def test_numbers_of_classes_are_no_labels_of_responses() -> None:
-    rows = [{"prompt": "Hi", "response": "Hello", "label": label} for label in (3, 0, 1)]
+@pytest.mark.parametrize("key", ["label", "kto_tag"])
+@pytest.mark.parametrize("values", [{"prompt": "Hi", "completion": "Hello"}, {"messages": []}])
+def test_a_first_label_that_is_another_word_is_refused(values: Values, key: str) -> None:
+    with pytest.raises(InputError, match=r"rows\.jsonl:1: the label 'good' is neither true nor false.*true or false"):
+        converted({**values, key: "good"})
+
+
+def test_a_later_label_is_understood_as_the_first_one() -> None:
+    answered = {"prompt": "Hi", "completion": "Hello"}
+    rows = converted(answered, *({**answered, "label": label} for label in (None, "0.0", 1, "good", "")))
+    assert [each.reason if isinstance(each, LeftOut) else "used" for each in rows] == [
+        "used", "used", "undesirable", "used", "wrong_type", "wrong_type"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", [(3, 0, 1), ("3", "0", "1.0")])
+def test_numbers_of_classes_are_no_labels_of_responses(labels: tuple[Any, ...]) -> None:
+    rows = [{"prompt": "Hi", "response": "Hello", "label": label} for label in labels]
     source = reader()
     assert [type(each) for each in source.convert(placed(*rows))] == [Demonstration] * 3
     assert source.unread == {"label": 3}

@@ -62,7 +62,9 @@ def test_a_format_is_recognised_by_the_keys_of_its_first_row(name: str) -> None:
         ({"messages": TURNS, "label": True}, "kto"),
         ({"prompt": [user("Hi")], "output": [assistant("Hello")], "label": 1}, "kto"),
         ({"prompt": "Hi", "response": "Hello", "label": 3}, "prompt-response"),
-        ({"prompt": "Hi", "completion": "Hello", "label": "spam"}, "prompt-response"),
+        ({"prompt": "Hi", "completion": "Hello", "label": "1.0"}, "kto"),
+        ({"prompt": "Hi", "completion": "Hello", "label": "2"}, "prompt-response"),
+        ({"question": "Hi", "answer": "Hello", "label": "spam"}, "question-answer"),
         ({"conversation": [{"role": "user", "content": "Hi"}]}, "sharegpt"),
         ({"instruction": "Hi", "chosen": "Hello", "rejected": "No"}, "preference"),
         # Datasets that were put together have all keys in every row, most of them null.
@@ -101,6 +103,32 @@ def test_unknown_keys_are_shown_with_the_mapping_to_write(values: Values, mappin
     assert mapping in line
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"prompt": ["1", "2"], "response": ["a", "b"], "id": [1, 2]},
+        {"prompt": {"0": "1", "1": "2"}, "response": {"0": "a", "1": "b"}},
+        {"messages": {"0": TURNS, "1": TURNS}},
+        {"q": {"0": "1"}, "r": {"0": "a"}},
+    ],
+)
+def test_a_table_of_columns_is_refused_with_what_to_write(values: Values) -> None:
+    line = refusal(values)
+    assert line.startswith("rows.jsonl:1: the row is a table, with a column under each of the keys ")
+    assert "a row for each demonstration" in line
+
+
+def test_the_key_that_is_missing_is_named_as_the_file_names_it() -> None:
+    alpaca = EXAMPLES["alpaca"]
+    faults = converted(alpaca, {"instruction": None, "output": "x"}, {"instruction": "Hi"})[1:]
+    assert [fault.detail for fault in faults if isinstance(fault, LeftOut)] == [
+        "'instruction' is null", "the row has no 'output', only instruction"
+    ]  # fmt: skip
+    assert left_out({"messages": None}).detail == "'messages' is null"
+    columns = {"prompt": "q", "response": "r"}
+    assert converted({"q": "Hi", "r": "x"}, {"q": "Hi", "r": None}, columns=columns)[1].detail == "'r' is null"  # type: ignore[union-attr]
+
+
 def test_the_mapping_that_is_proposed_reads_the_row() -> None:
     line = refusal({"query_text": "Hi", "reply": "Hello"})
     columns = dict(part.split(": ") for part in re.findall(r"\{(.*)\}", line)[0].split(", "))
@@ -119,10 +147,10 @@ def test_the_mapping_that_is_proposed_reads_the_row() -> None:
         ("oasst-messages", "messages"),
     ],
 )
-def test_rows_of_two_formats_are_refused_with_both_places(first: str, other: str) -> None:
-    line = refusal(EXAMPLES[first], EXAMPLES[other])
-    assert line.startswith(f"rows.jsonl:2: the row is of the format {other}, ")
-    assert f"at rows.jsonl:1, is of the format {first}" in line
+def test_a_row_of_another_format_is_left_out_with_both_places(first: str, other: str) -> None:
+    (left_out,) = [each for each in converted(EXAMPLES[first], EXAMPLES[other]) if isinstance(each, LeftOut)]
+    assert (left_out.reason, left_out.where, left_out.unusable) == ("other_format", "rows.jsonl:2", True)
+    assert left_out.detail == f"it is {other}, and the first one, at rows.jsonl:1, is {first}"
 
 
 @pytest.mark.parametrize(
@@ -200,6 +228,13 @@ def test_a_column_split_with_another_value_is_not_read() -> None:
         ({"videos": [{"path": "a.mp4"}]}, "media"),
         ({"tools": [{"name": "search"}]}, "tools"),
         ({"tools": '[{"name": "search"}]'}, "tools"),
+        ({"weight": 0}, "not_trained"),
+        ({"weight": "0.0"}, "not_trained"),
+        ({"weight": -1.5}, "not_trained"),
+        ({"train": False}, "not_trained"),
+        ({"training": "no"}, "not_trained"),
+        ({"loss": "false"}, "not_trained"),
+        ({"loss_weight": 0.0}, "not_trained"),
         ({"label": False}, "undesirable"),
         ({"kto_tag": False}, "undesirable"),
         ({"label": "false"}, "undesirable"),
@@ -215,10 +250,37 @@ def test_what_changes_the_meaning_of_a_row_leaves_it_out(name: str, more: Values
 def test_the_place_of_an_image_in_a_text_leaves_the_row_out_where_the_file_has_images() -> None:
     assert left_out({**ROW, "prompt": "<image> What is it?", "images": []}).reason == "media"
     assert left_out({**ROW, "prompt": "<image> What is it?", "image": None}).reason == "media"
+    assert left_out({**ROW, "system": "<image>", "image": None}).reason == "media"
     assert demonstration({**ROW, "prompt": "What is <image> in HTML?"}).response == "Hello"
 
 
-@pytest.mark.parametrize("more", [{"images": []}, {"tools": "[]"}, {"tools": None}, {"label": True}, {"label": 3}])
+def test_the_place_of_an_image_is_one_from_the_first_row_with_such_a_key() -> None:
+    odd = {**ROW, "prompt": "<image> What is it?"}
+    source = reader()
+    made = [*source.convert(placed(odd, {**ROW, "images": []}, ROW, odd))]
+    assert [type(each) for each in made] == [Demonstration] * 3 + [LeftOut]
+    assert isinstance(next(source.convert(placed(odd))), Demonstration), "the next file has no images"
+
+
+def test_marks_of_a_row_that_say_nothing_are_not_read() -> None:
+    source = reader()
+    made = [*source.convert(placed(*({**ROW, **more} for more in ({"weight": 1}, {"train": True}, {"loss": 2.5}))))]
+    assert [type(each) for each in made] == [Demonstration] * 3
+    assert source.unread == {"loss": 1}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"images": []},
+        {"image": {"bytes": None, "path": None}},
+        {"tools": "[]"},
+        {"tools": None},
+        {"tools": float("nan")},
+        {"label": True},
+        {"label": 3},
+    ],
+)
 def test_what_says_nothing_does_not_leave_a_row_out(more: Values) -> None:
     assert demonstration({**EXAMPLES["alpaca"], **more}).response == "Hello"
 

@@ -26,6 +26,7 @@ def touch(folder: Path, *names: str) -> str:
         ("Validation.PARQUET", "validation"),
         ("val.csv.gz", "val"),
         ("dev.jsonl.zst", "dev"),
+        ("development.jsonl", "development"),
         ("my-eval.json", "eval"),
         ("evaluation_2.json", "evaluation"),
         ("heldout.jsonl", "heldout"),
@@ -61,7 +62,7 @@ def test_a_whole_word_at_an_end_of_a_name_holds_a_file_out(name: str, word: str 
 @pytest.mark.parametrize(
     ("split", "expected"),
     [
-        ("test", True), (" Validation ", True), ("test_sft", True), ("held-out", True),
+        ("test", True), (" Validation ", True), ("test_sft", True), ("held-out", True), ("development", True),
         ("train", False), ("train_sft", False), ("Training", False),
         ("contest", None), ("a", None), ("", None), (None, None), (1, None),
     ],

@@ -10,6 +10,7 @@ Reason = Literal[
     "media",
     "tools",
     "unreadable",
+    "other_format",
     "missing",
     "wrong_type",
     "unknown_role",
@@ -31,6 +32,7 @@ EXPLANATIONS: dict[Reason, str] = {
     "media": "the row has images, audio or video, which are not read",
     "tools": "the row has tools or calls of them, which are not read",
     "unreadable": "the row cannot be read",
+    "other_format": "the row is of another format than the first",
     "missing": "a key is missing or null",
     "wrong_type": "a value has the wrong type",
     "unknown_role": "a role is not known",
@@ -73,9 +75,14 @@ class LeftOut:
 
 
 class LeftOutError(Exception):
-    """Raised by the reader of a format for a row that is to be left out."""
+    """Raised by the reader of a format for a row that is to be left out.
 
-    def __init__(self, reason: Reason, detail: str = "") -> None:
+    Attributes:
+        part: of `missing`, the part of the format that the row lacks.
+    """
+
+    def __init__(self, reason: Reason, detail: str = "", part: str = "") -> None:
         self.reason: Reason = reason
         self.detail = detail
+        self.part = part
         super().__init__(reason)

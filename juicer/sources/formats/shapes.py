@@ -29,21 +29,29 @@ class Shape:
     accepts: Callable[[Values], bool] = lambda values: True
 
 
+def _is_message_of_tree(value: Any) -> bool:
+    return isinstance(value, dict) and ("replies" in value or "text" in value)
+
+
 def _is_text_of_hh(value: Any) -> bool:
     return isinstance(value, str) and hh.ASSISTANT in value and value.lstrip().startswith(hh.HUMAN.lstrip())
+
+
+def is_answered(values: Values) -> bool:
+    """Whether a row has what a label rates in KTO's files: messages, or a prompt and an answer."""
+    return "messages" in values or ("prompt" in values and any(key in values for key in ANSWER))
 
 
 def _is_rated(values: Values) -> bool:
     """Whether a row has a label that is true or false, and what it rates."""
     label = next((values[key] for key in LABEL if key in values), None)
-    answered = "prompt" in values and any(key in values for key in ANSWER)
-    return truth(label) is not None and ("messages" in values or answered)
+    return truth(label) is not None and is_answered(values)
 
 
 PAST = {"context": ("input", "context"), "history": ("history",)}
 SHAPES: dict[str, Shape] = {
     "oasst-tree": Shape(
-        {"tree": ("prompt",)}, {"id": ("message_tree_id",)}, lambda values: isinstance(values["prompt"], dict)
+        {"tree": ("prompt",)}, {"id": ("message_tree_id",)}, lambda values: _is_message_of_tree(values["prompt"])
     ),
     "oasst-messages": Shape(
         {"id": ("message_id",), "text": ("text",), "role": ("role",)},

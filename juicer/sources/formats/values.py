@@ -1,6 +1,7 @@
 """Values of rows: what is empty, what is true, and keys for messages."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,19 +13,48 @@ Values = Mapping[str, Any]
 Slots = Mapping[str, str]
 """The keys of a row under which each part of a format stands, for example {"prompt": "instruction"}."""
 _MESSAGES = re.compile(r"""\[\s*\{\s*["'](role|from|content)["']\s*:""")
-WORDS = {"true": True, "1": True, "false": False, "0": False}
+WORDS = {
+    **dict.fromkeys(("true", "t", "yes", "y"), True),
+    **dict.fromkeys(("false", "f", "no", "n"), False),
+}
 
 
 def has_value(value: Any) -> bool:
-    """Whether a value is none of null, "", [] and {}, also if it is written as JSON."""
-    return value is not None and value not in ("", [], {}, "[]", "{}", "null")
+    """Whether a value is none of null, NaN, "", [] and {}, also written as JSON, and not made of nulls alone."""
+    if isinstance(value, dict):
+        # An image that is missing is {"bytes": null, "path": null} in parquet.
+        return not all(map(_is_null, value.values()))
+    if isinstance(value, list):
+        return any(has_value(each) if isinstance(each, dict) else not _is_null(each) for each in value)
+    return not _is_null(value) and value not in ("", "[]", "{}", "null")
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def number(value: Any) -> float | None:
+    """A number, which may be a text as in CSV; None of other values."""
+    if isinstance(value, int | float):
+        return value
+    try:
+        return float(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
 
 
 def truth(value: Any) -> bool | None:
-    """What true, false, 1, 0 and their texts say; None of other values."""
-    if isinstance(value, int | float):
-        return bool(value) if value in (0, 1) else None
-    return WORDS.get(value.strip().lower()) if isinstance(value, str) else None
+    """What true, false, yes, no, 1, 0 and their texts say; None of other values."""
+    if isinstance(value, str) and (said := WORDS.get(value.strip().lower())) is not None:
+        return said
+    given = number(value)
+    return bool(given) if given in (0, 1) else None
+
+
+def trained(value: Any) -> bool | None:
+    """What a weight or a mark says about training; a negative weight is one of 0. None of other values."""
+    given = number(value)
+    return False if given is not None and given < 0 else truth(value)
 
 
 def is_blank(text: str) -> bool:
@@ -40,7 +70,7 @@ def required(values: Values, slots: Slots, slot: str) -> Any:
     """
     key = slots.get(slot)
     if key is None or key not in values:
-        raise LeftOutError("missing", f"the row has no {(key or slot)!r}, only {names_of(values)}")
+        raise LeftOutError("missing", f"the row has no {(key or slot)!r}", part=slot)
     return values[key]
 
 
@@ -66,10 +96,10 @@ def wrong_type(key: str, expected: str, value: Any) -> LeftOutError:
 
 
 def parsed(key: str, value: Any) -> list[Any]:
-    """A list, which may be written as JSON or be one mapping.
+    """A list, which may be written as JSON, be one mapping, or a mapping of lists as `datasets` makes of a `Sequence`.
 
     Raises:
-        LeftOutError: it is neither.
+        LeftOutError: it is none of these, or the lists of a mapping have different lengths.
     """
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
@@ -77,10 +107,26 @@ def parsed(key: str, value: Any) -> list[Any]:
         except (ValueError, RecursionError) as error:
             raise LeftOutError("wrong_type", f"{shortened(key)} is text, but no valid JSON") from error
     if isinstance(value, dict):
-        return [value]
+        return _of_columns(key, value)
     if not isinstance(value, list):
         raise wrong_type(key, "a list of messages", value)
     return value
+
+
+def _of_columns(key: str, value: dict[str, Any]) -> list[Any]:
+    columns = {name: column for name, column in value.items() if column is not None}
+    if not columns or not all(isinstance(column, list) for column in columns.values()):
+        return [value]
+    if len({len(column) for column in columns.values()}) > 1:
+        raise LeftOutError("wrong_type", f"the lists of {shortened(key)} have different lengths")
+    return [dict(zip(columns, items, strict=True)) for items in zip(*columns.values(), strict=True)]
+
+
+def is_column(value: Any) -> bool:
+    """Whether a value is a column of a table, as pandas writes JSON: a list of scalars, or {"0": ..., "1": ...}."""
+    if isinstance(value, dict):
+        return bool(value) and all(isinstance(name, str) and name.isdecimal() for name in value)
+    return isinstance(value, list) and bool(value) and not any(isinstance(each, dict | list) for each in value)
 
 
 def is_list_of_messages(text: str) -> bool:
