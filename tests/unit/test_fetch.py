@@ -92,9 +92,7 @@ def test_rows_of_two_formats_stop_the_run_with_both_places_and_one_does_not(tmp_
     source = written(tmp_path / "a.jsonl", [*map(answered, range(30)), dialogue(1), *map(answered, range(30, 60))])
     assert len(fetched(tmp_path, source=str(source)).rows) == 60
     source = written(tmp_path / "a.jsonl", [*map(answered, range(30)), *map(dialogue, range(30))])
-    with pytest.raises(
-        InputError, match=rf"{source}:31: .*it is messages.*at {source}:1, is prompt-response; 30 of 60"
-    ):
+    with pytest.raises(InputError, match=rf"{source}:31: .*it is messages, .*{source}:1, is prompt-response; 30 of 60"):
         fetched(tmp_path, source=str(source))
 
 

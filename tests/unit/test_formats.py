@@ -148,9 +148,9 @@ def test_the_mapping_that_is_proposed_reads_the_row() -> None:
     ],
 )
 def test_a_row_of_another_format_is_left_out_with_both_places(first: str, other: str) -> None:
-    (left_out,) = [each for each in converted(EXAMPLES[first], EXAMPLES[other]) if isinstance(each, LeftOut)]
-    assert (left_out.reason, left_out.where, left_out.unusable) == ("other_format", "rows.jsonl:2", True)
-    assert left_out.detail == f"it is {other}, and the first one, at rows.jsonl:1, is {first}"
+    found = [each for each in converted(EXAMPLES[first], EXAMPLES[other]) if isinstance(each, LeftOut)]
+    assert (found[0].reason, found[0].where, found[0].unusable) == ("other_format", "rows.jsonl:2", True)
+    assert found[0].detail == f"it is {other}, and the first one, at rows.jsonl:1, is {first}"
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,11 @@ def _node(values: Any, reader: TurnReader) -> Node:
     role = reader.role(values.get("role"), "a message")
     if role == "tool":
         raise LeftOutError("tools", f"a message has the role {shortened(values['role'])}")
-    ranked = isinstance(rank, int | float) and not isinstance(rank, bool) and not math.isnan(rank)
     message: Message = {"role": role, "content": text}
-    return Node(message, float(rank) if ranked else math.inf, replies, why=untrained(values))
+    place = math.inf
+    if isinstance(rank, int | float) and not isinstance(rank, bool) and not math.isnan(rank):
+        place = float(rank)
+    return Node(message, place, replies, why=untrained(values))
 
 
 def _kept(values: Any) -> bool:
