@@ -95,7 +95,11 @@ def test_a_greeting_is_no_answer(exchange: str) -> None:
 
 @pytest.mark.parametrize(
     "mark",
-    [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"train": "false"}, {"loss": False}, {"loss_weight": 0.0}],
+    [
+        *({"weight": 0}, {"weight": 0.0}, {"weight": "0.0"}, {"weight": -1}, {"train": False}, {"train": "false"}),
+        *({"training": "no"}, {"loss": False}, {"loss_weight": 0.0}),
+        {"train_detail": [{"begin_offset": 0, "end_offset": 0, "train": False}, {"train": True}]},
+    ],
 )
 def test_turns_that_are_not_to_be_trained_on_are_obeyed(mark: Values) -> None:
     last = [*TURNS[:5], assistant("f", **mark)]
@@ -110,7 +114,7 @@ def test_turns_that_are_not_to_be_trained_on_are_obeyed(mark: Values) -> None:
 
 
 def test_turns_that_are_to_be_trained_on_are() -> None:
-    turns = [user("a", train=False, weight=0), assistant("b", train=True, weight=1)]
+    turns = [user("a", train=False, weight=0), assistant("b", train=True, weight=1, train_detail=[{"train": True}])]
     assert responses(turns) == ["b"]
 
 

@@ -124,3 +124,38 @@ def test_keys_of_messages_that_are_not_read_are_counted() -> None:
     source = reader()
     [*source.convert(placed(tree([each | {"lang": "en"} for each in MESSAGES])))]
     assert source.unread == {"tree_state": 1, "prompt.lang": 1}
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_messages_that_answer_themselves_are_counted(deleted: bool) -> None:
+    rows = [
+        message("f", "g", "x", "prompter", deleted=deleted),
+        message("g", "f", "x", "assistant"),
+        message("h", "g", "below them", "prompter"),
+        message("s", "s", "x", "assistant"),
+    ]
+    *faults, made = sorted(converted(*rows, *MESSAGES), key=lambda each: getattr(each, "where", "~"))
+    assert isinstance(made, Demonstration)
+    assert [(each.reason, each.where) for each in faults if isinstance(each, LeftOut)] == [
+        ("broken_tree", f"rows.jsonl:{number}") for number in (1, 2, 4)
+    ]
+
+
+def test_a_deleted_message_whose_parent_is_missing_is_counted() -> None:
+    (fault,) = converted(message("b", "gone", "x", "assistant", deleted=True), message("c", "b", "x", "prompter"))
+    assert isinstance(fault, LeftOut)
+    assert (fault.reason, fault.where) == ("broken_tree", "rows.jsonl:1")
+
+
+def test_the_id_of_a_message_may_be_0() -> None:
+    rows = [{"message_id": 0, "parent_id": None, "text": "Hi", "role": "prompter"}]
+    (made,) = converted(*rows, {"message_id": 1, "parent_id": 0, "text": "Hello", "role": "assistant"})
+    assert isinstance(made, Demonstration)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_an_answer_of_a_tree_with_weight_0_is_not_trained_on(flat: bool) -> None:
+    rows = [each | {"weight": 0} if each["message_id"] == "7" else each for each in MESSAGES]
+    (made,) = converted(*(rows if flat else [tree(rows)]))
+    assert isinstance(made, Demonstration)
+    assert (made.response, made.rejected) == ("b", None)

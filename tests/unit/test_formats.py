@@ -202,6 +202,13 @@ def test_a_column_split_with_another_value_is_not_read() -> None:
         ({"videos": [{"path": "a.mp4"}]}, "media"),
         ({"tools": [{"name": "search"}]}, "tools"),
         ({"tools": '[{"name": "search"}]'}, "tools"),
+        ({"weight": 0}, "not_trained"),
+        ({"weight": "0.0"}, "not_trained"),
+        ({"weight": -1.5}, "not_trained"),
+        ({"train": False}, "not_trained"),
+        ({"training": "no"}, "not_trained"),
+        ({"loss": "false"}, "not_trained"),
+        ({"loss_weight": 0.0}, "not_trained"),
         ({"label": False}, "undesirable"),
         ({"kto_tag": False}, "undesirable"),
         ({"label": "false"}, "undesirable"),
@@ -217,7 +224,23 @@ def test_what_changes_the_meaning_of_a_row_leaves_it_out(name: str, more: Values
 def test_the_place_of_an_image_in_a_text_leaves_the_row_out_where_the_file_has_images() -> None:
     assert left_out({**ROW, "prompt": "<image> What is it?", "images": []}).reason == "media"
     assert left_out({**ROW, "prompt": "<image> What is it?", "image": None}).reason == "media"
+    assert left_out({**ROW, "system": "<image>", "image": None}).reason == "media"
     assert demonstration({**ROW, "prompt": "What is <image> in HTML?"}).response == "Hello"
+
+
+def test_the_place_of_an_image_is_one_from_the_first_row_with_such_a_key() -> None:
+    odd = {**ROW, "prompt": "<image> What is it?"}
+    source = reader()
+    made = [*source.convert(placed(odd, {**ROW, "images": []}, ROW, odd))]
+    assert [type(each) for each in made] == [Demonstration] * 3 + [LeftOut]
+    assert isinstance(next(source.convert(placed(odd))), Demonstration), "the next file has no images"
+
+
+def test_marks_of_a_row_that_say_nothing_are_not_read() -> None:
+    source = reader()
+    made = [*source.convert(placed(*({**ROW, **more} for more in ({"weight": 1}, {"train": True}, {"loss": 2.5}))))]
+    assert [type(each) for each in made] == [Demonstration] * 3
+    assert source.unread == {"loss": 1}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from juicer.sources.formats.exchanges import exchanges
 from juicer.sources.formats.guesses import unrecognised
 from juicer.sources.formats.reasons import LeftOut, LeftOutError
 from juicer.sources.formats.shapes import SHAPES, Keys, is_answered, named, parts_of, recognise, slots_of, usable
-from juicer.sources.formats.turns import MEDIA, PLACEHOLDERS, TOOLS, Dialogue, TurnReader
+from juicer.sources.formats.turns import MARKS, MEDIA, PLACEHOLDERS, TOOLS, Dialogue, TurnReader, untrained
 from juicer.sources.formats.values import (
     Slots,
     Values,
@@ -24,6 +24,7 @@ from juicer.sources.formats.values import (
     number,
     required,
     text_of,
+    trained,
     truth,
     wrong_type,
 )
@@ -56,6 +57,8 @@ class _Layout(NamedTuple):
     """Keys that nothing reads."""
     media: Keys
     tools: Keys
+    marks: Keys
+    """Keys that may say that the row is not to be trained on."""
     says_more: bool
     """Whether other values than those of the demonstration decide whether there is one."""
 
@@ -85,6 +88,8 @@ class Reader:
         """Whether the labels say which responses are desirable, and every row has one; None before the first."""
         self._may_be_rated = False
         """Whether rows have what KTO's have, so that a label is expected to be true or false."""
+        self._has_media = False
+        """Whether a row of the file, up to this one, had a key of images, audio or video."""
         self._turns = TurnReader(settings)
         self._layouts: dict[Keys, _Layout] = {}
 
@@ -98,6 +103,7 @@ class Reader:
                 another format than the first; names the places.
         """
         forest = oasst.Forest(self._turns)
+        self._has_media = False
         for row in rows:
             self.rows += 1
             if isinstance(row, Unreadable):
@@ -132,6 +138,8 @@ class Reader:
             if value != "" and value != [] and value != {}:
                 self.unread[key] += 1
         held_out = self._held_out(values[SPLIT], row.held_out) if SPLIT in values else row.held_out
+        if layout.media or (values is not row.values and not MEDIA.isdisjoint(row.values)):
+            self._has_media = True
         if layout.says_more:
             self._check_meant(values, layout)
         if self._read is None:
@@ -143,13 +151,13 @@ class Reader:
             if self._turns.unread:
                 self.unread.update(self._turns.unread)
                 self._turns.unread.clear()
-        if layout.media or (values is not row.values and not MEDIA.isdisjoint(row.values)):
-            _check_placeholders(found)
         if "system" in layout.slots:
             found = self._with_system(found, values, layout.slots)
         return self._outcomes(found, row.where, held_out=held_out)
 
     def _outcomes(self, found: Dialogue, where: str, *, held_out: bool) -> list[Outcome]:
+        if self._has_media:
+            _check_placeholders(found)
         made = exchanges(found, self._exchange, held_out=held_out)
         outcomes: list[Outcome] = [
             LeftOut(each.reason, where, each.detail) if isinstance(each, LeftOutError) else each for each in made
@@ -177,6 +185,12 @@ class Reader:
         for key in layout.tools:
             if has_value(values[key]):
                 raise LeftOutError("tools", f"{key!r} has a value")
+        for key in layout.marks:
+            if trained(values[key]) is None:
+                self._count_unread(key, values[key])
+        # Of a row that is a message of a tree, its turn is not trained on.
+        if layout.marks and self._read is not None and (why := untrained({key: values[key] for key in layout.marks})):
+            raise LeftOutError("not_trained", f"the row has {why}")
         if self._rated or "label" in layout.slots:
             self._check_label(layout.slots.get("label", ""), required(values, layout.slots, "label"))
 
@@ -219,9 +233,10 @@ class Reader:
         read = {*slots.values(), SPLIT}
         media = tuple(key for key in keys if key in MEDIA and key not in read)
         tools = tuple(key for key in keys if key in TOOLS and key not in read)
-        unread = tuple(key for key in keys if key not in {*read, *media, *tools})
-        says_more = bool(media or tools or "label" in slots or self._rated)
-        layout = _Layout(slots, unread, media, tools, says_more)
+        marks = tuple(key for key in keys if key in MARKS and key not in read)
+        unread = tuple(key for key in keys if key not in {*read, *media, *tools, *marks})
+        says_more = bool(media or tools or marks or "label" in slots or self._rated)
+        layout = _Layout(slots, unread, media, tools, marks, says_more)
         if len(self._layouts) < 1000:
             self._layouts[keys] = layout
         return layout

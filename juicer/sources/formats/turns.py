@@ -7,7 +7,7 @@ from juicer.data.demonstrations import Message
 from juicer.settings.bounds import shortened
 from juicer.settings.sources import ReadingSettings
 from juicer.sources.formats.reasons import LeftOutError
-from juicer.sources.formats.values import has_value, is_blank, names_of, parsed, truth
+from juicer.sources.formats.values import Values, has_value, is_blank, names_of, parsed, trained
 
 Role = Literal["system", "user", "assistant"]
 ROLES: dict[str, Role | Literal["tool"]] = {
@@ -19,7 +19,9 @@ ROLES: dict[str, Role | Literal["tool"]] = {
 }
 ROLE_KEYS, CONTENT_KEYS = ("role", "from", "user"), ("content", "value", "text")
 MARKS = ("weight", "train", "training", "loss_weight", "loss")
-"""Keys of a message that say, by true or false, 1 or 0, whether it is to be trained on."""
+"""Keys of a message, or a row, that say by true or false, 1 or 0, whether it is to be trained on."""
+DETAILS = ("train_detail", "training_detail")
+"""Keys of a message that say it of parts of its text, as Axolotl reads them."""
 TOOLS = frozenset({"tools", "functions", "tool_calls", "function_call", "tool_call_id"})
 MEDIA = frozenset({"images", "image", "audios", "audio", "videos", "video"})
 PLACEHOLDERS = ("<image>", "<audio>", "<video>")
@@ -54,6 +56,12 @@ def same(turns: Sequence[Message], others: Sequence[Message]) -> bool:
         turn["role"] == other["role"] and turn["content"].strip() == other["content"].strip()
         for turn, other in zip(turns, others, strict=True)
     )
+
+
+def untrained(values: Values) -> str:
+    """Why a row or a message is not to be trained on, by its own marks; "" if it is."""
+    marks = [name for name in MARKS if name in values and trained(values[name]) is False]
+    return f"{marks[0]}: {str(values[marks[0]]).lower()}" if marks else ""
 
 
 def worse_of(better: Sequence[Message], worse: Sequence[Message] | None) -> str | None:
@@ -187,8 +195,12 @@ class TurnReader:
                 raise LeftOutError("tools", f"a message of {shortened(key)} has {name}")
             if name in MEDIA and has_value(value):
                 raise LeftOutError("media", f"a message of {shortened(key)} has {name}")
-            if name in MARKS and (said := truth(value)) is not None:
+            if name in MARKS and (said := trained(value)) is not None:
                 why = why if said else f"{name}: {str(value).lower()}"
+            elif name in DETAILS and isinstance(value, list):
+                # A response is trained on as a whole or not at all.
+                marks = [trained(part.get("train")) for part in value if isinstance(part, dict)]
+                why = f"{name} has a part with train: false" if False in marks else why
             else:
                 self.unread.add(f"{key}.{name}")
         return why
