@@ -42,6 +42,15 @@ def test_messages_may_be_written_as_json() -> None:
     assert demonstration({"messages": json.dumps(TURNS)}).response == "f"
 
 
+def test_messages_may_be_a_mapping_of_lists() -> None:
+    """`datasets` makes this of a `Sequence` of mappings, also in parquet."""
+    columns = {"from": ["human", "gpt"], "value": ["Hi", "Hello"], "weight": None}
+    for key in ("messages", "conversations", "chosen"):
+        made = demonstration({key: columns})
+        assert (said(made.prompt), made.response) == ([("user", "Hi")], "Hello")
+    assert left_out({"messages": {"from": ["human"], "value": []}}).detail.endswith("have different lengths")
+
+
 def test_parts_of_text_are_joined() -> None:
     parts = [{"type": "text", "text": "Hel"}, {"type": "text", "value": "lo"}]
     made = demonstration({"messages": [user([{"type": "text", "text": "Hi"}]), assistant(parts)]})

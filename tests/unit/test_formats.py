@@ -103,6 +103,32 @@ def test_unknown_keys_are_shown_with_the_mapping_to_write(values: Values, mappin
     assert mapping in line
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"prompt": ["1", "2"], "response": ["a", "b"], "id": [1, 2]},
+        {"prompt": {"0": "1", "1": "2"}, "response": {"0": "a", "1": "b"}},
+        {"messages": {"0": TURNS, "1": TURNS}},
+        {"q": {"0": "1"}, "r": {"0": "a"}},
+    ],
+)
+def test_a_table_of_columns_is_refused_with_what_to_write(values: Values) -> None:
+    line = refusal(values)
+    assert line.startswith("rows.jsonl:1: the row is a table, with a column under each of the keys ")
+    assert "a row for each demonstration" in line
+
+
+def test_the_key_that_is_missing_is_named_as_the_file_names_it() -> None:
+    alpaca = EXAMPLES["alpaca"]
+    faults = converted(alpaca, {"instruction": None, "output": "x"}, {"instruction": "Hi"})[1:]
+    assert [fault.detail for fault in faults if isinstance(fault, LeftOut)] == [
+        "'instruction' is null", "the row has no 'output', only instruction"
+    ]  # fmt: skip
+    assert left_out({"messages": None}).detail == "'messages' is null"
+    columns = {"prompt": "q", "response": "r"}
+    assert converted({"q": "Hi", "r": "x"}, {"q": "Hi", "r": None}, columns=columns)[1].detail == "'r' is null"  # type: ignore[union-attr]
+
+
 def test_the_mapping_that_is_proposed_reads_the_row() -> None:
     line = refusal({"query_text": "Hi", "reply": "Hello"})
     columns = dict(part.split(": ") for part in re.findall(r"\{(.*)\}", line)[0].split(", "))

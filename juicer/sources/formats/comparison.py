@@ -28,7 +28,7 @@ def read(values: Values, slots: Slots, reader: TurnReader) -> Dialogue:
 
 
 def _dialogue(key: str, value: Any, reader: TurnReader) -> Turns:
-    if not isinstance(value, str | list):
+    if not isinstance(value, str | list | dict):
         raise wrong_type(key, "text or a list of messages", value)
     if not isinstance(value, str) or is_list_of_messages(value):
         return reader.read(key, value)

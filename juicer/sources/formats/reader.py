@@ -20,6 +20,7 @@ from juicer.sources.formats.values import (
     Values,
     has_value,
     is_blank,
+    is_column,
     names_of,
     number,
     required,
@@ -82,6 +83,7 @@ class Reader:
         self.empty_rejected = 0
         """Rows whose worse response is empty, and that are used without it."""
         self._first = ""
+        self._slots_of_first: Slots = {}
         self._read: Read | None = None
         self._exchange = settings.exchange
         self._rated: bool | None = None
@@ -114,6 +116,7 @@ class Reader:
             except LeftOutError as error:
                 if error.reason == "missing":
                     self._refuse_other(row)
+                    error.detail = self._missing(row, error.part)
                 yield LeftOut(error.reason, row.where, error.detail)
                 continue
             yield from outcomes
@@ -246,6 +249,7 @@ class Reader:
 
     def _begin(self, row: Row) -> None:
         """Find the format of the first row, and whether it has what the settings name."""
+        _refuse_columns(row)
         columns, known = self.settings.columns, [str(key) for key in row.values]
         for part, name in named(columns).items():
             if name not in row.values:
@@ -272,7 +276,7 @@ class Reader:
         if isinstance(messages, list) and (absent := self._turns.check_keys(messages)):
             part = "role" if absent == columns.role else "content"
             raise _no_column(part, absent, row, list(messages[0]), "message")
-        self.format, self._first = format_, row.where
+        self.format, self._first, self._slots_of_first = format_, row.where, slots
         self._read = READERS.get(format_)
         self._may_be_rated = self.settings.format == "auto" and is_answered(row.values)
         label = row.values.get(slots.get("label", ""))
@@ -282,6 +286,16 @@ class Reader:
             self._rated = format_ == "kto"
         elif has_value(label):
             self._rated = truth(label) is not None
+
+    def _missing(self, row: Row, part: str) -> str:
+        """What a row lacks, by the names that it or the first row has for it."""
+        assert self.format is not None
+        own = self._slots_of_first.get(part)
+        names = (own,) if self.settings.columns.named and own else (own, *parts_of(self.format).get(part, ()))
+        for name in names:
+            if name in row.values:
+                return f"{name!r} is null"
+        return f"the row has no {next(filter(None, names), part)!r}, only {names_of(row.values)}"
 
     def _refuse_other(self, row: Row) -> None:
         """Refuse a row that lacks a key because it is of another format than the first row.
@@ -300,6 +314,19 @@ class Reader:
             return
         what = f"the row is of the format {other}, but the first one, at {self._first}, is of the format {self.format}"
         raise InputError(what, where=row.where, do="put rows of one format into a file, and name both in fetch.source")
+
+
+def _refuse_columns(row: Row) -> None:
+    """Refuse a file that is one table, column by column.
+
+    Raises:
+        InputError: every value of its first row is a column.
+    """
+    values = [value for value in row.values.values() if value is not None]
+    if all(map(is_column, values)) and (len(values) > 1 or any(isinstance(value, dict) for value in values)):
+        what = f"the row is a table, with a column under each of the keys {names_of(row.values)}"
+        do = "write a row for each demonstration, as to_json(orient='records', lines=True) of pandas does"
+        raise InputError(what, where=row.where, do=do)
 
 
 def _check_placeholders(found: Dialogue) -> None:

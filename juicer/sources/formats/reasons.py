@@ -73,9 +73,14 @@ class LeftOut:
 
 
 class LeftOutError(Exception):
-    """Raised by the reader of a format for a row that is to be left out."""
+    """Raised by the reader of a format for a row that is to be left out.
 
-    def __init__(self, reason: Reason, detail: str = "") -> None:
+    Attributes:
+        part: of `missing`, the part of the format that the row lacks.
+    """
+
+    def __init__(self, reason: Reason, detail: str = "", part: str = "") -> None:
         self.reason: Reason = reason
         self.detail = detail
+        self.part = part
         super().__init__(reason)

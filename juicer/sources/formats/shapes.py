@@ -29,6 +29,10 @@ class Shape:
     accepts: Callable[[Values], bool] = lambda values: True
 
 
+def _is_message_of_tree(value: Any) -> bool:
+    return isinstance(value, dict) and ("replies" in value or "text" in value)
+
+
 def _is_text_of_hh(value: Any) -> bool:
     return isinstance(value, str) and hh.ASSISTANT in value and value.lstrip().startswith(hh.HUMAN.lstrip())
 
@@ -47,7 +51,7 @@ def _is_rated(values: Values) -> bool:
 PAST = {"context": ("input", "context"), "history": ("history",)}
 SHAPES: dict[str, Shape] = {
     "oasst-tree": Shape(
-        {"tree": ("prompt",)}, {"id": ("message_tree_id",)}, lambda values: isinstance(values["prompt"], dict)
+        {"tree": ("prompt",)}, {"id": ("message_tree_id",)}, lambda values: _is_message_of_tree(values["prompt"])
     ),
     "oasst-messages": Shape(
         {"id": ("message_id",), "text": ("text",), "role": ("role",)},

@@ -70,7 +70,7 @@ def required(values: Values, slots: Slots, slot: str) -> Any:
     """
     key = slots.get(slot)
     if key is None or key not in values:
-        raise LeftOutError("missing", f"the row has no {(key or slot)!r}, only {names_of(values)}")
+        raise LeftOutError("missing", f"the row has no {(key or slot)!r}", part=slot)
     return values[key]
 
 
@@ -96,10 +96,10 @@ def wrong_type(key: str, expected: str, value: Any) -> LeftOutError:
 
 
 def parsed(key: str, value: Any) -> list[Any]:
-    """A list, which may be written as JSON or be one mapping.
+    """A list, which may be written as JSON, be one mapping, or a mapping of lists as `datasets` makes of a `Sequence`.
 
     Raises:
-        LeftOutError: it is neither.
+        LeftOutError: it is none of these, or the lists of a mapping have different lengths.
     """
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
@@ -107,10 +107,26 @@ def parsed(key: str, value: Any) -> list[Any]:
         except (ValueError, RecursionError) as error:
             raise LeftOutError("wrong_type", f"{shortened(key)} is text, but no valid JSON") from error
     if isinstance(value, dict):
-        return [value]
+        return _of_columns(key, value)
     if not isinstance(value, list):
         raise wrong_type(key, "a list of messages", value)
     return value
+
+
+def _of_columns(key: str, value: dict[str, Any]) -> list[Any]:
+    columns = {name: column for name, column in value.items() if column is not None}
+    if not columns or not all(isinstance(column, list) for column in columns.values()):
+        return [value]
+    if len({len(column) for column in columns.values()}) > 1:
+        raise LeftOutError("wrong_type", f"the lists of {shortened(key)} have different lengths")
+    return [dict(zip(columns, items, strict=True)) for items in zip(*columns.values(), strict=True)]
+
+
+def is_column(value: Any) -> bool:
+    """Whether a value is a column of a table, as pandas writes JSON: a list of scalars, or {"0": ..., "1": ...}."""
+    if isinstance(value, dict):
+        return bool(value) and all(isinstance(name, str) and name.isdecimal() for name in value)
+    return isinstance(value, list) and bool(value) and not any(isinstance(each, dict | list) for each in value)
 
 
 def is_list_of_messages(text: str) -> bool:
