@@ -60,9 +60,10 @@ def _node(values: Any, reader: TurnReader) -> Node:
     role = reader.role(values.get("role"), "a message")
     if role == "tool":
         raise LeftOutError("tools", f"a message has the role {shortened(values['role'])}")
-    ranked = isinstance(rank, int | float) and not isinstance(rank, bool) and not math.isnan(rank)
+    ranked = not isinstance(rank, bool) and isinstance(rank, int | float) and not math.isnan(rank)
+    place = math.inf if rank is None or not ranked else float(rank)
     message: Message = {"role": role, "content": text}
-    return Node(message, float(rank) if ranked else math.inf, replies, why=untrained(values))
+    return Node(message, place, replies, why=untrained(values))
 
 
 def _kept(values: Any) -> bool:
