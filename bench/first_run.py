@@ -210,7 +210,7 @@ def rows_of(shape: str, pairs: list[Pair]) -> Rows:
 
 def tried(trial: Trial, project: Path, data: Path, model: Path) -> list[str]:
     """Run one trial in the clone; the cells of its line."""
-    name = trial.name.partition(".")[0].lower()
+    name = trial.name.lower().replace(".", "-")
     command = ["init", "--data", str(data / trial.name), "--model", str(model), "--name", name, *trial.options]
     started = time.perf_counter()
     _run(project, "-m", "juicer", *command)
