@@ -6,11 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from juicer.quickstart.random_models import write_random_model
+from juicer.settings.data import TemplateSettings
+from juicer.settings.tiny import TinySettings
 
 ROOT = Path(__file__).resolve().parents[2]
 HH = ROOT.parent / "shared" / "data" / "hh-harmless"
@@ -148,20 +151,20 @@ def test_a_misspelt_parameter_stops_the_run_in_one_line_and_loses_no_model(proje
 
 def test_the_readme_s_way_to_one_s_own_demonstrations_ends_in_an_evaluation(tmp_path):
     folder = copy_of_the_project(tmp_path)
-    readme = (ROOT / "README.md").read_text()
-    row = json.loads(re.search(r'^ +({"prompt": .*})$', readme, re.MULTILINE)[1])
-    rows = [{**row, "prompt": f"{row['prompt']} ({number})"} for number in range(100)]
-    (folder / "mine.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in rows))
-    section = re.search(r"^ +fetch:\n +source: .*\n +licence: .*\n", readme, re.MULTILINE)[0]
-    mine = textwrap.dedent(section).replace("/path/to/demonstrations.jsonl", str(folder / "mine.jsonl"))
-    recipe = (ROOT / "recipes/quickstart.yaml").read_text().replace("name: quickstart", "name: mine")
-    recipe = re.sub(r"fetch:\n(?:  .*\n)+", mine, recipe)
-    (folder / "recipes/mine.yaml").write_text(recipe)
-    smaller = [each for each in SMALLEST if not each.startswith("world.")]
-    call(folder, "juicer", "use", "recipes/mine.yaml", *smaller, "irft.rounds=0", "rft.rounds=0")
+    rows = [{"instruction": f"How do I boil {number} eggs?", "output": "For eight minutes."} for number in range(100)]
+    (folder / "demonstrations.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in rows))
+    limits = TemplateSettings(name="model", max_prompt_tokens=96, max_response_tokens=96)
+    texts = [f"{row['instruction']} {row['output']}" for row in rows]
+    config = ROOT / "recipes/models/pythia-1b.json"
+    write_random_model(config, texts, limits, TinySettings(), 0, folder / "path/to/model")
+    given = re.findall(r"^    (juicer (?:look|init) .*?)  +#", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(given) == 2
+    for command in given:
+        call(folder, *command.split())
+    call(folder, "juicer", "use", "recipes/mine.yaml", "sft.epochs=1", "irft.rounds=0", "rft.rounds=0")
     call(folder, "dvc", "repro", "evaluate@sft")
     evaluated = json.loads((folder / "evaluation/models/sft.json").read_text())
-    assert evaluated["held_out"]["reward_mean"] is not None and evaluated["held_out"]["oracle_mean"] is None
+    assert evaluated["held_out"]["demonstration_gap"] is not None and evaluated["held_out"]["oracle_mean"] is None
 
 
 @pytest.mark.skipif(not HH.is_dir() and "CI" not in os.environ, reason="real HH rows are not beside this checkout")

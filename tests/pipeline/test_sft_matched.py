@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def control(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> dict:
     """Run the stage; returns the control's training record."""
-    Path("rows.jsonl").touch()
+    Path("rows.jsonl").write_text('{"prompt": "Is it raining?", "response": "No."}\n')
     write_stub(Path("models/world"))
     Path("params.yaml").write_text(dump(*load(ROOT / "recipes/quickstart.yaml", [*RECIPE, *overrides])))
     models = ["--policy", "models/sft", "--scorer", "models/sft", "--irft", "models/method", "--rft", "models/sft"]
