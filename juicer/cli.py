@@ -531,7 +531,7 @@ def init(
     columns: Columns = None,
     format_: FormatOption = "auto",
     exchange: Exchange = "last",
-    name: Annotated[str | None, typer.Option(help="Name of the recipe; by default that of the file.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the recipe; by default that of its file.")] = None,
     out: Annotated[Path | None, typer.Option(help="Recipe to write; by default recipes/NAME.yaml.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a recipe that exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe; write nothing.")] = False,
