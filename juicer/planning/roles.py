@@ -7,7 +7,7 @@ from juicer.planning.costs import Role, Shape, shape_of
 from juicer.quickstart.configuration import read_config, shrunk
 from juicer.quickstart.pretraining import policy_config, scorer_config
 from juicer.recipe.graph import WORLD_POLICY, WORLD_SCORER, config_of
-from juicer.recipe.rows import check_rows
+from juicer.recipe.rows import FirstRows, check_rows
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.sources.files import SourceFile, files_of, is_path, rows_in_parquet, rows_of
@@ -83,7 +83,7 @@ def available_rows(recipe: Recipe) -> int | None:
         return fetch.rows
     listed = [files_of(source.path, among_others=source.among_others) for source in fetch.sources]
     counted = [
-        round(sum(count_rows(file) for file in files if not file.held_out) * found.demonstrations / found.rows)
+        round(sum(count_rows(file) for file in files if not file.held_out) * _yield(found))
         for files, found in zip(listed, check_rows(fetch), strict=True)
     ]
     weights = [source.weight for source in fetch.sources if source.weight is not None]
@@ -93,7 +93,12 @@ def available_rows(recipe: Recipe) -> int | None:
         what = f"curate.keep = {curate.keep}, but {named} has {rows} rows"
         raise InputError(what, do="lower it, or set it to null to keep all")
     held_out = 0 if any(file.held_out for files in listed for file in files) else curate.held_out_share
-    return round(rows * (1 - curate.validation_share - held_out))
+    return max(1, round(rows * (1 - curate.validation_share - held_out)))
+
+
+def _yield(found: FirstRows) -> float:
+    """Demonstrations per row. First rows that are all labelled as undesirable, say, tell nothing of the others."""
+    return found.demonstrations / found.rows if found.demonstrations else 1.0
 
 
 def training_rows(recipe: Recipe, available: int | None) -> int:

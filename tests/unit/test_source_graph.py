@@ -139,6 +139,14 @@ def test_a_plan_counts_the_rows_of_all_sources(source: Any, rows: int) -> None:
     assert available_rows(recipe) == round(rows * 0.8)
 
 
+def test_a_plan_counts_rows_also_where_the_first_are_no_demonstrations() -> None:
+    rows = [{"prompt": f"q{number}", "completion": "a", "label": number >= 150} for number in range(300)]
+    written(Path("kto.jsonl"), rows)
+    given = [*OTHERS, "fetch.source=kto.jsonl", "curate.validation_share=0.1", "curate.held_out_share=0.1"]
+    recipe, _ = load(QUICKSTART, given, pinned=False)
+    assert available_rows(recipe) == 240
+
+
 def test_a_model_card_names_all_sources() -> None:
     assert _sources("data") == "`data`"
     assert _sources(["a.jsonl", {"path": "b.jsonl", "weight": 1}]) == "`a.jsonl`, `b.jsonl`"
