@@ -1,4 +1,4 @@
-"""Sampling as plain transformers does it: `generate`, prompts in the order of arrival, all rows to the longest's end."""
+"""Sampling as plain transformers does it: `generate`, prompts as they come, every row to the end of the longest."""
 
 from collections.abc import Sequence
 from typing import Any

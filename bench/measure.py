@@ -20,9 +20,13 @@ class Timings:
         """Do `work`, add what it took; returns its result."""
         wall, cpu = time.perf_counter(), time.process_time()
         result = work()
-        self.wall.append(round(time.perf_counter() - wall, 4))
-        self.cpu.append(round(time.process_time() - cpu, 4))
+        self.add(time.perf_counter() - wall, time.process_time() - cpu)
         return result
+
+    def add(self, wall: float, cpu: float) -> None:
+        """One more repeat."""
+        self.wall.append(round(wall, 4))
+        self.cpu.append(round(cpu, 4))
 
     def median(self, clock: str) -> float:
         return statistics.median(getattr(self, clock))

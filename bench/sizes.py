@@ -116,8 +116,9 @@ class TokenTemplate:
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """One that TRL and transformers accept; nothing is tokenised."""
-        words = models.WordLevel({"<end>": END, "<padding>": PADDING}, unk_token="<end>")
-        return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), eos_token="<end>", pad_token="<padding>")
+        end, padding = "<end>", "<padding>"
+        words = models.WordLevel({end: END, padding: PADDING}, unk_token=end)
+        return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), eos_token=end, pad_token=padding)
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench import sizes
 from bench.measure import Timings, ratio
 from bench.part import size_main
-from bench.spin_steps import FRACTION, Way, Work
+from bench.spin_steps import FRACTION, Row, Way, Work
 
 ROOT = Path(__file__).parents[1]
 SMALL = 8
@@ -49,17 +47,38 @@ def steps(name: str, prompts: int) -> list[tuple[str, int]]:
     return [*(("generate", part) for part in parts), ("convert", 0), ("train", 0)]
 
 
-def step(work: Work, name: str, part: int) -> tuple[float, float, float]:
+def work_of(subject: sizes.Subject, way: Way) -> Work:
+    """What the steps of a way are given."""
+    wanted = subject.wanted or [None] * len(subject.prompts)
+    rows = [
+        Row(name, prompt, subject.demonstrations[name], length)
+        for (name, prompt), length in zip(subject.prompts, wanted, strict=True)
+    ]
+    template = subject.template
+    return Work(
+        policy=str(subject.folder.resolve()),
+        rows=rows,
+        lengths=subject.lengths,
+        ends=list(template.ends),
+        end_of_text=template.end_of_text,
+        padding=template.padding,
+        limit=template.settings.max_response_tokens,
+        training=subject.size.training.model_dump(),
+        way=way,
+    )
+
+
+def step(folder: Path, name: str, part: int) -> tuple[float, float, float]:
     """Run one process. Returns its wall seconds, its processor seconds, and how many of these were its work."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(work.threads), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "bench.spin_steps", name, str(work.folder), "--part", str(part)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "bench.spin_steps", name, str(folder), "--part", str(part)]
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    spent = json.loads((work.folder / "spent.json").read_text(encoding="utf-8"))
+    spent = json.loads((folder / "spent.json").read_text(encoding="utf-8"))
     return time.perf_counter() - begun, cpu, spent["work"]
 
 
@@ -68,22 +87,19 @@ def run(size: str, prompts: int | None, repeats: int | None) -> dict[str, Any]:
     subject = sizes.make(size, prompts)
     count, given = len(subject.prompts), ways(subject.size.training.batch_size)
     whole, work = ({name: Timings() for name in given} for _ in range(2))
-    by_step: dict[str, dict[str, float]] = {}
+    by_step: dict[str, dict[str, dict[str, float]]] = {}
     for _ in range(repeats or min(2, subject.size.repeats)):
         for name, way in given.items():
             with tempfile.TemporaryDirectory() as folder:
-                task = Work(Path(folder), size, count, torch.get_num_threads(), way)
-                task.write()
-                found = [(which, *step(task, which, part)) for which, part in steps(name, count)]
-            whole[name].wall.append(round(sum(wall for _, wall, _, _ in found), 3))
-            whole[name].cpu.append(round(sum(cpu for _, _, cpu, _ in found), 3))
-            # A step's own clock is of processor time alone; wall seconds are of the whole process.
-            work[name].wall.append(whole[name].wall[-1])
-            work[name].cpu.append(round(sum(spent for *_, spent in found), 3))
-            by_step[name] = {f"{which}, {kind}": 0.0 for which, *_ in found for kind in ("whole", "work")}
+                work_of(subject, way).write(Path(folder))
+                found = [(which, *step(Path(folder), which, part)) for which, part in steps(name, count)]
+            whole[name].add(sum(wall for _, wall, _, _ in found), sum(cpu for _, _, cpu, _ in found))
+            # A step's own clock is of processor time alone; wall seconds are those of its whole process.
+            work[name].add(whole[name].wall[-1], sum(spent for *_, spent in found))
+            by_step[name] = {}
             for which, _, cpu, spent in found:
-                by_step[name][f"{which}, whole"] = round(by_step[name][f"{which}, whole"] + cpu, 3)
-                by_step[name][f"{which}, work"] = round(by_step[name][f"{which}, work"] + spent, 3)
+                both = by_step[name].setdefault(which, {"whole": 0.0, "work": 0.0})
+                both["whole"], both["work"] = round(both["whole"] + cpu, 3), round(both["work"] + spent, 3)
     return {
         "spin": {
             "with_startup": _compared(whole),

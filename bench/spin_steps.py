@@ -2,26 +2,24 @@
 
     python -m bench.spin_steps STEP WORK [--part N]        # bench/spin.py runs them
 
-SPIN's round is three kinds of process that hand files on: `generate` loads the policy and writes samples of 800
-prompts a process by `generate`, 8 at a time in shuffled order, padded to a multiple of 8; `convert` gathers them into one
-table; `train` loads the table and two models, a policy and a live reference, and trains on whole pairs, 8 a step, padded
-to the longest, activations recomputed. Ours is two: `ours-generate` and `ours-train`. Files hold tokens, so tokenising
-is not counted on either side, and both save the policy once, at the end (SPIN: after every epoch).
+SPIN's round is three kinds of process that hand files on: `generate` loads the policy and writes samples of 800 prompts
+a process by `generate`, 8 at a time in shuffled order, padded to a multiple of 8; `convert` gathers them into one table;
+`train` loads the table and two models, a policy and a live reference, and trains on whole pairs, 8 a step, padded to
+the longest, activations recomputed. Ours is two: `ours-generate` and `ours-train`. Files hold tokens, so tokenising is
+not counted on either side, and both save the policy once, at the end (SPIN: after every epoch).
 
-A step writes what it spent on start-up, which is imports and loading of models, and on its work.
+A step writes how much processor time its work took; the rest is start-up: imports and loading of models.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from bench.sizes import Subject
+from types import SimpleNamespace
+from typing import Any
 
 FRACTION = 800
 """Prompts per process that generates."""
@@ -41,33 +39,53 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Work:
-    """A round's folder, in which the steps hand files on."""
+class Row:
+    """A prompt and its demonstration, as tokens."""
 
-    folder: Path
-    size: str
-    prompts: int
-    threads: int
+    id: str
+    prompt: list[int]
+    real: list[int]
+    wanted: int | None
+    """The length that the sample is made to have; None where the policy ends it."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all steps are given; a file, so that no step imports what only another needs."""
+
+    policy: str
+    rows: list[Row]
+    lengths: list[int] | None
+    """Those that `wanted` are of."""
+    ends: list[int]
+    end_of_text: int
+    padding: int
+    limit: int
+    """Most tokens of a response."""
+    training: dict[str, Any]
+    """Settings of IRFT."""
     way: Way
 
     @staticmethod
     def read(folder: Path) -> "Work":
         given = json.loads((folder / "work.json").read_text(encoding="utf-8"))
-        return Work(folder, given["size"], given["prompts"], given["threads"], Way(**given["way"]))
+        rows = [Row(**row) for row in given.pop("rows")]
+        return Work(rows=rows, way=Way(**given.pop("way")), **given)
 
-    def write(self) -> None:
-        given = {"size": self.size, "prompts": self.prompts, "threads": self.threads, "way": vars(self.way)}
-        (self.folder / "work.json").write_text(json.dumps(given), encoding="utf-8")
+    def write(self, folder: Path) -> None:
+        (folder / "work.json").write_text(json.dumps(asdict(self)), encoding="utf-8")
 
-    def subject(self) -> "Subject":
-        """What all ways are given; made before, so this only reads it."""
-        from bench import sizes
-
-        return sizes.make(self.size, self.prompts)
+    @property
+    def template(self) -> Any:
+        """What sampling asks of a template."""
+        settings = SimpleNamespace(max_response_tokens=self.limit)
+        return SimpleNamespace(
+            settings=settings, ends=tuple(self.ends), end_of_text=self.end_of_text, padding=self.padding
+        )
 
 
 class Clock:
-    """Processor seconds of a step: of the whole process until its work begins, and of its work."""
+    """Processor seconds of a step's work."""
 
     def __init__(self) -> None:
         self.work = 0.0
@@ -79,7 +97,7 @@ class Clock:
         self.work += time.process_time() - begun
 
 
-def generate(work: Work, clock: Clock, part: int) -> None:
+def generate(work: Work, folder: Path, clock: Clock, part: int) -> None:
     """The samples of one fraction of the shuffled prompts, as JSON lines."""
     import random
 
@@ -87,56 +105,50 @@ def generate(work: Work, clock: Clock, part: int) -> None:
 
     from bench.generation import generate as sample
 
-    subject = work.subject()
-    model = AutoModelForCausalLM.from_pretrained(subject.folder, trust_remote_code=False).eval()
-    wanted = subject.wanted or [0] * len(subject.prompts)
-    rows = list(zip(subject.prompts, wanted, strict=True))
+    model = AutoModelForCausalLM.from_pretrained(work.policy, trust_remote_code=False).eval()
+    rows = list(work.rows)
     random.Random(SHUFFLE).shuffle(rows)
     rows = rows[part * FRACTION : (part + 1) * FRACTION]
+    lengths = None if work.lengths is None else [row.wanted or 0 for row in rows]
     with clock.working():
-        prompts, lengths = [prompt for (_, prompt), _ in rows], [length for _, length in rows]
-        responses = sample(
-            model, subject.template, prompts, work.way.generated, part, lengths if subject.wanted else None, MULTIPLE
-        )
-        with (work.folder / f"generated_{part}.jsonl").open("w", encoding="utf-8") as file:
-            for ((name, prompt), _), response in zip(rows, responses, strict=True):
-                row = {"prompt": prompt, "real": subject.demonstrations[name], "generated": response}
-                file.write(json.dumps(row) + "\n")
+        prompts = [row.prompt for row in rows]
+        responses = sample(model, work.template, prompts, work.way.generated, part, lengths, MULTIPLE)
+        with (folder / f"generated_{part}.jsonl").open("w", encoding="utf-8") as file:
+            for row, response in zip(rows, responses, strict=True):
+                file.write(json.dumps({"prompt": row.prompt, "real": row.real, "generated": response}) + "\n")
 
 
-def convert(work: Work, clock: Clock, part: int) -> None:
+def convert(work: Work, folder: Path, clock: Clock, part: int) -> None:
     """All fractions as one JSON file, then as one table."""
     import datasets
 
     datasets.disable_progress_bars()
     with clock.working():
-        files = sorted(work.folder.glob("generated_*.jsonl"))
+        files = sorted(folder.glob("generated_*.jsonl"))
         rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-        whole = work.folder / "synthetic.json"
+        whole = folder / "synthetic.json"
         whole.write_text(json.dumps(rows, indent=4), encoding="utf-8")
-        table = datasets.load_dataset(
-            "json", data_files=str(whole), split="train", cache_dir=str(work.folder / "cache")
-        )
-        table.to_parquet(work.folder / "pairs.parquet")
+        table = datasets.load_dataset("json", data_files=str(whole), split="train", cache_dir=str(folder / "cache"))
+        table.to_parquet(folder / "pairs.parquet")
 
 
-def train(work: Work, clock: Clock, part: int) -> None:
+def train(work: Work, folder: Path, clock: Clock, part: int) -> None:
     """Two epochs of SPIN's loss by transformers' Trainer, with a live reference; then the policy is saved."""
     import datasets
     import torch
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
     datasets.disable_progress_bars()
-    subject, settings = work.subject(), work.subject().size.training
     policy, reference = (
-        AutoModelForCausalLM.from_pretrained(subject.folder, trust_remote_code=False).eval() for _ in range(2)
+        AutoModelForCausalLM.from_pretrained(work.policy, trust_remote_code=False).eval() for _ in range(2)
     )
+    beta = work.training["beta"]
 
     def collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         """Real responses, then generated ones, all padded to the longest: (2 * rows, length)."""
         both = [(row["prompt"], row[column]) for column in ("real", "generated") for row in rows]
         length = max(len(prompt) + len(response) for prompt, response in both)
-        tokens = torch.full((len(both), length), subject.template.padding)
+        tokens = torch.full((len(both), length), work.padding)
         attention, labels = torch.zeros_like(tokens), torch.full_like(tokens, IGNORED)
         for place, (prompt, response) in enumerate(both):
             end = len(prompt) + len(response)
@@ -151,16 +163,16 @@ def train(work: Work, clock: Clock, part: int) -> None:
                 before = spin_log_probabilities(reference, inputs)
             log_ratios = spin_log_probabilities(model, inputs) - before
             real, generated = log_ratios.chunk(2)
-            loss = -torch.nn.functional.logsigmoid(settings.beta * (real - generated)).mean()
+            loss = -torch.nn.functional.logsigmoid(beta * (real - generated)).mean()
             return (loss, {}) if return_outputs else loss
 
     arguments = TrainingArguments(
-        output_dir=str(work.folder / "spin"),
-        num_train_epochs=settings.epochs,
+        output_dir=str(folder / "spin"),
+        num_train_epochs=work.training["epochs"],
         per_device_train_batch_size=work.way.trained,
         gradient_checkpointing=work.way.recompute,
         optim="rmsprop",
-        learning_rate=settings.optimiser.learning_rate,
+        learning_rate=work.training["optimiser"]["learning_rate"],
         lr_scheduler_type="linear",
         warmup_steps=0.1,
         logging_steps=10,
@@ -174,13 +186,13 @@ def train(work: Work, clock: Clock, part: int) -> None:
     with clock.working():
         table = datasets.load_dataset(
             "parquet",
-            data_files=str(work.folder / "pairs.parquet"),
+            data_files=str(folder / "pairs.parquet"),
             split="train",
-            cache_dir=str(work.folder / "cache"),
+            cache_dir=str(folder / "cache"),
         )
         trainer = SpinTrainer(model=policy, args=arguments, train_dataset=table, data_collator=collate)
         trainer.train()
-        trainer.save_model(str(work.folder / "spin"))
+        trainer.save_model(str(folder / "spin"))
 
 
 def spin_log_probabilities(model: Any, inputs: Any) -> Any:
@@ -192,37 +204,47 @@ def spin_log_probabilities(model: Any, inputs: Any) -> Any:
     return (chosen * counted).sum(-1)
 
 
-def ours_generate(work: Work, clock: Clock, part: int) -> None:
+def ours_generate(work: Work, folder: Path, clock: Clock, part: int) -> None:
     """Samples of all prompts by our sampler, as JSON lines."""
-    import juicer.sampling.decoding  # noqa: F401  an import is start-up
+    from bench.gpu_parts.common import lengths_forced
     from juicer.data.dialogues import write_samples
+    from juicer.models.loading import load_policy
+    from juicer.sampling.decoding import sample_responses
+    from juicer.settings.compute import ComputeSettings
     from juicer.settings.training import SamplingSettings
 
-    subject = work.subject()
-    policy = subject.policy()
-    with clock.working():
-        samples = subject.sample(policy, SamplingSettings(batch_size=work.way.generated))
-        write_samples(work.folder / "samples.jsonl", samples)
+    policy, template = load_policy(Path(work.policy), ComputeSettings(device="cpu", precision="fp32")), work.template
+    settings = SamplingSettings(batch_size=work.way.generated)
+    with clock.working(), lengths_forced(work.lengths, work.end_of_text) if work.lengths else nullcontext():
+        samples = sample_responses(policy, template, [(row.id, row.prompt) for row in work.rows], settings, 0)
+        write_samples(folder / "samples.jsonl", samples)
 
 
-def ours_train(work: Work, clock: Clock, part: int) -> None:
+def ours_train(work: Work, folder: Path, clock: Clock, part: int) -> None:
     """A round's training, with the optimiser and the epochs of SPIN's; then the policy is saved."""
-    from juicer.data.dialogues import read_samples
+    from juicer.data.dialogues import Dialogue, read_samples
     from juicer.methods.irft import irft_round
+    from juicer.methods.pairs import Pair
+    from juicer.models.loading import TRAINING_DTYPE, load_policy
+    from juicer.settings.compute import ComputeSettings
+    from juicer.settings.irft import IrftTrainingSettings
 
-    subject = work.subject()
-    policy, given = subject.policy(training=True), subject.size.training
-    settings = given.model_copy(
-        update={
-            "batch_size": work.way.trained,
-            "gradient_checkpointing": work.way.recompute,
-            "optimiser": given.optimiser.model_copy(update={"name": "rmsprop"}),
-        }
-    )
+    policy = load_policy(Path(work.policy), ComputeSettings(device="cpu", precision="fp32"), TRAINING_DTYPE)
+    optimiser = {**work.training["optimiser"], "name": "rmsprop"}
+    changed = {"batch_size": work.way.trained, "gradient_checkpointing": work.way.recompute, "optimiser": optimiser}
+    settings = IrftTrainingSettings.model_validate(work.training | changed)
     with clock.working():
-        pairs = subject.pairs(read_samples(work.folder / "samples.jsonl"))
-        irft_round(policy, policy, pairs, settings, subject.template.padding, 0)
-        policy.save_pretrained(work.folder / "ours")
+        demonstrations = {row.id: row.real for row in work.rows}
+        pairs = [
+            Pair(
+                Dialogue(each.prompt, demonstrations[each.id]),
+                Dialogue(each.prompt, each.response),
+                each.log_probability,
+            )
+            for each in read_samples(folder / "samples.jsonl")
+        ]
+        irft_round(policy, policy, pairs, settings, work.padding, 0)
+        policy.save_pretrained(folder / "ours")
 
 
 STEPS = {
@@ -243,8 +265,8 @@ def main() -> None:
     from bench.part import quiet
 
     quiet()
-    work, clock = Work.read(given.work), Clock()
-    STEPS[given.step](work, clock, given.part)
+    clock = Clock()
+    STEPS[given.step](Work.read(given.work), given.work, clock, given.part)
     (given.work / "spent.json").write_text(json.dumps({"work": clock.work}), encoding="utf-8")
 
 
