@@ -1,4 +1,4 @@
-"""The results of bench/round.py as tables: for the terminal, and for docs/performance.md. No figure is typed by hand."""
+"""The results of bench/round.py as tables, for the terminal and docs/performance.md: no figure is typed by hand."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -74,9 +74,8 @@ def _arithmetic(size: str, found: Mapping[str, Any]) -> Iterator[Row]:
             if part in found["tokens_per_second"]:
                 beside += f", {found['tokens_per_second'][part]:,.0f} tokens/s"
                 beside += f", {found['share_of_round'][part]:.0%} of the round"
-            yield Row(
-                f"{size}: {part}, share of the limit of matrix products", f"{row['share_of_limit']:.0%}", "", beside
-            )
+            name = f"{size}: {part}, share of the limit of matrix products"
+            yield Row(name, f"{row['share_of_limit']:.0%}", "", beside)
 
 
 def about(results: Mapping[str, Any]) -> Iterator[str]:
@@ -86,7 +85,8 @@ def about(results: Mapping[str, Any]) -> Iterator[str]:
         bf16 = f", bf16 {machine['bf16']}" if "bf16" in machine else ""
         yield (
             f"{name}: {machine['processor']}, {machine['cores']} cores, {machine['threads']} thread{bf16}, "
-            f"{machine['memory_gb']} GB, load {part['load_before']} before, {part['measured_at']}, {part['seconds']:.0f} s"
+            f"{machine['memory_gb']} GB, load {part['load_before']} before, {part['measured_at']}, "
+            f"{part['seconds']:.0f} s"
         )
 
 

@@ -1,8 +1,8 @@
 """The three sizes at which a round is measured, and what each way gets of one: a policy's folder, prompts, responses.
 
-0.5M is the quickstart's policy, pretrained, which ends its responses itself. The larger two have random weights, prompts
-of random tokens as long as those of Anthropic-HH (bench/hh_lengths.json), and responses that are made to end where the
-real ones do: left to themselves, random weights would go on to the limit.
+0.5M is the quickstart's policy, pretrained, which ends its responses itself. The larger two have random weights,
+prompts of random tokens as long as those of Anthropic-HH (bench/hh_lengths.json), and responses that are made to end
+where the real ones do: left to themselves, random weights would go on to the limit.
 """
 
 import random

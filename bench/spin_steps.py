@@ -3,10 +3,10 @@
     python -m bench.spin_steps STEP WORK [--part N]        # bench/spin.py runs them
 
 SPIN's round is three kinds of process that hand files on: `generate` loads the policy and writes samples of 800 prompts
-a process by `generate`, 8 at a time in shuffled order, padded to a multiple of 8; `convert` gathers them into one table;
-`train` loads the table and two models, a policy and a live reference, and trains on whole pairs, 8 a step, padded to
-the longest, activations recomputed. Ours is two: `ours-generate` and `ours-train`. Files hold tokens, so tokenising is
-not counted on either side, and both save the policy once, at the end (SPIN: after every epoch).
+a process by `generate`, 8 at a time in shuffled order, padded to a multiple of 8; `convert` gathers them into one
+table; `train` loads the table and two models, a policy and a live reference, and trains on whole pairs, 8 a step,
+padded to the longest, activations recomputed. Ours is two: `ours-generate` and `ours-train`. Files hold tokens, so
+tokenising is not counted on either side, and both save the policy once, at the end (SPIN: after every epoch).
 
 A step writes how much processor time its work took; the rest is start-up: imports and loading of models.
 """
