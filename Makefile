@@ -6,9 +6,10 @@ PLAN ?=
 KIT ?=
 FAULTS ?=
 MUTANTS ?=
+BENCH ?=
 UI ?=
 # Read from the environment, so that the shell takes them as words, whatever is in them.
-export RECIPE PLAN KIT UI FAULTS MUTANTS
+export RECIPE PLAN KIT UI FAULTS MUTANTS BENCH
 PYTHON_BARE ?= python3.12
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -93,8 +94,8 @@ test-vllm: $(VENV)-vllm/installed-$(HERE) ## sample by the real vLLM, in .venv-v
 claim: setup ## 5 seeds: each method against SFT of the same effort, with 95% intervals (1 to 2 hours)
 	@python bench/claim.py
 
-bench: setup ## compare a round's speed, memory and growth with plain transformers and TRL (about 10 minutes)
-	@python -m bench.round
+bench: setup ## compare a round with transformers, TRL and SPIN's way at three sizes (half an hour); BENCH=--quick
+	@set -f; python -m bench.round $$BENCH
 
 .PHONY: hostile
 hostile: setup ## try 250 bad recipes, data files and model folders, one process each (about 20 minutes)

@@ -13,18 +13,22 @@ from typing import Any, Literal
 import torch
 
 
-def main(run: Callable[[int, int], dict[str, Any]], doc: str | None) -> None:
+def main(run: Callable[..., dict[str, Any]], doc: str | None, options: Mapping[str, str] | None = None) -> None:
     """Run one part and print, or write, its results as JSON.
 
     Args:
-        run: the part: given a number of prompts and of repeats.
+        run: the part: given a number of prompts and of repeats, and those of its own options that were given.
         doc: what it is.
+        options: its own options, and what they are.
     """
     parser = _parser(doc)
     parser.set_defaults(prompts=1000, repeats=3)
+    for name, about in (options or {}).items():
+        parser.add_argument(f"--{name}", help=about)
     given = parser.parse_args()
     quiet()
-    finish(run(given.prompts, given.repeats), given.out)
+    own = {name: getattr(given, name) for name in options or {} if getattr(given, name) is not None}
+    finish(run(given.prompts, given.repeats, **own), given.out)
 
 
 def size_main(run: Callable[..., dict[str, Any]], doc: str | None, more: Mapping[str, str]) -> None:
