@@ -94,7 +94,7 @@ test-vllm: $(VENV)-vllm/installed-$(HERE) ## sample by the real vLLM, in .venv-v
 claim: setup ## 5 seeds: each method against SFT of the same effort, with 95% intervals (1 to 2 hours)
 	@python bench/claim.py
 
-bench: setup ## compare a round with transformers, TRL and SPIN's way at three sizes (half an hour); BENCH=--quick
+bench: setup ## compare a round with transformers, TRL and SPIN's way at three sizes (45 minutes); BENCH=--quick
 	@set -f; python -m bench.round $$BENCH
 
 .PHONY: hostile

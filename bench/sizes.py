@@ -48,6 +48,8 @@ class Size:
     config: PreTrainedConfig | None = None
     """None for the quickstart's pretrained policy."""
     limits: TemplateSettings = field(default_factory=TemplateSettings)
+    fewer: int | None = None
+    """Prompts where each way's processes load the policy anew (bench/spin.py); None for as many as elsewhere."""
 
 
 def _training(batch_size: int, learning_rate: float) -> IrftTrainingSettings:
@@ -92,7 +94,7 @@ SIZES = {
     ),
     "135M": Size(
         "Llama of SmolLM2-135M's shape: 30 layers, 576 wide, 49,152 tokens, random weights",
-        16, 1, _training(8, 1e-6), goal=2.0, config=SMOLLM2_135M,
+        16, 1, _training(8, 1e-6), goal=2.0, config=SMOLLM2_135M, fewer=8,
     ),
     "toy": Size(
         "for tests: GPT-NeoX, 2 layers, 32 wide, 128 tokens, random weights",

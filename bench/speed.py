@@ -8,6 +8,7 @@ has instructions for it. Where it has none, they are measured at 0.5M only (`--e
 say so: emulated, a matrix product is eight times slower than in float32.
 """
 
+import gc
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -76,6 +77,9 @@ class Round:
             )
             self.losses[name] = self._time(self.training, name, trainer.train).training_loss
             trainer.precomputing.added_to(self.training[name])
+            # A trainer refers to itself: those of 135M would take more memory than a machine has.
+            del trainer
+            gc.collect()
         self._floor()
 
     def _time(self, times: Times, name: str, work: Callable[[], Any]) -> Any:

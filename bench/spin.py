@@ -84,7 +84,7 @@ def step(folder: Path, name: str, part: int) -> tuple[float, float, float]:
 
 def run(size: str, prompts: int | None, repeats: int | None) -> dict[str, Any]:
     """Measure; returns the part's results."""
-    subject = sizes.make(size, prompts)
+    subject = sizes.make(size, prompts or sizes.SIZES[size].fewer)
     count, given = len(subject.prompts), ways(subject.size.training.batch_size)
     whole, work = ({name: Timings() for name in given} for _ in range(2))
     by_step: dict[str, dict[str, dict[str, float]]] = {}
