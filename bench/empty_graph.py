@@ -17,6 +17,7 @@ def make(folder: Path, lock: Path) -> int:
     """Write the project into a new folder. Returns its number of stages."""
     stages: dict[str, Any] = YAML(typ="safe").load(lock.read_text(encoding="utf-8"))["stages"]
     made = {out["path"] for stage in stages.values() for out in stage.get("outs", ())}
+    read = {dep["path"]: dep for stage in stages.values() for dep in stage.get("deps", ())}
     params: dict[str, dict[str, Any]] = {}
     graph = {}
     folder.mkdir(parents=True)
@@ -28,7 +29,7 @@ def make(folder: Path, lock: Path) -> int:
             for key, value in values.items():
                 put(params.setdefault(file, {}), key, value)
         graph[name.replace("@", "-")] = {
-            "cmd": " && ".join(command(name, out) for out in stage.get("outs", ())) or "true",
+            "cmd": " && ".join(command(name, out, read) for out in stage.get("outs", ())) or "true",
             "deps": [dep["path"] for dep in stage.get("deps", ())],
             "params": [{file: list(values)} for file, values in stage.get("params", {}).items()],
             "outs": [out["path"] for out in stage.get("outs", ())],
@@ -69,7 +70,15 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def command(stage: str, out: Mapping[str, Any]) -> str:
-    """A shell command that makes an output."""
-    path = Path(out["path"], "content") if is_folder(out) else Path(out["path"])
-    return f"mkdir -p {shlex.quote(str(path.parent))} && echo {shlex.quote(stage)} > {shlex.quote(str(path))}"
+def command(stage: str, out: Mapping[str, Any], read: Mapping[str, Mapping[str, Any]]) -> str:
+    """A shell command that makes an output, and what other stages read of it.
+
+    Args:
+        read: the dependencies of all stages, by their paths.
+    """
+    parts = [entry for path, entry in read.items() if path != out["path"] and within(path, {out["path"]})]
+    files = [Path(each["path"], "content") if is_folder(each) else Path(each["path"]) for each in parts or [out]]
+    return " && ".join(
+        f"mkdir -p {shlex.quote(str(path.parent))} && echo {shlex.quote(stage)} > {shlex.quote(str(path))}"
+        for path in files
+    )

@@ -148,7 +148,7 @@ def test_stages_that_do_nothing_have_the_entries_of_the_lock(tmp_path):
     assert list(graph) == ["first-a", "second"]
     assert graph["second"]["deps"] == ["made/a/part", "code"]
     assert graph["second"]["params"] == [{"params.yaml": ["seed", "data.keep"]}]
-    assert graph["first-a"]["cmd"] == "mkdir -p made/a && echo first@a > made/a/content"
+    assert graph["first-a"]["cmd"] == "mkdir -p made/a && echo first@a > made/a/part"
     assert json.loads((tmp_path / "project/params.yaml").read_text()) == {"seed": 1, "data": {"keep": None}}
     assert sorted(path.name for path in (tmp_path / "project/code").iterdir()) == ["file0", "file1"]
     assert not (tmp_path / "project/made").exists()
