@@ -222,6 +222,8 @@ def ours_generate(work: Work, folder: Path, clock: Clock, part: int) -> None:
 
 def ours_train(work: Work, folder: Path, clock: Clock, part: int) -> None:
     """A round's training, with the optimiser and the epochs of SPIN's; then the policy is saved."""
+    from transformers import get_linear_schedule_with_warmup  # noqa: F401  imported at the first step, or here
+
     from juicer.data.dialogues import Dialogue, read_samples
     from juicer.methods.irft import irft_round
     from juicer.methods.pairs import Pair
