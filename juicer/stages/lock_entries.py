@@ -30,6 +30,7 @@ class Entries(Mapping[str, Any]):
         """Take the text of each entry, below the line with its name; see `of`."""
         self._texts = texts
         self._entries = dict[str, dict[str, Any]]()
+        self._files = dict[tuple[str, str], list[tuple[str, str | None]]]()
         self._parsed = dict[str, Any]()
         """By text: most parameters of a stage are those of the stages before it."""
 
@@ -60,11 +61,12 @@ class Entries(Mapping[str, Any]):
 
     def files(self, name: str, kind: str) -> list[tuple[str, str | None]]:
         """Path and md5 of each of an entry's `deps` or `outs`, without its parameters being read."""
-        text = _parts(self._texts[name]).get(kind, "\n")
-        found = _files(text)
-        if found is None:
-            return [(each["path"], each.get("md5")) for each in self[name].get(kind, [])]
-        return [(path, md5) for path, md5 in found]
+        if (name, kind) not in self._files:
+            found: list[tuple[str, str | None]] | None = _files(_parts(self._texts[name]).get(kind, "\n"))
+            if found is None:
+                found = [(each["path"], each.get("md5")) for each in self[name].get(kind, [])]
+            self._files[name, kind] = found
+        return self._files[name, kind]
 
     def text(self, name: str) -> str:
         """An entry as it is written."""
@@ -106,9 +108,9 @@ def _parts(text: str) -> dict[str, str]:
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def _files(text: str) -> list[tuple[str, str]] | None:
+def _files(text: str) -> list[tuple[str, str | None]] | None:
     """Path and md5 of listed files; None if that needs a parser."""
-    place, found = 1, list[tuple[str, str]]()
+    place, found = 1, list[tuple[str, str | None]]()
     while match := FILE.match(text, place):
         found.append((match[1], match[2]))
         place = match.end()

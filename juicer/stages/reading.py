@@ -89,6 +89,9 @@ class Watch:
         self._read = {**reading.inputs, **self._modules}
         """md5 of all that is watched, by its path."""
         self._before = dict(_identities(self._read))
+        self._text: bytes | None = None
+        self._now: dict[str, Any] = {}
+        """The parameters in the file of parameters when it held this text."""
         self._loaded = loaded_modules()
         """Modules that were loaded before they could have changed; all other files may be read at any time."""
         self._ended = threading.Event()
@@ -141,11 +144,16 @@ class Watch:
         return Change((*what, *(f"{file} (changed and changed back)" for file in back)), bool(doubtful))
 
     def _values(self) -> dict[str, Any]:
+        """The parameters as they are now; parsed only if the file has changed since the last look."""
         try:
-            now = read_yaml(self._params)
-        except InputError:
-            return {}
-        return {key: value_at(now, key, None) for key in self.reading.params}
+            text = self._params.read_bytes()
+            if text != self._text:
+                now = read_yaml(self._params)
+                self._now = {key: value_at(now, key, None) for key in self.reading.params}
+                self._text = text
+        except (InputError, OSError):
+            self._now, self._text = {}, None
+        return self._now
 
     def _touched(self) -> set[Path]:
         """Files of the inputs that were replaced, written, added or removed since the start."""
