@@ -18,7 +18,7 @@ from juicer.runtime.files import read_yaml, replace_text
 from juicer.runtime.libraries import require
 from juicer.stages import code
 from juicer.stages.pipeline import Meta, dvc_errors, meta_of, stages_of, unknown_stage
-from juicer.stages.workspace import DVC_IN_USE
+from juicer.stages.workspace import DVC_IN_USE, is_dvc
 
 if TYPE_CHECKING:
     from dvc.fs import LocalFileSystem
@@ -206,8 +206,7 @@ def _is_alive(pid: int, cmd: str) -> bool:
             continue
         if _works_elsewhere(process.pid):
             continue
-        any_dvc = process.pid == pid and any(Path(word).name == "dvc" for word in command)
-        if any_dvc or _is_command(command, cmd):
+        if (process.pid == pid and is_dvc(command)) or _is_command(command, cmd):
             return True
     return False
 
