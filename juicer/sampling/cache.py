@@ -27,6 +27,8 @@ class BufferedLayer(DynamicLayer):
         self._rows, self._length, self._capacity = rows, length, capacity
         self.filling: slice | None = None
         """The rows whose prompts are being filled in; None while decoding."""
+        self.counts: Tensor | None = None
+        """How many of those rows have each of the prompts that are being read, (prompts,) int64."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Add keys and values (rows, heads, positions, width); returns all that the new positions may attend to."""
@@ -39,8 +41,10 @@ class BufferedLayer(DynamicLayer):
             self.is_initialized = True
         if self.filling is not None:
             place = slice(self._length - key_states.shape[2], self._length)
-            self._buffers[0][self.filling, :, place] = key_states
-            self._buffers[1][self.filling, :, place] = value_states
+            for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+                buffer[self.filling, :, place] = (
+                    states if self.counts is None else states.repeat_interleave(self.counts, 0)
+                )
             return key_states, value_states
         place = slice(self._length, self._length + key_states.shape[2])
         self._buffers[0][:, :, place] = key_states
@@ -68,7 +72,7 @@ class BufferedCache(Cache):
         self._buffered: Sequence[BufferedLayer] = [BufferedLayer(rows, length, capacity) for _ in range(count)]
         super().__init__(layers=list(self._buffered))
 
-    def fill(self, rows: slice | None) -> None:
-        """Announce the prompts of these rows; with None, the next tokens of all rows."""
+    def fill(self, rows: slice | None, counts: Tensor | None = None) -> None:
+        """Announce the prompts of these rows, `counts` (prompts,) of them each; with None, the next tokens of all."""
         for layer in self._buffered:
-            layer.filling = rows
+            layer.filling, layer.counts = rows, counts

@@ -6,6 +6,7 @@ side, is found by comparing every way with a plain forward pass on a shrunken mo
 """
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
@@ -133,7 +134,7 @@ class _Rows:
 
 
 class BufferedStepper(_Rows):
-    """With `BufferedCache`; prompts are filled in a few rows at a time."""
+    """With `BufferedCache`; prompts are filled in a few at a time, equal neighbours once."""
 
     def __init__(
         self,
@@ -151,20 +152,21 @@ class BufferedStepper(_Rows):
 
     def first(self) -> Tensor:
         given = []
-        for start in range(0, len(self.prompts), self.prefill):
-            some = self.prompts[start : start + self.prefill]
-            tokens, attention, positions = self.padded(some)
-            self.cache.fill(slice(start, start + len(some)))
-            given.append(
-                last_features(
-                    self.policy,
-                    tokens,
-                    attention,
-                    position_ids=positions,
-                    past_key_values=self.cache,
-                    use_cache=True,
-                )
+        groups = [list(group) for _, group in groupby(range(len(self.prompts)), self.prompts.__getitem__)]
+        for start in range(0, len(groups), self.prefill):
+            some = groups[start : start + self.prefill]
+            tokens, attention, positions = self.padded([self.prompts[rows[0]] for rows in some])
+            counts = torch.tensor([len(rows) for rows in some], device=tokens.device)
+            self.cache.fill(slice(some[0][0], some[-1][-1] + 1), counts)
+            last = last_features(
+                self.policy,
+                tokens,
+                attention,
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
             )
+            given.append(last.repeat_interleave(counts, 0))
         self.cache.fill(None)
         return torch.cat(given)
 

@@ -40,7 +40,7 @@ def test_log_probabilities_and_gradients_are_those_of_separate_rows(models, name
         if way == "together":
             both = fork_log_probabilities(model, ForkBatch.of(FORKS, 1, CPU))
         else:
-            dialogues = [Dialogue(fork.prompt, each) for fork in FORKS for each in (fork.one, fork.other)]
+            dialogues = [Dialogue(fork.prompt, each) for fork in FORKS for each in fork.responses]
             both = response_log_probabilities(model, Batch.of(dialogues, 1, CPU)).view(-1, 2)
         (both * weights).sum().backward()
         values.append(both.detach())
@@ -51,7 +51,7 @@ def test_log_probabilities_and_gradients_are_those_of_separate_rows(models, name
 
 
 def test_no_response_sees_the_other(policy):
-    changed = [Fork(fork.prompt, [token + 100 for token in fork.one], fork.other) for fork in FORKS]
+    changed = [Fork(fork.prompt, [token + 100 for token in fork.responses[0]], fork.responses[1]) for fork in FORKS]
     one, other = (fork_log_probabilities(policy, ForkBatch.of(each, 1, CPU)) for each in (FORKS, changed))
     assert torch.equal(one[:, 1], other[:, 1])
     assert not torch.isclose(one[:, 0], other[:, 0]).any()
