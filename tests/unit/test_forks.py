@@ -73,3 +73,15 @@ def test_models_that_may_need_another_mask_are_not_forked(policy):
 def test_long_responses_to_short_prompts_are_not_forked(policy):
     assert forks_are_faster(policy, [Fork([5] * 40, [6] * 20, [7] * 20)])
     assert not forks_are_faster(policy, [Fork([5] * 4, [6] * 200, [7] * 200)])
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "llama"])
+def test_any_number_of_responses_share_a_row(models, name):
+    model = models[name]
+    forks = [Fork([5, 6, 7], [8, 9, 0], [10], [11, 12, 13, 14], [15, 0]), Fork([5], [20, 21], [30], [0], [31, 32, 0])]
+    batch = ForkBatch.of(forks, 1, CPU)
+    dialogues = [Dialogue(fork.prompt, each) for fork in forks for each in fork.responses]
+    apart = response_log_probabilities(model, Batch.of(dialogues, 1, CPU)).view(2, 4)
+    torch.testing.assert_close(fork_log_probabilities(model, batch), apart, atol=2e-5, rtol=1e-5)
+    ends = batch.tokens.flatten()[batch.ends]
+    assert ends.tolist() == [dialogue.response[-1] for dialogue in dialogues]
