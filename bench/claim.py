@@ -5,6 +5,7 @@ control's learning rate are chosen on validation by the scorer's mean reward; al
     python bench/claim.py                    # 5 seeds, both settings: make claim
     python bench/claim.py --seeds 0 1 --settings imperfect --jobs 2
     python bench/claim.py --again            # the tables from the stored seeds, without a run
+    python bench/claim.py --keep             # into the tracked bench/results/claim.json instead of bench/out/
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from scipy.stats import t as student
 
+from bench import results_file
 from juicer.evaluation.results import EvaluatedModel
 from juicer.reporting.contract import Summary
 
@@ -192,12 +194,15 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="parallel worlds, one thread each")
     parser.add_argument("--work", type=Path, default=ROOT / ".juicer/claim", help="working folder, also used to resume")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench/results/claim.json")
-    parser.add_argument("--again", action="store_true", help="no runs: the tables anew, from the seeds in --out")
+    results_file.add_arguments(parser, "claim.json")
+    parser.add_argument(
+        "--again", action="store_true", help="no runs: the tables anew, from the seeds of the last ones"
+    )
     given = parser.parse_args()
 
     if given.again:
-        seeds = json.loads(given.out.read_text())["seeds"]
+        stored = given.out if given.out.is_file() else results_file.TRACKED / "claim.json"
+        seeds = json.loads(stored.read_text())["seeds"]
     else:
         given.work.mkdir(parents=True, exist_ok=True)
         jobs = [(setting, seed) for setting in given.settings for seed in given.seeds]
@@ -207,8 +212,7 @@ def main() -> None:
         seeds = {path.parent.name: json.loads(path.read_text()) for path in sorted(given.work.glob("*/results.json"))}
     table = differences(seeds)
     show(table)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps({"differences": table, "seeds": seeds}, indent=1) + "\n")
+    results_file.write(given.out, json.dumps({"differences": table, "seeds": seeds}, indent=1) + "\n")
     print(f"\nwritten: {given.out}")
 
 

@@ -1,6 +1,7 @@
 """Do T rounds of K steps reach a stationary point of (1)? Measured exactly, in a world whose responses can be listed.
 
-    python -m bench.convergence     # some minutes; writes bench/results/convergence.json and docs/convergence.png
+    python -m bench.convergence     # some minutes; writes bench/out/; with --keep the tracked
+                                    # bench/results/convergence.json and docs/convergence.png
 
 With exact sampling (Algorithms 1 and 2, h = identity) every pair is weighted by its probability, the steps are plain
 gradient steps of the code's losses, and RFT's policy is the closed form of the inner problem. Beside it IRFT as it
@@ -20,6 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bench import results_file
 from juicer.data.dialogues import Dialogue
 from juicer.methods.irft import irft_round
 from juicer.methods.objectives import contrastive_loss, irft_loss
@@ -184,8 +186,8 @@ def plot(curves: dict[str, dict[str, list[Point]]], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2048, help="T * K of the exact runs; the sampled ones take 1/8")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench/results/convergence.json")
-    parser.add_argument("--plot", type=Path, default=ROOT / "docs/convergence.png")
+    results_file.add_arguments(parser, "convergence.json")
+    parser.add_argument("--plot", type=Path, help="by default beside the results")
     given = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -209,8 +211,9 @@ def main() -> None:
                 f"of at most {likelihood_bound():.4f}"
             )
     runs = {title: {label: thinned(points) for label, points in lines.items()} for title, lines in curves.items()}
-    given.out.write_text(json.dumps({"beta": BETA, "rates": RATES, "runs": runs}) + "\n")
-    plot(curves, given.plot)
+    results_file.write(given.out, json.dumps({"beta": BETA, "rates": RATES, "runs": runs}) + "\n")
+    tracked = given.out == results_file.TRACKED / "convergence.json"
+    plot(curves, given.plot or (ROOT / "docs/convergence.png" if tracked else given.out.with_suffix(".png")))
 
 
 if __name__ == "__main__":

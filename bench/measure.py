@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,9 +20,13 @@ class Timings:
         """Do `work`, add what it took; returns its result."""
         wall, cpu = time.perf_counter(), time.process_time()
         result = work()
-        self.wall.append(round(time.perf_counter() - wall, 4))
-        self.cpu.append(round(time.process_time() - cpu, 4))
+        self.add(time.perf_counter() - wall, time.process_time() - cpu)
         return result
+
+    def add(self, wall: float, cpu: float) -> None:
+        """One more repeat."""
+        self.wall.append(round(wall, 4))
+        self.cpu.append(round(cpu, 4))
 
     def median(self, clock: str) -> float:
         return statistics.median(getattr(self, clock))
@@ -37,14 +41,28 @@ def _columns(parts: Sequence[Timings]) -> tuple[list[list[float]], list[list[flo
     return [part.wall for part in parts], [part.cpu for part in parts]
 
 
-def ratio(ours: Timings, baselines: Mapping[str, Timings], goal: float | None) -> dict[str, Any]:
-    """How many times faster than the first baseline, by the medians of both clocks, and all raw timings."""
-    first = next(iter(baselines.values()))
-    result: dict[str, Any] = {"ratio": round(first.median("cpu") / ours.median("cpu"), 3), "goal": goal}
+def ratio(
+    ours: Timings, baselines: Mapping[str, Timings], goal: float | None, judged: Collection[str] | None = None
+) -> dict[str, Any]:
+    """How many times faster than each baseline, by the medians of both clocks, and all raw timings.
+
+    Args:
+        judged: the baselines whose fastest gives `ratio`, which the goal is for; without them it is the first.
+    """
+    against = {name: each for name, each in baselines.items() if judged is None or name in judged}
+    judge = next(iter(against)) if judged is None else fastest(against)
+    best = fastest(baselines)
+    result: dict[str, Any] = {"goal": goal, "against": judge, "best": best}
     for name, baseline in baselines.items():
         for clock in ("cpu", "wall"):
             result[f"{name}_{clock}"] = round(baseline.median(clock) / ours.median(clock), 3)
+    result |= {"ratio": result[f"{judge}_cpu"], "ratio_to_best": result[f"{best}_cpu"]}
     return result | {"seconds": {"ours": asdict(ours), **{name: asdict(each) for name, each in baselines.items()}}}
+
+
+def fastest(ways: Mapping[str, Timings]) -> str:
+    """The name of the one that took the least processor time."""
+    return min(ways, key=lambda name: ways[name].median("cpu"))
 
 
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:

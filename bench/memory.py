@@ -50,7 +50,7 @@ def large_vocabulary(way: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         policy.save_pretrained(folder)
         reference = GPTNeoXForCausalLM.from_pretrained(folder)
-    return risen(stock.dpo_trainer(policy, reference, template, pairs, STEP, options).train)
+    return risen(stock.dpo_trainer(policy, reference, template.tokenizer, pairs, STEP, options).train)
 
 
 def round_of(rows: int) -> float:

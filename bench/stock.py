@@ -1,6 +1,7 @@
-"""What a round is compared with: the stock way of transformers and TRL, and the floor below which no trainer gets."""
+"""What a round is compared with: DPO by TRL in its several ways, and the floor below which no trainer gets."""
 
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,71 +12,89 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
+from bench.measure import Timings
 from juicer.data.dialogues import Dialogue
-from juicer.data.template import Template
 from juicer.methods.pairs import Pair
 from juicer.models.log_probability import Batch, response_log_probabilities
 from juicer.settings.irft import IrftTrainingSettings
 
 DEFAULTS: dict[str, Any] = {}
 """TRL's own: 8 pairs a step, bf16 autocast, activations recomputed, a live reference model in every step."""
+FP32: dict[str, Any] = {"bf16": False}
+PRECOMPUTED: dict[str, Any] = {"precompute_ref_log_probs": True}
+"""The reference's log-probabilities once, before the first step."""
 
 
 def matched(settings: IrftTrainingSettings) -> dict[str, Any]:
-    """The same trainer with our batch size, precision and memory policy: as many steps over as many pairs."""
+    """Our batch size, precision and memory policy: as many steps over as many pairs."""
     return {
+        **FP32,
         "per_device_train_batch_size": settings.batch_size,
-        "bf16": False,
         "gradient_checkpointing": settings.gradient_checkpointing,
     }
 
 
-def generate(
-    policy: PreTrainedModel, template: Template, prompts: Sequence[list[int]], batch_size: int, seed: int
-) -> list[list[int]]:
-    """Sample by `generate`, prompts in the order of arrival; responses with their end-of-text, without what follows."""
-    torch.manual_seed(seed)
-    responses: list[list[int]] = []
-    for start in range(0, len(prompts), batch_size):
-        batch = prompts[start : start + batch_size]
-        length = max(map(len, batch))
-        tokens = torch.full((len(batch), length), template.padding)
-        attention = torch.zeros_like(tokens)
-        for row, prompt in enumerate(batch):
-            tokens[row, length - len(prompt) :] = torch.tensor(prompt)
-            attention[row, length - len(prompt) :] = 1
-        made = policy.generate(
-            input_ids=tokens.to(policy.device),
-            attention_mask=attention.to(policy.device),
-            do_sample=True,
-            top_k=0,
-            top_p=1.0,
-            temperature=1.0,
-            max_new_tokens=template.settings.max_response_tokens,
-            pad_token_id=template.padding,
-        )
-        for row in made[:, length:].tolist():
-            end = next((place for place, token in enumerate(row, 1) if token in template.ends), len(row))
-            responses.append(row[:end])
-    return responses
+def ways(settings: IrftTrainingSettings) -> dict[str, dict[str, Any]]:
+    """The options of every way of TRL that is measured, by name; those in bf16 have it in theirs."""
+    return {
+        "stock_bf16": DEFAULTS,
+        "stock_fp32": FP32,
+        "precomputed_bf16": PRECOMPUTED,
+        "precomputed_fp32": FP32 | PRECOMPUTED,
+        "matched_fp32": matched(settings),
+        "matched_precomputed_fp32": matched(settings) | PRECOMPUTED,
+        "matched_precomputed_bf16": matched(settings) | PRECOMPUTED | {"bf16": True},
+    }
+
+
+STOCK = ("stock_bf16", "stock_fp32")
+"""TRL's own settings at either precision; the goals are against the faster."""
+
+
+@dataclass
+class Precomputing:
+    """Seconds that a trainer spent on the reference's log-probabilities when it was made, before `train()`."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    def added_to(self, times: Timings) -> None:
+        """Count them to the last repeat."""
+        times.wall[-1] = round(times.wall[-1] + self.wall, 4)
+        times.cpu[-1] = round(times.cpu[-1] + self.cpu, 4)
 
 
 class TokenDpo(DPOTrainer):
     """TRL's trainer on tokens that exist already: what tokenising again would cost is not counted against it."""
 
+    def __init__(self, *given: Any, **more: Any) -> None:
+        self.precomputing = Precomputing()
+        super().__init__(*given, **more)
+
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+    def _precompute_ref_logps(self, *given: Any) -> Any:
+        wall, cpu = time.perf_counter(), time.process_time()
+        dataset = super()._precompute_ref_logps(*given)
+        self.precomputing = Precomputing(time.perf_counter() - wall, time.process_time() - cpu)
         return dataset
 
 
 def dpo_trainer(
     policy: PreTrainedModel,
     reference: PreTrainedModel,
-    template: Template,
+    tokenizer: Any,
     pairs: Sequence[Pair],
     settings: IrftTrainingSettings,
     options: dict[str, Any],
-) -> DPOTrainer:
-    """A round of IRFT as TRL does it: DPO with the samples as rejected responses; `train()` takes the steps."""
+) -> TokenDpo:
+    """A round of IRFT as TRL does it: DPO with the samples as rejected responses; `train()` takes the steps.
+
+    Args:
+        tokenizer: any with a padding token.
+        options: of `DPOConfig`; see `ways`.
+    """
     datasets.disable_progress_bars()
     rows = [
         {
@@ -85,10 +104,11 @@ def dpo_trainer(
         }
         for pair in pairs
     ]
+    # In memory, a table has no cache file, in which TRL would find an earlier repeat's reference log-probabilities.
     trainer = TokenDpo(
         model=policy,
         ref_model=reference,
-        processing_class=template.tokenizer,
+        processing_class=tokenizer,
         train_dataset=datasets.Dataset.from_list(rows),
         args=DPOConfig(
             output_dir=tempfile.gettempdir(),

@@ -1,6 +1,7 @@
 """How often two equal models are called different: the error of the report's findings and of promotion's gates.
 
-    python bench/verdicts.py                  # some minutes on one core; writes bench/results/verdicts.json
+    python bench/verdicts.py                  # some minutes on one core; writes bench/out/verdicts.json,
+                                              # with --keep bench/results/
     python bench/verdicts.py --samples 2000   # a quick look
 
 Scores are simulated: `samples` experiments per distribution and number of prompts, each judged by the code that judges
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.random import Generator
 from scipy.stats import binom
 
+from bench import results_file
 from juicer.evaluation.significance import FEWEST, Difference, share_difference
 from juicer.registry.gates import Judged, PromotionSettings, judge
 from juicer.reporting.numbers import paired_difference, paired_interval
@@ -152,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=10000, help="experiments per distribution and number")
     parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS), help="numbers of prompts or pairs")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench/results/verdicts.json")
+    results_file.add_arguments(parser, "verdicts.json")
     given = parser.parse_args()
     counts = given.counts
 
@@ -174,9 +176,8 @@ def main() -> None:
     add("gates", "preference accuracy", [of_shares(count, shares_by_gate(count)) for count in few])
     worst = max(max(shares) for part in ("findings", "gates") for shares in table[part].values())
     print(f"at most {worst:.1%} (asked: {LIMIT:.0%}); below {FEWEST} there is no verdict")
-    given.out.parent.mkdir(parents=True, exist_ok=True)
     content = {"counts": counts, "samples": given.samples, "fewest": FEWEST, "worst": round(worst, 5), "called": table}
-    given.out.write_text(json.dumps(content) + "\n")
+    results_file.write(given.out, json.dumps(content) + "\n")
     print(f"\n{markdown(content)}")
     if worst > LIMIT:
         raise SystemExit(f"more than {LIMIT:.0%} of verdicts are wrong")

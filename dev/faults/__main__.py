@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.results_file import OUT, write
 from dev.faults.table import RESULTS, Result, as_json, as_text, write_page
 from dev.faults.trials import INJECTED, KINDS, cores, run_all, trials
 from dev.faults.workload import ROOT
@@ -47,7 +48,10 @@ def main() -> int:
         "--work", type=Path, help="folder for the trials, default a temporary one, in memory if possible"
     )
     parser.add_argument(
-        "--out", type=Path, help="JSON of the results; default bench/results/faults.json for all trials"
+        "--out",
+        type=Path,
+        help="JSON of the results; default bench/out/faults.json for all trials; the page's table is "
+        "of bench/results/faults.json",
     )
     parser.add_argument("--table", action="store_true", help="write the table of docs/reliability.md and stop")
     given = parser.parse_args()
@@ -81,8 +85,8 @@ def main() -> int:
     missed = _found([each for each in results if each.kind in planted]) if given.inject else 0
     results = [each for each in results if each.kind not in planted]
     whole = len(results) == len(trials(KINDS, given.seed))
-    if out := given.out or (RESULTS if whole else None):
-        out.write_text(as_json(results, about(time.monotonic() - begun)), encoding="utf-8")
+    if out := given.out or (OUT / RESULTS.name if whole else None):
+        write(out, as_json(results, about(time.monotonic() - begun)))
         print(f"written: {out}")
     return int(missed or any(result.verdict in ("wrong", "manual") for result in results))
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from bench import results_file
 from dev.mutants.changes import Change, changes_of
 from dev.mutants.trials import Ended, baseline, preload, run_all
 
@@ -50,7 +51,7 @@ def main() -> int:
     parser.add_argument("--module", default="", metavar="PART", help="part of the paths of the modules to change")
     parser.add_argument("--list", action="store_true", help="print the changes and stop")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="default one per core")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON of the results; other modules keep theirs")
+    results_file.add_arguments(parser, "mutants.json")
     given = parser.parse_args()
     chosen = [module for module in TESTS if given.module in module]
     if not chosen:
@@ -61,6 +62,8 @@ def main() -> int:
         for change in (each for module in chosen for each in changes[module]):
             print(f"{change.module}:{change.line}: {change.what}")
         return 0
+    if not given.out.is_file() and RESULTS.is_file():
+        results_file.write(given.out, RESULTS.read_text(encoding="utf-8"))  # other modules keep their results
     preload(ROOT, sorted({test.partition(":")[0] for module in chosen for test in TESTS[module]}))
     for module in chosen:
         begun = time.monotonic()
