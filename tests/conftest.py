@@ -5,7 +5,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+
+from tests.shared import made_once
 
 # Before any test imports torch or a Hugging Face library.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -22,6 +25,26 @@ for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
     os.environ.pop(name, None)
 
 ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ["services", "pipeline", "unit"]
+"""Of the tests, in the order in which several workers take them: the longest first, so that none ends alone."""
+MEMORY = 3 * 2**30
+"""Bytes that a worker and all that its tests start take at most."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """How many workers `-n auto` means: one for each core, as far as the free memory allows."""
+    return max(1, min(len(os.sched_getaffinity(0)), psutil.virtual_memory().available // MEMORY))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tell several workers which tests belong together, because they share what is made for them."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    for item in items:
+        shared = "services" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("services" if shared else item.path.stem))
+    items.sort(key=lambda item: (FOLDERS.index(item.path.parent.name), item.get_closest_marker("xdist_group").args[0]))
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +79,26 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's tables, made once: that takes longer than all else that these tests do."""
-    from mlflow import MlflowClient
 
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+    def make(folder: Path) -> None:
+        from mlflow import MlflowClient
+
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+
+    return made_once(tmp_path_factory, "empty-store", make) / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def small_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pipeline of tests/small_pipeline.py, which has run; change a copy of it."""
+    from tests.small_pipeline import make_project
+
+    return made_once(tmp_path_factory, "small-pipeline", make_project)
+
+
+@pytest.fixture(scope="session")
+def finished_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pipeline of tests/finished_pipeline.py, which has run; change a copy of it."""
+    from tests.finished_pipeline import make_finished
+
+    return made_once(tmp_path_factory, "finished-pipeline", make_finished)
