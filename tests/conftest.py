@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +22,14 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
 os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+# A stage that takes longer than a minute, as on a busy machine, starts a process with MLflow, which makes it longer.
+os.environ["JUICER_LIVE_SECONDS"] = "3600"
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
     os.environ.pop(name, None)
+
+# A shell ignores it in what it starts in the background, and who is started while it is ignored cannot be interrupted.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ["services", "pipeline", "unit"]
@@ -31,20 +38,28 @@ MEMORY = 3 * 2**30
 """Bytes that a worker and all that its tests start take at most."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Have `-n` keep together the tests that share what is made for them, and start with those that take long."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist, config.option.loadscopereorder = "loadgroup", False
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """How many workers `-n auto` means: one for each core, as far as the free memory allows."""
     return max(1, min(len(os.sched_getaffinity(0)), psutil.virtual_memory().available // MEMORY))
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tell several workers which tests belong together, because they share what is made for them."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tell several workers which tests belong together: those of a file, and those that share the running services."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     for item in items:
-        shared = "services" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("services" if shared else item.path.stem))
-    items.sort(key=lambda item: (FOLDERS.index(item.path.parent.name), item.get_closest_marker("xdist_group").args[0]))
+        file = f"{item.path.parent.name}/{item.path.stem}"
+        item.add_marker(pytest.mark.xdist_group("services" if "services" in item.fixturenames else file))
+    items.sort(key=lambda item: FOLDERS.index(item.path.parent.name))
 
 
 @pytest.fixture(scope="session")
