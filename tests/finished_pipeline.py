@@ -1,11 +1,11 @@
 """The project's own pipeline, run from its first stage to the last one on the smallest world."""
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
+
+from tests import python
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALLEST = [
@@ -55,15 +55,6 @@ def repro(folder: Path, *targets: str) -> tuple[set[str], set[str]]:
     return ran, restored
 
 
-def environment(**more: str) -> dict[str, str]:
-    """What makes a shell find this Python."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **more}
-
-
 def call(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run `python -m ...` in a project, with the code that is there."""
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=folder, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
+    return python.run(folder, *command, environment=python.environment(folder), check=check)

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from juicer.runtime.process_groups import GROUP, members, run_in_group
-from tests.finished_pipeline import activate, call, environment
+from tests.finished_pipeline import activate, call
+from tests.python import environment
 from tests.shared import copied
 
 LONGER = ["sft.epochs=15", "irft.training.epochs=40", "rft.policy.steps=10"]
@@ -74,7 +75,7 @@ def start(project: Path, stage: str, group: str) -> "subprocess.Popen[str]":
     running = subprocess.Popen(
         dvc("repro", "--force", "--single-item", stage),
         cwd=project,
-        env=environment(JUICER_CHECKPOINT_SECONDS="0.1", **{GROUP: group}),
+        env=environment(project, JUICER_CHECKPOINT_SECONDS="0.1", **{GROUP: group}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -129,11 +130,15 @@ def test_a_group_that_is_cancelled_checkpoints_and_frees_the_locks(project):
     waiting.start()
     command = dvc("repro", "--force", "--single-item", "irft_train@r1")
     code = run_in_group(
-        command, lines.append, cancel=cancel, folder=project, environment=environment(JUICER_CHECKPOINT_SECONDS="0.1")
+        command,
+        lines.append,
+        cancel=cancel,
+        folder=project,
+        environment=environment(project, JUICER_CHECKPOINT_SECONDS="0.1"),
     )
     waiting.join()
     assert code != 0
     assert any("resumes from the checkpoint" in line for line in lines)
     lines.clear()
-    assert run_in_group(command, lines.append, folder=project, environment=environment()) == 0
+    assert run_in_group(command, lines.append, folder=project, environment=environment(project)) == 0
     assert any("resuming from the checkpoint" in line for line in lines)
