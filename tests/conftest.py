@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -34,15 +35,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ["services", "pipeline", "unit"]
 """Of the tests, in the order in which several workers take them: the longest first, so that none ends alone."""
+SHARING = {f"tests/services/test_{name}.py" for name in ("align", "gpu", "machines")}
+"""Files whose tests share running services."""
 MEMORY = 3 * 2**30
 """Bytes that a worker and all that its tests start take at most."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Have `-n` keep together the tests that share what is made for them, and start with those that take long."""
-    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
-        config.option.dist, config.option.loadscopereorder = "loadgroup", False
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -51,15 +47,24 @@ def pytest_xdist_auto_num_workers() -> int:
     return max(1, min(len(os.sched_getaffinity(0)), psutil.virtual_memory().available // MEMORY))
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker whole files, in the order of FOLDERS, and one of them all that share the services."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByWhatIsShared(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "services" if file in SHARING else file
+
+    config.option.loadscopereorder = False
+    return ByWhatIsShared(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tell several workers which tests belong together: those of a file, and those that share the running services."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return
-    for item in items:
-        file = f"{item.path.parent.name}/{item.path.stem}"
-        item.add_marker(pytest.mark.xdist_group("services" if "services" in item.fixturenames else file))
-    items.sort(key=lambda item: FOLDERS.index(item.path.parent.name))
+    """Order the tests for several workers."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: FOLDERS.index(item.path.parent.name))
 
 
 @pytest.fixture(scope="session")
