@@ -59,11 +59,11 @@ repro: setup ## run the active recipe (params.yaml) from demonstrations to the r
 plan: setup ## what a recipe will cost: make plan RECIPE=recipes/ultrachat-irft-t5.yaml PLAN='--gpu H100'
 	@set -f; juicer plan "$${RECIPE:-recipes/quickstart.yaml}" $$PLAN
 
-test: setup ## check style and types, run the tests
+test: setup ## check style and types, run the tests, as many at a time as there are cores
 	ruff check
 	ruff format --check
 	mypy
-	pytest -m 'not slow'
+	pytest -m 'not slow' -n auto
 
 test-slow: setup ## the tests that make test leaves out: several processes, the benchmarks, the rehearsal of bench/gpu.py
 	pytest -m slow

@@ -35,7 +35,7 @@ def compare(policy: GPTNeoXForCausalLM, prompt: int, response: int, repeats: int
     # Lengths vary as they do in a batch, so there is some padding.
     spread = [0.75 + 0.5 * number / 15 for number in range(16)]
     forks = [Fork(tokens(prompt), tokens(int(response * each)), tokens(int(response * each))) for each in spread]
-    dialogues = [Dialogue(fork.prompt, each) for fork in forks for each in (fork.one, fork.other)]
+    dialogues = [Dialogue(fork.prompt, each) for fork in forks for each in fork.responses]
 
     def together() -> Tensor:
         return compute_in_chunks(partial(fork_log_probabilities, policy), forks, 1, CPU, batch_of=ForkBatch.of)

@@ -1,4 +1,7 @@
-"""One stage as one Prefect task: `dvc repro --single-item` in a process group of its own, its output in the log."""
+"""One stage as one Prefect task: `dvc repro --single-item` in a process group of its own, its output in the log.
+
+DVC is run by juicer/running, which writes dvc.lock by the entry.
+"""
 
 import sys
 import threading
@@ -75,7 +78,7 @@ def dvc(arguments: Sequence[str], line: Callable[[str], None], cancel: threading
             last.append(text)
             line(text)
 
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+    command = [sys.executable, "-m", "juicer.running", "--wait-for-lock", *arguments]
     code = run_in_group(command, read, cancel=cancel, environment=stage_environment())
     if code != 0:
         with suppress(InputError):  # the failure itself is reported below

@@ -1,5 +1,6 @@
 """What DVC will do with each stage (leave it unchanged, restore it, run it), predicted from DVC's own index."""
 
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,14 +16,16 @@ from ruamel.yaml import YAML
 from juicer.registry.records import PARAMS
 from juicer.runtime.files import read_yaml, replace_text
 from juicer.runtime.libraries import require
+from juicer.stages import code
 from juicer.stages.pipeline import Meta, dvc_errors, meta_of, stages_of, unknown_stage
-from juicer.stages.workspace import DVC_IN_USE
+from juicer.stages.workspace import DVC_IN_USE, is_dvc
 
 if TYPE_CHECKING:
     from dvc.fs import LocalFileSystem
     from dvc.output import Output
     from dvc.repo import Repo
     from dvc.stage import Stage
+    from dvc_data.hashfile.hash_info import HashInfo
 
 Forecast = Literal["unchanged", "restored", "will run"]
 """Sources that tell, as inputs of a stage, what it does with GPUs."""
@@ -85,7 +88,9 @@ def plan(
                         certain=forecast == "unchanged" and undisturbed,
                         gpus=_gpus(meta_of(stage.addressing, stage.meta), gpus_of_processes(values)),
                         inputs_from=tuple(each.addressing for each in graph.successors(stage)),
-                        portable=bool(stage.deps and stage.outs) and not stage.always_changed,
+                        portable=bool(stage.deps and stage.outs)
+                        and not stage.always_changed
+                        and stage.addressing != code.STAGE,
                     )
                 )
         return planned
@@ -201,8 +206,7 @@ def _is_alive(pid: int, cmd: str) -> bool:
             continue
         if _works_elsewhere(process.pid):
             continue
-        any_dvc = process.pid == pid and any(Path(word).name == "dvc" for word in command)
-        if any_dvc or _is_command(command, cmd):
+        if (process.pid == pid and is_dvc(command)) or _is_command(command, cmd):
             return True
     return False
 
@@ -238,6 +242,8 @@ class _Forecaster:
         self.repo, self.force = repo, force
         self.changing: dict[str, Output | None] = {}
         """Outputs that will change: the output that will be restored, None if it is not known yet."""
+        self.code: dict[str, HashInfo] = {}
+        """The future lists of code, by their paths, if the stage that makes them is not up to date."""
 
     def of(self, stage: "Stage") -> Forecast:
         outputs: dict[str, Output | None] = dict.fromkeys(out.fs_path for out in stage.outs)
@@ -247,8 +253,21 @@ class _Forecaster:
             return "unchanged"
         if as_locked is not None and (restored := self._restored(stage, as_locked)):
             forecast, outputs = "restored", {out.fs_path: out for out in restored}
-        self.changing |= outputs
+        if stage.addressing == code.STAGE and stage.outs:
+            self.code = self._lists_of_code()
+        else:
+            self.changing |= outputs
         return forecast
+
+    def _lists_of_code(self) -> "dict[str, HashInfo]":
+        """What the stage `code` will make of the code as it is: an edit changes the stages that use it, not all."""
+        from dvc_data.hashfile.hash_info import HashInfo
+
+        root = Path(self.repo.root_dir)
+        return {
+            str(root / path): HashInfo("md5", hashlib.md5(text.encode(), usedforsecurity=False).hexdigest())
+            for path, text in code.Sources(root).lists().items()
+        }
 
     def producer(self, dep: "Output") -> str | None:
         """The changing output that contains an input."""
@@ -260,12 +279,12 @@ class _Forecaster:
 
         as_locked = not stage.changed_stage()
         for dep in stage.deps:
-            path = self.producer(dep)
+            path, known = self.producer(dep), self.code.get(dep.fs_path)
             made = self.changing[path] if path else None
             content = made.get_obj(filter_info=dep.fs_path) if made else None
-            if content is None and (path or not dep.exists):
+            if content is None and known is None and (path or not dep.exists):
                 return None
-            expected = content.hash_info if content else dep.get_hash()
+            expected = known or (content.hash_info if content else dep.get_hash())
             as_locked = as_locked and expected == dep.hash_info
             dep.hash_info = expected
             dep.meta = Meta()  # it holds the md5 of dvc.lock too, which DVC would use as the key of its run cache
@@ -310,4 +329,5 @@ def _chosen(stages: "Sequence[Stage]", graph: Any, from_stage: str, until_stage:
             if not named:
                 raise unknown_stage(name, [stage.addressing for stage in stages])
             chosen &= set(named).union(*(related(graph, stage) for stage in named))
-    return chosen
+    # Without it an edit would go unnoticed, because the stages depend on the lists that it makes.
+    return chosen | {stage for stage in stages if stage.addressing == code.STAGE}

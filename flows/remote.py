@@ -4,7 +4,6 @@ The flow `stage` runs in the worker's own checkout: it checks out the commit, pu
 pushes its outputs and DVC's run cache. `send` is the other end.
 """
 
-import io
 import threading
 import time
 from collections.abc import Callable
@@ -19,13 +18,13 @@ from prefect.client.schemas.objects import WorkerStatus
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling, Completed, Failed
-from ruamel.yaml import YAML
 
 from flows.execute import TASK, InfrastructureFailed, Result, StageFailed, Stopped, completed_as, dvc, gpus_held, repro
 from flows.forecast import PlannedStage, plan, reading
 from flows.workspace import LOCK, PARAMS, check_clean, last_user
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml
+from juicer.stages.dvc_files import DvcLock
 from juicer.stages.git import commit_of, git, head
 from juicer.stages.workspace import hold
 
@@ -124,14 +123,11 @@ def send(stage: PlannedStage, commit: str, line: Callable[[str], None], cancel: 
     """Run a stage on another machine, then restore it here from DVC's remote. Raises as flows.execute.dvc does."""
     if stage.inputs_from:
         dvc(["push", *stage.inputs_from], line, cancel)
-    entries = read_yaml(LOCK)["stages"] if LOCK.is_file() else {}
-    text = io.StringIO()
-    YAML(typ="safe").dump({"schema": "2.0", "stages": {name: entries[name] for name in stage.inputs_from}}, text)
     parameters = {
         "stage": stage.name,
         "commit": commit,
         "params": PARAMS.read_text(encoding="utf-8"),
-        "lock": text.getvalue(),
+        "lock": DvcLock.read_beside_dvc().part(list(stage.inputs_from)),
         "sender": last_user(),
         "gpus": stage.gpus,
     }

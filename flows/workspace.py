@@ -1,15 +1,15 @@
 """The folder that a flow works in: one flow at a time, the recipe that is active there, the order of its dvc.lock."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from flows.forecast import mend_in_use, reading
+from flows.forecast import mend_in_use
 from juicer.recipe.activation import activate, dump, load
 from juicer.recipe.checks import validate
+from juicer.running import lock_text
 from juicer.runtime.errors import InputError, did_you_mean
-from juicer.runtime.files import read_yaml, replace_text
+from juicer.runtime.files import read_yaml
 from juicer.stages.damage import remove_damage
 from juicer.stages.dvc_files import keep_lock, mend_lock
 from juicer.stages.git import changed_files
@@ -17,7 +17,7 @@ from juicer.stages.workspace import holder
 
 ACTIVE = "active"
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
-ORDER = Path(".juicer/align.order.json")
+ORDER = lock_text.ORDER
 
 
 def recipes() -> list[str]:
@@ -97,46 +97,10 @@ def params_on_trial(recipe: str, overrides: Sequence[str]) -> str:
     return dump(*load(path, list(overrides)))
 
 
-@contextmanager
-def order_of_lock(order: Sequence[str]) -> Iterator[None]:
+def order_of_lock(order: Sequence[str]) -> AbstractContextManager[None]:
     """Leave dvc.lock's entries in the order in which `dvc repro` would have made them.
-
-    DVC adds the entry of a new stage when the stage ends, so of two concurrent stages the faster one would come first.
-    The entries at the start are recorded in a file, so that the next run repairs the order after a killed one.
 
     Args:
         order: names of the stages as `dvc repro` would run them.
     """
-    before = set(_recorded())
-    try:
-        yield
-    finally:
-        with reading():
-            found = _entries()
-            new = sorted((name for name in found if name not in before), key=[*order, *found].index)
-            wanted = [name for name in found if name in before] + new
-            if wanted != found:
-                _reorder(wanted)
-        ORDER.unlink()
-
-
-def _recorded() -> list[str]:
-    """The entries of dvc.lock at the start, as recorded by a run that was killed, or else recorded now."""
-    with suppress(FileNotFoundError, ValueError):  # no record, or one cut short by a crash of the machine
-        return [str(name) for name in json.loads(ORDER.read_text(encoding="utf-8"))]
-    entries = _entries()
-    ORDER.parent.mkdir(exist_ok=True)
-    replace_text(ORDER, json.dumps(entries))
-    return entries
-
-
-def _entries() -> list[str]:
-    return list(read_yaml(LOCK).get("stages", {})) if LOCK.is_file() else []
-
-
-def _reorder(wanted: Sequence[str]) -> None:
-    from dvc.utils.serialize import modify_yaml
-
-    # By DVC's own reader and writer, so that the bytes are those that DVC writes.
-    with modify_yaml(str(LOCK)) as content:
-        content["stages"] = {name: content["stages"][name] for name in wanted}
+    return lock_text.order_of_lock(order, LOCK, ORDER)

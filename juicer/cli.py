@@ -275,6 +275,12 @@ def run(
     tiny: Tiny = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; change nothing.")] = False,
     snapshot: Annotated[bool, typer.Option("--snapshot", help="Run in a copy: the code may be edited.")] = False,
+    at_a_time: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Stages at the same time; by default 2 on CPUs that have threads for both, 1 with GPUs."
+        ),
+    ] = None,
 ) -> None:
     """Run a recipe: data, training, report, registry.
 
@@ -304,23 +310,30 @@ def run(
         workspace.prepare(print)
         workspace.discard_damage(print)
         if snapshot:
-            reproduce_in_snapshot(held)
+            reproduce_in_snapshot(held, at_a_time)
             return
         try:
-            reproduce(held)
+            reproduce(held, at_a_time)
         finally:
             workspace.keep_lock()
     summary()
 
 
-def reproduce(held: "Held") -> None:
+def _how_many(at_a_time: int | None) -> list[str]:
+    return [] if at_a_time is None else ["--at-a-time", str(at_a_time)]
+
+
+def reproduce(held: "Held", at_a_time: int | None = None) -> None:
     """Bring every stage up to date, by DVC under this interpreter.
+
+    Args:
+        at_a_time: stages at the same time; None decides by the machine.
 
     Raises:
         InputError: DVC or a stage failed, and has said why.
         typer.Exit: the run was cancelled; with 128 + the signal.
     """
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro"]
+    command = [sys.executable, "-m", "juicer.running", *_how_many(at_a_time), "--wait-for-lock", "repro"]
     with _ending(command, held) as (process, told):
         code = process.wait()
     if told:
@@ -331,7 +344,7 @@ def reproduce(held: "Held") -> None:
         raise InputError(what, do="its last lines are above; juicer status lists what is left, juicer run resumes")
 
 
-def reproduce_in_snapshot(held: "Held") -> None:
+def reproduce_in_snapshot(held: "Held", at_a_time: int | None = None) -> None:
     """Run in a copy of the project, which goes once all is brought back, and stays for the next run if that fails.
 
     Raises:
@@ -350,7 +363,7 @@ def reproduce_in_snapshot(held: "Held") -> None:
     folder, known = snapshot.take(read_yaml(PARAMS))
     # From here on nothing of the project is read: it may be edited.
     print(f"running in {folder}{', where an earlier run stopped' if known else ''}", flush=True)
-    command = [sys.executable, "-m", "juicer", "run"]
+    command = [sys.executable, "-m", "juicer", "run", *_how_many(at_a_time)]
     with _ending(command, held, folder, variables) as (process, told):
         code = process.wait()
     if code or told:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import ScorerSettings, TemplateSettings
-from juicer.settings.evaluation import EvaluationSettings
 from juicer.settings.sft import SftMatchedSettings, SftSettings
+from juicer.settings.training import SamplingSettings
 from juicer.stages.launch import main
 from juicer.stages.stage import Stage, optional_path
 
@@ -47,7 +47,7 @@ def run(stage: Stage) -> str:
     from juicer.training.utilisation import peak_share
 
     given, control = stage.arguments, stage.read("sft_matched", SftMatchedSettings)
-    settings, evaluation = stage.read("sft", SftSettings), stage.read("evaluation", EvaluationSettings)
+    settings, sampling = stage.read("sft", SftSettings), stage.read("evaluation.sampling", SamplingSettings)
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")
     scoring = stage.read("scorer", ScorerSettings)
     template = load_template(given.policy, stage.read("template", TemplateSettings))
@@ -85,7 +85,7 @@ def run(stage: Stage) -> str:
         merits = Merits()
         if len(control.learning_rates) > 1:
             scorer = scorers.load(scoring, given.scorer, compute)
-            rows = list(demonstrations.read(given.data / "validation.jsonl"))[: evaluation.prompts]
+            rows = list(demonstrations.read(given.data / "validation.jsonl"))[: control.prompts]
             with mixed_precision(compute):
                 judged = evaluate_policy(
                     policy,
@@ -94,7 +94,7 @@ def run(stage: Stage) -> str:
                     None,
                     template,
                     rows,
-                    evaluation.sampling,
+                    sampling,
                     derive(seed, "evaluation"),
                     stage.context,
                 ).metrics

@@ -2,10 +2,15 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+
+from tests.shared import made_once
 
 # Before any test imports torch or a Hugging Face library.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -18,10 +23,48 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
 os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+# A stage that takes longer than a minute, as on a busy machine, starts a process with MLflow, which makes it longer.
+os.environ["JUICER_LIVE_SECONDS"] = "3600"
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
     os.environ.pop(name, None)
 
+# A shell ignores it in what it starts in the background, and who is started while it is ignored cannot be interrupted.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ["services", "pipeline", "unit"]
+"""Of the tests, in the order in which several workers take them: the longest first, so that none ends alone."""
+SHARING = {f"tests/services/test_{name}.py" for name in ("align", "gpu", "machines")}
+"""Files whose tests share running services."""
+MEMORY = 3 * 2**30
+"""Bytes that a worker and all that its tests start take at most."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many workers `-n auto` means: one for each core, as far as the free memory allows."""
+    return max(1, min(len(os.sched_getaffinity(0)), psutil.virtual_memory().available // MEMORY))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker whole files, in the order of FOLDERS, and one of them all that share the services."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByWhatIsShared(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "services" if file in SHARING else file
+
+    config.option.loadscopereorder = False
+    return ByWhatIsShared(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the tests for several workers."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: FOLDERS.index(item.path.parent.name))
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +99,26 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's tables, made once: that takes longer than all else that these tests do."""
-    from mlflow import MlflowClient
 
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+    def make(folder: Path) -> None:
+        from mlflow import MlflowClient
+
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+
+    return made_once(tmp_path_factory, "empty-store", make) / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def small_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pipeline of tests/small_pipeline.py, which has run; change a copy of it."""
+    from tests.small_pipeline import make_project
+
+    return made_once(tmp_path_factory, "small-pipeline", make_project)
+
+
+@pytest.fixture(scope="session")
+def finished_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pipeline of tests/finished_pipeline.py, which has run; change a copy of it."""
+    from tests.finished_pipeline import make_finished
+
+    return made_once(tmp_path_factory, "finished-pipeline", make_finished)

@@ -5,10 +5,8 @@ What comes after a pipeline (registering, restoring, promoting) sees files and a
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +17,7 @@ from juicer.registry.ensure import ensure
 from juicer.registry.records import collect
 from juicer.registry.store import project_uri
 from juicer.reporting.contract import Summary
+from tests import python
 from tests.example_evaluations import metrics
 from tests.stub_models import write_stub
 
@@ -198,14 +197,4 @@ def register(folder: Path) -> str:
 
 def run(folder: Path, module: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run `python -m module` there, with the code of this repository."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=folder,
-        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
+    return python.run(folder, module, *arguments, environment=python.environment(ROOT), check=check)

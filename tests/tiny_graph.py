@@ -1,10 +1,10 @@
 """A DVC project of a few cheap stages, for tests of what runs the stages rather than of the stages."""
 
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
+
+from tests import python
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = """
@@ -81,19 +81,9 @@ def git(folder: Path, *command: str) -> None:
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
     """What makes a process use the code of `folder` and this Python."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(folder), **more}
+    return python.environment(folder, **more)
 
 
 def call(folder: Path, *command: str, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m ...` in a project."""
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=folder,
-        env=environment(folder, **more),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
+    return python.run(folder, *command, environment=environment(folder, **more), check=check)

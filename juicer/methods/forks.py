@@ -1,7 +1,8 @@
-"""Two responses to one prompt in one row: the prompt is computed once, and neither response attends to the other."""
+"""Responses to one prompt in one row: the prompt is computed once, and no response attends to another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,29 +18,30 @@ FORKABLE = ("gpt_neox", "llama")
 """Model types that apply given positions and masks unchanged; others may add a window or keep a recurrent state."""
 
 
-@dataclass(frozen=True)
 class Fork:
-    """A prompt and two responses to it, as tokens."""
+    """A prompt and responses to it, as tokens."""
 
-    prompt: list[int]
-    one: list[int]
-    other: list[int]
+    def __init__(self, prompt: list[int], *responses: list[int]) -> None:
+        self.prompt, self.responses = prompt, responses
 
     def __len__(self) -> int:
-        return len(self.prompt) + len(self.one) + len(self.other)
+        return len(self.prompt) + sum(map(len, self.responses))
 
 
 @dataclass(frozen=True)
 class ForkBatch:
-    """Forks padded on the right, each [prompt, one, other].
+    """Forks padded on the right, each [prompt, first response, second response, ...].
+
+    Responses are numbered through the batch, those of the first fork first.
 
     Attributes:
         tokens: (batch, length) int64.
-        positions: (batch, length) int64; in both responses they continue from the prompt's.
+        positions: (batch, length) int64; in every response they continue from the prompt's.
         mask: (batch, 1, length, length) bool, true where the row's token may attend to the column's.
         sources: (predictions,) int64, the flattened batch's indices of hidden states that predict a response token.
         targets: (predictions,) int64, that token.
-        responses: (predictions,) int64, the response that the token belongs to: 2 * row or 2 * row + 1.
+        responses: (predictions,) int64, the number of the response that the token belongs to.
+        ends: (all responses,) int64, the flattened batch's index of each response's last token; the prompt's if empty.
     """
 
     tokens: Tensor
@@ -48,6 +50,7 @@ class ForkBatch:
     sources: Tensor
     targets: Tensor
     responses: Tensor
+    ends: Tensor
 
     @staticmethod
     def of(forks: Sequence[Fork], padding: int, device: torch.device) -> "ForkBatch":
@@ -55,52 +58,60 @@ class ForkBatch:
         length = max(map(len, forks))
         tokens = torch.full((len(forks), length), padding, dtype=torch.int64)
         positions = torch.zeros((len(forks), length), dtype=torch.int64)
-        hidden = torch.zeros((len(forks), length, length), dtype=torch.bool)
+        mask = torch.ones(len(forks), length, length, dtype=torch.bool).tril()
         sources: list[int] = []
         targets: list[int] = []
-        responses: list[int] = []
+        numbers: list[int] = []
+        ends: list[int] = []
         for row, fork in enumerate(forks):
-            begin, middle, end = len(fork.prompt), len(fork.prompt) + len(fork.one), len(fork)
-            tokens[row, :end] = torch.tensor(fork.prompt + fork.one + fork.other)
-            positions[row, :middle] = torch.arange(middle)
-            positions[row, middle:end] = torch.arange(begin, begin + len(fork.other))
-            hidden[row, middle:, begin:middle] = True
-            first = row * length
-            for number, (response, start) in enumerate(((fork.one, begin), (fork.other, middle))):
+            begin, first = len(fork.prompt), row * length
+            tokens[row, : len(fork)] = torch.tensor([*fork.prompt, *chain(*fork.responses)])
+            positions[row, :begin] = torch.arange(begin)
+            start = begin
+            for response in fork.responses:
+                end = start + len(response)
+                positions[row, start:end] = torch.arange(begin, begin + len(response))
+                mask[row, end:, start:end] = False
                 if response:
-                    # The prompt's last token predicts the first token of both responses.
-                    sources += [first + begin - 1, *range(first + start, first + start + len(response) - 1)]
+                    # The prompt's last token predicts the first token of every response.
+                    sources += [first + begin - 1, *range(first + start, first + end - 1)]
                     targets += response
-                    responses += [2 * row + number] * len(response)
-        mask = torch.ones(length, length, dtype=torch.bool).tril() & ~hidden
-        tensors = (tokens, positions, mask[:, None], *map(torch.tensor, (sources, targets, responses)))
+                    numbers += [len(ends)] * len(response)
+                ends.append(first + (end if response else begin) - 1)
+                start = end
+        tensors = (tokens, positions, mask[:, None], *map(torch.tensor, (sources, targets, numbers, ends)))
         return ForkBatch(*(each.to(device) for each in tensors))
 
 
-def forks_are_faster(policy: "PreTrainedModel", forks: Sequence[Fork]) -> bool:
-    """Whether forks are faster than two rows per pair: measured on CPUs, not on GPUs (docs/performance.md).
+def forks_are_faster(model: "PreTrainedModel", forks: Sequence[Fork]) -> bool:
+    """Whether forks are faster than a row per response: measured on CPUs, not on GPUs (docs/performance.md).
 
-    They save the prompt's work in the blocks once. They cost more in attention, which computes all pairs of tokens
-    under a custom mask, but only half of them under a causal one. Flash attention does not support custom masks.
+    They save the prompt's work in the blocks, for all responses but one. They cost more in attention, which computes
+    all pairs of tokens under a custom mask, but only half of them under a causal one. Flash attention does not support
+    custom masks.
     """
-    config = policy.config
-    if policy.device.type != "cpu" or config.model_type not in FORKABLE or config._attn_implementation != "sdpa":
+    config = model.config
+    if model.device.type != "cpu" or config.model_type not in FORKABLE or config._attn_implementation != "sdpa":
         return False
-    saved = sum(3 * config.hidden_size * len(fork.prompt) for fork in forks)
+    saved = sum(3 * config.hidden_size * len(fork.prompt) * (len(fork.responses) - 1) for fork in forks)
     added = sum(
-        len(fork) ** 2 - sum((len(fork.prompt) + len(each)) ** 2 for each in (fork.one, fork.other)) / 2
-        for fork in forks
+        len(fork) ** 2 - sum((len(fork.prompt) + len(each)) ** 2 for each in fork.responses) / 2 for fork in forks
     )
     return added < saved
 
 
+def fork_features(model: "PreTrainedModel", batch: ForkBatch) -> Tensor:
+    """The model's features at each position of the flattened batch: (batch * length, width), differentiable."""
+    given = features(model, batch.tokens, batch.mask, position_ids=batch.positions, use_cache=False)
+    return given.flatten(0, 1)
+
+
 def fork_log_probabilities(policy: "PreTrainedModel", batch: ForkBatch) -> Tensor:
-    """log pi(y|x) of both responses of each fork, as `response_log_probabilities` computes it.
+    """log pi(y|x) of all responses of each fork, as `response_log_probabilities` computes it; every fork has as many.
 
     Returns:
-        (batch, 2) float32, differentiable.
+        (batch, responses of each) float32, differentiable.
     """
-    given = features(policy, batch.tokens, batch.mask, position_ids=batch.positions, use_cache=False)
-    tokens = token_log_probabilities(policy, given.flatten(0, 1)[batch.sources], batch.targets)
-    sums = torch.zeros(2 * len(batch.tokens), device=tokens.device).index_add(0, batch.responses, tokens)
-    return sums.view(-1, 2)
+    tokens = token_log_probabilities(policy, fork_features(policy, batch)[batch.sources], batch.targets)
+    sums = torch.zeros(len(batch.ends), device=tokens.device).index_add(0, batch.responses, tokens)
+    return sums.view(len(batch.tokens), -1)

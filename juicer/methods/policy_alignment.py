@@ -13,6 +13,7 @@ from torch import Tensor
 from juicer.data.demonstrations import Message
 from juicer.data.dialogues import Dialogue
 from juicer.data.template import Template
+from juicer.methods.forks import Fork, ForkBatch, fork_features, forks_are_faster
 from juicer.methods.objectives import normalise
 from juicer.methods.reading import RewardReader
 from juicer.methods.reward import score_rewards
@@ -111,18 +112,35 @@ def align_policy(
     read = reader or RewardReader(template)
     passes = saved["step"] // max(1, len(prompts) // settings.prompts_per_step)
 
+    known: dict[tuple[tuple[str, str], ...], list[int]] = {}
+
+    def tokens_of(prompt: list[Message]) -> list[int]:
+        key = tuple((turn["role"], turn["content"]) for turn in prompt)
+        if key not in known:
+            known[key] = template.prompt(prompt)
+        return known[key]
+
     def learnt_reward(prompts: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float | None]:
-        dialogues = [read.sample(*each) for each in zip(prompts, completion_ids, strict=True)]
+        both = zip(prompts, completion_ids, strict=True)
+        if read.text:
+            dialogues = [read.sample(*each) for each in both]
+        else:
+            dialogues = [Dialogue(tokens_of(prompt), response) for prompt, response in both]
         tokens["response"] += sum(map(len, completion_ids))
-        values = normalise(score_rewards(reward, dialogues, read.padding), mean, deviation)
+        values = normalise(group_rewards(reward, dialogues, read.padding), mean, deviation)
         return [float(value) for value in values]
 
     class Trainer(LocalGpuRandomState, RLOOTrainer):
         """RLOO with our sampler: finished rows leave the batch, and every response has its own seed."""
 
+        kept: tuple[Tensor, Tensor] | None = None
+        """log pi and entropy of the rows whose loss is being computed, with gradient, if known already."""
+        keeping: tuple[Tensor, Tensor] | None = None
+        """The same of the rows that are being sampled."""
+
         def _tokenize_prompts(self, prompts: list[list[Message]]) -> tuple[list[list[int]], None, dict[str, Any]]:
             # TRL's way knows neither the arguments and the date of the template nor how the tokenizer begins a text.
-            return [template.prompt(prompt) for prompt in prompts], None, {}
+            return [tokens_of(prompt) for prompt in prompts], None, {}
 
         def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any) -> list[list[int]]:
             # Equal prompts form a group; the position in the batch distinguishes the responses of a group.
@@ -140,14 +158,36 @@ def align_policy(
                 return super()._get_per_token_logps_and_entropies(
                     model, input_ids, attention_mask, logits_to_keep, *rest, **more
                 )
+            if self.kept is not None:
+                return *self.kept, None
             response = torch.zeros_like(attention_mask)
             response[:, -logits_to_keep:] = 1
             dialogues = dialogues_of(input_ids, attention_mask, response)
-            with mixed_precision(compute):
+            # TRL asks for pi of the responses three times: of the policy and of pi_0 without gradient, then of the
+            # same policy with gradient. Where all rows are one micro-batch, the first pass serves as the last.
+            keep = serves_twice and model is not self.ref_model
+            with mixed_precision(compute), torch.set_grad_enabled(keep or torch.is_grad_enabled()):
                 log_probabilities, entropies = per_token(
                     model, dialogues, logits_to_keep, template.padding, settings.temperature
                 )
-            return log_probabilities, entropies, None
+            if keep:
+                self.keeping = log_probabilities, entropies
+            return log_probabilities.detach() if keep else log_probabilities, entropies, None
+
+        def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+            if self.keeping is not None:
+                # As part of the rows they take part in TRL's shuffling.
+                output["log_pi"], output["entropy"] = self.keeping
+                self.keeping = None
+            return output
+
+        def _compute_loss(self, model: Any, inputs: Any) -> Any:
+            self.kept = (inputs["log_pi"], inputs["entropy"]) if "log_pi" in inputs else None
+            try:
+                return super()._compute_loss(model, inputs)
+            finally:
+                self.kept = None
 
         def _get_train_sampler(self, dataset: Any = None) -> Any:
             sampler = super()._get_train_sampler(dataset)
@@ -160,6 +200,8 @@ def align_policy(
     policy.config._name_or_path = str(initial)
     batch = settings.prompts_per_step * settings.samples_per_prompt
     micro = settings.micro_batch_size or batch // processes.world_size
+    # Recomputed activations are there to save the memory that keeping them would take.
+    serves_twice = micro == batch and not settings.gradient_checkpointing
     trainer = Trainer(
         model=policy,
         processing_class=template.tokenizer,
@@ -206,9 +248,12 @@ def per_token(
 ) -> tuple[Tensor, Tensor]:
     """log pi(y_t|x, y_<t) and the entropy of pi(.|x, y_<t), in chunks of similar length.
 
+    Responses to one prompt share a row where that is faster (`forks_are_faster`), with the same values up to rounding.
+
     Args:
         length: columns of the results; no response is longer.
         temperature: the sampling temperature.
+        chunk: rows computed at once.
 
     Returns:
         (dialogues, length) each, zero after the response's end; the entropy carries no gradient.
@@ -220,14 +265,52 @@ def per_token(
             entropies = -(log_pi.exp() * log_pi).sum(-1)
         return torch.stack([log_pi.gather(1, targets[:, None])[:, 0], entropies], dim=-1)
 
-    values, places = [], []
-    for rows in length_sorted_batches(dialogues, chunk):
-        batch = Batch.of([dialogues[row] for row in rows], padding, policy.device)
-        given = features(policy, batch.tokens, batch.attention, use_cache=False)
-        predicted = batch.response[:, 1:]
-        values.append(apply_to_logits(policy, both, given[:, :-1][predicted], batch.tokens[:, 1:][predicted]))
-        places += [(row, place) for row in rows for place in range(len(dialogues[row].response))]
+    forks, rows_of = forks_of(dialogues)
+    shared = forks_are_faster(policy, forks)
+    values, order = [], []
+    for chosen in length_sorted_batches(forks if shared else dialogues, chunk):
+        if shared:
+            forked = ForkBatch.of([forks[each] for each in chosen], padding, policy.device)
+            given, targets = fork_features(policy, forked)[forked.sources], forked.targets
+            order += [row for each in chosen for row in rows_of[each]]
+        else:
+            batch = Batch.of([dialogues[row] for row in chosen], padding, policy.device)
+            predicted = batch.response[:, 1:]
+            given = features(policy, batch.tokens, batch.attention, use_cache=False)[:, :-1][predicted]
+            targets = batch.tokens[:, 1:][predicted]
+            order += chosen
+        values.append(apply_to_logits(policy, both, given, targets))
+    places = [(row, place) for row in order for place in range(len(dialogues[row].response))]
     where = tuple(torch.tensor(places, device=policy.device).T)
     empty = torch.zeros(len(dialogues), length, device=policy.device)
     log_probabilities, entropies = torch.cat(values).unbind(-1)
     return empty.index_put(where, log_probabilities), empty.index_put(where, entropies.detach())
+
+
+@torch.no_grad()
+def group_rewards(model: "PreTrainedModel", dialogues: Sequence[Dialogue], padding: int, chunk: int = 16) -> Tensor:
+    """r(x, y) like `score_rewards`; responses to one prompt share a row where that is faster.
+
+    Returns:
+        (dialogues,) float32 on the CPU.
+    """
+    forks, rows_of = forks_of(dialogues)
+    if not forks_are_faster(model, forks):
+        return score_rewards(model, dialogues, padding)
+    head: torch.nn.Module = model.get_submodule("score")
+    values = torch.empty(len(dialogues))
+    for chosen in length_sorted_batches(forks, chunk):
+        batch = ForkBatch.of([forks[each] for each in chosen], padding, model.device)
+        body = model.base_model(input_ids=batch.tokens, attention_mask=batch.mask, position_ids=batch.positions)
+        rewards: Tensor = head(body.last_hidden_state.flatten(0, 1)[batch.ends])
+        values[[row for each in chosen for row in rows_of[each]]] = rewards[:, 0].float()
+    return values
+
+
+def forks_of(dialogues: Sequence[Dialogue]) -> tuple[list[Fork], list[list[int]]]:
+    """The dialogues by prompt, in the order in which prompts first appear, and the indices of each fork's dialogues."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, dialogue in enumerate(dialogues):
+        groups.setdefault(tuple(dialogue.prompt), []).append(row)
+    forks = [Fork([*prompt], *(dialogues[row].response for row in rows)) for prompt, rows in groups.items()]
+    return forks, list(groups.values())

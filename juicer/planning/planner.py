@@ -341,17 +341,17 @@ class Planner:
         steps = max(by_tokens, *(used[0] for used in self._methods.values()))
         control = self._sft_stage("sft_matched@control", steps, rates)
         if rates > 1:
-            judged = self._evaluation(1, is_sft=True)
+            prompts = self.recipe.sft_matched.prompts
+            if prompts is None:
+                raise InputError("the plan needs the number of prompts: sft_matched.prompts is null", do="set it")
+            judged = self._evaluation(prompts, is_sft=True)
             control.operations += rates * judged.operations
             control.decoded += rates * judged.decoded
             control.decoding += rates * judged.decoding
 
-    def _evaluation(self, splits: int, *, is_sft: bool) -> StagePlan:
+    def _evaluation(self, prompts: int, *, is_sft: bool) -> StagePlan:
         """The cost of an evaluation: sample, compute log-probabilities by policy and SFT policy, score the samples."""
         settings, lengths, shape = self.recipe.evaluation, self.lengths, self.policy
-        if settings.prompts is None:
-            raise InputError("the plan needs the number of prompts: evaluation.prompts is null", do="set it")
-        prompts = splits * settings.prompts
         length = lengths.prompt + lengths.sample
         decoded = shape.forward(prompts * length, length, prompts * lengths.sample)
         read = (2.0 if is_sft else 3.0) * shape.forward(
@@ -379,7 +379,10 @@ class Planner:
         )
 
     def _evaluate(self, name: str, *, is_sft: bool) -> None:
-        stage = self._evaluation(2, is_sft=is_sft)
+        prompts = self.recipe.evaluation.prompts
+        if prompts is None:
+            raise InputError("the plan needs the number of prompts: evaluation.prompts is null", do="set it")
+        stage = self._evaluation(2 * prompts, is_sft=is_sft)
         stage.name = name
         self.stages.append(stage)
 

@@ -43,6 +43,7 @@ TINY = (
     "curate={keep: 64, validation_share: 0.1, held_out_share: 0.1}",
     "sft.batch_size=32",
     "sft.micro_batch_size=null",
+    "sft_matched.prompts=8",
     "irft.training.batch_size=8",
     "irft.training.micro_batch_size=4",
     "rft.reward.batch_size=8",

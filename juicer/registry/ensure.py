@@ -171,7 +171,7 @@ def _add(
         stale = _stale(version, there.tags)
         if "git_commit" in stale:
             # A restoration compares code and parameters with these files, so they have to be those of the same commit.
-            _log_files(client, known.runs[version.run], records[version.run].files)
+            _log_files(client, known.runs[version.run], records[version.run].files())
         for key, value in stale.items():
             client.set_model_version_tag(model, there.number, key, value)
     logged_models = {version.name: known.versions[version.key].logged_model for version in wanted.versions}
@@ -300,7 +300,7 @@ def _log_rest(client: "MlflowClient", run: str, record: RunRecord) -> None:
     """Log parameters, data, files and samples; idempotent."""
     log_params(client, run, record.params)
     client.log_inputs(run, [_dataset(path, md5, record) for path, md5 in record.data.items()])
-    _log_files(client, run, record.files)
+    _log_files(client, run, record.files())
     if record.samples:
         log_samples(client, run, record.samples)
 

@@ -5,14 +5,15 @@ Nothing here knows MLflow: `juicer.registry.ensure` compares these records with 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from juicer.evaluation.benchmark_results import BenchmarkedModel
 from juicer.evaluation.results import EvaluatedModel, Row, ShownSample, Training
-from juicer.recipe.origin import origin_of
+from juicer.recipe.origin import Origin, origin_of
 from juicer.registry.gates import LIMIT
 from juicer.reporting.contract import LeaderboardRow, Summary, SummaryRow
 from juicer.reporting.leaderboard_table import as_markdown, scores_of
@@ -53,8 +54,8 @@ class RunRecord:
     """Per data set that the stage reads, its path in DVC and its md5."""
     samples: list[ShownSample] = field(default_factory=list)
     """Rows of the table of responses."""
-    files: dict[str, str] = field(default_factory=dict)
-    """Small texts kept with the run, by name."""
+    files: Callable[[], dict[str, str]] = dict
+    """Gives small texts to be kept with the run, by name; called only for a run that is new."""
     started: float | None = None
     """Seconds since the epoch; None where it is unknown here, because the output was restored from a cache."""
     ended: float | None = None
@@ -132,9 +133,7 @@ def collect(summary: Summary, path: Path, lock: Path, recipe: str, params: Path 
             version.metrics |= {f"metric.leaderboard_{key}_sem": f"{error:.6g}" for key, error in errors.items()}
             if summary.leaderboard and summary.leaderboard.limit is not None:
                 version.metrics[f"metric.{LIMIT}"] = str(summary.leaderboard.limit)
-        runs[producer].files = {LOCK: known.part(known.upstream(producer)), PARAMS: settings}
-        if origin is not None:
-            runs[producer].files[ORIGIN] = origin.model_dump_json(indent=1)
+        runs[producer].files = partial(_files, producer, known, settings, origin)
         versions.append(version)
         by_path[row.path] = version
         if row.name == summary.champion.name:
@@ -151,6 +150,12 @@ def check_recorded(records: Records, lock: DvcLock) -> None:
     recorded.check(lock)
     outputs = [Path(run.tags["dvc_path"]) for run in records.runs]
     check_made({str(path): md5_of(path, remember=True) for path in outputs if path.exists()}, lock)
+
+
+def _files(producer: str, lock: DvcLock, params: str, origin: Origin | None) -> dict[str, str]:
+    """What a version is restored by: its part of dvc.lock, the parameters, and the recipe if they follow from one."""
+    files = {LOCK: lock.part(lock.upstream(producer)), PARAMS: params}
+    return files if origin is None else {**files, ORIGIN: origin.model_dump_json(indent=1)}
 
 
 def _run(name: str, kind: Run, lock: DvcLock, common: dict[str, str]) -> RunRecord:

@@ -20,6 +20,7 @@ from juicer.registry.records import LOCK, ORIGIN, PARAMS
 from juicer.registry.versions import Registry, Version
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml, replace_text, temporary_beside, value_at
+from juicer.stages import code as listed
 from juicer.stages.dvc_files import DvcLock
 from juicer.stages.git import commit_of, git, root
 from juicer.stages.hashes import md5_of
@@ -208,12 +209,23 @@ def _check_out(folder: Path, paths: list[str]) -> None:
 def _compare_code(folder: Path, lock: DvcLock, stages: list[str]) -> tuple[int, list[str], list[str]]:
     """Code as when the version was made, code that differs, and inputs that neither git nor DVC holds.
 
-    Code is listed by module or by folder; a folder is compared without what .dvcignore of that commit lists.
+    Code is listed by module or by folder; a folder is compared without what .dvcignore of that commit lists. What the
+    stage `code` listed is compared module by module, rather than all that the stage had looked at.
     """
     same, other, outside = set[str](), set[str](), set[str]()
+    lists = listed.Sources(folder, remember=False).lists() if listed.STAGE in stages else {}
+    for path, text in lists.items():
+        replace_text(folder / path, text)
     for stage in stages:
+        if stage == listed.STAGE:
+            continue
         for dependency in lock.stages[stage].get("deps", []):
             place = Path(dependency["path"])
+            if lists and listed.is_list(dependency["path"]):
+                known, differ = _compare_list(folder, place, str(dependency.get("md5")))
+                same |= known
+                other |= differ
+                continue
             if any(str(each) in lock.producers for each in (place, *place.parents)):
                 continue
             if not _is_code(place) and (place.is_absolute() or not (folder / place).exists()):
@@ -223,6 +235,27 @@ def _compare_code(folder: Path, lock: DvcLock, stages: list[str]) -> tuple[int, 
             else:
                 other.add(str(place))
     return len(same), sorted(other), sorted(outside)
+
+
+def _compare_list(folder: Path, place: Path, md5: str) -> tuple[set[str], set[str]]:
+    """Modules of a commit that are as a list of code had them, and those that are not.
+
+    If the commit's own list is another one, the old list says which modules differ, if DVC still has it.
+
+    Args:
+        place: path of the list, which is there as it follows from the commit.
+        md5: of the list when the version was made.
+    """
+    own = folder / place
+    if own.is_file() and md5_of(own) == md5:
+        return set(listed.read_list(own)), set()
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        try:
+            old = listed.read_list(_from_cache(str(place), md5, Path(scratch) / "project"))
+        except InputError:
+            return set(), {str(place)}
+    differ = set(listed.changed(old, folder))
+    return set(old) - differ, differ
 
 
 def _is_code(dependency: Path) -> bool:

@@ -15,6 +15,8 @@ import psutil
 
 GROUP = "JUICER_GROUP"
 """Environment variable that marks a group: `<pid of the starting process>.<id>`. Stages end when it has ended."""
+WARM = "JUICER_WARM"
+"""Environment variable of a stage that was forked from a warm parent: the number of threads of its libraries."""
 
 
 def stage_environment() -> dict[str, str]:

@@ -25,8 +25,11 @@ class BufferedLayer(DynamicLayer):
         """
         super().__init__()
         self._rows, self._length, self._capacity = rows, length, capacity
-        self.filling: slice | None = None
+        self._start = 0
+        self.filling: slice | Tensor | None = None
         """The rows whose prompts are being filled in; None while decoding."""
+        self.counts: Tensor | None = None
+        """How many of those rows have each of the prompts that are being read, (prompts,) int64."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Add keys and values (rows, heads, positions, width); returns all that the new positions may attend to."""
@@ -39,18 +42,29 @@ class BufferedLayer(DynamicLayer):
             self.is_initialized = True
         if self.filling is not None:
             place = slice(self._length - key_states.shape[2], self._length)
-            self._buffers[0][self.filling, :, place] = key_states
-            self._buffers[1][self.filling, :, place] = value_states
+            for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+                buffer[self.filling, :, place] = (
+                    states if self.counts is None else states.repeat_interleave(self.counts, 0)
+                )
             return key_states, value_states
         place = slice(self._length, self._length + key_states.shape[2])
         self._buffers[0][:, :, place] = key_states
         self._buffers[1][:, :, place] = value_states
         self._length = place.stop
-        keys, values = (buffer[:, :, : self._length] for buffer in self._buffers)
+        keys, values = (buffer[:, :, self._start : self._length] for buffer in self._buffers)
         return keys, values
 
     def get_seq_length(self) -> int:
-        return 0 if self.filling is not None else self._length
+        return 0 if self.filling is not None else self._length - self._start
+
+    def show(self, count: int) -> None:
+        """Let the next token attend to the last `count` positions only, and make room for it."""
+        if self._length == self._capacity:
+            for buffer in self._buffers:
+                # The ranges overlap, so the positions are copied twice.
+                buffer[:, :, :count] = buffer[:, :, self._length - count : self._length].clone()
+            self._length = count
+        self._start = self._length - count
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only the rows with these ascending indices."""
@@ -68,7 +82,12 @@ class BufferedCache(Cache):
         self._buffered: Sequence[BufferedLayer] = [BufferedLayer(rows, length, capacity) for _ in range(count)]
         super().__init__(layers=list(self._buffered))
 
-    def fill(self, rows: slice | None) -> None:
-        """Announce the prompts of these rows; with None, the next tokens of all rows."""
+    def show(self, count: int) -> None:
+        """Let the next token attend to the last `count` positions only, and make room for it."""
         for layer in self._buffered:
-            layer.filling = rows
+            layer.show(count)
+
+    def fill(self, rows: slice | Tensor | None, counts: Tensor | None = None) -> None:
+        """Announce the prompts of these rows, `counts` (prompts,) of them each; with None, the next tokens of all."""
+        for layer in self._buffered:
+            layer.filling, layer.counts = rows, counts

@@ -4,6 +4,7 @@ A sample's random numbers are derived from its id, so they do not depend on the 
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,14 +19,20 @@ from juicer.data.template import Template
 from juicer.models.forward import logits_of
 from juicer.models.log_probability import length_sorted_batches
 from juicer.runtime.context import LOCAL, WorkContext
-from juicer.sampling.steppers import stepper_for
+from juicer.sampling.steppers import RefilledStepper, Stepper, can_refill, stepper_for
 from juicer.settings.training import SamplingSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 COMPACT_BELOW = 0.8
-"""When fewer than this share of the rows is unfinished, finished rows are removed from the batch."""
+"""When fewer than this share of the rows is unfinished, finished rows are removed from the batch, or filled again."""
+BATCHES_AT_ONCE = 4
+"""Batches whose prompts wait for a row where rows are filled again; an interrupted run repeats as many at most."""
+BLOCK = 256
+"""Tokens of a large vocabulary whose probabilities are summed at once."""
+UNCERTAIN = 1e-9
+"""Difference of cumulative probabilities, as a share of their total, that may be rounding: it is at most 1e-11."""
 
 
 def sample_responses(
@@ -52,11 +59,17 @@ def sample_responses(
     """
     count = template.settings.max_response_tokens
 
-    def decode_batch(batch: Sequence[SampleRequest]) -> list[Decoded]:
-        uniforms = torch.stack([_uniforms(seed_of(seed, each), count) for each in batch])
-        return decode(policy, template, [each.prompt for each in batch], uniforms, settings)
+    rows = settings.batch_size
 
-    return sample_in_batches(decode_batch, prompts, settings.samples_per_prompt, settings.batch_size, context)
+    def decode_batch(batch: Sequence[SampleRequest], report: Report) -> list[Decoded]:
+        uniforms = torch.stack([_uniforms(seed_of(seed, each), count) for each in batch])
+        return decode(policy, template, [each.prompt for each in batch], uniforms, settings, rows, report)
+
+    size = rows
+    if can_refill(policy):
+        share = math.ceil(len(prompts) * settings.samples_per_prompt / context.processes.world_size)
+        size = max(rows, min(BATCHES_AT_ONCE * rows, share))
+    return sample_in_batches(decode_batch, prompts, settings.samples_per_prompt, size, context)
 
 
 @dataclass(frozen=True)
@@ -68,12 +81,14 @@ class SampleRequest:
     prompt: list[int]
 
 
+Report = Callable[[int, int], None]
+"""Receives the numbers of responses that have ended, and of tokens sampled, since the last call."""
 Decoded = tuple[list[int], bool, float]
 """Response tokens, whether the response ended itself, log pi(y'|x) in nats."""
 
 
 def sample_in_batches(
-    decode_batch: Callable[[Sequence[SampleRequest]], list[Decoded]],
+    decode_batch: Callable[[Sequence[SampleRequest], Report], list[Decoded]],
     prompts: Sequence[tuple[str, list[int]]],
     samples_per_prompt: int,
     batch_size: int,
@@ -84,9 +99,16 @@ def sample_in_batches(
     batches = list(length_sorted_batches([each.prompt for each in requests], batch_size))
 
     def sample_batch(rows: list[int]) -> list[Decoded]:
-        decoded = context.memo(partial(decode_batch, [requests[row] for row in rows]))
-        context.emit_tokens(context.processes.world_size * sum(len(response) for response, *_ in decoded))
-        context.progress(len(rows))
+        told = [0, 0]
+
+        def report(responses: int, tokens: int) -> None:
+            told[0] += responses
+            told[1] += tokens
+            context.emit_tokens(context.processes.world_size * tokens)
+            context.progress(responses)
+
+        decoded = context.memo(partial(decode_batch, [requests[row] for row in rows], report))
+        report(len(rows) - told[0], sum(len(response) for response, *_ in decoded) - told[1])
         return decoded
 
     samples: dict[int, Sample] = {}
@@ -116,10 +138,15 @@ def decode(
     prompts: Sequence[list[int]],
     uniforms: Tensor,
     settings: SamplingSettings,
+    rows: int | None = None,
+    report: Report = lambda responses, tokens: None,
 ) -> list[Decoded]:
-    """Decode one batch of prompts until every response has ended or reached its maximal length.
+    """Decode prompts until every response has ended or reached its maximal length.
 
     Args:
+        rows: responses decoded at once; where `can_refill`, further prompts wait until responses have ended. None for
+            all.
+        report: called whenever prompts take the places of responses.
         prompts: (batch,) token lists of any lengths; padded on the left.
         uniforms: (batch, steps) random numbers in [0, 1), one per row and step; `steps` is the maximal length.
 
@@ -128,28 +155,50 @@ def decode(
     """
     device, steps = policy.device, uniforms.shape[1]
     uniforms = uniforms.to(device)
-    stepper = stepper_for(policy, template.padding, prompts, steps)
+    waiting = len(prompts) if rows is None else min(rows, len(prompts))  # the first prompt that waits
+    stepper: Stepper
+    if waiting < len(prompts):
+        stepper = RefilledStepper(policy, template.padding, prompts[:waiting], steps, max(map(len, prompts)))
+    else:
+        stepper = stepper_for(policy, template.padding, prompts, steps)
     given = stepper.first()
-    live = torch.arange(len(prompts), device=device)
-    ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    live = torch.arange(waiting, device=device)
+    taken = torch.zeros_like(live)
+    ended = torch.zeros(waiting, dtype=torch.bool, device=device)
     stops = torch.tensor(template.ends, device=device)
-    responses = torch.full(uniforms.shape, template.end_of_text, dtype=torch.int64, device=device)
-    chosen_log_probabilities = torch.zeros(uniforms.shape, dtype=torch.float64, device=device)
-    for step in range(steps):
+    # A row that has reached the limit writes behind it until it leaves.
+    responses = torch.full((len(prompts), steps + 1), template.end_of_text, dtype=torch.int64, device=device)
+    chosen_log_probabilities = torch.zeros(responses.shape, dtype=torch.float64, device=device)
+    unfinished, sampled = waiting, 0
+    while True:
         log_probabilities = logits_of(policy, given).log_softmax(-1)
-        chosen = draw(log_probabilities, uniforms[live, step], settings)
-        responses[live, step] = chosen
-        chosen_log_probabilities[live, step] = log_probabilities.gather(1, chosen[:, None])[:, 0].double()
-        ended = ended | torch.isin(chosen, stops)
-        unfinished = len(live) - int(ended.sum())
-        if not unfinished or step + 1 == steps:
+        chosen = draw(log_probabilities, uniforms[live, taken.clamp(max=steps - 1)], settings)
+        responses[live, taken] = chosen
+        chosen_log_probabilities[live, taken] = log_probabilities.gather(1, chosen[:, None])[:, 0].double()
+        taken = (taken + 1).clamp(max=steps)
+        sampled += unfinished
+        ended = ended | torch.isin(chosen, stops) | (taken == steps)
+        unfinished, added = len(live) - int(ended.sum()), 0
+        if not unfinished and waiting == len(prompts):
             break
         # Finished rows stay in the batch until removing them saves more than copying the cache costs.
         if unfinished <= COMPACT_BELOW * len(live):
-            keep = (~ended).nonzero()[:, 0]
-            stepper.keep(keep)
-            live, chosen, ended = live[keep], chosen[keep], ended[keep]
-        given = stepper.next(chosen)
+            added = min(len(prompts) - waiting, len(live) - unfinished)
+            places = ended.nonzero()[:, 0]
+            keep = torch.ones_like(ended).index_fill(0, places[added:], value=False).nonzero()[:, 0]
+            if len(keep) < len(live):
+                stepper.keep(keep)
+                live, taken, chosen, ended = live[keep], taken[keep], chosen[keep], ended[keep]
+        given = stepper.next(chosen) if unfinished else given[: len(live)]
+        if added and isinstance(stepper, RefilledStepper):
+            places = ended.nonzero()[:, 0]
+            given[places] = stepper.admit(places, prompts[waiting : waiting + added])
+            live[places] = torch.arange(waiting, waiting + added, device=device)
+            taken[places], ended[places] = 0, False
+            waiting, unfinished = waiting + added, unfinished + added
+            report(added, sampled)
+            sampled = 0
+    responses, chosen_log_probabilities = responses[:, :steps], chosen_log_probabilities[:, :steps]
     ends = torch.isin(responses, stops)
     stopped = ends.any(1)
     lengths = torch.where(stopped, ends.int().argmax(1) + 1, steps)
@@ -174,12 +223,42 @@ def draw(log_probabilities: Tensor, uniform: Tensor, settings: SamplingSettings)
         (batch,) token ids.
     """
     # The likeliest token has weight 1: otherwise all weights would underflow in float32 at low temperatures.
-    weights = ((log_probabilities - log_probabilities.amax(-1, keepdim=True)) / settings.temperature).exp()
+    weights = (log_probabilities - log_probabilities.amax(-1, keepdim=True)).div_(settings.temperature).exp_()
     if settings.top_p < 1:
         ordered, order = torch.sort(weights.double(), dim=-1, descending=True, stable=True)
         cumulative = ordered.cumsum(-1)
         outside = cumulative - ordered >= settings.top_p * cumulative[:, -1:]
         weights = torch.zeros_like(ordered).scatter(1, order, ordered.masked_fill(outside, 0))
+    return (first_beyond if weights.shape[1] < 16 * BLOCK else first_beyond_by_blocks)(weights, uniform)
+
+
+def first_beyond(weights: Tensor, uniform: Tensor) -> Tensor:
+    """The first token whose cumulative weight exceeds `uniform` (batch,) times the total; (batch,)."""
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     target = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=cumulative.shape[1] - 1)
+
+
+def first_beyond_by_blocks(weights: Tensor, uniform: Tensor) -> Tensor:
+    """`first_beyond` for a large vocabulary, the same token always: finds the block of the token, then the token.
+
+    Sums in another order differ in their rounding. Where that could decide, all weights of the row are summed in order.
+    """
+    count = weights.shape[1]
+    whole = count // BLOCK * BLOCK
+    sums = weights[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1, dtype=torch.float64)
+    sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)], 1)
+    ends = sums.cumsum(-1)
+    target = uniform[:, None] * ends[:, -1:]
+    block = torch.searchsorted(ends, target, right=True).clamp(max=sums.shape[1] - 1)
+    places = block * BLOCK + torch.arange(BLOCK, device=weights.device)
+    inside = weights.gather(1, places.clamp(max=count - 1)).double().masked_fill(places >= count, 0)
+    before = ends.gather(1, block) - sums.gather(1, block)
+    cumulative = torch.cat([before, before + inside.cumsum(-1)], 1)
+    place = torch.searchsorted(cumulative, target, right=True).clamp(1, BLOCK)
+    nearest = torch.minimum(target - cumulative.gather(1, place - 1), cumulative.gather(1, place) - target)
+    tokens = (block * BLOCK + place - 1)[:, 0].clamp(max=count - 1)
+    uncertain = (nearest <= UNCERTAIN * ends[:, -1:])[:, 0].nonzero()[:, 0]
+    if len(uncertain):
+        tokens[uncertain] = first_beyond(weights[uncertain], uniform[uncertain])
+    return tokens

@@ -6,6 +6,7 @@ side, is found by comparing every way with a plain forward pass on a shrunken mo
 """
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
@@ -28,8 +29,14 @@ if TYPE_CHECKING:
 
 PREFILL_BATCH_SIZE = 32
 """Prompts per forward pass: of similar length, so with little padding, and in no more memory than training needs."""
+REFILL_FROM = 10_000_000
+"""Parameters from which waiting prompts take the rows of ended responses. Reading the weights of a smaller model costs
+so little that a step of few rows is hardly slower per row than one of many."""
+SPARE = 64
+"""Decoding steps between two moves of a cache whose rows are filled again."""
 CacheKind = Literal["buffered", "own", "none"]
 _ATTRIBUTE = "_juicer_cache"
+_REFILL = "_juicer_refill"
 
 
 class Stepper(Protocol):
@@ -105,6 +112,48 @@ def measured_cache(model: "PreTrainedModel") -> CacheKind | None:
     return None
 
 
+def can_refill(policy: "PreTrainedModel") -> bool:
+    """Whether rows of ended responses are filled again: for large models whose masks and positions allow it.
+
+    That is measured on a shrunken model the first time, then kept with the model.
+    """
+    if policy.num_parameters() < REFILL_FROM or cache_of(policy) != "buffered":
+        return False
+    known: bool | None = getattr(policy, _REFILL, None)
+    if known is None:
+        with full_precision():
+            known = measured_refill(shrunken_model(policy.config, type(policy)))
+        setattr(policy, _REFILL, known)
+    return known
+
+
+@torch.no_grad()
+def measured_refill(model: "PreTrainedModel") -> bool:
+    """Whether a (shrunken) model says of a prompt that is filled into a used row what it says without a cache."""
+    lengths, steps, change = (11, 4, 7), 9, 3
+    rows = example_tokens(3, max(lengths) + steps)
+    try:
+        expected = [
+            model(input_ids=row[None, : length + steps]).logits[0, length - 1 :].float()
+            for row, length in zip(rows, lengths, strict=True)
+        ]
+        prompts = [row[:length].tolist() for row, length in zip(rows, lengths, strict=True)]
+        stepper = RefilledStepper(model, 0, prompts[:2], steps, max(lengths))
+        live, taken, given = [0, 1], [0, 0], stepper.first()
+        for step in range(steps):
+            at = list(zip(live, taken, strict=True))
+            if not agree(logits_of(model, given), torch.stack([expected[row][place] for row, place in at])):
+                return False
+            given = stepper.next(torch.stack([rows[row][lengths[row] + place] for row, place in at]))
+            taken = [count + 1 for count in taken]
+            if step == change:
+                given[1:] = stepper.admit(torch.tensor([1]), [prompts[2]])
+                live, taken = [0, 2], [taken[0], 0]
+    except Exception:
+        return False
+    return True
+
+
 class _Rows:
     """Prompts padded on the left, and what follows them."""
 
@@ -133,7 +182,7 @@ class _Rows:
 
 
 class BufferedStepper(_Rows):
-    """With `BufferedCache`; prompts are filled in a few rows at a time."""
+    """With `BufferedCache`; prompts are filled in a few at a time, each once for neighbours that have it."""
 
     def __init__(
         self,
@@ -142,47 +191,108 @@ class BufferedStepper(_Rows):
         prompts: Sequence[list[int]],
         steps: int,
         prefill: int | None = None,
+        spare: int = 0,
     ) -> None:
         from juicer.sampling.cache import BufferedCache
 
         super().__init__(policy, padding, prompts, steps)
         self.prefill = prefill or PREFILL_BATCH_SIZE
-        self.cache = BufferedCache(policy.config, len(prompts), self.length, self.length + steps)
+        self.cache = BufferedCache(policy.config, len(prompts), self.length, self.length + steps + spare)
 
     def first(self) -> Tensor:
+        return self.read(self.prompts)
+
+    def read(self, prompts: Sequence[list[int]], places: Tensor | None = None) -> Tensor:
+        """Fill prompts into the rows at `places`, by default all rows; returns what predicts their next tokens."""
         given = []
-        for start in range(0, len(self.prompts), self.prefill):
-            some = self.prompts[start : start + self.prefill]
-            tokens, attention, positions = self.padded(some)
-            self.cache.fill(slice(start, start + len(some)))
-            given.append(
-                last_features(
-                    self.policy,
-                    tokens,
-                    attention,
-                    position_ids=positions,
-                    past_key_values=self.cache,
-                    use_cache=True,
-                )
+        # The responses to one prompt have the same list.
+        groups = [list(group) for _, group in groupby(range(len(prompts)), lambda row: id(prompts[row]))]
+        for start in range(0, len(groups), self.prefill):
+            some = groups[start : start + self.prefill]
+            tokens, attention, positions = self.padded([prompts[rows[0]] for rows in some])
+            counts = torch.tensor([len(rows) for rows in some], device=tokens.device)
+            rows = slice(some[0][0], some[-1][-1] + 1)
+            self.cache.fill(rows if places is None else places[rows], counts)
+            last = last_features(
+                self.policy,
+                tokens,
+                attention,
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
             )
+            given.append(last.repeat_interleave(counts, 0))
         self.cache.fill(None)
         return torch.cat(given)
 
     def next(self, chosen: Tensor) -> Tensor:
-        given = last_features(
-            self.policy,
-            chosen[:, None],
-            self.attention[:, : self.length + self.step + 1],
-            position_ids=self.positions[:, None] + self.step,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
+        attention = self.attention[:, : self.length + self.step + 1]
+        given = self.continued(chosen, attention, self.positions + self.step)
         self.step += 1
         return given
+
+    def continued(self, chosen: Tensor, attention: Tensor, positions: Tensor) -> Tensor:
+        """The features after `chosen` (rows,), which stand at `positions` (rows,)."""
+        from juicer.sampling.attention import shared_keys
+
+        with shared_keys(self.policy):
+            return last_features(
+                self.policy,
+                chosen[:, None],
+                attention,
+                position_ids=positions[:, None],
+                past_key_values=self.cache,
+                use_cache=True,
+            )
 
     def keep(self, rows: Tensor) -> None:
         super().keep(rows)
         self.cache.batch_select_indices(rows)
+
+
+class RefilledStepper(BufferedStepper):
+    """`BufferedStepper` that fills waiting prompts into the rows of responses that have ended.
+
+    All rows still end at the same position of the cache, which moves on; what lies before the longest row is not shown
+    to the model, and overwritten when the cache is full.
+    """
+
+    def __init__(
+        self,
+        policy: "PreTrainedModel",
+        padding: int,
+        prompts: Sequence[list[int]],
+        steps: int,
+        longest: int,
+        prefill: int | None = None,
+    ) -> None:
+        """
+        Args:
+            longest: tokens of the longest prompt, of those that wait too.
+        """
+        super().__init__(policy, padding, prompts, steps, prefill, spare=longest - max(map(len, prompts)) + SPARE)
+        self.held = self.positions
+        """(rows,) tokens of each row that the cache holds."""
+        self.most = longest + steps
+
+    def next(self, chosen: Tensor) -> Tensor:
+        before = int(self.held.max())
+        self.cache.show(before)
+        places = torch.arange(before + 1, device=chosen.device)
+        given = self.continued(chosen, (places >= before - self.held[:, None]).long(), self.held)
+        # A row that has ended may wait for a prompt longer than a response may become.
+        self.held = (self.held + 1).clamp(max=self.most - 1)
+        return given
+
+    def admit(self, rows: Tensor, prompts: Sequence[list[int]]) -> Tensor:
+        """Continue the rows of these indices with other prompts; returns what predicts their first tokens."""
+        given = self.read(prompts, rows)
+        self.held[rows] = torch.tensor([len(prompt) for prompt in prompts], device=rows.device)
+        return given
+
+    def keep(self, rows: Tensor) -> None:
+        super().keep(rows)
+        self.held = self.held[rows]
 
 
 class OwnStepper(_Rows):

@@ -22,7 +22,7 @@ from juicer.models.loading import device_of, dtype_of
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.runtime.processes import Processes
-from juicer.sampling.decoding import Decoded, SampleRequest, sample_in_batches, seed_of
+from juicer.sampling.decoding import Decoded, Report, SampleRequest, sample_in_batches, seed_of
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.training import GenerationSettings
 
@@ -53,7 +53,7 @@ def sample_by_vllm(
 
     limit, ends = template.settings.max_response_tokens, template.ends
 
-    def decode_batch(batch: Sequence[SampleRequest]) -> list[Decoded]:
+    def decode_batch(batch: Sequence[SampleRequest], _: Report) -> list[Decoded]:
         parameters = [
             SamplingParams(
                 temperature=settings.temperature,

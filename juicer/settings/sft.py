@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from juicer.settings.base import Settings
-from juicer.settings.bounds import Batch, Epochs
+from juicer.settings.bounds import Batch, Epochs, Rows
 from juicer.settings.training import LoraSettings, OptimiserSettings
 
 
@@ -34,3 +34,5 @@ class SftMatchedSettings(Settings):
     """Whether the control is trained. Without it, a gain over SFT may come from the longer training alone."""
     learning_rates: list[Annotated[float, Field(gt=0)]] = Field(min_length=1, max_length=100)
     """Peak learning rates to try; the model that is best on validation is kept."""
+    prompts: Rows | None = Field(None, ge=1)
+    """Largest number of validation prompts that several learning rates are compared on; null compares on all."""

@@ -16,6 +16,7 @@ from types import FrameType
 import psutil
 
 from juicer.runtime.errors import Cancelled, InputError
+from juicer.runtime.process_groups import WARM
 from juicer.stages.workspace import dvc_processes
 
 LIMIT = 15.0
@@ -112,8 +113,9 @@ def starters() -> list[psutil.Process]:
     started = not {"DVC_STAGE", "LOCAL_RANK"}.isdisjoint(os.environ)
     if started and (parent := _process(os.getppid())) is not None:
         found.append(parent)
-        if parent.name() in SHELLS and (above := parent.parent()) is not None:
-            found.append(above)  # DVC runs commands in a shell, which most shells replace by the command
+        # DVC runs commands in a shell, which most shells replace by the command, or in a fork of its warm parent.
+        if (parent.name() in SHELLS or WARM in os.environ) and (above := parent.parent()) is not None:
+            found.append(above)
     # In a container with process ids of its own, the owner is not visible and is ignored.
     owner = os.environ.get("JUICER_GROUP", "").partition(".")[0]
     if owner and (process := _process(int(owner))) is not None:

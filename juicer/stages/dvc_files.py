@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ruamel.yaml.error import YAMLError
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml, replace_text
 from juicer.stages.git import git
+from juicer.stages.lock_entries import HEAD, Entries
 from juicer.stages.words import resolved
 
 LOCK, KEPT = Path("dvc.lock"), Path(".juicer/dvc.lock")
@@ -31,7 +33,7 @@ class DvcLock:
     """The content of a dvc.lock."""
 
     path: Path
-    stages: dict[str, Any]
+    stages: Mapping[str, Any]
     producers: dict[str, str]
     """Maps each output path to the stage that makes it."""
 
@@ -42,8 +44,11 @@ class DvcLock:
         Raises:
             InputError: the file does not exist or is not YAML.
         """
-        stages: dict[str, Any] = read_yaml(path).get("stages", {})
-        return cls(path, stages, {out["path"]: name for name, stage in stages.items() for out in stage.get("outs", [])})
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        stages: Mapping[str, Any] | None = Entries.of(text)
+        if stages is None:
+            stages = read_yaml(path).get("stages", {})
+        return cls(path, stages, {out: name for name in stages for out, _ in _files_of(stages, name, "outs")})
 
     @classmethod
     def read_beside_dvc(cls, path: Path = LOCK) -> "DvcLock":
@@ -69,8 +74,8 @@ class DvcLock:
             if name in found:
                 continue
             found.add(name)
-            for dependency in self.stages[name].get("deps", []):
-                place = Path(dependency["path"])
+            for path, _ in _files_of(self.stages, name, "deps"):
+                place = Path(path)
                 # A stage may depend on one file of another stage's output folder.
                 todo += [self.producers[str(each)] for each in (place, *place.parents) if str(each) in self.producers]
         return [name for name in self.stages if name in found]
@@ -80,7 +85,7 @@ class DvcLock:
         producer = self.producers.get(path)
         if producer is None:
             return None
-        return next(str(out["md5"]) for out in self.stages[producer]["outs"] if out["path"] == path)
+        return next(str(md5) for out, md5 in _files_of(self.stages, producer, "outs") if out == path)
 
     def argument(self, stage: str, option: str) -> str | None:
         """The value of `option` in the stage's command, None if the command does not have it.
@@ -107,6 +112,8 @@ class DvcLock:
 
     def part(self, stages: list[str]) -> str:
         """A dvc.lock of some of the stages, as text."""
+        if isinstance(self.stages, Entries) and stages:
+            return HEAD + "".join(map(self.stages.text, stages))
         text = io.StringIO()
         yaml = YAML()
         yaml.default_flow_style = False
@@ -140,18 +147,29 @@ def mend_lock() -> str | None:
     return f"{LOCK} was cut short; it is as in the last commit"
 
 
+def _files_of(stages: Mapping[str, Any], name: str, kind: str) -> list[tuple[str, str | None]]:
+    """Path and md5 of each of a stage's `deps` or `outs`."""
+    if isinstance(stages, Entries):
+        return stages.files(name, kind)
+    return [(file["path"], file.get("md5")) for file in stages[name].get(kind, [])]
+
+
 def _is_whole(text: str) -> bool:
+    if (entries := Entries.of(text)) is not None:
+        return all(_has_md5s(entries, name) for name in entries)
     try:
         values = YAML(typ="safe").load(text)
     except YAMLError:
         return False
     if not isinstance(values, dict) or "schema" not in values or not isinstance(values.get("stages", {}), dict):
         return False
-    return all(_is_whole_stage(stage) for stage in values.get("stages", {}).values())
+    stages = values.get("stages", {})
+    return all(isinstance(stage, dict) and "cmd" in stage and _has_md5s(stages, name) for name, stage in stages.items())
 
 
-def _is_whole_stage(stage: object) -> bool:
-    if not isinstance(stage, dict) or "cmd" not in stage:
+def _has_md5s(stages: Mapping[str, Any], name: str) -> bool:
+    try:
+        files = [file for kind in ("deps", "outs") for file in _files_of(stages, name, kind)]
+    except (AttributeError, KeyError, TypeError, YAMLError):
         return False
-    files = [file for kind in ("deps", "outs") for file in stage.get(kind, ())]
-    return all(isinstance(file, dict) and MD5.fullmatch(str(file.get("md5"))) for file in files)
+    return all(MD5.fullmatch(str(md5)) for _, md5 in files)

@@ -50,17 +50,22 @@ def files_in(path: Path) -> Iterator[Path]:
         yield path
         return
     project = next((each for each in path.absolute().parents if (each / ".dvc").is_dir()), None)
-    ignored = _ignored(project / ".dvcignore") if project else pathspec.GitIgnoreSpec([])
+    ignored = ignored_in(project) if project else pathspec.GitIgnoreSpec([])
     for here, folders, names in os.walk(path):
         below = f"{os.path.relpath(here, project)}/" if project else ""
         folders[:] = [name for name in folders if not ignored.match_file(f"{below}{name}/")]
         yield from (Path(here, name) for name in names if not ignored.match_file(below + name))
 
 
+def ignored_in(project: Path) -> pathspec.GitIgnoreSpec:
+    """What the .dvcignore of a project lists."""
+    file = project / ".dvcignore"
+    return _spec(file.read_text(encoding="utf-8") if file.is_file() else "")
+
+
 @cache
-def _ignored(file: Path) -> pathspec.GitIgnoreSpec:
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return pathspec.GitIgnoreSpec.from_lines(lines)
+def _spec(text: str) -> pathspec.GitIgnoreSpec:
+    return pathspec.GitIgnoreSpec.from_lines(text.splitlines())
 
 
 def _remembered(file: Path) -> str:

@@ -1,6 +1,6 @@
 """The stages of dvc.yaml: what each declares about itself, and the whole graph as DVC reads it.
 
-Nothing else reads dvc.yaml. A stage says under `meta` what it needs, how it is recorded and how its code is listed.
+Nothing else reads dvc.yaml. A stage says under `meta` what it needs and how it is recorded.
 """
 
 import re
@@ -30,8 +30,6 @@ class Meta(Settings):
     """GPUs that the stage uses where there are any: one, or one for each of the recipe's processes."""
     run: Run | None = None
     """What kind of run the stage is in MLflow; None where it is none."""
-    code: Literal["exact"] | None = None
-    """Exact for a stage that costs GPU hours: it depends on the modules that it uses rather than on whole rooms."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """What a stage reads (parameters, inputs, code): fixed when it starts, and compared before its output is published.
 
 DVC reads all of it once more when the stage has ended and records that as what made the output. So a stage whose
-parameters, inputs or code changed while it ran must not end well.
+parameters, inputs or code changed while it ran must not end well. Of the code DVC sees the list that the stage `code`
+made (juicer/stages/code.py). So the modules that it names are compared with the list when a stage starts, and watched
+like any other input.
 """
 
 import hashlib
@@ -14,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -21,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml, value_at
+from juicer.stages import code
 from juicer.stages.dvc_files import DvcLock
 from juicer.stages.hashes import files_in, md5_of
 from juicer.stages.pipeline import Declared, declared
@@ -74,10 +78,20 @@ class Change:
 class Watch:
     """Watches what a stage reads, from its start until its output is published."""
 
-    def __init__(self, reading: Reading, params: Path) -> None:
-        """Watch the files behind `reading`, whose parameters are those of the file `params`."""
+    def __init__(self, reading: Reading, params: Path, modules: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Watch the files behind `reading`, whose parameters are those of the file `params`.
+
+        Args:
+            modules: md5 of each file that a list of code among the inputs names, by its path.
+        """
         self.reading, self._params = reading, params
-        self._before = dict(_identities(reading.inputs))
+        self._modules = {path: md5 for path, md5 in modules.items() if path not in reading.inputs}
+        self._read = {**reading.inputs, **self._modules}
+        """md5 of all that is watched, by its path."""
+        self._before = dict(_identities(self._read))
+        self._text: bytes | None = None
+        self._now: dict[str, Any] = {}
+        """The parameters in the file of parameters when it held this text."""
         self._loaded = loaded_modules()
         """Modules that were loaded before they could have changed; all other files may be read at any time."""
         self._ended = threading.Event()
@@ -92,7 +106,8 @@ class Watch:
             values: its content, as the stage has read it.
 
         Raises:
-            InputError: an input is missing, or its code changed as this process started.
+            InputError: an input is missing, its code is not what the stage `code` listed, or changed as this process
+                started.
         """
         inputs = {}
         for path in listed.inputs:
@@ -100,8 +115,9 @@ class Watch:
                 inputs[path] = md5_of(Path(path), remember=True)
             except FileNotFoundError as error:
                 raise InputError("no such input", where=path, do="make it: juicer run") from error
+        modules = _modules(filter(code.is_list, listed.inputs))
         read = {key: value_at(values, key, None) for key in listed.parameters}
-        watch = cls(Reading(stage=stage, params=read, inputs=inputs), params)
+        watch = cls(Reading(stage=stage, params=read, inputs=inputs), params, modules)
         watch._check_loaded()
         return watch
 
@@ -116,26 +132,32 @@ class Watch:
     def change(self) -> Change:
         """What has changed since the start."""
         touched = self._touched()
-        inputs: dict[str, str | None] = dict(self.reading.inputs)
-        for path in self.reading.inputs:
+        now: dict[str, str | None] = dict(self._read)
+        for path in self._read:
             if any(file.is_relative_to(path) for file in touched):
-                inputs[path] = md5_of(Path(path)) if Path(path).exists() else None
-        what = self.reading.differences(self._values(), inputs)
-        changed = [Path(path) for path, md5 in inputs.items() if md5 != self.reading.inputs[path]]
+                now[path] = md5_of(Path(path)) if Path(path).exists() else None
+        what = self.reading.differences(self._values(), now)
+        what += [path for path, md5 in self._modules.items() if now[path] != md5]
+        changed = [Path(path) for path, md5 in now.items() if md5 != self._read[path]]
         doubtful = touched - self._loaded
         back = sorted(str(file) for file in doubtful if not any(file.is_relative_to(path) for path in changed))
         return Change((*what, *(f"{file} (changed and changed back)" for file in back)), bool(doubtful))
 
     def _values(self) -> dict[str, Any]:
+        """The parameters as they are now; parsed only if the file has changed since the last look."""
         try:
-            now = read_yaml(self._params)
-        except InputError:
-            return {}
-        return {key: value_at(now, key, None) for key in self.reading.params}
+            text = self._params.read_bytes()
+            if text != self._text:
+                now = read_yaml(self._params)
+                self._now = {key: value_at(now, key, None) for key in self.reading.params}
+                self._text = text
+        except (InputError, OSError):
+            self._now, self._text = {}, None
+        return self._now
 
     def _touched(self) -> set[Path]:
         """Files of the inputs that were replaced, written, added or removed since the start."""
-        now = dict(_identities(self.reading.inputs))
+        now = dict(_identities(self._read))
         return {file for file in {*now, *self._before} if now.get(file) != self._before.get(file)}
 
     def _check_loaded(self) -> None:
@@ -186,6 +208,14 @@ def loaded_modules() -> set[Path]:
         if file and Path(file).is_relative_to(here):
             found.add(Path(file).relative_to(here))
     return found
+
+
+def _modules(lists: Iterable[str]) -> dict[str, str]:
+    """What lists of code name, which has to be there as it was listed."""
+    modules = {path: md5 for each in lists for path, md5 in code.read_list(Path(each)).items()}
+    if changed := code.changed(modules):
+        raise InputError("the code changed since the stage `code` listed it", where=changed[0], do="run it again")
+    return modules
 
 
 def process_started() -> float:

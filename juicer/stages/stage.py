@@ -28,6 +28,7 @@ from juicer.runtime.context import WorkContext, no_progress
 from juicer.runtime.devices import highest, peak_memory
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml, remove, temporary_beside, value_at
+from juicer.runtime.process_groups import WARM
 from juicer.runtime.processes import SINGLE_PROCESS
 from juicer.settings.base import Settings
 from juicer.settings.compute import ComputeSettings
@@ -471,7 +472,12 @@ def set_environment(compute: ComputeSettings) -> None:
     """Set the number and policy of threads and silence libraries; call it before torch and transformers are imported.
 
     OpenMP threads that spin while they wait take up to five times the CPU time when other processes share the cores.
+
+    Raises:
+        InputError: this process has its libraries from a warm parent with another number of threads.
     """
+    if os.environ.get(WARM, str(compute.threads)) != str(compute.threads):
+        raise InputError("compute.threads changed while the stage started", where="params.yaml", do=AGAIN)
     os.environ["OMP_NUM_THREADS"] = str(compute.threads)
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -11,7 +11,7 @@ import shlex
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -183,9 +183,14 @@ def running_dvc() -> str | None:
             words = psutil.Process(number).cmdline()
         except psutil.Error:
             continue
-        if any(Path(word).name == "dvc" for word in words):
+        if is_dvc(words):
             return f"dvc (process {number})"
     return None
+
+
+def is_dvc(words: Sequence[str]) -> bool:
+    """Whether a command line is one of DVC's, or of the project's own way to run DVC (juicer/running)."""
+    return any(Path(word).name in ("dvc", "juicer.running") for word in words)
 
 
 def _open() -> int:

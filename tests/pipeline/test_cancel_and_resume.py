@@ -14,49 +14,27 @@ import psutil
 import pytest
 
 from juicer.runtime.process_groups import GROUP, members, run_in_group
+from tests.finished_pipeline import activate, call
+from tests.python import environment
+from tests.shared import copied
 
-ROOT = Path(__file__).resolve().parents[2]
-TINY = [
-    "world.rows=300",
-    "pretrain.policy={hidden_size: 32, layers: 1, heads: 2, documents: 400, vocabulary: 500}",
-    "pretrain.scorer={hidden_size: 16, layers: 1, heads: 2, pairs: 100}",
-    "curate.keep=64",
-    "sft.epochs=40",
-    "irft.rounds=1",
-    "irft.training.epochs=100",
-    "rft.rounds=1",
-    "rft.policy.steps=30",
-    "rft.policy.prompts_per_step=4",
-]
+LONGER = ["sft.epochs=15", "irft.training.epochs=40", "rft.policy.steps=10"]
+"""Such that a stage is at work for seconds after its first checkpoint."""
 STAGES = ["sft", "irft_train@r1", "rft_policy@r1"]
 PATIENCE = 3600.0
 """Seconds after which a test gives up waiting for what will never happen; no measure of how long it may take."""
-
-
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **more}
 
 
 def dvc(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "dvc", *arguments]
 
 
-def call(folder: Path, *command: str) -> str:
-    done = subprocess.run(list(command), cwd=folder, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(finished_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project in which the three stages have run without an interruption."""
-    folder = tmp_path_factory.mktemp("project")
-    for name in ("juicer", "tasks", "recipes", "dvc.yaml", ".gitignore", ".dvcignore", ".dvc/config"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        call(ROOT, "cp", "-r", name, str(folder / name))
-    call(folder, "git", "init", "-q")
-    call(folder, sys.executable, "-m", "juicer", "use", "recipes/quickstart.yaml", *TINY)
-    call(folder, *dvc("repro", *STAGES))
+    folder = copied(finished_pipeline, tmp_path_factory.mktemp("project"))
+    activate(folder, *LONGER)
+    call(folder, "dvc", "repro", "--force", "--single-item", *STAGES)
     return folder
 
 
@@ -97,7 +75,7 @@ def start(project: Path, stage: str, group: str) -> "subprocess.Popen[str]":
     running = subprocess.Popen(
         dvc("repro", "--force", "--single-item", stage),
         cwd=project,
-        env=environment(JUICER_CHECKPOINT_SECONDS="0.1", **{GROUP: group}),
+        env=environment(project, JUICER_CHECKPOINT_SECONDS="0.1", **{GROUP: group}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -133,7 +111,7 @@ def test_a_stage_that_was_ended_leaves_nobody_and_goes_on_to_the_same_bytes(proj
         assert "resumes from the checkpoint" in printed
         assert list((project / ".juicer/scratch").iterdir()) == []
 
-    again = call(project, *dvc("repro", "--force", "--single-item", stage))
+    again = call(project, "dvc", "repro", "--force", "--single-item", stage).stdout
     assert "resuming from the checkpoint" in again
     assert contents(out) == uninterrupted
     assert not (project / ".juicer/checkpoints" / stage).exists()
@@ -152,11 +130,15 @@ def test_a_group_that_is_cancelled_checkpoints_and_frees_the_locks(project):
     waiting.start()
     command = dvc("repro", "--force", "--single-item", "irft_train@r1")
     code = run_in_group(
-        command, lines.append, cancel=cancel, folder=project, environment=environment(JUICER_CHECKPOINT_SECONDS="0.1")
+        command,
+        lines.append,
+        cancel=cancel,
+        folder=project,
+        environment=environment(project, JUICER_CHECKPOINT_SECONDS="0.1"),
     )
     waiting.join()
     assert code != 0
     assert any("resumes from the checkpoint" in line for line in lines)
     lines.clear()
-    assert run_in_group(command, lines.append, folder=project, environment=environment()) == 0
+    assert run_in_group(command, lines.append, folder=project, environment=environment(project)) == 0
     assert any("resuming from the checkpoint" in line for line in lines)

@@ -14,7 +14,8 @@ from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
 from juicer.registry.store import project_uri
-from tests.small_pipeline import ROOT, commit, git, make_project, repro, run
+from tests.shared import copied
+from tests.small_pipeline import ROOT, commit, git, repro, run
 
 # MLflow's own use of SQLAlchemy; nothing we could mend.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -49,10 +50,9 @@ def remote(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clone(remote: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clone(remote: Path, small_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone of a project whose results are in a remote, and whose newest commit changes what is measured."""
-    made = tmp_path_factory.mktemp("project")
-    make_project(made)
+    made = copied(small_pipeline, tmp_path_factory.mktemp("project"))
     (made / "page.py").write_text(PAGE)
     with (made / "dvc.yaml").open("a") as graph:
         graph.write(MORE)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_pipeline import make_project
+from tests.shared import copied
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = f"#!{sys.executable}\nimport sys\nfrom juicer.cli import main\nsys.exit(main())\n"
@@ -70,10 +70,9 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, shell: Shell) -> Path:
+def made(small_pipeline: Path, tmp_path_factory: pytest.TempPathFactory, shell: Shell) -> Path:
     """The small pipeline, with a stage of tasks/ and a slow one behind it that have not run."""
-    folder = tmp_path_factory.mktemp("project")
-    make_project(folder)
+    folder = copied(small_pipeline, tmp_path_factory.mktemp("project"))
     with (folder / "dvc.yaml").open("a") as graph:
         graph.write(STAGES)
     shutil.copy(folder / "rows.jsonl", folder / "demonstrations.jsonl")

@@ -31,6 +31,7 @@ from juicer.settings.data import CurateSettings, ScorerSettings, TemplateSetting
 from juicer.sources.curation import split_of
 from juicer.sources.lengths import LengthSummary, Limits
 from tasks import curate, download, fetch
+from tests import python
 from tests.chat_tokenizers import gemma
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,9 +105,8 @@ def arguments_of(stage: str) -> list[str]:
 
 def ran(stage: str) -> subprocess.CompletedProcess[str]:
     """Run a stage as DVC does, as a process of its own."""
-    command = [sys.executable, "-m", f"tasks.{stage}", *arguments_of(stage)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    arguments, environment = arguments_of(stage), python.environment(ROOT)
+    return python.run(Path.cwd(), f"tasks.{stage}", *arguments, environment=environment, check=False)
 
 
 def refused(stage: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *given: str) -> str:

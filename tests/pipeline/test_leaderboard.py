@@ -15,6 +15,7 @@ from juicer.evaluation.benchmarks import COLUMNS, sources
 from juicer.recipe.activation import activate
 from juicer.registry.evaluate_version import measure_leaderboard
 from tasks.mirror import REVISIONS, write_mirror
+from tests import python
 from tests.example_benchmarks import write_hub, write_model
 from tests.example_evaluations import table, write_inputs
 
@@ -41,7 +42,7 @@ def measuring(out: str, mirror: str = "mirror") -> list[str]:
 
 
 def measure(folder: Path, out: str, mirror: str = "mirror") -> subprocess.CompletedProcess[str]:
-    return call(folder, *measuring(out, mirror))
+    return python.run(folder, *measuring(out, mirror), environment=python.environment(ROOT), check=False)
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,7 @@
 import contextlib
 import hashlib
 import json
-import os
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -25,9 +23,9 @@ from juicer.settings.data import CurateSettings, ScorerSettings, TemplateSetting
 from juicer.settings.world import PretrainSettings, TinyPolicySettings, TinyScorerSettings
 from juicer.sources.curation import split_of
 from tasks.pretrain import corpus_of
+from tests import python
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 ALL = CurateSettings(validation_share=1e-9, held_out_share=0)
 SIDES = {"chosen": "yes", "rejected": "no"}
 SMALL = [
@@ -37,8 +35,7 @@ SMALL = [
 
 
 def run(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    return python.run(folder, module, *arguments, environment=python.environment(ROOT), check=False)
 
 
 def activate(folder: Path, *overrides: str) -> None:

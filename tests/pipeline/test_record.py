@@ -44,13 +44,18 @@ if __name__ == "__main__":
 """
 GRAPH = """
 stages:
+  code:
+    cmd: python -m tasks.code --out code
+    deps: [juicer, tasks]
+    params: [compute]
+    outs: [code]
   before:
     cmd: cp origin.txt source.txt
     deps: [origin.txt]
     outs: [source.txt]
   slow:
     cmd: python -m tasks.slow --source source.txt --out made
-    deps: [source.txt, tasks/slow.py, tasks/words.py]
+    deps: [source.txt, code/slow.json]
     params: [seed]
     outs: [made]
 """
@@ -58,13 +63,14 @@ stages:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project whose second stage has begun its work when .begun appears, and ends once there is .go."""
+    """A project whose last stage has begun its work when .begun appears, and ends once there is .go."""
     for name in ("juicer", "recipes"):
         (tmp_path / name).symlink_to(ROOT / name)
     for name in ("params.yaml", ".dvcignore", ".dvc/config"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "tasks").mkdir()
+    shutil.copy(ROOT / "tasks/code.py", tmp_path / "tasks/code.py")
     (tmp_path / "tasks/slow.py").write_text(STAGE)
     (tmp_path / "tasks/words.py").write_text('TEXT = "words"\n')
     (tmp_path / "origin.txt").write_text("source")

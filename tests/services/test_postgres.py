@@ -17,7 +17,8 @@ from mlflow import MlflowClient
 from juicer.registry.promote import promote, roll_back
 from juicer.registry.versions import open_registry
 from tests.servers import free_port
-from tests.small_pipeline import ROOT, make_project, register
+from tests.shared import copied
+from tests.small_pipeline import ROOT, register
 
 # MLflow's own use of SQLAlchemy, and of type hints; nothing we could mend.
 pytestmark = [
@@ -67,9 +68,9 @@ def uri() -> Iterator[str]:
 
 
 def test_what_is_registered_there_stays_the_same_and_can_be_promoted_and_rolled_back(
-    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uri: str, small_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_project(tmp_path)
+    copied(small_pipeline, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     said = register(tmp_path)

@@ -23,7 +23,8 @@ from juicer.registry.versions import open_registry
 from juicer.runtime.errors import InputError
 from juicer.stages.hashes import md5_of
 from tests.servers import MlflowServer, end, free_port, start
-from tests.small_pipeline import ROOT, make_project, register
+from tests.shared import copied
+from tests.small_pipeline import ROOT, register
 
 # MLflow's own functions have such a hint; importing the module that serves them says so.
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
@@ -50,10 +51,9 @@ SFT, FIRST, SECOND = "1", "2", "3"
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def project(small_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A project with three registered versions, as the working directory."""
-    folder = tmp_path_factory.mktemp("project")
-    make_project(folder)
+    folder = copied(small_pipeline, tmp_path_factory.mktemp("project"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield folder

@@ -1,7 +1,6 @@
 """Registering with one MLflow server from several checkouts adds what is missing once."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +12,8 @@ from mlflow import MlflowClient
 from juicer.registry.aliases import Aliases
 from juicer.runtime.errors import InputError
 from tests.servers import MlflowServer
-from tests.small_pipeline import ROOT, make_project, register
+from tests.shared import copied
+from tests.small_pipeline import ROOT, register
 
 REGISTER = """
 import sys, time
@@ -27,11 +27,10 @@ print(register(Path()))
 
 
 def test_two_checkouts_that_register_at_once_add_every_run_and_version_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "a").mkdir()
-    make_project(tmp_path / "a")
-    shutil.copytree(tmp_path / "a", tmp_path / "b", symlinks=True)
+    for name in ("a", "b"):
+        copied(small_pipeline, tmp_path / name)
     server = MlflowServer(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

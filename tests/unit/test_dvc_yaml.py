@@ -8,40 +8,41 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from dev.stage_dependencies import (
-    closure,
-    code_of,
-    code_used,
-    ignored,
-    is_code,
-    module_of,
-    parameters,
-    rewritten,
-    templates,
-    words_of,
-)
+from dev.stage_dependencies import faults, parameters, program_of, templates
 from juicer.runtime.errors import InputError
+from juicer.stages.code import STAGE, Sources, list_of, read_list, text_of
+from juicer.stages.hashes import ignored_in
 from juicer.stages.pipeline import declared, meta_of
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES: dict[str, dict[str, Any]] = templates(YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8")))
+SOURCES = Sources(ROOT, remember=False)
 
 
-def program_of(name: str) -> str:
+def text_of_program(name: str) -> str:
     """The text of a stage's program."""
-    return (ROOT / module_of(STAGES[name]["cmd"])).read_text(encoding="utf-8")
+    return (ROOT / program_of(STAGES[name]["cmd"])).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_a_stage_lists_the_code_that_it_uses(name: str) -> None:
-    assert code_of(STAGES[name]) == code_used(STAGES[name]), "run: python -m dev.stage_dependencies --write"
+def test_every_stage_lists_exactly_the_parameters_and_the_code_that_it_uses() -> None:
+    assert faults((ROOT / "dvc.yaml").read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_a_stage_lists_exactly_the_parameters_that_it_reads(name: str) -> None:
-    listed = STAGES[name].get("params", [])
-    command = STAGES[name]["cmd"]
-    assert sorted(listed) == sorted(parameters(module_of(command)) | words_of(command))
+WRONG = {
+    "params: [seed, compute, template, sft, graph.base]": ("params: [seed]", "sft: params lists"),
+    "data/curated, code/sft.json": ("data/curated, code/tiny.json", "sft: deps has to end with code/sft.json"),
+    ", code/sft.json": (", tasks/sft.py, code/sft.json", "sft: deps has to end with code/sft.json"),
+    "tasks.sft --policy @graph.base": ("tasks.sft --policy ${graph.base}", "sft: cmd has a value that a shell"),
+}
+"""By what stands in dvc.yaml: what to put in its place, and what is then said."""
+
+
+@pytest.mark.parametrize("right", WRONG)
+def test_a_line_too_few_or_too_many_in_dvc_yaml_is_found(right: str) -> None:
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    wrong, said = WRONG[right]
+    assert right in text
+    assert any(fault.startswith(said) for fault in faults(text.replace(right, wrong)))
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -50,12 +51,6 @@ def test_a_command_is_a_constant_so_that_no_shell_reads_a_value(name: str) -> No
     assert "$" not in command
     # Nothing in it means anything to a shell, and a value always follows its option.
     assert re.fullmatch(r"python -m tasks\.\w+( --[a-z]+ [\w@./-]+)+", command)
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_a_stage_lists_its_data_before_its_code(name: str) -> None:
-    kinds = [is_code(path) for path in STAGES[name].get("deps", [])]
-    assert kinds == sorted(kinds)
 
 
 def options_of(name: str) -> dict[str, str]:
@@ -103,23 +98,22 @@ DECLARED = declared(ROOT / "dvc.yaml")
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_that_launches_processes_declares_a_gpu_for_each(name: str) -> None:
-    launched = "juicer/stages/launch.py" in closure(module_of(STAGES[name]["cmd"]))
+    launched = "juicer/stages/launch.py" in SOURCES.closure(program_of(STAGES[name]["cmd"]))
     assert launched == (DECLARED[name].gpus == "per process")
 
 
 def test_a_stage_that_computes_on_a_model_in_one_process_declares_one_gpu() -> None:
-    loading = {name for name in STAGES if "juicer/models/loading.py" in closure(module_of(STAGES[name]["cmd"]))}
+    loading = {
+        name for name in STAGES if "juicer/models/loading.py" in SOURCES.closure(program_of(STAGES[name]["cmd"]))
+    }
     # `tiny` writes random weights on the CPU.
     assert {name for name in STAGES if DECLARED[name].gpus} == loading - {"tiny"}
 
 
-def test_the_stages_that_compute_on_gpus_are_the_exact_ones_but_for_the_quickstart_s() -> None:
-    on_gpus = {name for name in STAGES if DECLARED[name].gpus}
-    assert {name for name in STAGES if DECLARED[name].code == "exact"} == on_gpus - {"pretrain"}
-
-
 def test_a_stage_that_keeps_a_training_record_is_a_training_run() -> None:
-    recording = {name for name in STAGES if "TrainingRecord" in program_of(name) or "save_policy" in program_of(name)}
+    recording = {
+        name for name in STAGES if "TrainingRecord" in text_of_program(name) or "save_policy" in text_of_program(name)
+    }
     training = {name for name in STAGES if DECLARED[name].run == "training"}
     assert recording and recording <= training
     assert {name: meta.run for name, meta in DECLARED.items() if meta.run and name not in training} == {
@@ -139,7 +133,7 @@ def test_an_ignored_package_holds_nothing_but_a_docstring() -> None:
     for path in found:
         body = ast.parse(path.read_text(encoding="utf-8")).body
         only_words = all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
-        assert ignored(path.relative_to(ROOT).as_posix()) == only_words, path
+        assert ignored_in(ROOT).match_file(path.relative_to(ROOT).as_posix()) == only_words, path
 
 
 def test_every_file_that_dvcignore_names_exists() -> None:
@@ -184,7 +178,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_modules_are_found_inside_functions_and_at_any_depth(small: Path) -> None:
-    assert closure("tasks/work.py", small) == (
+    assert Sources(small).closure("tasks/work.py") == (
         "juicer/heavy/work.py",
         "juicer/kinds/__init__.py",
         "juicer/kinds/one.py",
@@ -195,73 +189,67 @@ def test_modules_are_found_inside_functions_and_at_any_depth(small: Path) -> Non
     )
 
 
-def test_a_cheap_stage_lists_rooms(small: Path) -> None:
-    assert code_used({"cmd": "python -m tasks.work"}, small) == [
-        "juicer/heavy",
-        "juicer/kinds",
-        "juicer/light",
-        "juicer/stages",
-        "tasks/work.py",
-    ]
+def test_a_list_of_code_has_the_md5_of_each_module_and_of_what_lies_beside_it(small: Path) -> None:
+    files = Sources(small).files("tasks/work.py")
+    assert set(files) == {*Sources(small).closure("tasks/work.py"), "juicer/light/table.csv"}
+    assert files["juicer/light/one.py"] == "d41d8cd98f00b204e9800998ecf8427e"
 
 
-def test_an_exact_stage_lists_a_room_only_where_it_uses_all_of_it(small: Path) -> None:
-    assert code_used({"cmd": "python -m tasks.work", "meta": {"code": "exact"}}, small) == [
-        "juicer/heavy",
-        "juicer/kinds",
-        "juicer/light/one.py",
-        "juicer/stages",
-        "tasks/work.py",
-    ]
+def test_a_list_changes_with_the_modules_that_the_program_uses_and_with_no_others(small: Path) -> None:
+    before = Sources(small).lists()["code/work.json"]
+    for unused in (
+        "juicer/light/other.py",
+        "juicer/heavy/shown.py",
+        "juicer/settings/base.py",
+        "juicer/typed/names.py",
+    ):
+        (small / unused).write_text("CHANGED = 1\n")
+    assert Sources(small).lists()["code/work.json"] == before
+    (small / "juicer/light/one.py").write_text("import juicer.spare.words\n")
+    after = Sources(small).lists()["code/work.json"]
+    assert "juicer/spare/words.py" in after and "juicer/spare/words.py" not in before
+    (small / "out.json").write_text(after)
+    assert text_of(read_list(small / "out.json")) == after
+
+
+def test_what_modules_import_is_remembered_by_their_text_and_only_if_it_can_be_read(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = Sources(small).lists()
+    with monkeypatch.context() as patch:
+        patch.setattr("juicer.stages.code.ast.parse", lambda *_: pytest.fail("parsed again"))
+        assert Sources(small).lists() == lists
+    (small / ".juicer/imports.json").write_text("{")
+    assert Sources(small).lists() == lists
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("def run(:", r"^tasks/work\.py:1: this is not Python"),
+        ("\nfrom .one import x", r"^tasks/work\.py:2: a relative import \(write imports in full\)$"),
+    ],
+)
+def test_a_program_that_cannot_be_followed_is_refused_in_one_line(small: Path, text: str, wrong: str) -> None:
+    (small / "tasks/work.py").write_text(text)
+    with pytest.raises(InputError, match=wrong):
+        Sources(small).lists()
+
+
+def test_there_is_a_list_for_every_program_of_dvc_yaml() -> None:
+    programs = {program_of(stage["cmd"]) for stage in STAGES.values()}
+    assert programs == set(SOURCES.programs())
+    assert STAGE in STAGES and list_of("tasks/sft.py") in STAGES["sft"]["deps"]
 
 
 def test_parameters_of_the_harness_count_as_the_stage_s_own(small: Path) -> None:
-    assert parameters("tasks/work.py", small) == {"seed", "work.part", "compute"}
+    assert parameters("tasks/work.py", Sources(small), small) == {"seed", "work.part", "compute"}
 
 
 def test_a_key_that_is_computed_is_refused(small: Path) -> None:
     (small / "tasks/odd.py").write_text("def run(stage, key): stage.value(key)")
     with pytest.raises(ValueError, match="as a literal"):
-        parameters("tasks/odd.py", small)
-
-
-def test_rewriting_keeps_data_comments_and_everything_else(small: Path) -> None:
-    before = """# first
-stages:
-  work:
-    foreach: ${graph.work}
-    do:
-      cmd: python -m tasks.work --in ${item.a}
-      deps: ["${item.a}", data/x]
-      # why
-      params: [seed]
-      outs: [out]
-  bare:
-    cmd: python -m juicer.stages.stage
-    outs: [other]
-"""
-    assert (
-        rewritten(before, small)
-        == """# first
-stages:
-  work:
-    foreach: ${graph.work}
-    do:
-      cmd: python -m tasks.work --in ${item.a}
-      deps:
-        ["${item.a}", data/x,
-         juicer/heavy, juicer/kinds, juicer/light, juicer/stages, tasks/work.py]
-      # why
-      params: [seed]
-      outs: [out]
-  bare:
-    cmd: python -m juicer.stages.stage
-    deps:
-      [juicer/stages]
-    outs: [other]
-"""
-    )
-    assert rewritten(rewritten(before, small), small) == rewritten(before, small)
+        parameters("tasks/odd.py", Sources(small), small)
 
 
 def test_the_page_that_dvc_plots_show_writes_is_no_change_to_the_repository():

@@ -40,7 +40,7 @@ def test_log_probabilities_and_gradients_are_those_of_separate_rows(models, name
         if way == "together":
             both = fork_log_probabilities(model, ForkBatch.of(FORKS, 1, CPU))
         else:
-            dialogues = [Dialogue(fork.prompt, each) for fork in FORKS for each in (fork.one, fork.other)]
+            dialogues = [Dialogue(fork.prompt, each) for fork in FORKS for each in fork.responses]
             both = response_log_probabilities(model, Batch.of(dialogues, 1, CPU)).view(-1, 2)
         (both * weights).sum().backward()
         values.append(both.detach())
@@ -51,7 +51,7 @@ def test_log_probabilities_and_gradients_are_those_of_separate_rows(models, name
 
 
 def test_no_response_sees_the_other(policy):
-    changed = [Fork(fork.prompt, [token + 100 for token in fork.one], fork.other) for fork in FORKS]
+    changed = [Fork(fork.prompt, [token + 100 for token in fork.responses[0]], fork.responses[1]) for fork in FORKS]
     one, other = (fork_log_probabilities(policy, ForkBatch.of(each, 1, CPU)) for each in (FORKS, changed))
     assert torch.equal(one[:, 1], other[:, 1])
     assert not torch.isclose(one[:, 0], other[:, 0]).any()
@@ -73,3 +73,15 @@ def test_models_that_may_need_another_mask_are_not_forked(policy):
 def test_long_responses_to_short_prompts_are_not_forked(policy):
     assert forks_are_faster(policy, [Fork([5] * 40, [6] * 20, [7] * 20)])
     assert not forks_are_faster(policy, [Fork([5] * 4, [6] * 200, [7] * 200)])
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "llama"])
+def test_any_number_of_responses_share_a_row(models, name):
+    model = models[name]
+    forks = [Fork([5, 6, 7], [8, 9, 0], [10], [11, 12, 13, 14], [15, 0]), Fork([5], [20, 21], [30], [0], [31, 32, 0])]
+    batch = ForkBatch.of(forks, 1, CPU)
+    dialogues = [Dialogue(fork.prompt, each) for fork in forks for each in fork.responses]
+    apart = response_log_probabilities(model, Batch.of(dialogues, 1, CPU)).view(2, 4)
+    torch.testing.assert_close(fork_log_probabilities(model, batch), apart, atol=2e-5, rtol=1e-5)
+    ends = batch.tokens.flatten()[batch.ends]
+    assert ends.tolist() == [dialogue.response[-1] for dialogue in dialogues]

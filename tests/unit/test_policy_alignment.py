@@ -7,7 +7,8 @@ import torch
 
 from juicer.data.dialogues import Dialogue
 from juicer.data.template import Template
-from juicer.methods.policy_alignment import align_policy, per_token
+from juicer.methods import policy_alignment
+from juicer.methods.policy_alignment import align_policy, group_rewards, per_token
 from juicer.methods.reward import load_reward, score_rewards
 from juicer.models import log_probability
 from juicer.models.loading import save_policy
@@ -213,3 +214,44 @@ def test_fewer_prompts_than_a_step_takes_are_refused(policy, template, initial, 
     settings = SETTINGS.model_copy(update={"prompts_per_step": 17})
     with pytest.raises(InputError, match="there are 16 prompts, but a step of RLOO takes 17"):
         align(policy, template, initial, reward, settings)
+
+
+GROUPS = [Dialogue([5, 6, 7] * 9, [8, 9]), Dialogue([5] * 20, [9, 8, 0]), Dialogue([5, 6, 7] * 9, [8, 0])]
+
+
+def test_responses_to_one_prompt_are_read_as_if_each_stood_alone(policy, reward, monkeypatch):
+    assert policy_alignment.forks_are_faster(policy, policy_alignment.forks_of(GROUPS)[0])
+    values, entropies = per_token(policy, GROUPS, 4, 1, temperature=0.7)
+    scores = group_rewards(reward, GROUPS, 1)
+    monkeypatch.setattr(policy_alignment, "forks_are_faster", lambda *_: False)
+    for one, other in zip((values, entropies), per_token(policy, GROUPS, 4, 1, temperature=0.7), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(scores, score_rewards(reward, GROUPS, 1), atol=2e-5, rtol=1e-5)
+
+
+def passes_of(policy, monkeypatch):
+    """Notes for each pass over responses whether it was the policy's, and whether it kept its activations."""
+    found = []
+
+    def noted(model, *given):
+        found.append((model is policy, torch.is_grad_enabled()))
+        return per_token(model, *given)
+
+    monkeypatch.setattr(policy_alignment, "per_token", noted)
+    return found
+
+
+def test_one_pass_gives_the_old_log_probabilities_and_the_gradient(policy, template, initial, reward, monkeypatch):
+    settings = SETTINGS.model_copy(update={"steps": 2, "kl_coefficient": 0.1})
+    ours, thrice = policy, copy.deepcopy(policy)
+    found = passes_of(ours, monkeypatch)
+    records = [align(ours, template, initial, reward, settings)]
+    assert found == [(True, True), (False, False)] * 2
+    found = passes_of(thrice, monkeypatch)
+    # With recomputed activations nothing is kept, and TRL's three passes are computed.
+    settings = settings.model_copy(update={"gradient_checkpointing": True})
+    records.append(align(thrice, template, initial, reward, settings))
+    assert found == [(True, False), (False, False), (True, True)] * 2
+    assert records[0].curves["reward"] == records[1].curves["reward"]
+    for one, other in zip(ours.parameters(), thrice.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)

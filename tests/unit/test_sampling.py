@@ -5,15 +5,23 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import MistralConfig, MistralForCausalLM
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from juicer.data.dialogues import Dialogue, read_samples, write_samples
 from juicer.data.template import Template
 from juicer.models.log_probability import score_dialogues
 from juicer.runtime.context import WorkContext
 from juicer.runtime.errors import InputError
-from juicer.sampling import decoding, steppers
-from juicer.sampling.decoding import SampleRequest, draw, sample_responses, seed_of
+from juicer.sampling import attention, decoding, steppers
+from juicer.sampling.decoding import (
+    SampleRequest,
+    draw,
+    first_beyond,
+    first_beyond_by_blocks,
+    sample_responses,
+    seed_of,
+)
 from juicer.settings.data import TemplateSettings
 from juicer.settings.training import SamplingSettings
 from tests.chat_tokenizers import gemma
@@ -158,7 +166,7 @@ def test_who_watches_is_told_of_every_response_and_every_token(policy, template,
     assert sum(tokens) == sum(len(sample.response) for sample in samples)
 
 
-def test_a_batch_that_is_known_is_not_decoded_again(policy, template, prompts):
+def test_a_batch_that_is_known_is_not_decoded_again(policy, template, prompts, monkeypatch):
     known, work = [], []
 
     def memo(compute):
@@ -168,7 +176,8 @@ def test_a_batch_that_is_known_is_not_decoded_again(policy, template, prompts):
     settings = SamplingSettings(batch_size=10)
     expected = sample_responses(policy, template, prompts, settings, seed=0, context=WorkContext(memo=memo))
     known, work = [each() for each in work], []
-    assert sample_responses(None, template, prompts, settings, seed=0, context=WorkContext(memo=memo)) == expected
+    monkeypatch.setattr(decoding, "decode", None)
+    assert sample_responses(policy, template, prompts, settings, seed=0, context=WorkContext(memo=memo)) == expected
     assert len(known) == 3
 
 
@@ -248,3 +257,99 @@ def test_top_p_and_temperature_are_taken_from_the_settings(policy, template, pro
     assert greedy == sample_responses(policy, template, prompts, sharp, seed=1)
     nucleus = sample_responses(policy, template, prompts, SamplingSettings(top_p=1e-6), seed=2)
     assert [each.response for each in nucleus] == [each.response for each in greedy]
+
+
+def assert_the_same_tokens(weights, uniform):
+    assert torch.equal(first_beyond_by_blocks(weights, uniform), first_beyond(weights, uniform))
+
+
+@pytest.mark.parametrize("vocabulary", [decoding.BLOCK * 16, 5003])
+def test_drawing_by_blocks_draws_what_summing_in_order_draws(vocabulary):
+    generator = torch.Generator().manual_seed(0)
+    for spread in (0.0, 1.0, 10.0):
+        logits = spread * torch.randn(64, vocabulary, generator=generator)
+        uniform = torch.rand(64, dtype=torch.float64, generator=generator)
+        assert_the_same_tokens(logits.sub(logits.amax(-1, keepdim=True)).exp(), uniform)
+
+
+def test_drawing_by_blocks_is_exact_where_rounding_decides():
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(1, 5003, generator=generator)
+    weights[:, 300:900] = 0.0  # whole blocks that no number may draw
+    cumulative = weights.double().cumsum(-1)
+    edges = (cumulative / cumulative[:, -1:])[0, ::7]
+    uniform = torch.cat([edges, edges.nextafter(edges + 1), edges.nextafter(edges - 1), torch.tensor([0.0, 1.0])])
+    uniform = uniform.clamp(0, 1)
+    assert_the_same_tokens(weights.expand(len(uniform), -1), uniform)
+
+
+def test_drawing_by_blocks_leaves_out_what_the_nucleus_leaves_out():
+    log_probabilities = torch.full((3, 5000), -30.0)
+    log_probabilities[:, [10, 4321]] = torch.tensor([0.7, 0.3]).log()
+    uniform = torch.tensor([0.1, 0.69, 0.999], dtype=torch.float64)
+    assert draw(log_probabilities, uniform, SamplingSettings(top_p=0.6)).tolist() == [10, 10, 10]
+    assert draw(log_probabilities, uniform, SamplingSettings(top_p=0.9)).tolist() == [10, 10, 4321]
+
+
+@pytest.mark.parametrize("spare", [1, 64])
+def test_prompts_that_take_the_rows_of_ended_responses_are_answered_the_same(
+    policy, template, prompts, monkeypatch, spare
+):
+    settings = SamplingSettings(batch_size=6, samples_per_prompt=3)
+    expected = sample_responses(policy, template, prompts, settings, seed=0)
+    monkeypatch.setattr(steppers, "REFILL_FROM", 0)
+    monkeypatch.setattr(steppers, "SPARE", spare)
+    monkeypatch.setattr(decoding, "BATCHES_AT_ONCE", 9)
+    rows, responses, tokens = [], [], []
+    policy.base_model.register_forward_pre_hook(
+        lambda module, args, given: rows.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    context = WorkContext(progress=responses.append, observers=(SimpleNamespace(on_tokens=tokens.append),))
+    samples = sample_responses(policy, template, prompts, settings, seed=0, context=context)
+    assert [(s.response, s.ended) for s in samples] == [(s.response, s.ended) for s in expected]
+    assert [s.log_probability for s in samples] == pytest.approx([s.log_probability for s in expected], abs=1e-4)
+    assert max(count for count, length in rows if length == 1) == 6
+    assert sum(responses) == len(samples) and len(responses) > 2
+    assert sum(tokens) == sum(len(sample.response) for sample in samples)
+
+
+def test_rows_that_all_end_at_once_are_all_filled_again(policy, template, prompts, monkeypatch):
+    monkeypatch.setattr(steppers, "REFILL_FROM", 0)
+    monkeypatch.setattr(decoding, "draw", lambda given, *_: given.argmax(-1).fill_(template.end_of_text))
+    samples = sample_responses(policy, template, prompts, SamplingSettings(batch_size=10), seed=0)
+    assert [sample.response for sample in samples] == [[template.end_of_text]] * len(prompts)
+
+
+def test_the_prompt_of_several_samples_is_read_once(policy, template, prompts):
+    read = []
+    policy.base_model.register_forward_pre_hook(
+        lambda module, args, given: read.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    settings = SamplingSettings(samples_per_prompt=4)
+    samples = sample_responses(policy, template, prompts, settings, seed=0)
+    assert sum(rows for rows, length in read if length > 1) == len(prompts)
+    forced = score_dialogues(policy, [Dialogue(s.prompt, s.response) for s in samples], template.padding)
+    assert [s.log_probability for s in samples] == pytest.approx(forced.tolist(), abs=1e-4)
+
+
+def test_a_model_whose_heads_share_keys_samples_what_it_scores(template, prompts, monkeypatch):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(template.tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.5,
+    )
+    policy = LlamaForCausalLM(config).eval()
+    policy.set_attn_implementation("sdpa")
+    used = []
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", lambda *a, **b: used.append(1) or sdpa(*a, **b))
+    for refill in (10**9, 0):
+        monkeypatch.setattr(steppers, "REFILL_FROM", refill)
+        samples = sample_responses(policy, template, prompts, SamplingSettings(batch_size=5), seed=0)
+        forced = score_dialogues(policy, [Dialogue(s.prompt, s.response) for s in samples], template.padding)
+        assert [s.log_probability for s in samples] == pytest.approx(forced.tolist(), abs=1e-3)
+    assert used and policy.config._attn_implementation == "sdpa"

@@ -427,7 +427,7 @@ RATES = [1e-4, 1e-3, 1e-2]
 def test_every_rate_of_the_control_starts_at_sft_with_the_same_seeds_and_the_best_is_kept(
     work, template, monkeypatch, rewards, best
 ):
-    recipe = work.recipe(f"sft_matched.learning_rates={RATES}", "evaluation.prompts=2")
+    recipe = work.recipe(f"sft_matched.learning_rates={RATES}", "sft_matched.prompts=2")
     judged = []
 
     def judge(policy, sft, scorer, oracle, template, rows, settings, seed, context):

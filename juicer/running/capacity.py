@@ -1,0 +1,114 @@
+"""How many stages run at the same time on this machine, and whether its memory and GPUs have room for one more.
+
+Two at a time on CPUs, if there are threads for two; one on a machine with GPUs, unless the user asks for more. Another
+stage is begun beside a running one only if the free memory, less what the running ones will still take, is enough for
+it. What a stage takes is what it took here before; of a stage that never ran, it is BASE, and FACTOR times the bytes of
+its inputs if it computes with models: weights, gradients and two moments are four times the weights, and the rest is
+for activations.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from juicer.runtime.devices import GIB, MIB, visible_gpus
+from juicer.runtime.errors import InputError
+from juicer.settings.compute import ComputeSettings
+from juicer.stages.costs import COSTS, StageCost
+from juicer.stages.gpus import DEVICES, VISIBLE
+
+CGROUP = Path("/sys/fs/cgroup")
+AT_A_TIME = 2
+BASE, FACTOR = 1.0 * GIB, 8
+LIGHT = 0.25 * GIB
+"""What a stage without models takes that never ran, in bytes."""
+
+
+def gpus_here(compute: ComputeSettings) -> int:
+    """Number of GPUs that stages may use."""
+    if compute.device == "cpu":
+        return 0
+    return len(visible_gpus(os.environ.get(VISIBLE), len(list(DEVICES.glob("nvidia[0-9]*")))))
+
+
+def default_at_a_time(compute: ComputeSettings) -> int:
+    """Stages at the same time unless the user says how many."""
+    if gpus_here(compute):
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(AT_A_TIME, cores // (compute.threads * compute.processes)))
+
+
+def free_memory() -> float:
+    """Bytes that new processes can take, within what a container allows."""
+    free = float(psutil.virtual_memory().available)
+    with suppress(OSError, ValueError):
+        limit, used = ((CGROUP / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current"))
+        free = min(free, max(0.0, float(limit) - float(used)))
+    return free
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a stage takes."""
+
+    memory: float
+    """Bytes at its peak."""
+    gpus: int
+
+    @classmethod
+    def of(cls, stage: str, inputs: Iterable[Path], gpus: int | None, costs: Path = COSTS) -> "Needs":
+        """What a stage will take.
+
+        Args:
+            inputs: paths of its data and models.
+            gpus: how many it uses where there are any; None if it computes with no model.
+        """
+        with suppress(InputError):
+            if (taken := StageCost.read(costs / f"{stage}.json").peak_memory_mb) is not None:
+                return cls(taken * MIB, gpus or 0)
+        return cls(LIGHT if gpus is None else BASE + FACTOR * sum(map(_size, inputs)), gpus or 0)
+
+
+@dataclass
+class Room:
+    """Whether the machine has room for another stage."""
+
+    needs: Callable[[str], Needs]
+    gpus: int
+    """GPUs that stages may use."""
+    processes: dict[str, int] = field(default_factory=dict)
+    """The process of each running stage, by the stage's name."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def fits(self, stage: str, running: Sequence[str]) -> bool:
+        """Whether `stage` can be begun beside the running ones."""
+        if self.gpus and sum(self.needs(each).gpus for each in [*running, stage]) > self.gpus:
+            return False
+        with self.lock:
+            known = dict(self.processes)
+        coming = sum(max(0.0, self.needs(each).memory - _resident(known.get(each))) for each in running)
+        return free_memory() - coming >= self.needs(stage).memory
+
+
+def _resident(process: int | None) -> float:
+    """Bytes that a process and its children have in memory now."""
+    found = 0.0
+    with suppress(psutil.Error):
+        if process is not None:
+            first = psutil.Process(process)
+            for each in [first, *first.children(recursive=True)]:
+                with suppress(psutil.Error):
+                    found += each.memory_info().rss
+    return found
+
+
+def _size(path: Path) -> float:
+    if not path.is_dir():
+        return float(path.stat().st_size) if path.exists() else 0.0
+    return float(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))

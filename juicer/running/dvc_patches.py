@@ -1,0 +1,259 @@
+"""What `python -m juicer.running` does otherwise than `python -m dvc`, by replacing a few functions of DVC.
+
+- dvc.lock: one entry is written instead of the whole file, by an atomic rename, with the same bytes (`lock_text`).
+- `dvc repro`: independent stages run at the same time (`scheduler`), and start warm (`commands`).
+
+All of DVC's own work stays DVC's and is done by one thread at a time; while a stage's command runs, DVC's lock of the
+repository is free, as it is under `dvc repro`.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from juicer.running import lock_text, warm
+from juicer.running.capacity import Needs, Room, default_at_a_time, gpus_here
+from juicer.running.commands import PARAMS, Commands, compute_of
+from juicer.running.scheduler import Outcome, Work, run
+from juicer.runtime.errors import InputError
+from juicer.runtime.files import replace_text
+from juicer.runtime.libraries import require
+from juicer.settings.compute import ComputeSettings
+from juicer.stages.pipeline import meta_of
+
+if TYPE_CHECKING:
+    from dvc.dvcfile import Lockfile
+    from dvc.repo import Repo
+    from dvc.stage import Stage
+
+Reproduce = Callable[..., "list[Stage]"]
+
+
+def install(at_a_time: int | None) -> None:
+    """Replace the functions, in this process and for good.
+
+    Args:
+        at_a_time: stages of `dvc repro` at the same time; None decides by the machine.
+    """
+    require("dvc")
+    import dvc.dvcfile
+    import dvc.repo.reproduce as reproduce
+
+    dvc.dvcfile.Lockfile.dump_stages = by_entry(dvc.dvcfile.Lockfile.dump_stages)
+    reproduce._reproduce = partial(_reproduce, reproduce._reproduce, at_a_time)
+
+
+def by_entry(original: Callable[..., None]) -> Callable[..., None]:
+    """`Lockfile.dump_stages` that writes the entries of the given stages only, and leaves what it cannot do to DVC."""
+
+    def dump_stages(self: "Lockfile", stages: "Sequence[Stage]", **options: Any) -> None:
+        try:
+            entries = _entries(stages, options)
+            changed = write_entries(Path(self.path), entries, lambda line: _say(line, self.relpath))
+        except (lock_text.NotPlain, OSError, UnicodeDecodeError):
+            original(self, stages, **options)
+            return
+        if changed:
+            self.repo.scm_context.track_file(self.relpath)
+
+    return dump_stages
+
+
+def _entries(stages: "Sequence[Stage]", options: Mapping[str, Any]) -> dict[str, Any]:
+    from dvc.stage import serialize
+
+    found = dict[str, Any]()
+    for stage in stages:
+        found |= serialize.to_lockfile(stage, **options)
+    return found
+
+
+def _say(line: str, path: str) -> None:
+    from dvc.dvcfile import logger
+
+    logger.info(line, path)
+
+
+def write_entries(path: Path, entries: Mapping[str, Any], say: Callable[[str], object]) -> bool:
+    """Write the entries of some stages into a dvc.lock, as DVC does; returns whether one of them differs.
+
+    Args:
+        entries: by the stage's name, as DVC makes them.
+        say: called with DVC's messages.
+
+    Raises:
+        NotPlain: only DVC can do it; nothing was written.
+    """
+    from dvc.utils.serialize._yaml import _get_yaml
+
+    if path.is_symlink():
+        raise lock_text.NotPlain
+    exists = path.exists()
+    before = path.read_text(encoding="utf-8") if exists else ""
+    blocks = lock_text.blocks_of(before)
+    written = {name: lock_text.block_of(name, entry, _get_yaml()) for name, entry in entries.items()}
+    changed = any(name not in blocks or lock_text.entry_of(blocks[name]) != entries[name] for name in written)
+    if not blocks:
+        say("Generating lock file '%s'")
+    if changed:
+        say("Updating lock file '%s'")
+    after = lock_text.joined({**blocks, **written}.values())
+    if after != before:
+        replace_text(path, after)
+    return changed
+
+
+def _reproduce(
+    original: Reproduce,
+    at_a_time: int | None,
+    stages: "list[Stage]",
+    graph: Any = None,
+    force_downstream: bool = False,
+    on_error: str = "fail",
+    force: bool = False,
+    **given: Any,
+) -> "list[Stage]":
+    """`dvc.repo.reproduce._reproduce`: its ordinary case side by side, and every other case by DVC."""
+    rare = force_downstream or on_error != "fail" or given.get("dry") or given.get("interactive")
+    if graph is None or rare or not stages or "repro_fn" in given:
+        return original(stages, graph, force_downstream, on_error, force, **given)
+    from dvc.repo.reproduce import _raise_error, logger
+
+    by_name = {stage.addressing: stage for stage in stages}
+    outcome = _side_by_side(by_name, graph, at_a_time, {**given, "force": force})
+    for name, error in list(outcome.failed.items())[1:]:
+        logger.error("failed to reproduce '%s': %s", name, error)
+    for name, error in outcome.failed.items():
+        _raise_error(error, by_name[name])
+    if outcome.told is not None:
+        raise KeyboardInterrupt
+    return [stage for stage in outcome.results.values() if stage is not None]
+
+
+def _side_by_side(
+    by_name: "Mapping[str, Stage]", graph: Any, at_a_time: int | None, given: Mapping[str, Any]
+) -> Outcome:
+    """Bring the stages up to date, several at a time."""
+    repo = next(iter(by_name.values())).repo
+    try:
+        compute = compute_of(PARAMS)
+        several = at_a_time or default_at_a_time(compute)
+    except InputError:  # a project without a recipe; if there is a mistake, the first stage says so
+        compute, several = ComputeSettings(), at_a_time or 1
+    needs = {
+        name: [each.addressing for each in graph.successors(stage) if each.addressing in by_name]
+        for name, stage in by_name.items()
+    }
+    room = Room(lambda name: _needs_of(by_name[name], compute.processes), gpus_here(compute))
+    parent = warm.WarmParent(compute, Path(repo.root_dir)) if warm.possible(compute) and len(by_name) > 1 else None
+    commands, turns = Commands(room, several, parent), Turns(repo)
+    work = Work(list(by_name), needs)
+    try:
+        with (
+            _replaced(turns, commands),
+            lock_text.order_of_lock(work.order, Path(repo.root_dir, "dvc.lock"), Path(repo.root_dir, lock_text.ORDER)),
+            turns.others(),
+        ):
+            do = partial(_bring_up_to_date, by_name, graph, turns, given)
+            return run(work, do, at_a_time=several, fits=room.fits, stop=commands.stop)
+    finally:
+        if parent is not None:
+            parent.close()
+
+
+def _bring_up_to_date(
+    by_name: "Mapping[str, Stage]", graph: Any, turns: "Turns", given: Mapping[str, Any], name: str
+) -> "Stage | None":
+    from dvc.repo.reproduce import _reproduce_stage, logger
+
+    stage = by_name[name]
+    with turns.own(stage):
+        if turns.reproduced:
+            logger.info("")  # a line between stages, as DVC has it
+        made: Stage | None = _reproduce_stage(stage, upstream=list(graph.successors(stage)), **given)
+        turns.reproduced = made is not None
+        return made
+
+
+def _needs_of(stage: "Stage", processes: int) -> Needs:
+    meta = meta_of(stage.addressing, stage.meta)
+    gpus = None if meta.gpus is None else processes if meta.gpus == "per process" else min(meta.gpus, processes)
+    from dvc.dependency.param import ParamsDependency
+
+    inputs = [Path(dep.fs_path) for dep in stage.deps if not isinstance(dep, ParamsDependency)]
+    return Needs.of(stage.addressing, inputs, gpus)
+
+
+class Turns:
+    """Lets one thread at a time do DVC's work, with DVC's lock of the repository.
+
+    DVC itself lets go of that lock while a command runs; then another thread may have its turn.
+    """
+
+    def __init__(self, repo: "Repo") -> None:
+        self._repo = repo
+        self._turn = threading.Lock()
+        self._mine = threading.local()
+        self.reproduced = False
+        """Whether the last stage was reproduced, so that a line has to stand before the next one."""
+
+    @property
+    def stage(self) -> "Stage":
+        """The stage of this thread."""
+        stage: Stage = self._mine.stage
+        return stage
+
+    @contextmanager
+    def others(self) -> Iterator[None]:
+        """Let other threads have their turns, from a thread that has the repository's lock."""
+        self._repo.lock.unlock()
+        try:
+            yield
+        finally:
+            self._repo.lock.lock()
+
+    @contextmanager
+    def own(self, stage: "Stage") -> Iterator[None]:
+        """A turn to work on a stage."""
+        self._mine.stage = stage
+        with self._turn, self._repo.lock:
+            yield
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let others have their turns while a command runs. DVC has let go of the repository's lock already."""
+        self._turn.release()
+        try:
+            yield
+        finally:
+            self._turn.acquire()
+
+
+@contextmanager
+def _replaced(turns: Turns, commands: Commands) -> Iterator[None]:
+    """DVC runs commands by `commands`, and notes each file in use under the name of the stage that uses it."""
+    import dvc.rwlock
+    import dvc.stage.run as running
+    from dvc.stage.exceptions import StageCmdFailedError
+
+    def run_command(executable: str | None, command: str, **given: Any) -> None:
+        stage = turns.stage
+        heavy = meta_of(stage.addressing, stage.meta).gpus is not None
+        with turns.paused():
+            code = commands.run(stage.addressing, heavy, command, running._make_cmd(executable, command), given)
+        if code:
+            raise StageCmdFailedError(command, code)
+
+    def rwlock(folder: str, files: Any, command: str, *rest: Any) -> Any:
+        # Without a name of its own, the first of two stages that read a file would free it for both.
+        return noted(folder, files, f"{command} ({turns.stage.addressing})", *rest)
+
+    noted, ran = dvc.rwlock.rwlock, running._run
+    dvc.rwlock.rwlock, running._run = rwlock, run_command
+    try:
+        yield
+    finally:
+        dvc.rwlock.rwlock, running._run = noted, ran
