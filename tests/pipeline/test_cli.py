@@ -54,7 +54,7 @@ class Shell:
     def run(self, folder: Path, *words: str, code: int = 0) -> tuple[str, str]:
         """Standard output and standard error of `juicer`, which ends with `code`."""
         process = self.start(folder, *words)
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == code, output[-3000:] + errors[-3000:]
         return output, errors
 

@@ -20,6 +20,7 @@ from juicer.registry.ensure import KEY, ensure
 from juicer.registry.records import collect
 from juicer.registry.tracker import Meter, Opening, Writer
 from juicer.reporting.contract import Summary
+from tests import python
 
 # MLflow's own use of SQLAlchemy; nothing we could mend.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -101,7 +102,7 @@ def small(project: Path, empty_store: Path) -> Path:
 
 
 def dvc(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True)
+    python.run(Path.cwd(), "dvc", *arguments, environment=python.environment(Path.cwd()))
 
 
 @pytest.fixture
@@ -110,8 +111,7 @@ def start(small: Path) -> Iterator[Start]:
     processes = []
 
     def start(**more: str) -> "subprocess.Popen[str]":
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(small), "JUICER_LIVE_SECONDS": "0", **more}
+        environment = python.environment(small, JUICER_LIVE_SECONDS="0", **more)
         processes.append(
             subprocess.Popen(
                 [sys.executable, "-m", "dvc", "repro", "sft"],

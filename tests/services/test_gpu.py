@@ -74,7 +74,7 @@ def test_a_stage_that_waits_for_a_gpu_says_so_once_and_ends_when_told_to(taken, 
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=8)
         os.kill(process.pid, number)
-        assert process.wait(timeout=30) != 0
+        assert process.wait(timeout=PATIENCE) != 0
     finally:
         process.kill()
         process.wait()
