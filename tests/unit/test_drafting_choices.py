@@ -249,8 +249,8 @@ def test_what_does_not_fit_at_all_says_so_with_the_numbers() -> None:
 
 
 def test_levels_go_from_fast_to_small() -> None:
-    assert levels()[0] == Level(128, recomputed=False, lora=False, sampled=128)
-    assert levels()[-1] == Level(1, recomputed=True, lora=True, sampled=1)
+    assert levels()[0] == Level(recomputed=False, lora=False, sampled=128)
+    assert levels()[-1] == Level(recomputed=True, lora=True, sampled=1)
     assert stage_of("sft_matched@control") == "sft" and stage_of("irft_train@r2") == "irft_train"
 
 
