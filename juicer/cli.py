@@ -458,7 +458,7 @@ def check() -> None:
 def plan(
     words: Words = None,
     tiny: Tiny = False,
-    gpu: Annotated[str, typer.Option(help="The GPU it is to run on.")] = "H100",
+    gpu: Annotated[str, typer.Option(help="The GPU it is to run on, or CPU.")] = "H100",
     devices: Annotated[int | None, typer.Option(help="The same as compute.processes=N.")] = None,
     zero: Annotated[int | None, typer.Option(help="The same as compute.zero_stage=N: 0, 2 or 3.")] = None,
     utilisation: Annotated[float, typer.Option(help="Share of the GPU's peak that training reaches.")] = 0.4,

@@ -35,6 +35,8 @@ def run(stage: Stage) -> str:
         read_training,
         save_policy,
     )
+    from juicer.models.precision import training_compute
+    from juicer.models.shape import count_parameters
     from juicer.runtime.seeding import derive
     from juicer.training.adapters import add_adapters, merge_adapters
     from juicer.training.loop import steps_for
@@ -46,6 +48,7 @@ def run(stage: Stage) -> str:
     rows = list(demonstrations.read(given.data / "train.jsonl"))
     pairs = make_pairs(rows, read_samples(given.samples), template)
     policy = load_policy(given.policy, compute, TRAINING_DTYPE)
+    training = training_compute(compute, count_parameters(policy))
     own = settings.reference == "round" or given.policy == given.initial
     reference = policy if own else load_policy(given.initial, compute, TRAINING_DTYPE)
     adapters = add_adapters(policy, settings.lora, derive(seed, "irft", given.round, "adapters"))
@@ -53,7 +56,7 @@ def run(stage: Stage) -> str:
     steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
     with (
         stage.training(peak_share(policy, dialogues), steps=steps) as context,
-        mixed_precision(compute),
+        mixed_precision(training),
     ):
         order = derive(seed, "irft", given.round, "order")
         record = irft_round(policy, reference, pairs, settings, template.padding, order, context)

@@ -26,6 +26,8 @@ def run(stage: Stage) -> str:
     from juicer.methods.reading import reader_of
     from juicer.methods.reward import freeze_blocks, load_reward, score_rewards, train_reward
     from juicer.models.loading import TRAINING_DTYPE, load_template, mixed_precision, save_model
+    from juicer.models.precision import training_compute
+    from juicer.models.shape import count_parameters
     from juicer.runtime.seeding import derive
     from juicer.training.loop import steps_for
     from juicer.training.utilisation import peak_share
@@ -38,12 +40,13 @@ def run(stage: Stage) -> str:
     samples = read_samples(given.samples)
     pairs = reader.pairs(rows, samples)
     model = load_reward(given.reward, compute, derive(seed, "rft", "head"), TRAINING_DTYPE)
+    training = training_compute(compute, count_parameters(model))
     freeze_blocks(model, settings.frozen_blocks)  # before peak_share counts the operations per token
     dialogues = [each for pair in pairs for each in (pair.demonstration, pair.sample)]
     steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
     with (
         stage.training(peak_share(model, dialogues), steps=steps) as context,
-        mixed_precision(compute),
+        mixed_precision(training),
     ):
         order = derive(seed, "rft", given.round, "reward order")
         record = train_reward(model, pairs, settings, reader.padding, order, context)
@@ -56,7 +59,7 @@ def run(stage: Stage) -> str:
             [reader.demonstration(row.prompt, row.response) for row in judged],
             [reader.demonstration(row.prompt, row.rejected or "") for row in judged],
         ]
-        with mixed_precision(compute):
+        with mixed_precision(training):
             chosen, rejected = (score_rewards(model, each, reader.padding, context=stage.context) for each in answers)
         record.facts[f"{split}_preference_accuracy"] = round(float((chosen > rejected).float().mean()), 6)
     record.facts |= reader.facts

@@ -4,6 +4,7 @@ All learning rates of the recipe are tried; the model that is best on validation
 """
 
 import argparse
+import gc
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -104,6 +105,8 @@ def run(stage: Stage) -> str:
             tried[f"{rate:g}"] = round(getattr(merits, better.criterion), 6)
         if best is None or (better and better.place):
             best = (merits, rate, policy, record)
+        if len(control.learning_rates) > 1:
+            gc.collect()  # the trainer refers to itself, and holds the optimiser's state
     assert best is not None  # the settings demand at least one learning rate
     _, rate, policy, record = best
     record.facts |= {"learning_rate": rate, "validation_of_learning_rates": tried}

@@ -1,15 +1,16 @@
-"""The batches of one forward pass, adapters and recomputation with which the plan of a recipe fits into memory."""
+"""The adapters, recomputation and sampled batches with which the plan of a recipe fits into memory.
+
+Rows of a forward pass in training are left to `micro_batch_size: auto`, which the plan resolves.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from juicer.drafting.choices import SAMPLES, SHARES, Choices, Chosen
+from juicer.drafting.choices import SHARES, Choices, Chosen
 from juicer.runtime.devices import GIB
 
-MICRO = (128, 64, 32, 16, 8, 4, 2, 1)
-"""Rows of one forward pass that are tried."""
 SAMPLED = (128, 64, 32, 16, 8, 4, 2, 1)
-"""Prompts that are decoded at the same time."""
+"""Prompts that are decoded, or rows that are scored, at the same time, as they are tried."""
 SCORED = 32
 LORA = {"r": 64, "alpha": 16}
 LORA_RATE = 10
@@ -25,24 +26,19 @@ Memory = Callable[[Choices], Mapping[str, float]]
 class Level:
     """A way to train and sample, the fastest first."""
 
-    micro: int
     recomputed: bool
     lora: bool
     sampled: int
+    """Prompts that are decoded, or rows that are scored, at the same time."""
 
 
 def levels() -> list[Level]:
     """Every way, the fastest first, each needing less memory than those before for at least one stage."""
-    ways = [
-        (micro, recomputed, lora)
-        for recomputed, lora in ((False, False), (True, False), (True, True))
-        for micro in MICRO
-    ]
-    last = len(SAMPLED) - 1
-    return [Level(*way, SAMPLED[min(place, last)]) for place, way in enumerate(ways)]
+    ways = ((False, False), (True, False), (True, True))
+    return [Level(*ways[min(place, len(ways) - 1)], sampled) for place, sampled in enumerate(SAMPLED)]
 
 
-SMALLEST = Level(1, recomputed=True, lora=True, sampled=1)
+SMALLEST = Level(recomputed=True, lora=True, sampled=1)
 SECTIONS = {"sft": "sft", "irft_train": "irft.training", "rft_reward": "rft.reward", "rft_policy": "rft.policy"}
 """The section of the recipe that each stage trains by."""
 SAMPLING = {"irft_generate": "irft.sampling", "rft_generate": "rft.sampling", "evaluate": "evaluation.sampling"}
@@ -126,20 +122,13 @@ def at_level(chosen: Choices, found: Mapping[str, Level], where: str = "memory")
         values |= dict(_training(chosen, stage, level, where)) if stage in SECTIONS else {}
         if stage in SAMPLING and level.sampled < SAMPLED[0]:
             values[f"{SAMPLING[stage]}.batch_size"] = Chosen(level.sampled, f"fits into the memory of {where}")
-        if stage == "curate" and level.micro < SCORED:
-            values["scorer.batch_size"] = Chosen(level.micro, f"fits into the memory of {where}")
+        if stage == "curate" and level.sampled < SCORED:
+            values["scorer.batch_size"] = Chosen(level.sampled, f"fits into the memory of {where}")
     return chosen.changed(values)
 
 
 def _training(chosen: Choices, stage: str, level: Level, where: str) -> Iterator[tuple[str, Chosen]]:
-    section, processes = SECTIONS[stage], chosen.value("compute.processes") or 1
-    batch = chosen.value(f"{section}.batch_size")
-    if stage == "rft_policy":
-        batch = chosen.value("rft.policy.prompts_per_step") * SAMPLES
-    whole = batch // processes
-    micro = next(size for size in range(min(level.micro, whole), 0, -1) if whole % size == 0)
-    if micro < whole:
-        yield f"{section}.micro_batch_size", Chosen(micro, f"in one forward pass: fits into the memory of {where}")
+    section = SECTIONS[stage]
     if level.recomputed:
         yield f"{section}.gradient_checkpointing", Chosen(True, "slower, with less memory")
     if level.lora and stage in ("sft", "irft_train"):

@@ -5,12 +5,11 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 from juicer.runtime.devices import GIB, MIB, Device, device_by_name, visible_gpus
+from juicer.runtime.memory import main_memory
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-CGROUP = Path("/sys/fs/cgroup")
 QUERY = ("--query-gpu=index,uuid,name,memory.total,compute_cap", "--format=csv,noheader,nounits")
 BF16_FROM = 8
 """Compute capability."""
@@ -81,11 +80,8 @@ class Machine:
 
 def look_at_machine() -> Machine:
     """The machine that this process runs on, within what its container allows."""
-    import psutil
-
     gpus, unused = _gpus()
-    memory = min([float(psutil.virtual_memory().available), *_free_in_container()])
-    return Machine(tuple(gpus), memory, len(os.sched_getaffinity(0)), unused)
+    return Machine(tuple(gpus), main_memory()[1], len(os.sched_getaffinity(0)), unused)
 
 
 def _gpus() -> tuple[list[Gpu], str]:
@@ -121,12 +117,3 @@ def _has_bf16(capability: str) -> bool:
     """Whether a compute capability such as 7.5 has bf16; it came with 8.0."""
     major = capability.partition(".")[0]
     return not major.isdigit() or int(major) >= BF16_FROM
-
-
-def _free_in_container() -> list[float]:
-    """What a container's limit leaves; nothing where there is no limit."""
-    try:
-        limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return [max(0.0, float(limit) - float(used))]
-    except (OSError, ValueError):
-        return []

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from juicer.models.folder import check_no_adapter, context_of, read_config_values, read_small_json
-from juicer.planning.costs import Role, Shape, shape_of
+from juicer.models.shape import Shape
+from juicer.planning.costs import Role, shape_of
 from juicer.recipe.graph import CONFIGS, HUB_ID, config_of
 from juicer.recipe.inputs import TOKENIZERS
 from juicer.runtime.errors import InputError

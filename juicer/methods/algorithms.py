@@ -20,6 +20,8 @@ from juicer.methods.policy_alignment import align_policy
 from juicer.methods.ppo import align_policy_by_ppo
 from juicer.methods.reward import train_reward
 from juicer.models.loading import mixed_precision
+from juicer.models.precision import training_compute
+from juicer.models.shape import count_parameters
 from juicer.runtime.seeding import derive
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings
@@ -68,7 +70,7 @@ def algorithm_1(
         pairs = make_pairs(rows, samples, template)
 
         # theta <- theta + eta grad h(r(x, y) - r(x, y')), K steps
-        with mixed_precision(compute):
+        with mixed_precision(training_compute(compute, count_parameters(reward))):
             learnt = train_reward(reward, pairs, settings.reward, template.padding, seeds["reward order"])
 
         # pi_{t+1} = argmax_pi E[r_theta(x, y)] - beta KL(pi || pi_0), by policy gradient from pi_t on
@@ -98,6 +100,7 @@ def algorithm_2(
     Returns:
         The record of each round.
     """
+    training = training_compute(compute, count_parameters(policy))
     initial = copy.deepcopy(policy) if settings.training.reference == "initial" else None
     records = []
     for t, part in enumerate(settings.parts, 1):
@@ -113,7 +116,7 @@ def algorithm_2(
         # theta_{t+1}: K steps on -h(beta log pi/ref (y|x) - beta log pi/ref (y'|x)), ref = pi_theta_t or pi_0
         reference = policy if initial is None or t == 1 else initial
         adapters = add_adapters(policy, settings.training.lora, seeds["adapters"])
-        with mixed_precision(compute):
+        with mixed_precision(training):
             records.append(irft_round(policy, reference, pairs, settings.training, template.padding, seeds["order"]))
         merge_adapters(adapters)
     return records

@@ -23,6 +23,7 @@ from juicer.runtime.context import LOCAL, WorkContext
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.training.backends import Losses
 from juicer.training.loop import recompute_activations, shuffled_batches, steps_for, train_loop
+from juicer.training.memory import micro_batch, step_of, weights_of
 from juicer.training.record import TrainingRecord
 
 if TYPE_CHECKING:
@@ -89,8 +90,22 @@ def irft_round(
     policy.eval()
     if settings.gradient_checkpointing:
         recompute_activations(policy)
-    train_loop(policy, batches, steps, loss_of, settings.optimiser, settings.micro_batch_size, record, context)
-    record.facts = {"K": steps, "pairs": len(pairs), "captured": from_sampling}
+    both = [dialogue for pair in pairs for dialogue in (pair.demonstration, pair.sample)]
+    step = step_of(
+        policy,
+        settings,
+        lower=torch.is_autocast_enabled(policy.device.type),
+        sequences=2,
+        length=max(map(len, both)),
+        heads=max(len(dialogue.response) for dialogue in both),
+        in_chunks=True,
+        others=0.0 if reference is policy else weights_of(reference),
+        processes=context.processes,
+    )
+    micro = micro_batch(settings.micro_batch_size, settings.batch_size, step, context.processes)
+    tokens = [len(pair.demonstration) + len(pair.sample) for pair in pairs]
+    train_loop(policy, batches, steps, loss_of, settings.optimiser, micro, record, context, lengths=tokens)
+    record.facts |= {"K": steps, "pairs": len(pairs), "captured": from_sampling}
     return record
 
 

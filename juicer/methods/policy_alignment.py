@@ -17,9 +17,13 @@ from juicer.methods.forks import Fork, ForkBatch, fork_features, forks_are_faste
 from juicer.methods.objectives import normalise
 from juicer.methods.reading import RewardReader
 from juicer.methods.reward import score_rewards
+from juicer.models.casts import WeightCasts
 from juicer.models.forward import features
-from juicer.models.loading import mixed_precision, skip_deepspeed_import
+from juicer.models.loading import lower_precision, mixed_precision, skip_deepspeed_import
 from juicer.models.log_probability import Batch, apply_to_logits, dialogues_of, length_sorted_batches
+from juicer.models.mapped import release
+from juicer.models.precision import training_compute
+from juicer.models.shape import count_parameters
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.runtime.libraries import require
@@ -29,6 +33,7 @@ from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import PolicyAlignmentSettings
 from juicer.settings.training import SamplingSettings
 from juicer.training.backends import unshard
+from juicer.training.memory import micro_batch, step_of, weights_of
 from juicer.training.record import TrainingRecord
 from juicer.training.trainer import (
     LocalGpuRandomState,
@@ -99,6 +104,7 @@ def align_policy(
             do=do,
         )
     processes, checkpoint = context.processes, context.checkpoint
+    training, casts = training_compute(compute, count_parameters(policy)), WeightCasts()
     # Each process samples its own responses.
     own = WorkContext(observers=context.observers)
     skip_deepspeed_import()
@@ -151,6 +157,12 @@ def align_policy(
             with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, mixed_precision(compute):
                 return [sample.response for sample in sample_responses(model, template, named, sampling, seed, own)]
 
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            scored = super()._generate_and_score_completions(inputs)
+            # Until the next responses only the policy is computed.
+            release(reward, *([self.ref_model] if self.ref_model is not None else []))
+            return scored
+
         def _get_per_token_logps_and_entropies(
             self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *rest: Any, **more: Any
         ) -> Any:
@@ -166,7 +178,7 @@ def align_policy(
             # TRL asks for pi of the responses three times: of the policy and of pi_0 without gradient, then of the
             # same policy with gradient. Where all rows are one micro-batch, the first pass serves as the last.
             keep = serves_twice and model is not self.ref_model
-            with mixed_precision(compute), torch.set_grad_enabled(keep or torch.is_grad_enabled()):
+            with mixed_precision(training, casts), torch.set_grad_enabled(keep or torch.is_grad_enabled()):
                 log_probabilities, entropies = per_token(
                     model, dialogues, logits_to_keep, template.padding, settings.temperature
                 )
@@ -199,7 +211,23 @@ def align_policy(
     # TRL loads the reference of the KL term from the path in the policy's config; it must be pi_0, not pi_t.
     policy.config._name_or_path = str(initial)
     batch = settings.prompts_per_step * settings.samples_per_prompt
-    micro = settings.micro_batch_size or batch // processes.world_size
+    micro = saved.get("micro_batch_size") or micro_batch(
+        settings.micro_batch_size,
+        batch,
+        step_of(
+            policy,
+            settings,
+            lower=lower_precision(training),
+            sequences=1,
+            length=max(len(template.prompt(prompt)) for prompt in prompts) + template.settings.max_response_tokens,
+            heads=template.settings.max_response_tokens,
+            in_chunks=on_single_cpu(policy, processes),
+            # The reference of the KL term is as large as the policy. On a CPU neither is held (`release`).
+            others=0.0 if on_single_cpu(policy, processes) else weights_of(policy, reward),
+            processes=processes,
+        ),
+        processes,
+    )
     # Recomputed activations are there to save the memory that keeping them would take.
     serves_twice = micro == batch and not settings.gradient_checkpointing
     trainer = Trainer(
@@ -218,20 +246,22 @@ def align_policy(
             top_k=0,
             beta=settings.kl_coefficient,
             disable_dropout=True,
-            **trainer_arguments(settings.optimiser, compute, seed, scratch, settings.gradient_checkpointing),
-            **deepspeed_arguments(processes, policy, compute),
+            **trainer_arguments(settings.optimiser, training, seed, scratch, settings.gradient_checkpointing),
+            **deepspeed_arguments(processes, policy, training),
         ),
         callbacks=[
             progress_callback("rft_policy", CURVES, context),
-            *checkpoint_callbacks(context, lambda: dict(tokens)),
+            *checkpoint_callbacks(context, lambda: {**tokens, "micro_batch_size": micro}),
         ],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=str(latest) if latest else None)
+    with casts.dropped_after_steps():
+        trainer.train(resume_from_checkpoint=str(latest) if latest else None)
     if processes.zero_stage:
         unshard(trainer.model_wrapped)
     sampled = round(processes.sum([tokens["response"]], policy.device)[0])
     record = TrainingRecord("rft_policy", steps=settings.steps, response_tokens=sampled)
+    record.facts = {"precision": "bf16" if lower_precision(training) else "fp32", "micro_batch_size": micro}
     for entry in trainer.state.log_history:
         if "reward" in entry:
             record.log(int(entry["step"]), **{name: entry[key] for name, key in CURVES.items() if key in entry})

@@ -17,11 +17,14 @@ from torch import Tensor
 
 from juicer.data.demonstrations import Message
 from juicer.data.template import Template
-from juicer.models.loading import load_policy
+from juicer.models.loading import load_policy, lower_precision
+from juicer.models.precision import training_compute
+from juicer.models.shape import count_parameters
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import PolicyAlignmentSettings, PpoSettings
+from juicer.training.memory import micro_batch, step_of, weights_of
 from juicer.training.record import TrainingRecord
 from juicer.training.trainer import progress_callback, trainer_arguments
 
@@ -98,9 +101,24 @@ def align_policy_by_ppo(
         response_tokens.append(int(given["attention_mask"].sum()) - prompt_tokens[len(response_tokens)])
         context.emit_tokens(response_tokens[-1] * ppo.epochs)
 
+    training = training_compute(compute, count_parameters(policy))
     mean, deviation = normaliser if settings.normalise_reward else (0.0, 1.0)
     judge = NormalisedReward(reward, mean, deviation)
-    micro = settings.micro_batch_size or batch
+    micro = micro_batch(
+        settings.micro_batch_size,
+        batch,
+        step_of(
+            policy,
+            settings,
+            lower=lower_precision(training),
+            sequences=1,
+            length=max(len(template.prompt(prompt)) for prompt in prompts) + template.settings.max_response_tokens,
+            heads=template.settings.max_response_tokens,
+            in_chunks=False,
+            # The reference, the reward, and the value model with its gradient and optimiser.
+            others=weights_of(policy, reward) + (1 + 3) * weights_of(reward),
+        ),
+    )
     trainer = PPOTrainer(
         args=PPOConfig(
             per_device_train_batch_size=micro,
@@ -120,7 +138,7 @@ def align_policy_by_ppo(
             vf_coef=ppo.value_coefficient,
             gamma=1.0,
             lam=ppo.advantage_lambda,
-            **trainer_arguments(settings.optimiser, compute, seed, scratch, settings.gradient_checkpointing),
+            **trainer_arguments(settings.optimiser, training, seed, scratch, settings.gradient_checkpointing),
         ),
         processing_class=tokenizer,
         model=policy,
@@ -138,6 +156,7 @@ def align_policy_by_ppo(
     counting.remove()
     tokens = ppo.epochs * sum(response_tokens)
     record = TrainingRecord("rft_policy", steps=settings.steps * ppo.epochs, response_tokens=tokens)
+    record.facts = {"precision": "bf16" if lower_precision(training) else "fp32", "micro_batch_size": micro}
     for entry in trainer.state.log_history:
         if "objective/scores" in entry:
             record.log(int(entry["step"]), **{name: entry[key] for name, key in CURVES.items()})

@@ -24,6 +24,7 @@ from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import RewardSettings
 from juicer.training.backends import Losses
 from juicer.training.loop import recompute_activations, shuffled_batches, steps_for, train_loop
+from juicer.training.memory import micro_batch, step_of
 from juicer.training.record import TrainingRecord
 
 if TYPE_CHECKING:
@@ -142,20 +143,23 @@ def train_reward(
     model.eval()
     if settings.gradient_checkpointing:
         recompute_activations(model)
-    train_loop(
+    step = step_of(
         model,
-        batches,
-        steps,
-        loss_of,
-        settings.optimiser,
-        settings.micro_batch_size,
-        record,
-        context,
+        settings,
+        lower=torch.is_autocast_enabled(model.device.type),
+        sequences=2,
+        length=max(map(len, (*demonstrations, *samples))),
+        heads=0,
+        in_chunks=True,
+        processes=context.processes,
     )
+    micro = micro_batch(settings.micro_batch_size, settings.batch_size, step, context.processes)
+    tokens = [len(pair.demonstration) + len(pair.sample) for pair in pairs]
+    train_loop(model, batches, steps, loss_of, settings.optimiser, micro, record, context, lengths=tokens)
     both = (demonstrations, samples)
     final = torch.stack([score_rewards(model, each, padding, context=context) for each in both])
     mean, deviation = mean_and_deviation(final)
-    record.facts = {
+    record.facts |= {
         "K": steps,
         "pairs": len(pairs),
         "normaliser_mean": mean,

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from safetensors import SafetensorError
 
 from juicer.data.template import Template
 from juicer.models.building import quiet, unbuildable
+from juicer.models.casts import WeightCasts
 from juicer.models.folder import check_folder, read_config_values, read_small_json
 from juicer.models.forward import confirm_forward, usable_attention
 from juicer.runtime.errors import InputError
@@ -47,11 +49,25 @@ TRAINING_DTYPE = torch.float32
 rounding in bf16, which has 8 significant bits."""
 
 
-def mixed_precision(compute: ComputeSettings) -> torch.autocast:
-    """The autocast context in which float32 weights train in the recipe's precision; disabled where that is float32."""
-    lower = lower_precision(compute)
-    # Casts are not cached: they would become stale when a step changes the weights.
-    return torch.autocast(device_of(compute).type, torch.bfloat16, enabled=lower, cache_enabled=False)
+@contextmanager
+def mixed_precision(compute: ComputeSettings, casts: WeightCasts | None = None) -> Iterator[None]:
+    """Autocast, in which float32 weights train in the recipe's precision; disabled where that is float32.
+
+    On a CPU weights are cast once per optimiser step.
+
+    Args:
+        casts: those of another block in the same step; None if the block is the whole training.
+    """
+    lower, device = lower_precision(compute), device_of(compute).type
+    with ExitStack() as entered:
+        # Autocast's own cache would become stale when a step changes the weights.
+        entered.enter_context(torch.autocast(device, torch.bfloat16, enabled=lower, cache_enabled=False))
+        if lower and device == "cpu" and not compute.zero_stage:  # DeepSpeed replaces weights behind torch's back
+            if casts is None:
+                casts = WeightCasts()
+                entered.enter_context(casts.dropped_after_steps())
+            entered.enter_context(casts)
+        yield
 
 
 def lower_precision(compute: ComputeSettings) -> bool:

@@ -12,8 +12,9 @@ from juicer.recipe.activation import existing, load
 from juicer.recipe.probing import probe_models
 from juicer.recipe.rows import check_rows
 from juicer.recipe.schema import Recipe
-from juicer.runtime.devices import DEVICES, Device
+from juicer.runtime.devices import DEVICES, GIB, Device
 from juicer.runtime.errors import InputError, did_you_mean
+from juicer.runtime.memory import main_memory
 from juicer.sources.lengths import LengthStatistics, limits_of
 
 
@@ -22,7 +23,7 @@ class Assumptions:
     """What a plan assumes beside the recipe."""
 
     gpu: str = "H100"
-    """A name in DEVICES."""
+    """A name in DEVICES, or "CPU" for this machine's."""
     utilisation: float = 0.4
     """Share of the GPU's peak that training reaches."""
     prompt_tokens: float | None = None
@@ -45,14 +46,21 @@ class Assumptions:
         return Lengths(prompt, response, self.sample_tokens or response)
 
 
+CPU = "CPU"
+UNKNOWN_SPEED = float("inf")
+"""Of a device without a data sheet: its hours are not planned."""
+
+
 def device_named(name: str) -> Device:
-    """The type of device called `name`.
+    """The type of device called `name`; of this machine's CPU only the memory is known.
 
     Raises:
         InputError: it is unknown; suggests the most similar name.
     """
+    if name.upper() == CPU:
+        return Device(main_memory()[0], UNKNOWN_SPEED, UNKNOWN_SPEED)
     if name not in DEVICES:
-        raise InputError(f"unknown GPU {name!r}", where="--gpu", do=did_you_mean(name, DEVICES, cutoff=0.3))
+        raise InputError(f"unknown GPU {name!r}", where="--gpu", do=did_you_mean(name, [*DEVICES, CPU], cutoff=0.3))
     return DEVICES[name]
 
 
@@ -69,13 +77,19 @@ def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bo
     if not 0 < assumed.utilisation <= 1:
         raise InputError(f"--utilisation is {assumed.utilisation}", do="use a share above 0 and at most 1")
     recipe, graph = load(existing(path), overrides, tiny=tiny, pinned=False)
+    if assumed.gpu.upper() == CPU:
+        recipe = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"device": "cpu"})})
     said = probe_models(recipe, str(path))
     sampled = sampled_lengths(recipe)
     lengths = measured_lengths(recipe, graph) if measured else assumed.lengths(recipe, sampled)
     planner = Planner(recipe, graph, device, assumed.utilisation, lengths)
     stages = planner.plan()
     print(f"Recipe {recipe.name}: {planner.devices} x {assumed.gpu}, ZeRO stage {planner.zero}, ", end="")
-    print(f"{assumed.utilisation:.0%} of {device.operations / 1e12:.0f} TFLOP/s and {device.bandwidth / 1e12:.2f} TB/s")
+    if device.operations == UNKNOWN_SPEED:
+        print(f"{device.memory / GIB:.1f} GiB; hours are not known")
+    else:
+        peak = f"{device.operations / 1e12:.0f} TFLOP/s and {device.bandwidth / 1e12:.2f} TB/s"
+        print(f"{assumed.utilisation:.0%} of {peak}")
     print(f"{planner.rows:,} demonstrations; mean tokens: prompt {lengths.prompt:.0f}, ", end="")
     print(f"response {lengths.response:.0f}, sample {lengths.sample:.0f}", end="")
     if sampled is not None:
@@ -88,6 +102,7 @@ def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bo
     print("".join(f"\nThe policy {line}." for line in said), end="")
     unpinned = [name for name, each in graph.downloads.items() if not each.revision]
     print(f"\nNot pinned yet: {', '.join(unpinned)}. " if unpinned else "\n", end="")
+    print("".join(f"{line}\n" for line in planner.said()), end="")
     print("Not counted: the leaderboard. Disk: the outputs once; DVC's cache holds them once more.")
     if measured:
         print("\n" + format_comparison(compare(stages, graph)))

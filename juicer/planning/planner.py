@@ -4,27 +4,21 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from juicer.planning.costs import (
-    OVERHEAD,
-    WEIGHT,
-    Shape,
-    Training,
-    cache_bytes,
-    decoding_seconds,
-    logit_bytes,
-    training_of,
-)
+from juicer.models.precision import slow_bf16, training_compute
+from juicer.models.shape import Shape
+from juicer.planning.costs import cache_bytes, decoding_seconds, training_of
 from juicer.planning.roles import available_rows, check_lengths, roles_of, shape_in, training_rows
 from juicer.recipe.graph import Graph
 from juicer.recipe.schema import Recipe
 from juicer.runtime.devices import GIB, Device
 from juicer.runtime.errors import InputError
-from juicer.settings.training import SamplingSettings
+from juicer.settings.training import MicroBatch, SamplingSettings
+from juicer.training.memory import CPU_OVERHEAD, OVERHEAD, WEIGHT, Step, Training, logit_bytes
 
 RECORD = 110
 """Bytes of a sample's line besides its tokens."""
-READ_AT_ONCE, TRAINED_AT_ONCE = 64, 16
-"""Dialogues per forward pass that computes log-probabilities: without training, and in IRFT's training."""
+READ_AT_ONCE = 64
+"""Dialogues per forward pass that computes log-probabilities without training."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +42,8 @@ class StagePlan:
     trained: int = 0
     steps: int = 0
     """Optimiser steps; K in a round."""
+    micro: int = 0
+    """Rows of a device's forward pass in training; where `auto` takes them, as many of the longest rows as fit."""
     tokens: float = 0
     """Response tokens that are sampled or trained on, counted as the stage records them."""
     operations: float = 0
@@ -89,7 +85,10 @@ class Planner:
         self.longest = sum(longest)
         """Tokens of the longest dialogue, for which the memory must suffice."""
         self.devices, self.zero = recipe.compute.processes, recipe.compute.zero_stage
-        self.bytes = 4 if recipe.compute.precision == "fp32" or recipe.compute.device == "cpu" else 2
+        self.on_cpu = recipe.compute.device == "cpu"
+        self.bytes = 2 if recipe.compute.precision == "bf16" or self._is_lower_on_gpu() else WEIGHT
+        """Of a weight or an activation where nothing is trained."""
+        self.overhead = CPU_OVERHEAD if self.on_cpu else OVERHEAD
         roles = roles_of(recipe)
         self.policy, self.scorer, self.reward = roles.policy, roles.scorer, roles.reward
         self.available = available_rows(recipe)
@@ -124,6 +123,19 @@ class Planner:
             self._evaluate(f"evaluate@{name}", is_sft=name == "sft")
         return self.stages
 
+    def said(self) -> list[str]:
+        """What the recipe's `auto` comes to, in sentences."""
+        lines = []
+        if self.on_cpu:
+            trained = training_compute(self.recipe.compute, self.policy.parameters).precision
+            other = "bf16" if self.bytes < WEIGHT else "fp32"
+            lines.append(f"On this CPU the policy trains in {trained}, and samples and is evaluated in {other}.")
+            lines += slow_bf16(self.recipe.compute)
+        sections = (self.recipe.sft, self.recipe.irft.training, self.recipe.rft.reward, self.recipe.rft.policy)
+        if any(section.micro_batch_size == "auto" for section in sections):
+            lines.append("micro: rows of one forward pass; `auto` takes more where the longest rows are shorter.")
+        return lines
+
     def _add(self, name: str, shape: Shape, **costs: Any) -> StagePlan:
         stage = StagePlan(name, shape.name, shape.parameters, **costs)
         self.stages.append(stage)
@@ -139,30 +151,50 @@ class Planner:
             raise InputError(what, where=f"{method}.rounds", do="lower the number of rounds")
         return (index * self.rows // count - (index - 1) * self.rows // count) * samples
 
-    def _micro(self, batch: int, micro: int | None, key: str) -> int:
-        """Rows of one forward pass of a device."""
-        if batch < self.devices:
-            what = f"{key} = {batch} leaves devices idle: compute.processes = {self.devices}"
-            raise InputError(what, do="raise the first or lower the second")
-        return min(micro or batch, math.ceil(batch / self.devices))
+    def _is_lower_on_gpu(self) -> bool:
+        return not self.on_cpu and self.recipe.compute.precision == "auto"
 
-    def _trained(
+    def _step(
         self, training: Training, sequences: int, head: float, others: float = 0, *, in_chunks: bool = False
-    ) -> float:
-        """Peak bytes per device of a training stage.
+    ) -> Step:
+        """What a training stage holds in memory, if all sequences are as long as the template allows.
 
         Args:
-            sequences: sequences of one forward pass, all as long as the template allows.
+            sequences: sequences of a row.
             head: positions of each sequence that the output head is applied to.
             others: bytes of models that are only read.
             in_chunks: whether the logits of a group of sequences are computed in chunks, as in IRFT.
         """
-        kept = training.shape.activations(sequences * self.longest, self.bytes, recomputed=training.recomputed)
-        groups = math.ceil(sequences / TRAINED_AT_ONCE) if in_chunks else None
-        kept += logit_bytes(training.shape, sequences * head, groups)
-        if self.bytes < WEIGHT and not training.recomputed and self.zero < 3:
-            kept += training.shape.parameters * self.bytes  # the cast matrices are kept for the backward pass
-        return training.memory(self.devices, self.zero) + kept + others + OVERHEAD
+        lower = self._is_lower_on_gpu()
+        if not lower:
+            lower = training_compute(self.recipe.compute, training.shape.parameters).precision == "bf16"
+        return Step(
+            training,
+            sequences,
+            self.longest,
+            head,
+            in_chunks,
+            2 if lower else WEIGHT,
+            others,
+            self.devices,
+            self.zero,
+            self.on_cpu,
+        )
+
+    def _micro(self, batch: int, micro: MicroBatch, key: str, step: Step) -> int:
+        """Rows of one forward pass of a device."""
+        if batch < self.devices:
+            what = f"{key} = {batch} leaves devices idle: compute.processes = {self.devices}"
+            raise InputError(what, do="raise the first or lower the second")
+        share = math.ceil(batch / self.devices)
+        if micro == "auto":
+            return step.largest(share, step.budget(self.device.memory))
+        return min(micro or share, share)
+
+    @property
+    def _alone_on_cpu(self) -> bool:
+        """Whether SFT and RLOO have no logits of prompts, and compute the others in chunks."""
+        return self.on_cpu and self.devices == 1 and not self.zero
 
     def _read(self, shape: Shape) -> float:
         """Bytes, besides the weights, for computing the log-probabilities of many dialogues."""
@@ -175,7 +207,7 @@ class Planner:
         length = self.lengths.prompt + self.lengths.response
         read = max(self.available or 0, self.rows)
         working = self.scorer.working(self.recipe.scorer.batch_size * self.longest, self.bytes)
-        memory = self.scorer.parameters * self.bytes + working + OVERHEAD
+        memory = self.scorer.parameters * self.bytes + working + self.overhead
         # Curation runs in one process, but `StagePlan.hours` divides by the number of devices.
         operations = self.devices * self.scorer.forward(read * length, length, read)
         curate = self._add("curate", self.scorer, tokens=read * self.lengths.response, operations=operations)
@@ -194,8 +226,10 @@ class Planner:
     def _sft_stage(self, name: str, steps: int, times: int) -> StagePlan:
         settings, training, lengths = self.recipe.sft, self._sft_training(), self.lengths
         length, rows = lengths.prompt + lengths.response, steps * self._sft_batch()
-        micro = self._micro(settings.batch_size, settings.micro_batch_size, "sft.batch_size")
-        memory = self._trained(training, micro, self.longest)
+        limit = self.recipe.template.max_response_tokens
+        head = limit if self._alone_on_cpu else self.longest
+        step = self._step(training, 1, head, in_chunks=self._alone_on_cpu)
+        micro = self._micro(settings.batch_size, settings.micro_batch_size, "sft.batch_size", step)
         return self._add(
             name,
             self.policy,
@@ -203,7 +237,8 @@ class Planner:
             steps=steps,
             tokens=rows * lengths.response,
             operations=times * training.operations(self.policy.forward(rows * length, length)),
-            memory=memory if steps else self.policy.parameters * WEIGHT + OVERHEAD,
+            micro=micro if steps else 0,
+            memory=step.peak(micro) if steps else self.policy.parameters * WEIGHT + self.overhead,
             disk=self.policy.parameters * float(WEIGHT),
             advice="sft.micro_batch_size, sft.gradient_checkpointing, sft.lora",
         )
@@ -227,7 +262,7 @@ class Planner:
             operations=operations,
             decoded=operations,
             decoding=self._decoding(pairs, sampling.batch_size),
-            memory=shape.parameters * self.bytes + cache_bytes(shape, rows, self.longest, self.bytes) + OVERHEAD,
+            memory=shape.parameters * self.bytes + cache_bytes(shape, rows, self.longest, self.bytes) + self.overhead,
             disk=pairs * (RECORD + token * length),
             advice=f"{name.split('_')[0]}.sampling.batch_size",
         )
@@ -248,19 +283,20 @@ class Planner:
         )
         responses = lengths.response + lengths.sample
         forward = shape.forward(2 * lengths.prompt + responses, self._sequence(), responses)
-        micro = self._micro(training.batch_size, training.micro_batch_size, "irft.training.batch_size")
         limit = self.recipe.template.max_response_tokens
         weights = float(shape.parameters * WEIGHT)
         initial = weights if training.reference == "initial" else 0.0
+        step = self._step(how, 2, limit, initial, in_chunks=True)
+        micro = self._micro(training.batch_size, training.micro_batch_size, "irft.training.batch_size", step)
         # The reference reads all pairs before training starts.
-        memory = self._trained(how, 2 * micro, limit, initial, in_chunks=True)
-        memory = max(memory, weights + initial + self._read(shape) + OVERHEAD)
+        memory = max(step.peak(micro), weights + initial + self._read(shape) + self.overhead)
         steps = math.ceil(run / training.batch_size)
         self._add(
             f"irft_train@{key}",
             shape,
             trained=how.trained,
             steps=steps,
+            micro=micro,
             tokens=run * responses,
             # The reference's log-probabilities are computed once, before the first step.
             operations=pairs * forward + how.operations(run * forward),
@@ -290,17 +326,18 @@ class Planner:
         )
         responses = lengths.response + lengths.sample
         forward = self.reward.forward(2 * lengths.prompt + responses, self._sequence(), 2)
-        micro = self._micro(learning.batch_size, learning.micro_batch_size, "rft.reward.batch_size")
-        memory = self._trained(how, 2 * micro, 0)
+        step = self._step(how, 2, 0, in_chunks=True)
+        micro = self._micro(learning.batch_size, learning.micro_batch_size, "rft.reward.batch_size", step)
         steps = math.ceil(run / learning.batch_size)
         self._add(
             f"rft_reward@{key}",
             self.reward,
             trained=how.trained,
             steps=steps,
+            micro=micro,
             tokens=run * responses,
             operations=pairs * forward + how.operations(run * forward),
-            memory=memory,
+            memory=step.peak(micro),
             disk=self.reward.parameters * float(WEIGHT),
             advice="rft.reward.micro_batch_size, gradient_checkpointing, frozen_blocks",
         )
@@ -314,21 +351,24 @@ class Planner:
         samples, length = settings.steps * each, lengths.prompt + lengths.sample
         forward = shape.forward(samples * length, length, samples * lengths.sample)
         reward = self.reward.forward(samples * length, length, samples)
-        micro = self._micro(each, settings.micro_batch_size, "rft.policy.prompts_per_step * samples_per_prompt")
-        others = shape.parameters * WEIGHT + self.reward.parameters * self.bytes
+        # On a CPU their pages are dropped before training goes on (`juicer.models.mapped`).
+        others = 0.0 if self._alone_on_cpu else shape.parameters * WEIGHT + self.reward.parameters * self.bytes
         limit = self.recipe.template.max_response_tokens
-        memory = self._trained(how, micro, limit, others)
+        step = self._step(how, 1, limit, others, in_chunks=self._alone_on_cpu)
+        batch = "rft.policy.prompts_per_step * samples_per_prompt"
+        micro = self._micro(each, settings.micro_batch_size, batch, step)
         self._add(
             f"rft_policy@{key}",
             shape,
             trained=how.trained,
             steps=settings.steps,
+            micro=micro,
             tokens=samples * lengths.sample,
             # Sampled, read by the reward and by the reference, then trained on.
             operations=forward + reward + forward + how.operations(forward),
             decoded=forward,
             decoding=settings.steps * self.devices * self._decoding(math.ceil(each / self.devices), each),
-            memory=memory,
+            memory=step.peak(micro),
             disk=shape.parameters * float(WEIGHT),
             advice="rft.policy.micro_batch_size, gradient_checkpointing",
         )
@@ -374,7 +414,7 @@ class Planner:
             decoding=self._decoding(prompts, settings.sampling.batch_size),
             memory=models * self.bytes
             + max(cache_bytes(shape, rows, self.longest, self.bytes), self._read(shape))
-            + OVERHEAD,
+            + self.overhead,
             advice="evaluation.sampling.batch_size",
         )
 

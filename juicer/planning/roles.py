@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from juicer.planning.costs import Role, Shape, shape_of
+from juicer.models.shape import Shape
+from juicer.planning.costs import Role, shape_of
 from juicer.quickstart.configuration import read_config, shrunk
 from juicer.quickstart.pretraining import policy_config, scorer_config
 from juicer.recipe.graph import WORLD_POLICY, WORLD_SCORER, config_of

@@ -7,7 +7,19 @@ from juicer.runtime.devices import GIB, Device
 
 def format_plan(stages: list[StagePlan], device: Device, devices: int, utilisation: float) -> str:
     """The plan as a table of plain lines."""
-    heads = ["stage", "model", "parameters", "trained", "steps", "tokens", "PFLOP", "GiB/device", "disk GB", "hours"]
+    heads = [
+        "stage",
+        "model",
+        "parameters",
+        "trained",
+        "steps",
+        "micro",
+        "tokens",
+        "PFLOP",
+        "GiB/device",
+        "disk GB",
+        "hours",
+    ]
     lines = [heads]
     for stage in stages:
         hours = stage.hours(device, devices, utilisation)
@@ -18,6 +30,7 @@ def format_plan(stages: list[StagePlan], device: Device, devices: int, utilisati
                 f"{stage.parameters / 1e6:,.1f}M",
                 f"{stage.trained / 1e6:,.1f}M" if stage.trained else "-",
                 f"{stage.steps:,}" if stage.steps else "-",
+                f"{stage.micro:,}" if stage.micro else "-",
                 f"{stage.tokens / 1e6:,.2f}M" if stage.tokens else "-",
                 f"{stage.operations / 1e15:,.1f}" if stage.operations else "-",
                 f"{stage.memory / GIB:.1f}" if stage.memory else "-",
@@ -28,6 +41,7 @@ def format_plan(stages: list[StagePlan], device: Device, devices: int, utilisati
     hours = sum(stage.hours(device, devices, utilisation) for stage in stages)
     total = [
         f"{sum(stage.steps for stage in stages):,}",
+        "",
         f"{sum(stage.tokens for stage in stages) / 1e6:,.2f}M",
         f"{sum(stage.operations for stage in stages) / 1e15:,.1f}",
         f"{max(stage.memory for stage in stages) / GIB:.1f}",

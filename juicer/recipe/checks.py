@@ -157,9 +157,10 @@ def _check_shares(recipe: Recipe, where: str) -> None:
         (recipe.sft.batch_size, "sft.batch_size", recipe.sft.micro_batch_size, "sft"),
         (responses, "rft.policy.prompts_per_step * samples_per_prompt", policy.micro_batch_size, "rft.policy"),
     ):
-        rows = processes * (micro or 1)
+        fixed = micro if isinstance(micro, int) else None  # `auto` takes a divisor
+        rows = processes * (fixed or 1)
         if batch % rows:
-            what = f"compute.processes * {prefix}.micro_batch_size" if micro else "compute.processes"
+            what = f"compute.processes * {prefix}.micro_batch_size" if fixed else "compute.processes"
             raise InputError(
                 f"{key} = {batch} is not a multiple of {what} = {rows}", where=where, do="change one of the two"
             )

@@ -14,8 +14,9 @@ class ComputeSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to compute on; `auto` uses CUDA if it is available, else the CPU."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of the forward pass; `auto` is bf16 on CUDA and fp32 on a CPU, where sampling in bf16 drifts from
-    teacher forcing."""
+    """Precision of forward and backward passes. `auto` is bf16 on CUDA and fp32 on a CPU, except that a model of 10M
+    parameters or more trains in bf16 on a CPU with avx512_bf16 or amx. Sampling and evaluation on a CPU stay in fp32,
+    because in bf16 they drift from teacher forcing. Write fp32 or bf16 for the same results on every CPU."""
     threads: Threads = Field(2, ge=1)
     """OpenMP threads per process. The number decides the order of summation, so it changes the last bits."""
     processes: Processes = Field(1, ge=1)

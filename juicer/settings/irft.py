@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Batch, Epochs, Rounds
-from juicer.settings.training import GenerationSettings, LoraSettings, OptimiserSettings
+from juicer.settings.training import GenerationSettings, LoraSettings, MicroBatch, OptimiserSettings
 
 
 class IrftTrainingSettings(Settings):
@@ -16,8 +16,9 @@ class IrftTrainingSettings(Settings):
     """Passes over the pairs of a round."""
     batch_size: Batch = Field(32, ge=1)
     """Pairs per optimiser step."""
-    micro_batch_size: Batch | None = Field(None, ge=1)
-    """Pairs per forward pass of one process, to save memory; null takes the process's whole share of the batch."""
+    micro_batch_size: MicroBatch = "auto"
+    """Pairs per forward pass of one process, to save memory. `auto` takes the largest part of the process's
+    share of the batch that fits by the plan (docs/scale.md), null takes the whole share."""
     reference: Literal["round", "initial"] = "round"
     """Reference policy: `round` is the policy at the start of the round (the paper's code, SPIN), `initial` the SFT
     policy in every round."""

@@ -7,7 +7,7 @@ from pydantic import Field
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Batch, Blocks, Epochs, Passes, Rounds, Samples, Steps, Temperature
 from juicer.settings.text import Commit, Place
-from juicer.settings.training import GenerationSettings, OptimiserSettings
+from juicer.settings.training import GenerationSettings, MicroBatch, OptimiserSettings
 
 
 class RewardSettings(Settings):
@@ -22,8 +22,9 @@ class RewardSettings(Settings):
     """Passes over the pairs of a round."""
     batch_size: Batch = Field(16, ge=1)
     """Pairs per optimiser step."""
-    micro_batch_size: Batch | None = Field(None, ge=1)
-    """Pairs per forward pass of one process, to save memory; null takes the process's whole share of the batch."""
+    micro_batch_size: MicroBatch = "auto"
+    """Pairs per forward pass of one process, to save memory. `auto` takes the largest part of the process's
+    share of the batch that fits by the plan (docs/scale.md), null takes the whole share."""
     h: Literal["logistic", "identity"] = "logistic"
     """The function h of the objective: `logistic` is log sigmoid, `identity` the raw, unbounded difference of
     equation (2)."""
@@ -46,8 +47,9 @@ class PolicyAlignmentSettings(Settings):
     samples_per_prompt: Samples = Field(4, ge=2)
     """Responses per prompt; RLOO's leave-one-out baseline needs at least 2. PPO samples as many responses, but each
     to a prompt of its own."""
-    micro_batch_size: Batch | None = Field(None, ge=1)
-    """Responses per forward pass of one process, to save memory; null takes the process's whole share of a step."""
+    micro_batch_size: MicroBatch = "auto"
+    """Responses per forward pass of one process, to save memory. `auto` takes the largest part of the process's
+    share of a step that fits by the plan (docs/scale.md), null takes the whole share."""
     kl_coefficient: float = Field(0.05, ge=0)
     """beta of the inner problem: the weight of the KL term, on the log-ratio to the SFT policy summed over tokens."""
     temperature: Temperature = Field(1.0, gt=0)

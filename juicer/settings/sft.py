@@ -6,7 +6,7 @@ from pydantic import Field
 
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Batch, Epochs, Rows
-from juicer.settings.training import LoraSettings, OptimiserSettings
+from juicer.settings.training import LoraSettings, MicroBatch, OptimiserSettings
 
 
 class SftSettings(Settings):
@@ -16,9 +16,9 @@ class SftSettings(Settings):
     """Passes over the curated demonstrations; 0 uses a base model that is an SFT policy already, unchanged."""
     batch_size: Batch = Field(32, ge=1)
     """Demonstrations per optimiser step."""
-    micro_batch_size: Batch | None = Field(None, ge=1)
-    """Demonstrations per forward pass of one process, to save memory; null takes the process's whole share of the
-    batch."""
+    micro_batch_size: MicroBatch = "auto"
+    """Demonstrations per forward pass of one process, to save memory. `auto` takes the largest part of the process's
+    share of the batch that fits by the plan (docs/scale.md), null takes the whole share."""
     optimiser: OptimiserSettings
     """Optimiser and schedule."""
     gradient_checkpointing: bool = False

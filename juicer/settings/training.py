@@ -1,11 +1,24 @@
 """Settings that the training stages share: sampling, adapters and the optimiser."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Batch, Rank, Samples, Scale, Temperature
+
+
+def _kind(value: Any) -> str:
+    return "=whole" if value is None else "=auto" if isinstance(value, str) else "=rows"
+
+
+MicroBatch = Annotated[
+    Annotated[Batch, Field(ge=1), Tag("=rows")]
+    | Annotated[Literal["auto"], Tag("=auto")]
+    | Annotated[None, Tag("=whole")],
+    Discriminator(_kind),
+]
+"""Rows per forward pass of one process: `auto`, a number, or null for the process's whole share of a batch."""
 
 
 class SamplingSettings(Settings):

@@ -64,13 +64,20 @@ def recompute_activations(model: "PreTrainedModel") -> None:
 
 
 def micro_batches(
-    rows: Sequence[int], micro_batch_size: int | None, processes: Processes = SINGLE_PROCESS
+    rows: Sequence[int],
+    micro_batch_size: int | None,
+    processes: Processes = SINGLE_PROCESS,
+    lengths: Sequence[int] | None = None,
 ) -> Iterator[tuple[list[int], int]]:
     """This process's micro-batches of a batch: row indices, and how many of them count.
 
-    Sharded weights require that every process runs equally many forward passes over equally many rows, so a short
-    share is padded with a row that does not count.
+    Several micro-batches take the rows by their lengths, if these are given, the longest first. Sharded weights require
+    that every process runs equally many forward passes over equally many rows, so a short share is padded with a row
+    that does not count.
     """
+    whole = micro_batch_size is None or micro_batch_size * processes.world_size >= len(rows)
+    if lengths is not None and not whole:
+        rows = sorted(rows, key=lambda row: -lengths[row])
     share = list(rows[processes.rank :: processes.world_size])
     padded = share + [rows[-1]] * (math.ceil(len(rows) / processes.world_size) - len(share))
     size = micro_batch_size or len(padded)
@@ -87,12 +94,16 @@ def train_loop(
     micro_batch_size: int | None,
     record: TrainingRecord,
     context: WorkContext = LOCAL,
+    *,
+    lengths: Sequence[int] | None = None,
 ) -> None:
     """Take `steps` optimiser steps, one per batch of row indices.
 
     Args:
         loss_of: returns the loss, and other quantities to plot, of the rows with the given indices: (rows,) each.
-        micro_batch_size: rows per forward pass of a process; the gradient is always that of the mean over the batch.
+        micro_batch_size: rows per forward pass of a process; the gradient is always that of the mean over the batch. A
+            checkpoint goes on with its own.
+        lengths: of all rows; the rows of several micro-batches are taken in their order, which saves padding.
         context: the rows of each batch are divided over its processes, each of which holds the whole model before and
             after; training resumes from its checkpoint, which is saved between two steps; its progress counts steps.
 
@@ -111,16 +122,19 @@ def train_loop(
         if processes.is_local_main:
             save_progress(folder, schedule, record)
 
+    precision = "bf16" if torch.is_autocast_enabled(device.type) else "fp32"
+    record.facts |= {"precision": precision, "micro_batch_size": micro_batch_size}
     done = 0
     if latest := checkpoint.latest() if checkpoint else None:
         backend.load(latest)
         done = load_progress(latest, schedule, record)
+        micro_batch_size = record.facts["micro_batch_size"]
     context.progress(done)
     for step, rows in enumerate(batches, 1):
         if step <= done:
             continue
         sums = {"loss": 0.0}
-        passes = list(micro_batches(rows, micro_batch_size, processes))
+        passes = list(micro_batches(rows, micro_batch_size, processes, lengths))
         for number, (micro, counted) in enumerate(passes, 1):
             losses, values = backend.losses(micro)
             share = counted / len(rows)

@@ -193,18 +193,16 @@ def test_a_mixture_names_the_format_of_each_source_where_they_differ() -> None:
 
 
 def memory(per_row: float, fixed: float = 0.0, per_length: float = 0.0) -> Any:
-    """A plan whose stages need memory for each row of a forward pass; adapters need none of the fixed part."""
+    """A plan whose stages need memory for a row of a forward pass; adapters need none of the fixed part."""
 
     def memory_of(chosen: Choices) -> dict[str, float]:
         found = {}
         for stage, section in {"sft": "sft", "irft_train@r1": "irft.training", "rft_policy@r1": "rft.policy"}.items():
             if stage.startswith("rft") and not chosen.value("rft.rounds"):
                 continue
-            batch = chosen.value(f"{section}.batch_size") or 4 * (chosen.value("rft.policy.prompts_per_step") or 0)
-            micro = chosen.value(f"{section}.micro_batch_size") or batch
             each = per_row / 10 if chosen.value(f"{section}.gradient_checkpointing") else per_row
             whole = 0.0 if chosen.value(f"{section}.lora") else fixed
-            found[stage] = micro * each + whole + per_length * chosen.value("template.max_prompt_tokens")
+            found[stage] = each + whole + per_length * chosen.value("template.max_prompt_tokens")
         found["evaluate@base"] = chosen.value("evaluation.sampling.batch_size") or 128
         return found
 
@@ -219,17 +217,13 @@ def test_what_fits_is_left_as_it_is() -> None:
     assert fitted(memory(1.0), 1000) == choose(facts())
 
 
-def test_rows_of_a_pass_are_lowered_until_the_plan_fits() -> None:
-    chosen = fitted(memory(10.0), 200)
-    assert chosen.value("sft.micro_batch_size") == 16 and chosen.value("rft.policy.micro_batch_size") == 16
-    assert chosen.value("sft.gradient_checkpointing") is None
-    assert "this machine" in chosen.values["sft.micro_batch_size"].why
-    assert recipe_of(chosen).sft.micro_batch_size == 16
+def test_rows_of_a_pass_in_training_are_left_to_the_stage_which_takes_what_fits() -> None:
+    assert recipe_of(fitted(memory(1.0), 1000)).sft.micro_batch_size == "auto"
 
 
-def test_activations_are_recomputed_where_one_row_does_not_fit() -> None:
+def test_activations_are_recomputed_where_the_smallest_part_of_a_batch_does_not_fit() -> None:
     chosen = fitted(memory(1000.0), 250)
-    assert chosen.value("sft.gradient_checkpointing") is True and chosen.value("sft.micro_batch_size") == 2
+    assert chosen.value("sft.gradient_checkpointing") is True
     assert chosen.value("sft.lora") is None and chosen.value("rft.rounds") == 1
 
 
@@ -255,8 +249,8 @@ def test_what_does_not_fit_at_all_says_so_with_the_numbers() -> None:
 
 
 def test_levels_go_from_fast_to_small() -> None:
-    assert levels()[0] == Level(128, recomputed=False, lora=False, sampled=128)
-    assert levels()[-1] == Level(1, recomputed=True, lora=True, sampled=1)
+    assert levels()[0] == Level(recomputed=False, lora=False, sampled=128)
+    assert levels()[-1] == Level(recomputed=True, lora=True, sampled=1)
     assert stage_of("sft_matched@control") == "sft" and stage_of("irft_train@r2") == "irft_train"
 
 

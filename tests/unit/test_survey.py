@@ -15,6 +15,7 @@ from juicer.drafting.machine import Gpu, Machine, parse_gpus
 from juicer.drafting.measure import measure
 from juicer.drafting.shown import aligned, as_seen, as_understood, described, shortened, summary
 from juicer.drafting.survey import Placed, Thinned, check_usable, survey
+from juicer.runtime import memory
 from juicer.runtime.devices import DEVICES, GIB, MIB
 from juicer.runtime.errors import InputError
 from juicer.settings.sources import ReadingSettings
@@ -181,7 +182,7 @@ def test_a_known_gpu_is_planned_by_its_data_sheet_and_others_by_their_memory() -
 
 
 def test_a_container_s_limit_is_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     (tmp_path / "memory.current").write_text("1000\n")
     (tmp_path / "memory.max").write_text("5000\n")

@@ -1,0 +1,111 @@
+"""A model's sizes, and what follows from them: operations and bytes of its passes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from juicer.models.forward import blocks_of
+from juicer.runtime.errors import InputError
+
+UNLIMITED = 2**31
+"""Positions of a model that has none."""
+ADAPTER = "lora_"
+"""Part of the names of an adapter's modules and parameters."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's sizes, counted."""
+
+    name: str
+    parameters: int
+    embedding: int
+    """Parameters of the input embedding, which are looked up rather than multiplied."""
+    head: int
+    """Parameters of the output head, which is applied to some positions only."""
+    layers: int
+    width: int
+    """Width of the hidden state."""
+    inner: int
+    """Size of the feed-forward network: its width times its number of matrices less one."""
+    keys: int
+    """Width of a layer's keys, and of its values."""
+    vocabulary: int
+    positions: int
+    """Longest sequence, in tokens."""
+    adapters: int
+    """Parameters of adapters of rank 1 on every linear layer except the output head."""
+    block: int
+    """Parameters of one transformer block."""
+
+    def forward(self, tokens: float, length: float, heads: float | None = None) -> float:
+        """Operations of a forward pass: 2 per parameter and token, and 2 * layers * width * length for attention.
+
+        Args:
+            tokens: number of positions, over all sequences.
+            length: length of a sequence in tokens; a causal position attends to half of it on average, twice (keys and
+                values).
+            heads: positions that the output head is applied to; None means all.
+        """
+        trunk = self.parameters - self.embedding - self.head
+        attention = 2.0 * self.layers * self.width * length
+        return tokens * (2.0 * trunk + attention) + 2.0 * self.head * (tokens if heads is None else heads)
+
+    def working(self, tokens: float, bytes_: int) -> float:
+        """Bytes of one layer's intermediate results: 8 hidden states and twice the feed-forward network's."""
+        return tokens * bytes_ * (8.0 * self.width + 2.0 * self.inner)
+
+    def activations(self, tokens: float, bytes_: int, *, recomputed: bool) -> float:
+        """Bytes kept for the backward pass; with recomputation, a hidden state per layer and one layer's results."""
+        layer = self.working(tokens, bytes_)
+        return self.layers * tokens * bytes_ * self.width + layer if recomputed else self.layers * layer
+
+
+def shape_of_model(name: str, model: Any, trunk: Any, head: torch.nn.Module) -> Shape:
+    """Count a model, which may be on the meta device; adapters that it has already are left out.
+
+    Args:
+        name: the model's name in a plan or an error.
+        trunk: the model without its output head.
+        head: the linear layer at its end.
+
+    Raises:
+        InputError: the transformer blocks of the architecture are not found.
+        AttributeError: its configuration has other names for its sizes than a transformer's.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    blocks = blocks_of(trunk)
+    if blocks is None:
+        raise InputError(f"cannot find the transformer blocks of a {type(model).__name__}", where=name)
+    # GPT-2's Conv1D is a linear layer with a transposed weight, which makes no difference to the sizes used here.
+    linear = [
+        module.weight.shape
+        for place, module in trunk.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and ADAPTER not in place
+    ]
+    inner = max(max(sizes) for sizes in linear)
+    matrices = sum(inner in sizes for sizes in linear) // len(blocks)
+    text = trunk.config.get_text_config(decoder=True)
+    shared = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    embedding = trunk.get_input_embeddings().weight
+    return Shape(
+        name=name,
+        parameters=count_parameters(model),
+        embedding=0 if head.weight is embedding else embedding.numel(),
+        head=int(torch.as_tensor(head.weight.shape).prod()),
+        layers=len(blocks),
+        width=text.hidden_size,
+        inner=inner * (matrices - 1),
+        keys=text.hidden_size // text.num_attention_heads * shared,
+        vocabulary=text.vocab_size,
+        positions=getattr(text, "max_position_embeddings", UNLIMITED),
+        adapters=sum(sum(sizes) for sizes in linear),
+        block=count_parameters(blocks[0]),
+    )
+
+
+def count_parameters(module: torch.nn.Module) -> int:
+    """Parameters without those of adapters."""
+    return sum(parameter.numel() for name, parameter in module.named_parameters() if ADAPTER not in name)

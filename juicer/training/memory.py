@@ -1,0 +1,223 @@
+"""How much memory training takes, by the usual estimate, and the micro-batch that fits. Plans and training share it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import psutil
+import torch
+
+from juicer.models.forward import blocks_of, body_of
+from juicer.models.log_probability import LOGITS_AT_ONCE
+from juicer.models.shape import Shape, shape_of_model
+from juicer.runtime.devices import GIB
+from juicer.runtime.errors import InputError
+from juicer.runtime.memory import main_memory
+from juicer.runtime.processes import SINGLE_PROCESS, Processes
+from juicer.settings.training import OptimiserSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+WEIGHT = 4
+"""Bytes of a weight that is trained or saved."""
+OVERHEAD = 1 * GIB
+"""Bytes per device of CUDA's context, the libraries' workspaces and fragmentation."""
+CPU_OVERHEAD = 0.75 * GIB
+"""The same in main memory: the imported libraries, and what the allocator keeps."""
+CPU_BUDGET = 4e9
+"""Bytes that a stage's training may take on a CPU. A constant, so that a recipe has the same micro-batches, and so the
+same last bits, on every machine that has twice as much; not what happens to be free."""
+CPU_SHARE = 0.5
+"""Largest share of a machine's memory, where that is less: two stages may run at a time."""
+LEAST_SHARE = 0.125
+"""Activations may take this share of weights and optimiser at least, lest a large model train row by row."""
+GPU_SHARE = 0.9
+"""Share of a GPU's memory that training may take: blocks are fragmented."""
+
+
+class TrainingSettings(Protocol):
+    """The settings of a stage that trains, as far as its memory depends on them."""
+
+    @property
+    def optimiser(self) -> OptimiserSettings: ...
+    @property
+    def gradient_checkpointing(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained."""
+
+    shape: Shape
+    trained: int
+    """Trainable parameters."""
+    depth: float
+    """Share of the blocks that the backward pass goes through, from 0 to 1."""
+    recomputed: bool
+    """Whether activations are recomputed in the backward pass."""
+    optimiser: Literal["adamw", "rmsprop"]
+
+    def operations(self, forward: float) -> float:
+        """Operations of forward and backward passes, of which `forward` are the forward pass's.
+
+        The gradients of activations cost as much as a forward pass, those of weights too, and so does recomputation.
+        """
+        weights = min(1.0, self.trained / self.shape.parameters / max(self.depth, 1e-9)) * self.depth
+        return forward * (1 + self.depth + weights + (self.depth if self.recomputed else 0))
+
+    def memory(self, devices: int, zero_stage: int) -> float:
+        """Bytes per device of weights, gradients and optimiser state, all in float32.
+
+        ZeRO shards the optimiser state from stage 1, gradients from stage 2 and weights from stage 3 (arXiv
+        1910.02054, section 3).
+        """
+        moments = 2 if self.optimiser == "adamw" else 1
+        weights, gradients = WEIGHT * self.shape.parameters, WEIGHT * self.trained
+        return (
+            weights / (devices if zero_stage == 3 else 1)
+            + gradients / (devices if zero_stage >= 2 else 1)
+            + moments * gradients / (devices if zero_stage else 1)
+        )
+
+
+def logit_bytes(shape: Shape, positions: float, groups: int | None = None) -> float:
+    """Bytes of the logits of a number of positions: in bf16, an fp32 copy, and its softmax or gradient.
+
+    Args:
+        groups: forward passes whose logits are held at the same time, each in chunks of `LOGITS_AT_ONCE`; None means
+            that logits are not computed in chunks.
+    """
+    logits = positions * shape.vocabulary
+    return 10.0 * (logits if groups is None else min(logits, groups * LOGITS_AT_ONCE))
+
+
+CHUNK = 16
+"""Sequences of one forward pass that computes log-probabilities in training (`compute_in_chunks`)."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step of a device holds in memory."""
+
+    training: Training
+    sequences: int
+    """Sequences of a row: 1, or the 2 of a pair."""
+    length: float
+    """Tokens of the longest sequence."""
+    heads: float
+    """Positions of a sequence that the output head is applied to."""
+    in_chunks: bool
+    """Whether logits are computed in chunks."""
+    bytes_: int
+    """Bytes of an activation: 2 in bf16, else 4."""
+    others: float = 0.0
+    """Bytes of models that are only read."""
+    devices: int = 1
+    zero_stage: int = 0
+    on_cpu: bool = False
+
+    def peak(self, rows: int) -> float:
+        """Bytes per device with so many rows in one forward pass, all as long as the longest."""
+        sequences, shape = rows * self.sequences, self.training.shape
+        kept = shape.activations(sequences * self.length, self.bytes_, recomputed=self.training.recomputed)
+        kept += logit_bytes(shape, sequences * self.heads, -(-sequences // CHUNK) if self.in_chunks else None)
+        if self.bytes_ < WEIGHT and not self.training.recomputed and self.zero_stage < 3:
+            kept += shape.parameters * self.bytes_  # the cast matrices are kept for the backward pass
+        overhead = CPU_OVERHEAD if self.on_cpu else OVERHEAD
+        return self.training.memory(self.devices, self.zero_stage) + kept + self.others + overhead
+
+    def largest(self, share: int, budget: float) -> int:
+        """The largest divisor of `share` whose rows fit into `budget` bytes in one forward pass; at least 1."""
+        fitting = (rows for rows in range(share, 0, -1) if share % rows == 0 and self.peak(rows) <= budget)
+        return next(fitting, 1)
+
+    def budget(self, memory: float) -> float:
+        """Bytes that the step may take of a device with so much memory."""
+        if not self.on_cpu:
+            return GPU_SHARE * memory
+        least = self.peak(0) + LEAST_SHARE * self.training.memory(self.devices, self.zero_stage)
+        return max(min(CPU_BUDGET, CPU_SHARE * memory), least)
+
+
+def training_of_model(
+    model: "PreTrainedModel", optimiser: Literal["adamw", "rmsprop"], *, recomputed: bool
+) -> Training | None:
+    """How a model is trained, counted on it; None for an architecture that the estimate does not know."""
+    head = getattr(model, "score", None) or model.get_output_embeddings()
+    if head is None:
+        return None
+    try:
+        shape = shape_of_model(type(model).__name__, model, body_of(model), head)
+    except (InputError, AttributeError):
+        return None
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    blocks = blocks_of(model) or ()
+    frozen = next((place for place, block in enumerate(blocks) if _is_trained(block)), 0)
+    return Training(shape, trained, 1 - frozen / shape.layers, recomputed, optimiser)
+
+
+def step_of(
+    model: "PreTrainedModel",
+    settings: TrainingSettings,
+    *,
+    lower: bool,
+    sequences: int,
+    length: float,
+    heads: float,
+    in_chunks: bool,
+    others: float = 0.0,
+    processes: Processes = SINGLE_PROCESS,
+) -> Step | None:
+    """What an optimiser step of a stage holds in memory; see `Step`. None where nobody knows.
+
+    Args:
+        lower: whether passes are in bf16.
+    """
+    how = training_of_model(model, settings.optimiser.name, recomputed=settings.gradient_checkpointing)
+    if how is None:
+        return None
+    return Step(
+        how,
+        sequences,
+        length,
+        heads,
+        in_chunks,
+        bytes_=2 if lower else WEIGHT,
+        others=others,
+        devices=processes.world_size,
+        zero_stage=processes.zero_stage,
+        on_cpu=model.device.type == "cpu",
+    )
+
+
+def weights_of(*models: torch.nn.Module) -> float:
+    """Bytes of the weights of models."""
+    return float(sum(weight.nbytes for model in models for weight in model.parameters()))
+
+
+def _is_trained(block: torch.nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in block.parameters())
+
+
+def micro_batch(
+    asked: int | Literal["auto"] | None, batch: int, step: Step | None, processes: Processes = SINGLE_PROCESS
+) -> int:
+    """Rows per forward pass of a process, the same in all of them.
+
+    Args:
+        asked: the recipe's `micro_batch_size`.
+        batch: rows of a whole optimiser step.
+        step: what a step holds in memory; None where nobody knows, so that `auto` takes the process's whole share.
+    """
+    share = -(-batch // processes.world_size)
+    if asked == "auto" and step is not None:
+        total, free = main_memory() if step.on_cpu else _gpu_memory()
+        used = psutil.Process().memory_info().rss if step.on_cpu else 0
+        return min(processes.gather(step.largest(share, min(step.budget(total), free + used))))
+    return share if asked is None or asked == "auto" else asked
+
+
+def _gpu_memory() -> tuple[float, float]:
+    """Bytes of this process's GPU: all, and free for it, its own included."""
+    free, total = torch.cuda.mem_get_info()
+    return float(total), GPU_SHARE * (free + torch.cuda.memory_reserved())
