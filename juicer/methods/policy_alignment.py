@@ -157,12 +157,6 @@ def align_policy(
             with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, mixed_precision(compute):
                 return [sample.response for sample in sample_responses(model, template, named, sampling, seed, own)]
 
-        def _generate_and_score_completions(self, inputs: Any) -> Any:
-            scored = super()._generate_and_score_completions(inputs)
-            # Until the next responses only the policy is computed.
-            release(reward, *([self.ref_model] if self.ref_model is not None else []))
-            return scored
-
         def _get_per_token_logps_and_entropies(
             self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *rest: Any, **more: Any
         ) -> Any:
@@ -188,6 +182,8 @@ def align_policy(
 
         def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+            # Until the next responses only the policy is computed.
+            release(reward, *([self.ref_model] if self.ref_model is not None else []))
             if self.keeping is not None:
                 # As part of the rows they take part in TRL's shuffling.
                 output["log_pi"], output["entropy"] = self.keeping
