@@ -2,7 +2,7 @@
 
 Start at `algorithms`: each algorithm in one function. `irft` is one round of Algorithm 2; `reward` and
 `policy_alignment` (RLOO) or `ppo` are the two halves of a round of Algorithm 1; `objectives` are the losses as pure
-functions; `forks` computes the prompt of a pair once where that is faster.
+functions; `forks` computes the prompt of several responses once where that is faster.
 
 Three losses have a CPU path, which the quickstart takes on a machine without a GPU. They compute the same quantity (the
 tests compare both paths), but in another order of summation, so weights agree to rounding and not in every byte:
@@ -10,6 +10,9 @@ tests compare both paths), but in another order of summation, so weights agree t
 - SFT (`on_single_cpu`): only positions that predict a response token reach the output head, in chunks of similar
   length. On GPUs, and with several processes, TRL's SFTTrainer computes the loss.
 - RLOO (`on_single_cpu`): log-probabilities and entropies are computed the same way; otherwise by TRL's RLOOTrainer.
+  Where a step is one micro-batch, the pass with gradient gives the old log-probabilities too; where it is several,
+  those recorded while sampling do, if a forward pass confirms them. Policy, reference and reward compute the prompt of
+  a group once where that is faster (`forks_are_faster`), the reward wherever it runs.
 - IRFT (`forks_are_faster`): the prompt of a pair is computed once, in one row with both responses, for model types
   whose attention takes a custom mask. On GPUs demonstration and sample are separate rows.
 

@@ -3,7 +3,8 @@
 RLOO optimises exactly this objective: the reward of the whole response, minus beta [log pi - log pi_0].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,10 @@ from juicer.training.trainer import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+TOLERANCE = 1e-4
+"""Largest difference, in nats, between a log-probability recorded while sampling and the one of a forward pass."""
+CHECKED = 8
+"""Number of recorded log-probabilities that each step compares with a forward pass, or few more."""
 CURVES = {
     "loss": "loss",
     "reward": "reward",
@@ -143,6 +148,8 @@ def align_policy(
         """log pi and entropy of the rows whose loss is being computed, with gradient, if known already."""
         keeping: tuple[Tensor, Tensor] | None = None
         """The same of the rows that are being sampled."""
+        recorded: Sequence[float | None] = ()
+        """log pi of the responses as recorded while sampling."""
 
         def _tokenize_prompts(self, prompts: list[list[Message]]) -> tuple[list[list[int]], None, dict[str, Any]]:
             # TRL's way knows neither the arguments and the date of the template nor how the tokenizer begins a text.
@@ -155,7 +162,9 @@ def align_policy(
             sampling = SamplingSettings(temperature=settings.temperature, batch_size=len(named))
             # Sharded weights are gathered for the block, so processes may take different numbers of decoding steps.
             with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, mixed_precision(compute):
-                return [sample.response for sample in sample_responses(model, template, named, sampling, seed, own)]
+                samples = sample_responses(model, template, named, sampling, seed, own)
+            self.recorded = [sample.log_probability for sample in samples]
+            return [sample.response for sample in samples]
 
         def _get_per_token_logps_and_entropies(
             self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *rest: Any, **more: Any
@@ -171,14 +180,20 @@ def align_policy(
             dialogues = dialogues_of(input_ids, attention_mask, response)
             # TRL asks for pi of the responses three times: of the policy and of pi_0 without gradient, then of the
             # same policy with gradient. Where all rows are one micro-batch, the first pass serves as the last.
-            keep = serves_twice and model is not self.ref_model
-            with mixed_precision(training, casts), torch.set_grad_enabled(keep or torch.is_grad_enabled()):
-                log_probabilities, entropies = per_token(
-                    model, dialogues, logits_to_keep, template.padding, settings.temperature
+            first = model is not self.ref_model and not torch.is_grad_enabled()
+            graph = (first and serves_twice) or torch.is_grad_enabled()
+            with mixed_precision(training, casts), torch.set_grad_enabled(graph):
+                compute_rows = partial(
+                    per_token, model, length=logits_to_keep, padding=template.padding, temperature=settings.temperature
                 )
-            if keep:
+                if first and not serves_twice and settings.temperature == 1:
+                    recorded = confirmed_log_probabilities(compute_rows, dialogues, self.recorded)
+                    if recorded is not None:
+                        return recorded, None, None
+                log_probabilities, entropies = compute_rows(dialogues)
+            if first and serves_twice:
                 self.keeping = log_probabilities, entropies
-            return log_probabilities.detach() if keep else log_probabilities, entropies, None
+            return log_probabilities.detach() if first else log_probabilities, entropies, None
 
         def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
@@ -311,6 +326,37 @@ def per_token(
     empty = torch.zeros(len(dialogues), length, device=policy.device)
     log_probabilities, entropies = torch.cat(values).unbind(-1)
     return empty.index_put(where, log_probabilities), empty.index_put(where, entropies.detach())
+
+
+def confirmed_log_probabilities(
+    compute: Callable[[list[Dialogue]], tuple[Tensor, Tensor]],
+    dialogues: Sequence[Dialogue],
+    recorded: Sequence[float | None],
+) -> Tensor | None:
+    """log pi(y|x) as recorded while sampling at temperature 1, in place of a pass over all responses.
+
+    Like the recorded log-probabilities of IRFT (`recorded_log_probabilities`) they are used only if a forward pass over
+    some responses, short and long, agrees; in bf16 it does not.
+
+    Args:
+        compute: `per_token` of the same policy.
+
+    Returns:
+        as the first result of `compute`, but with the sum over a response in the place of its first token: RLOO sums
+        them. None if any is missing or differs by more than `TOLERANCE`.
+    """
+    known = [each for each in recorded if each is not None]
+    if len(known) < len(dialogues):
+        return None
+    order = sorted(range(len(dialogues)), key=lambda row: len(dialogues[row].response))
+    checked = order[:: max(1, len(order) // CHECKED)]
+    computed = compute([dialogues[row] for row in checked])[0]
+    sums = torch.tensor(known, device=computed.device)
+    if float((computed.sum(1) - sums[checked]).abs().max()) > TOLERANCE:
+        return None
+    result = computed.new_zeros(len(dialogues), computed.shape[1])
+    result[:, 0] = sums
+    return result
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Policy alignment by RLOO: seeks the learnt reward, stays near the SFT policy, reads the reward on token ids."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -229,13 +230,18 @@ def test_responses_to_one_prompt_are_read_as_if_each_stood_alone(policy, reward,
     torch.testing.assert_close(scores, score_rewards(reward, GROUPS, 1), atol=2e-5, rtol=1e-5)
 
 
-def passes_of(policy, monkeypatch):
-    """Notes for each pass over responses whether it was the policy's, and whether it kept its activations."""
+def passes_of(policy, monkeypatch, rows=None):
+    """Notes for each pass over responses whether it was the policy's, and whether it kept its activations.
+
+    Its number of responses is added to `rows`.
+    """
+    rows = [] if rows is None else rows
     found = []
 
-    def noted(model, *given):
+    def noted(model, dialogues, **given):
+        rows.append(len(dialogues))
         found.append((model is policy, torch.is_grad_enabled()))
-        return per_token(model, *given)
+        return per_token(model, dialogues, **given)
 
     monkeypatch.setattr(policy_alignment, "per_token", noted)
     return found
@@ -248,10 +254,36 @@ def test_one_pass_gives_the_old_log_probabilities_and_the_gradient(policy, templ
     records = [align(ours, template, initial, reward, settings)]
     assert found == [(True, True), (False, False)] * 2
     found = passes_of(thrice, monkeypatch)
-    # With recomputed activations nothing is kept, and TRL's three passes are computed.
+    # With recomputed activations nothing is kept, and without recorded log-probabilities three passes are computed.
+    monkeypatch.setattr(policy_alignment, "confirmed_log_probabilities", lambda *_: None)
     settings = settings.model_copy(update={"gradient_checkpointing": True})
     records.append(align(thrice, template, initial, reward, settings))
     assert found == [(True, False), (False, False), (True, True)] * 2
     assert records[0].curves["reward"] == records[1].curves["reward"]
     for one, other in zip(ours.parameters(), thrice.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("error", [0.0, 1e-3])
+def test_micro_batches_take_the_old_log_probabilities_from_sampling_if_they_are_right(
+    policy, template, initial, reward, monkeypatch, error
+):
+    settings = SETTINGS.model_copy(update={"steps": 2, "kl_coefficient": 0.1, "micro_batch_size": 8})
+    ours, plain, rows = policy, copy.deepcopy(policy), []
+    monkeypatch.setattr(policy_alignment, "confirmed_log_probabilities", lambda *_: None)
+    align(plain, template, initial, reward, settings)
+    monkeypatch.undo()
+
+    def sampled(*given):
+        return [
+            dataclasses.replace(each, log_probability=each.log_probability + error) for each in sample_responses(*given)
+        ]
+
+    monkeypatch.setattr(policy_alignment, "sample_responses", sampled)
+    found = passes_of(ours, monkeypatch, rows)
+    align(ours, template, initial, reward, settings)
+    separate = [] if not error else [(True, False)]
+    assert found == ([(True, False), *separate, (False, False)] + [(True, True)] * 4) * 2
+    assert rows[: 2 + len(separate)] == [8, *[32] * len(separate), 32]
+    for one, other in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
