@@ -9,7 +9,7 @@ These methods of TRL's and transformers' trainers are overridden. Most are priva
 | `training_step` | transformers' Trainer | methods/sft.py | CPU only: micro-batches of rows of similar length |
 | `_generate_single_turn` | RLOOTrainer | methods/policy_alignment.py | responses come from our seeded sampler |
 | `_get_per_token_logps_and_entropies` | RLOOTrainer | methods/policy_alignment.py | CPU only: as `compute_loss` |
-| `_generate_and_score_completions` | RLOOTrainer | methods/policy_alignment.py | lets go of read models; keeps activations |
+| `_generate_and_score_completions` | RLOOTrainer | methods/policy_alignment.py | frees models; keeps activations |
 | `_compute_loss` | RLOOTrainer | methods/policy_alignment.py | CPU only: uses them |
 | `_get_train_sampler` | RLOOTrainer | methods/policy_alignment.py | a resumed run skips the orders already drawn |
 | `_save_rng_state`, `_load_rng_state` | transformers' Trainer | here | a process saves the state of its own GPU only |
