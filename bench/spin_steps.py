@@ -171,6 +171,7 @@ def train(work: Work, folder: Path, clock: Clock, part: int) -> None:
         num_train_epochs=work.training["epochs"],
         per_device_train_batch_size=work.way.trained,
         gradient_checkpointing=work.way.recompute,
+        bf16=False,
         optim="rmsprop",
         learning_rate=work.training["optimiser"]["learning_rate"],
         lr_scheduler_type="linear",
