@@ -30,7 +30,7 @@ def at_random(project: Project, random: Random, number: int) -> Outcome:
 
 def _role(project: Project, role: str, random: Random, most: float, running: Running) -> str:
     """Kill a process of a role, some time after it appeared."""
-    words = {"dvc": ("dvc", "repro"), "stage": ("tasks.sft",), "helper": ("juicer.registry.tracker",)}[role]
+    words = {"dvc": ("juicer.running", "repro"), "stage": ("tasks.sft",), "helper": ("juicer.registry.tracker",)}[role]
     if not project.until(lambda: project.processes(*words), running):
         return f"no {role} appeared"
     after = random.uniform(0.0, most)
@@ -53,7 +53,7 @@ def dvc_at_start(project: Project, random: Random, number: int) -> Outcome:
     running = project.start(*RUN)
     project.until(lambda: project.processes("tasks.sft"), running)
     time.sleep(random.choice([0.0, 0.0, 0.05, 0.2, 0.5]))
-    for process in project.processes("dvc", "repro"):
+    for process in project.processes("juicer.running", "repro"):
         process.kill()
     running.wait()
     time.sleep(random.choice([0.0, 0.3, 1.0, 2.0]))
@@ -116,9 +116,11 @@ def in_commit(project: Project, random: Random, number: int) -> Outcome:
 
 
 def in_lock_file(project: Project, random: Random, number: int) -> Outcome:
-    """Kill DVC while it writes dvc.lock: just opened, or half written."""
+    """Kill DVC while it writes dvc.lock: the new file empty or half written, or not renamed yet."""
     text = project.read("dvc.lock")
-    return _point(project, random, "dvc", r"^dvc\.lock$", 2, ["", text[: len(text) * 2 // 3]][number % 2])
+    return _point(
+        project, random, "dvc", r"dvc\.lock(\.new)?( dvc\.lock)?$", 2, ["", text[: len(text) * 2 // 3]][number % 2]
+    )
 
 
 def in_rwlock(project: Project, random: Random, number: int) -> Outcome:

@@ -89,7 +89,7 @@ def kill(project: Project, random: Random, number: int) -> Outcome:
     project.until(lambda: time.monotonic() > end, running)
     if what == "group":
         running.kill_group()
-    words = {"dvc": ("dvc", "repro"), "stage": (f"tasks.{stage.partition('@')[0]}",)}
+    words = {"dvc": ("juicer.running", "repro"), "stage": (f"tasks.{stage.partition('@')[0]}",)}
     for process in project.processes(*words[what]) if what in words else []:
         process.kill()
     running.wait()

@@ -48,10 +48,10 @@ class Commands:
             return -signal.SIGTERM
         with self._place(stage, given["env"]) as environment:
             module = module_of(command, environment)
-            if module is not None and self._is_warm(heavy):
-                assert self._parent is not None
+            parent = self._warm(heavy) if module is not None else None
+            if module is not None and parent is not None:
                 try:
-                    return self._parent.run(module[0], module[1:], environment, lambda each: self._began(stage, each))
+                    return parent.run(module[0], module[1:], environment, lambda each: self._began(stage, each))
                 except (warm.Lost, OSError) as error:
                     self._parent = None
                     if self._stopping.is_set():
@@ -74,12 +74,13 @@ class Commands:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGTERM)
 
-    def _is_warm(self, heavy: bool) -> bool:
-        if self._parent is None or not (heavy or self._parent.started):
-            return False
-        with suppress(InputError):  # the stage itself reports what is wrong
-            return compute_of(PARAMS) == self._parent.compute
-        return False
+    def _warm(self, heavy: bool) -> warm.WarmParent | None:
+        """The parent to fork a stage from, if there is one that has set what params.yaml asks for now."""
+        parent = self._parent
+        if parent is not None and (heavy or parent.started):
+            with suppress(InputError):  # the stage itself reports what is wrong
+                return parent if compute_of(PARAMS) == parent.compute else None
+        return None
 
     def _began(self, stage: str, process: int) -> None:
         with self._room.lock:

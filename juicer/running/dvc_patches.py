@@ -19,7 +19,6 @@ from juicer.running.capacity import Needs, Room, default_at_a_time, gpus_here
 from juicer.running.commands import PARAMS, Commands, compute_of
 from juicer.running.scheduler import Outcome, Work, run
 from juicer.runtime.errors import InputError
-from juicer.runtime.files import replace_text
 from juicer.runtime.libraries import require
 from juicer.settings.compute import ComputeSettings
 from juicer.stages.pipeline import meta_of
@@ -102,7 +101,7 @@ def write_entries(path: Path, entries: Mapping[str, Any], say: Callable[[str], o
         say("Updating lock file '%s'")
     after = lock_text.joined({**blocks, **written}.values())
     if after != before:
-        replace_text(path, after)
+        lock_text.replace_lock(path, after)
     return changed
 
 

@@ -84,6 +84,20 @@ def _dumped(values: Any, yaml: YAML) -> str:
     return text.getvalue()
 
 
+def replace_lock(lock: Path, text: str) -> None:
+    """Write dvc.lock by an atomic rename, under DVC's lock of the repository.
+
+    What a kill leaves of it lies among DVC's temporary files, which git ignores, and is overwritten by the next write.
+    """
+    folder = lock.parent / ".dvc/tmp"
+    if not folder.is_dir():
+        replace_text(lock, text)
+        return
+    new = folder / f"{lock.name}.new"
+    new.write_text(text, encoding="utf-8")
+    new.replace(lock)
+
+
 @contextmanager
 def order_of_lock(order: Sequence[str], lock: Path, record: Path) -> Iterator[None]:
     """Leave the entries of dvc.lock in the order in which `dvc repro` would have made them.
@@ -129,7 +143,7 @@ def _names(lock: Path) -> list[str]:
 def _reorder(lock: Path, wanted: Sequence[str]) -> None:
     try:
         blocks = blocks_of(lock.read_text(encoding="utf-8"))
-        replace_text(lock, joined(blocks[name] for name in wanted))
+        replace_lock(lock, joined(blocks[name] for name in wanted))
     except NotPlain:
         from dvc.utils.serialize import modify_yaml
 

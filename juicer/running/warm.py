@@ -55,12 +55,17 @@ class WarmParent:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         begun: Callable[[int], object] = lambda process: None,
+        *,
+        folder: Path | None = None,
+        output: tuple[int, int] | None = None,
     ) -> int:
         """Run `python -m MODULE ARGUMENTS` in a fork, and wait for it.
 
         Args:
             environment: all of its environment variables.
             begun: called with its process id.
+            folder: working directory, in place of the parent's.
+            output: file descriptors for its standard output and standard error, in place of the parent's.
 
         Returns:
             Its exit code, or the negative number of the signal that ended it.
@@ -72,14 +77,14 @@ class WarmParent:
         request = {
             "module": module,
             "arguments": list(arguments),
-            "folder": str(self._folder),
+            "folder": str((folder or self._folder).absolute()),
             "environment": {**environment, WARM: str(self.compute.threads)},
         }
         ours, theirs = socket.socketpair()
         with ours, ours.makefile("r", encoding="utf-8") as answers:
             with theirs, self._lock:
                 requests = self._requests or self._start()
-                socket.send_fds(requests, [json.dumps(request).encode()], [theirs.fileno()])
+                socket.send_fds(requests, [json.dumps(request).encode()], [theirs.fileno(), *(output or ())])
             if not (line := answers.readline()):
                 raise ConnectionResetError("it has ended")
             process = int(line)
@@ -108,6 +113,7 @@ class WarmParent:
         if self._requests is not None:
             self._requests.close()
         if self._process is not None:
+            self._process.kill()  # it may be in the middle of an import
             self._process.wait()
 
 

@@ -46,7 +46,8 @@ class Parent:
     """Serves one process: forks a stage for each request, and tells its process id and how it ended."""
 
     def __init__(self, requests: socket.socket) -> None:
-        """Serve what comes through `requests`: each message is a JSON object with a socket for the answers."""
+        """Serve what comes through `requests`: each message is a JSON object with a socket for the
+        answers, and perhaps files for the output."""
         self._requests = requests
         self._answers = dict[int, tuple[int, socket.socket]]()
         """By the file descriptor of a running stage: its process id, and where to tell how it ended."""
@@ -54,17 +55,15 @@ class Parent:
 
     def serve(self, wait: bool) -> bool:
         """Do what there is to do, and wait for it if `wait`; False if nobody will ask any more."""
-        found, _, _ = select.select([self._requests, *self._answers], [], [], None if wait else 0)
+        asked = self._requests.fileno()
+        found, _, _ = select.select([asked, *self._answers], [], [], None if wait else 0)
         for ready in found:
-            if ready is self._requests:
-                if not self._begin():
-                    return False
-            else:
+            if ready != asked:
                 self._end(ready)
-        return True
+        return asked not in found or self._begin()
 
     def _begin(self) -> bool:
-        message, files, _, _ = socket.recv_fds(self._requests, 1 << 20, 1)
+        message, files, _, _ = socket.recv_fds(self._requests, 1 << 20, 3)
         if not message:
             return False
         answers = socket.socket(fileno=files[0])
@@ -72,12 +71,14 @@ class Parent:
         signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
         try:
             if (process := os.fork()) == 0:
-                self._become(json.loads(message), answers)
+                self._become(json.loads(message), answers, files[1:])
         except OSError:  # no memory; who asked sees the closed socket
             answers.close()
             return True
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
+            for file in files[1:]:
+                os.close(file)
         self._answers[os.pidfd_open(process)] = process, answers
         with contextlib.suppress(OSError):  # who asked has ended
             answers.sendall(f"{process}\n".encode())
@@ -90,10 +91,13 @@ class Parent:
         with contextlib.suppress(OSError), answers:
             answers.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
-    def _become(self, request: Mapping[str, Any], answers: socket.socket) -> NoReturn:
+    def _become(self, request: Mapping[str, Any], answers: socket.socket, output: Sequence[int]) -> NoReturn:
         """Be the stage."""
         code = 1
         try:
+            for own, file in zip((1, 2), output, strict=False):
+                os.dup2(file, own)
+                os.close(file)
             self._requests.close()
             answers.close()
             for file, (_, other) in self._answers.items():
@@ -140,7 +144,7 @@ def _run(module: str, arguments: Sequence[str], folder: Path, environment: Mappi
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    return int(code or 0)  # type: ignore[call-overload, no-any-return]
+    return int(code or 0)  # type: ignore[call-overload]
 
 
 def _place_bars(environment: Mapping[str, str]) -> None:

@@ -14,9 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from juicer.running.warm import WarmParent
 from juicer.runtime.process_groups import GROUP, members
+from juicer.settings.compute import ComputeSettings
 from juicer.stages.attempts import read as attempts
 from juicer.stages.dvc_files import DvcLock
+from tests.warm import WarmStages
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGE = """
@@ -263,3 +266,20 @@ def test_a_module_that_is_edited_between_two_stages_is_read_anew(project, group)
     assert ": warm [" in printed
     assert made()["last"].startswith("other ")
     assert DvcLock.read(Path("dvc.lock")).stages["last"]
+
+
+def test_a_stage_from_a_warm_parent_ends_and_prints_as_an_ordinary_process(template, project, capfd):
+    parent = WarmParent(ComputeSettings(device="cpu", threads=1), template)
+    stages = WarmStages(parent)
+    good = ["tasks.work", "--source", "origin.txt", "--out", "made/first", "--stage", "first"]
+    bad = ["tasks.work", "--source", "origin.txt", "--out", "made/first", "--params", "none.yaml"]
+    try:
+        for words in (good, bad, ["tasks.work"], ["tasks.none"]):
+            warm = stages.run(project, *words)
+            cold = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False)
+            assert warm.returncode == cold.returncode
+            assert warm.stdout.partition(": ")[0] == cold.stdout.partition(": ")[0]
+            assert warm.stderr.splitlines()[-1:] == cold.stderr.splitlines()[-1:] or words == ["tasks.none"]
+    finally:
+        parent.close()
+    assert capfd.readouterr() == ("", "")

@@ -28,7 +28,7 @@ ROOMS: tuple[set[str], ...] = (
     {"methods"},
     {"recipe"},
     {"stages"},
-    {"planning", "reporting"},
+    {"planning", "reporting", "running"},
     {"drafting"},
     {"registry"},
 )
@@ -38,7 +38,13 @@ ALSO = {"settings": {"runtime"}, "runtime": {"settings"}}
 KNOWN_TO = {
     "prefect": {"flows."},
     "mlflow": {"juicer.registry.", "flows.gate"},
-    "dvc": {"flows.", "juicer.stages.damage", "juicer.stages.pipeline", "juicer.reporting.plot_difference"},
+    "dvc": {
+        "flows.",
+        "juicer.running.",
+        "juicer.stages.damage",
+        "juicer.stages.pipeline",
+        "juicer.reporting.plot_difference",
+    },
 }
 
 

@@ -30,14 +30,16 @@ def role() -> str:
     module = words[words.index("-m") + 1] if "-m" in words[:-1] else ""
     if module.startswith("tasks."):
         return f"stage:{module.removeprefix('tasks.')}"
-    return {"juicer": "front", "dvc": "dvc", "juicer.registry.tracker": "helper"}.get(module, "other")
+    return {"juicer": "front", "dvc": "dvc", "juicer.running": "dvc", "juicer.registry.tracker": "helper"}.get(
+        module, "other"
+    )
 
 
 class Fault:
     """Counts the operations of this process that the plan is about, and ends it at the chosen one."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
-        self._plan, self._seen, self._busy, self._role = plan, 0, False, role()
+        self._plan, self._seen, self._busy = plan, 0, False
         self._path = re.compile(plan.get("path", ""))
 
     def __call__(self, event: str, given: tuple[Any, ...]) -> None:
@@ -53,16 +55,17 @@ class Fault:
             self._busy = False
 
     def _at(self, event: str, text: str) -> None:
+        mine = role()  # a fork of the warm parent becomes a stage
         if "log" in self._plan:
-            self._note(self._plan["log"], f"{self._role}\t{event}\t{text}\n")
-        if self._role != self._plan.get("role") or not self._path.search(text):
+            self._note(self._plan["log"], f"{mine}\t{event}\t{text}\n")
+        if mine != self._plan.get("role") or not self._path.search(text):
             return
         self._seen += 1
         if self._seen != self._plan["number"]:
             return
         if event == "open" and (leave := self._plan.get("leave")) is not None:
             self._note(text, leave, os.O_TRUNC)
-        self._note(self._plan["hit"], f"{self._role} {event} {text}\n")
+        self._note(self._plan["hit"], f"{mine} {event} {text}\n")
         if self._plan["tree"]:
             os.killpg(os.getpgrp(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
