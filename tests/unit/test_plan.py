@@ -181,6 +181,28 @@ def test_the_command_says_what_it_assumes_and_what_is_not_pinned(capsys):
     assert "Not pinned yet: scorer" in printed
 
 
+def test_on_a_cpu_the_plan_says_what_each_stage_takes_and_what_auto_comes_to(capsys):
+    show(Path("recipes/quickstart.yaml"), [], Assumptions(gpu="cpu"), measured=False)
+    printed = capsys.readouterr().out
+    rows = {line.split()[0]: line.split() for line in printed.splitlines() if "@" in line or line.startswith("sft ")}
+    place = next(line.split().index("micro") for line in printed.splitlines() if line.startswith("stage"))
+    # A small model's whole batch goes through at once.
+    assert (rows["sft"][place], rows["irft_train@r1"][place], rows["rft_policy@r1"][place]) == ("32", "32", "128")
+    assert "hours are not known" in printed
+    assert "the policy trains in fp32, and samples and is evaluated in fp32" in printed
+
+
+def test_a_micro_batch_is_what_fits_unless_the_recipe_says_how_many():
+    fewer = [f"{section}.gradient_checkpointing=false" for section in ("sft", "irft.training")]
+    taken = {
+        given: stage_of(planned("hh-irft", *fewer, f"sft.micro_batch_size={given}", gpu="A100-80GB"), "sft").micro
+        for given in ("auto", "null", "1")
+    }
+    assert taken["1"] == 1 <= taken["auto"] <= taken["null"] == 2
+    small = planned("hh-irft", *fewer, "sft.micro_batch_size=auto", "sft.batch_size=64", gpu="RTX4090")
+    assert stage_of(small, "sft").micro < 16
+
+
 def test_the_lengths_of_the_first_rows_are_told_before_any_run(tmp_path, tokenizer, capsys):
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = GPTNeoXConfig(vocab_size=len(tokenizer), max_position_embeddings=400, **size)

@@ -92,6 +92,9 @@ class Model(SimpleNamespace):
     def eval(self) -> None:
         self.mode = "evaluation"
 
+    def named_parameters(self) -> list[object]:
+        return []
+
 
 def loaded(folder: Path, compute: ComputeSettings, *dtype: object) -> Any:
     assert isinstance(compute, ComputeSettings)
