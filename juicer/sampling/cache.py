@@ -25,7 +25,7 @@ class BufferedLayer(DynamicLayer):
         """
         super().__init__()
         self._rows, self._length, self._capacity = rows, length, capacity
-        self._start = 0
+        self._start, self._longest = 0, length
         self.filling: slice | Tensor | None = None
         """The rows whose prompts are being filled in; None while decoding."""
         self.counts: Tensor | None = None
@@ -60,10 +60,11 @@ class BufferedLayer(DynamicLayer):
     def show(self, count: int) -> None:
         """Let the next token attend to the last `count` positions only, and make room for it."""
         if self._length == self._capacity:
+            kept = max(count, self._longest)  # prompts as long as the first are still to be filled in
             for buffer in self._buffers:
                 # The ranges overlap, so the positions are copied twice.
-                buffer[:, :, :count] = buffer[:, :, self._length - count : self._length].clone()
-            self._length = count
+                buffer[:, :, :kept] = buffer[:, :, self._length - kept :].clone()
+            self._length = kept
         self._start = self._length - count
 
     def batch_select_indices(self, indices: Tensor) -> None:

@@ -191,12 +191,14 @@ class BufferedStepper(_Rows):
         prompts: Sequence[list[int]],
         steps: int,
         prefill: int | None = None,
+        longest: int = 0,
         spare: int = 0,
     ) -> None:
         from juicer.sampling.cache import BufferedCache
 
         super().__init__(policy, padding, prompts, steps)
         self.prefill = prefill or PREFILL_BATCH_SIZE
+        self.length = max(self.length, longest)
         self.cache = BufferedCache(policy.config, len(prompts), self.length, self.length + steps + spare)
 
     def first(self) -> Tensor:
@@ -270,17 +272,17 @@ class RefilledStepper(BufferedStepper):
         Args:
             longest: tokens of the longest prompt, of those that wait too.
         """
-        super().__init__(policy, padding, prompts, steps, prefill, spare=longest - max(map(len, prompts)) + SPARE)
+        super().__init__(policy, padding, prompts, steps, prefill, longest, SPARE)
         self.held = self.positions
         """(rows,) tokens of each row that the cache holds."""
-        self.most = longest + steps
+        self.most = self.length + steps
 
     def next(self, chosen: Tensor) -> Tensor:
         before = int(self.held.max())
         self.cache.show(before)
         places = torch.arange(before + 1, device=chosen.device)
         given = self.continued(chosen, (places >= before - self.held[:, None]).long(), self.held)
-        # A row that has ended may wait for a prompt longer than a response may become.
+        # A row that has ended goes on until a prompt takes it, which may be after more steps than a response has.
         self.held = (self.held + 1).clamp(max=self.most - 1)
         return given
 

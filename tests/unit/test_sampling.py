@@ -313,6 +313,15 @@ def test_prompts_that_take_the_rows_of_ended_responses_are_answered_the_same(
     assert sum(tokens) == sum(len(sample.response) for sample in samples)
 
 
+def test_a_waiting_prompt_may_be_longer_than_those_being_answered(policy, template, prompts):
+    asked = sorted((prompt for _, prompt in prompts), key=len)
+    count = template.settings.max_response_tokens
+    uniforms = torch.rand(len(asked), count, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    work = (policy, template, asked, uniforms, SamplingSettings())
+    refilled = decoding.decode(*work, rows=3)
+    assert [response for response, *_ in refilled] == [response for response, *_ in decoding.decode(*work)]
+
+
 def test_rows_that_all_end_at_once_are_all_filled_again(policy, template, prompts, monkeypatch):
     monkeypatch.setattr(steppers, "REFILL_FROM", 0)
     monkeypatch.setattr(decoding, "draw", lambda given, *_: given.argmax(-1).fill_(template.end_of_text))
