@@ -1,10 +1,10 @@
-"""How does what DVC and Juicer do around the stages grow with the rounds? The real dvc.yaml, with stages that do nothing.
+"""How does what DVC and Juicer do around the stages grow with the rounds? The real dvc.yaml, with empty stages.
 
     python -m bench.graph [--rounds 3 12 24 64] [--command "python -m dvc repro"] [--only repro no-op] [--out FILE]
 
 For each T, a project with T rounds of each method: the real graph, parameters and code, but every stage except `code`
 only writes small outputs. Prints processor seconds of the commands, with all processes that they start, and the
-exponent of each in the rounds beside the goal of 1.2. `one parameter` changes evaluation.shown, which the evaluations read.
+exponent of each in the rounds beside the goal of 1.2. `one parameter` changes evaluation.shown, which evaluations read.
 
 With stock DVC the first run takes minutes at T = 24 and most of an hour at T = 64: it writes all of dvc.lock after each
 stage. --command takes another runner.
