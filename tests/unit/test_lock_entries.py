@@ -1,4 +1,4 @@
-"""The entries of dvc.lock are cut out of its text as a parser would give them, and nothing of a damaged file is taken."""
+"""The entries of dvc.lock are cut out of its text as a parser would give them; a damaged file gives none."""
 
 from pathlib import Path
 
