@@ -12,6 +12,7 @@ from juicer.registry.restore import Restored, _bring_back, _compare_code, restor
 from juicer.registry.store import project_uri
 from juicer.registry.versions import open_registry
 from juicer.runtime.errors import InputError
+from juicer.stages.code import Sources
 from juicer.stages.dvc_files import DvcLock
 from juicer.stages.hashes import md5_of
 from tests.small_pipeline import GRAPH, commit, git, make_project, register, repro, run
@@ -140,6 +141,28 @@ def test_a_module_or_folder_that_was_never_committed_is_code_that_is_not_as_it_w
     assert _compare_code(tmp_path, lock, ["sft"]) == (1, ["juicer/lost", "lost.py"], ["source.jsonl"])
 
 
+def test_a_list_of_code_is_compared_module_by_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (
+        ("tasks/work.py", "import juicer.light.one"),
+        ("juicer/light/one.py", ""),
+        ("juicer/other.py", ""),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (old,) = Sources(tmp_path, remember=False).lists().values()
+    kept = tmp_path / "kept.json"
+    kept.write_text(old)
+    monkeypatch.setattr("juicer.registry.restore._from_cache", lambda path, md5, folder: kept)
+    code = {"deps": [{"path": "juicer", "md5": "0"}, {"path": "tasks", "md5": "0"}]}
+    work = {"deps": [{"path": "code/work.json", "md5": md5_of(kept)}]}
+    lock = DvcLock(tmp_path / "dvc.lock", {"code": code, "work": work}, {"code": "code"})
+    (tmp_path / "juicer/other.py").write_text("CHANGED = 1")
+    assert _compare_code(tmp_path, lock, ["code", "work"]) == (2, [], [])
+    assert (tmp_path / "code/work.json").read_text() == old
+    (tmp_path / "juicer/light/one.py").write_text("CHANGED = 1")
+    assert _compare_code(tmp_path, lock, ["code", "work"]) == (1, ["juicer/light/one.py"], [])
+
+
 def test_weights_come_from_a_remote_when_the_cache_is_empty(
     made: Path, restored: Callable[..., Restored], tmp_path: Path
 ) -> None:
@@ -186,7 +209,8 @@ def test_inputs_from_outside_come_back_as_far_as_dvc_keeps_them(
         "mine/summary.json": known.md5("metrics/summary.json"),
         "mine/too-large": "0" * 32,
     }
-    known.stages["new"] = {"deps": [{"path": path, "hash": "md5", "md5": md5} for path, md5 in md5s.items()]}
+    new = {"deps": [{"path": path, "hash": "md5", "md5": md5} for path, md5 in md5s.items()]}
+    known = DvcLock(known.path, {**known.stages, "new": new}, known.producers)
     found = _bring_back(tmp_path, known, ["new"], list(md5s))
     assert found == {
         "/gone/model": "inputs/0-model",
