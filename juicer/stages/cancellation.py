@@ -21,6 +21,8 @@ from juicer.stages.workspace import dvc_processes
 
 LIMIT = 15.0
 """Seconds from the request to the end of the process, whether or not a checkpoint was saved."""
+SECONDS_TO_WRITE = 2.0
+"""How long DVC takes at most to write its list of files in use."""
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 
 
@@ -127,20 +129,23 @@ def check_started() -> None:
     """Check that the DVC that started this stage, if one did, is still there; call it after `end_with`.
 
     A stage takes seconds to start. If DVC is killed meanwhile, the stage's parent is another process already when it
-    is asked for, and would never end. DVC records in .dvc/tmp/rwlock which process of its has a stage run.
+    is asked for, and would never end. DVC records in .dvc/tmp/rwlock which process of its has a stage run. It writes
+    that file in place, so where another stage begins or ends at this moment, the file may be read half written.
 
     Raises:
         InputError: DVC has ended.
     """
     if "DVC_STAGE" not in os.environ or "LOCAL_RANK" in os.environ:
         return
+    deadline = time.monotonic() + SECONDS_TO_WRITE
     try:
-        known = dvc_processes()
+        while dvc_processes().isdisjoint(process.pid for process in psutil.Process().parents()):
+            if time.monotonic() > deadline:
+                do = "nothing was done; run it again"
+                raise InputError("the DVC that started this stage has ended", where=os.environ["DVC_STAGE"], do=do)
+            time.sleep(0.05)
     except FileNotFoundError:
         return  # not started by DVC itself
-    if known.isdisjoint(process.pid for process in psutil.Process().parents()):
-        do = "nothing was done; run it again"
-        raise InputError("the DVC that started this stage has ended", where=os.environ["DVC_STAGE"], do=do)
 
 
 def _process(number: int) -> psutil.Process | None:

@@ -233,6 +233,7 @@ def test_a_stage_waits_for_another_process_that_runs_it_and_then_refuses(folder,
 def test_a_stage_knows_whether_the_dvc_that_started_it_has_ended(folder, monkeypatch, in_use, ended):
     monkeypatch.setenv("DVC_STAGE", "sft")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr("juicer.stages.cancellation.SECONDS_TO_WRITE", 0.0)
     if in_use is not None:
         Path(".dvc/tmp").mkdir(parents=True)
         Path(".dvc/tmp/rwlock").write_text(in_use.replace("PARENT", str(os.getppid())))
@@ -241,3 +242,12 @@ def test_a_stage_knows_whether_the_dvc_that_started_it_has_ended(folder, monkeyp
             check_started()
     else:
         check_started()
+
+
+def test_a_stage_looks_again_if_dvc_is_writing_which_files_are_in_use(monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "sft")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    found = iter([set[int](), set[int](), {os.getppid()}])
+    monkeypatch.setattr("juicer.stages.cancellation.dvc_processes", lambda: next(found))
+    check_started()
+    assert next(found, None) is None
