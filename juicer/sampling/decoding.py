@@ -144,11 +144,11 @@ def decode(
     """Decode prompts until every response has ended or reached its maximal length.
 
     Args:
-        rows: responses decoded at once; where `can_refill`, further prompts wait until responses have ended. None for
-            all.
-        report: called whenever prompts take the places of responses.
         prompts: (batch,) token lists of any lengths; padded on the left.
         uniforms: (batch, steps) random numbers in [0, 1), one per row and step; `steps` is the maximal length.
+        rows: responses decoded at once; where `can_refill`, further prompts wait until responses have ended. None for
+            all.
+        report: is called whenever prompts take the places of responses.
 
     Returns:
         per row: response tokens, whether the response ended itself, log pi(y'|x) in nats.
