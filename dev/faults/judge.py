@@ -80,7 +80,7 @@ def _record(lock: DvcLock, stages: Sequence[str]) -> list[str]:
         stage = lock.stages[name]
         for kind in ("deps", "outs"):
             for each in stage.get(kind, []):
-                if each["path"].startswith("juicer/"):
+                if each["path"].partition("/")[0] == "juicer" or each["path"] == "tasks":
                     continue  # .dvcignore leaves out some of it; `dvc status` knows which
                 if not Path(each["path"]).exists():
                     wrong.append(f"{each['path']} of {name} is not there")

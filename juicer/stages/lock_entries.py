@@ -94,12 +94,12 @@ class Entries(Mapping[str, Any]):
                 entry[kind] = {"params.yaml": {key: value for each in keys if each for key, value in self._value(each)}}
             else:
                 entry |= dict(self._value(f"    {kind}:{part}"))
-        return YAML(typ="safe").load(text) if None in entry.values() else entry  # type: ignore[no-any-return]
+        return YAML(typ="safe").load(text) if None in entry.values() else entry
 
     def _value(self, text: str) -> list[tuple[str, Any]]:
         if text not in self._parsed:
             self._parsed[text] = list(YAML(typ="safe").load(text).items())
-        return self._parsed[text]  # type: ignore[no-any-return]
+        return self._parsed[text]
 
 
 def _parts(text: str) -> dict[str, str]:
