@@ -29,10 +29,6 @@ COMPACT_BELOW = 0.8
 """When fewer than this share of the rows is unfinished, finished rows are removed from the batch, or filled again."""
 BATCHES_AT_ONCE = 4
 """Batches whose prompts wait for a row where rows are filled again; an interrupted run repeats as many at most."""
-BLOCK = 256
-"""Tokens of a large vocabulary whose probabilities are summed at once."""
-UNCERTAIN = 1e-9
-"""Difference of cumulative probabilities, as a share of their total, that may be rounding: it is at most 1e-11."""
 
 
 def sample_responses(
@@ -229,36 +225,6 @@ def draw(log_probabilities: Tensor, uniform: Tensor, settings: SamplingSettings)
         cumulative = ordered.cumsum(-1)
         outside = cumulative - ordered >= settings.top_p * cumulative[:, -1:]
         weights = torch.zeros_like(ordered).scatter(1, order, ordered.masked_fill(outside, 0))
-    return (first_beyond if weights.shape[1] < 16 * BLOCK else first_beyond_by_blocks)(weights, uniform)
-
-
-def first_beyond(weights: Tensor, uniform: Tensor) -> Tensor:
-    """The first token whose cumulative weight exceeds `uniform` (batch,) times the total; (batch,)."""
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     target = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=cumulative.shape[1] - 1)
-
-
-def first_beyond_by_blocks(weights: Tensor, uniform: Tensor) -> Tensor:
-    """`first_beyond` for a large vocabulary, the same token always: finds the block of the token, then the token.
-
-    Sums in another order differ in their rounding. Where that could decide, all weights of the row are summed in order.
-    """
-    count = weights.shape[1]
-    whole = count // BLOCK * BLOCK
-    sums = weights[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1, dtype=torch.float64)
-    sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)], 1)
-    ends = sums.cumsum(-1)
-    target = uniform[:, None] * ends[:, -1:]
-    block = torch.searchsorted(ends, target, right=True).clamp(max=sums.shape[1] - 1)
-    places = block * BLOCK + torch.arange(BLOCK, device=weights.device)
-    inside = weights.gather(1, places.clamp(max=count - 1)).double().masked_fill(places >= count, 0)
-    before = ends.gather(1, block) - sums.gather(1, block)
-    cumulative = torch.cat([before, before + inside.cumsum(-1)], 1)
-    place = torch.searchsorted(cumulative, target, right=True).clamp(1, BLOCK)
-    nearest = torch.minimum(target - cumulative.gather(1, place - 1), cumulative.gather(1, place) - target)
-    tokens = (block * BLOCK + place - 1)[:, 0].clamp(max=count - 1)
-    uncertain = (nearest <= UNCERTAIN * ends[:, -1:])[:, 0].nonzero()[:, 0]
-    if len(uncertain):
-        tokens[uncertain] = first_beyond(weights[uncertain], uniform[uncertain])
-    return tokens

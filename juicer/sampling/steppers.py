@@ -235,17 +235,14 @@ class BufferedStepper(_Rows):
 
     def continued(self, chosen: Tensor, attention: Tensor, positions: Tensor) -> Tensor:
         """The features after `chosen` (rows,), which stand at `positions` (rows,)."""
-        from juicer.sampling.attention import shared_keys
-
-        with shared_keys(self.policy):
-            return last_features(
-                self.policy,
-                chosen[:, None],
-                attention,
-                position_ids=positions[:, None],
-                past_key_values=self.cache,
-                use_cache=True,
-            )
+        return last_features(
+            self.policy,
+            chosen[:, None],
+            attention,
+            position_ids=positions[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
 
     def keep(self, rows: Tensor) -> None:
         super().keep(rows)

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from juicer.data.dialogues import Dialogue, read_samples, write_samples
@@ -13,12 +12,10 @@ from juicer.data.template import Template
 from juicer.models.log_probability import score_dialogues
 from juicer.runtime.context import WorkContext
 from juicer.runtime.errors import InputError
-from juicer.sampling import attention, decoding, steppers
+from juicer.sampling import decoding, steppers
 from juicer.sampling.decoding import (
     SampleRequest,
     draw,
-    first_beyond,
-    first_beyond_by_blocks,
     sample_responses,
     seed_of,
 )
@@ -259,38 +256,6 @@ def test_top_p_and_temperature_are_taken_from_the_settings(policy, template, pro
     assert [each.response for each in nucleus] == [each.response for each in greedy]
 
 
-def assert_the_same_tokens(weights, uniform):
-    assert torch.equal(first_beyond_by_blocks(weights, uniform), first_beyond(weights, uniform))
-
-
-@pytest.mark.parametrize("vocabulary", [decoding.BLOCK * 16, 5003])
-def test_drawing_by_blocks_draws_what_summing_in_order_draws(vocabulary):
-    generator = torch.Generator().manual_seed(0)
-    for spread in (0.0, 1.0, 10.0):
-        logits = spread * torch.randn(64, vocabulary, generator=generator)
-        uniform = torch.rand(64, dtype=torch.float64, generator=generator)
-        assert_the_same_tokens(logits.sub(logits.amax(-1, keepdim=True)).exp(), uniform)
-
-
-def test_drawing_by_blocks_is_exact_where_rounding_decides():
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.rand(1, 5003, generator=generator)
-    weights[:, 300:900] = 0.0  # whole blocks that no number may draw
-    cumulative = weights.double().cumsum(-1)
-    edges = (cumulative / cumulative[:, -1:])[0, ::7]
-    uniform = torch.cat([edges, edges.nextafter(edges + 1), edges.nextafter(edges - 1), torch.tensor([0.0, 1.0])])
-    uniform = uniform.clamp(0, 1)
-    assert_the_same_tokens(weights.expand(len(uniform), -1), uniform)
-
-
-def test_drawing_by_blocks_leaves_out_what_the_nucleus_leaves_out():
-    log_probabilities = torch.full((3, 5000), -30.0)
-    log_probabilities[:, [10, 4321]] = torch.tensor([0.7, 0.3]).log()
-    uniform = torch.tensor([0.1, 0.69, 0.999], dtype=torch.float64)
-    assert draw(log_probabilities, uniform, SamplingSettings(top_p=0.6)).tolist() == [10, 10, 10]
-    assert draw(log_probabilities, uniform, SamplingSettings(top_p=0.9)).tolist() == [10, 10, 4321]
-
-
 @pytest.mark.parametrize("spare", [1, 64])
 def test_prompts_that_take_the_rows_of_ended_responses_are_answered_the_same(
     policy, template, prompts, monkeypatch, spare
@@ -353,12 +318,8 @@ def test_a_model_whose_heads_share_keys_samples_what_it_scores(template, prompts
         initializer_range=0.5,
     )
     policy = LlamaForCausalLM(config).eval()
-    policy.set_attn_implementation("sdpa")
-    used = []
-    monkeypatch.setattr(attention, "scaled_dot_product_attention", lambda *a, **b: used.append(1) or sdpa(*a, **b))
     for refill in (10**9, 0):
         monkeypatch.setattr(steppers, "REFILL_FROM", refill)
         samples = sample_responses(policy, template, prompts, SamplingSettings(batch_size=5), seed=0)
         forced = score_dialogues(policy, [Dialogue(s.prompt, s.response) for s in samples], template.padding)
         assert [s.log_probability for s in samples] == pytest.approx(forced.tolist(), abs=1e-3)
-    assert used and policy.config._attn_implementation == "sdpa"
