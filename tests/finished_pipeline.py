@@ -27,7 +27,7 @@ def make_finished(folder: Path) -> None:
     """Make a project in an empty folder and run its pipeline."""
     copy_of_the_project(folder)
     activate(folder)
-    call(folder, "juicer", "run")
+    repro(folder)
 
 
 def copy_of_the_project(folder: Path) -> Path:
