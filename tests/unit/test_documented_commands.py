@@ -19,6 +19,7 @@ COMMAND = re.compile(rf"(?<![\w/.-])(?:(?:python -m )?juicer (?:{NAMES})\b|make 
 QUICKSTART = "recipes/quickstart.yaml"
 PLACEHOLDERS = {
     "<40 hexadecimal digits>": "a" * 40,
+    "at-a-time N": "at-a-time 1",
     "h=hinge": "h=identity",  # docs/contributing.md: the reader adds it
     "RECIPE=...": f"RECIPE={QUICKSTART}",
     "[RECIPE]": QUICKSTART,
