@@ -182,7 +182,9 @@ def align_policy(
             # same policy with gradient. Where all rows are one micro-batch, the first pass serves as the last.
             first = model is not self.ref_model and not torch.is_grad_enabled()
             graph = (first and serves_twice) or torch.is_grad_enabled()
-            with mixed_precision(training, casts), torch.set_grad_enabled(graph):
+            # The reference is read once in a step: copies of its weights would only lie there during the policy's pass.
+            kept = None if model is self.ref_model else casts
+            with mixed_precision(training, kept), torch.set_grad_enabled(graph):
                 compute_rows = partial(
                     per_token, model, length=logits_to_keep, padding=template.padding, temperature=settings.temperature
                 )

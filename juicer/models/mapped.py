@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 
 SMAPS = Path("/proc/self/smaps")
+CHANGED = ("Anonymous", "Swap")
+"""Lines of a mapping that count its changed bytes, in memory and swapped out, in the order in which they stand."""
 
 
 def release(*models: torch.nn.Module) -> int:
@@ -37,5 +39,7 @@ def _unchanged_files() -> Iterator[tuple[int, int]]:
         if "-" in name:  # the first line of a mapping: its addresses ... its file
             ends = [int(each, 16) for each in line.split(maxsplit=1)[0].split("-")]
             here = (ends[0], ends[1]) if line.endswith(".safetensors") else None
-        elif name == "Anonymous" and here is not None and value.split()[0] == "0":
+        elif name in CHANGED and value.split()[0] != "0":
+            here = None
+        elif name == CHANGED[-1] and here is not None:
             yield here

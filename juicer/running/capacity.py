@@ -18,11 +18,11 @@ import psutil
 
 from juicer.runtime.devices import GIB, MIB, visible_gpus
 from juicer.runtime.errors import InputError
+from juicer.runtime.memory import main_memory
 from juicer.settings.compute import ComputeSettings
 from juicer.stages.costs import COSTS, StageCost
 from juicer.stages.gpus import DEVICES, VISIBLE
 
-CGROUP = Path("/sys/fs/cgroup")
 AT_A_TIME = 2
 BASE, FACTOR = 1.0 * GIB, 8
 LIGHT = 0.25 * GIB
@@ -46,11 +46,7 @@ def default_at_a_time(compute: ComputeSettings) -> int:
 
 def free_memory() -> float:
     """Bytes that new processes can take, within what a container allows."""
-    free = float(psutil.virtual_memory().available)
-    with suppress(OSError, ValueError):
-        limit, used = ((CGROUP / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current"))
-        free = min(free, max(0.0, float(limit) - float(used)))
-    return free
+    return main_memory()[1]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pytest
 from juicer.running import capacity, warm
 from juicer.running.capacity import BASE, FACTOR, LIGHT, Needs, Room, default_at_a_time
 from juicer.running.commands import module_of
+from juicer.runtime import memory
 from juicer.runtime.devices import GIB
 from juicer.settings.compute import ComputeSettings
 
@@ -61,7 +62,7 @@ def test_stages_do_not_want_more_gpus_than_there_are(monkeypatch: pytest.MonkeyP
 
 
 def test_a_container_s_limit_counts_as_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capacity, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
     (tmp_path / "memory.current").write_text("3000\n")
     (tmp_path / "memory.max").write_text("5000\n")
     assert capacity.free_memory() == 2000

@@ -5,6 +5,7 @@ import mmap
 import torch
 from safetensors.torch import load_file, save_file
 
+from juicer.models import mapped
 from juicer.models.mapped import SMAPS, release
 
 
@@ -37,3 +38,10 @@ def test_only_unchanged_weights_are_released_and_nothing_is_lost(tmp_path):
     assert resident(read) < values.nbytes / 2
     assert torch.equal(one.weight, values)
     assert other.weight[7] == -1.0 and torch.equal(other.weight[8:], values[8:])
+
+
+def test_changes_that_are_swapped_out_are_not_lost(tmp_path, monkeypatch):
+    lines = "{}-{} rw-p 00000000 08:01 7 /m.safetensors\nRss: 8 kB\nAnonymous: {} kB\nSwap: {} kB\nSwapPss: 0 kB\n"
+    monkeypatch.setattr(mapped, "SMAPS", tmp_path / "smaps")
+    mapped.SMAPS.write_text("".join(lines.format(*each) for each in ((1, 2, 0, 0), (3, 4, 4, 0), (5, 6, 0, 4))))
+    assert list(mapped._unchanged_files()) == [(1, 2)]

@@ -12,6 +12,7 @@ from juicer.methods import policy_alignment
 from juicer.methods.policy_alignment import align_policy, group_rewards, per_token
 from juicer.methods.reward import load_reward, score_rewards
 from juicer.models import log_probability
+from juicer.models.casts import WeightCasts
 from juicer.models.loading import save_policy
 from juicer.models.log_probability import score_dialogues
 from juicer.runtime.errors import InputError
@@ -209,6 +210,16 @@ def test_mixed_precision_trains_float32_weights(policy, template, initial, rewar
     assert all(parameter.dtype == torch.float32 for parameter in policy.parameters())
     assert any(not torch.equal(one, two) for one, two in zip(before, policy.parameters(), strict=True))
     assert len(record.curves["loss"]["value"]) == 2
+
+
+def test_only_copies_of_the_policy_s_weights_are_kept_for_its_pass(policy, template, initial, reward, monkeypatch):
+    casts, kept = WeightCasts(), []
+    monkeypatch.setattr(policy_alignment, "WeightCasts", lambda: casts)
+    monkeypatch.setattr(policy_alignment, "release", lambda *_: kept.append(len(casts._copies)))
+    settings = SETTINGS.model_copy(update={"steps": 1, "kl_coefficient": 0.1})
+    scratch, compute = initial.parent / "scratch", COMPUTE.model_copy(update={"precision": "bf16"})
+    align_policy(policy, initial, reward, (0.0, 1.0), template, PROMPTS, settings, compute, 0, scratch)
+    assert kept == [sum(isinstance(module, torch.nn.Linear) for module in policy.modules())]
 
 
 def test_fewer_prompts_than_a_step_takes_are_refused(policy, template, initial, reward):

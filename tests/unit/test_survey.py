@@ -187,5 +187,27 @@ def test_a_container_s_limit_is_what_is_free(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "memory.current").write_text("1000\n")
     (tmp_path / "memory.max").write_text("5000\n")
     assert machine.look_at_machine().memory == 4000
+    (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 700\nactive_file 200\n")
+    assert machine.look_at_machine().memory == 4900, "files in the cache make room"
     (tmp_path / "memory.max").write_text("max\n")
     assert machine.look_at_machine().memory > 10**6
+
+
+def test_limits_of_either_version_of_control_groups_count_and_those_inside_a_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "GROUPS", tmp_path / "groups")
+    inside, first = tmp_path / "a.slice/b.service", tmp_path / "memory"
+    for folder in (inside, first):
+        folder.mkdir(parents=True)
+    (first / "memory.limit_in_bytes").write_text("9000\n")
+    (first / "memory.usage_in_bytes").write_text("3000\n")
+    (first / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 500\n")
+    assert memory.main_memory() == (9000, 6500)
+    (tmp_path / "groups").write_text("4:memory:/of/the/host\n0::/a.slice/b.service\n")
+    (inside.parent / "memory.max").write_text("5000\n")
+    (inside.parent / "memory.current").write_text("1000\n")
+    assert memory.main_memory() == (5000, 4000)
+    (first / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert memory.main_memory() == (5000, 4000)
