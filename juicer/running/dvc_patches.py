@@ -49,10 +49,13 @@ def by_entry(original: Callable[..., None]) -> Callable[..., None]:
     """`Lockfile.dump_stages` that writes the entries of the given stages only, and leaves what it cannot do to DVC."""
 
     def dump_stages(self: "Lockfile", stages: "Sequence[Stage]", **options: Any) -> None:
+        if not stages:
+            return
         try:
             entries = _entries(stages, options)
             changed = write_entries(Path(self.path), entries, lambda line: _say(line, self.relpath))
-        except (lock_text.NotPlain, OSError, UnicodeDecodeError):
+        except (lock_text.NotPlain, UnicodeDecodeError):
+            # Not where writing failed: DVC empties the file before it writes, and a full disk would keep it so.
             original(self, stages, **options)
             return
         if changed:
