@@ -4,7 +4,7 @@ Two at a time on CPUs, if there are threads for two; one on a machine with GPUs,
 stage is begun beside a running one only if the free memory, less what the running ones will still take, is enough for
 it. What a stage takes is what it took here before; of a stage that never ran, it is BASE, and FACTOR times the bytes of
 its inputs if it computes with models: weights, gradients and two moments are four times the weights, and the rest is
-for activations.
+for activations. The same is added for what its inputs have grown by since it ran, as by the models of another recipe.
 """
 
 import os
@@ -58,17 +58,21 @@ class Needs:
     gpus: int
 
     @classmethod
-    def of(cls, stage: str, inputs: Iterable[Path], gpus: int | None, costs: Path = COSTS) -> "Needs":
+    def of(
+        cls, stage: str, inputs: Iterable[Path], gpus: int | None, costs: Path = COSTS, *, before: float = 0.0
+    ) -> "Needs":
         """What a stage will take.
 
         Args:
             inputs: paths of its data and models.
             gpus: how many it uses where there are any; None if it computes with no model.
+            before: bytes of those of the inputs that it had when it ran last: another recipe's may be larger.
         """
+        size = 0.0 if gpus is None else FACTOR * sum(map(_size, inputs))
         with suppress(InputError):
             if (taken := StageCost.read(costs / f"{stage}.json").peak_memory_mb) is not None:
-                return cls(taken * MIB, gpus or 0)
-        return cls(LIGHT if gpus is None else BASE + FACTOR * sum(map(_size, inputs)), gpus or 0)
+                return cls(taken * MIB + max(0.0, size - FACTOR * before), gpus or 0)
+        return cls(LIGHT if gpus is None else BASE + size, gpus or 0)
 
 
 @dataclass

@@ -24,6 +24,7 @@ from juicer.settings.compute import ComputeSettings
 from juicer.stages.pipeline import meta_of
 
 if TYPE_CHECKING:
+    from dvc.dependency import Dependency
     from dvc.dvcfile import Lockfile
     from dvc.repo import Repo
     from dvc.stage import Stage
@@ -49,10 +50,13 @@ def by_entry(original: Callable[..., None]) -> Callable[..., None]:
     """`Lockfile.dump_stages` that writes the entries of the given stages only, and leaves what it cannot do to DVC."""
 
     def dump_stages(self: "Lockfile", stages: "Sequence[Stage]", **options: Any) -> None:
+        if not stages:
+            return
         try:
             entries = _entries(stages, options)
             changed = write_entries(Path(self.path), entries, lambda line: _say(line, self.relpath))
-        except (lock_text.NotPlain, OSError, UnicodeDecodeError):
+        except (lock_text.NotPlain, UnicodeDecodeError):
+            # Not where writing failed: DVC empties the file before it writes, and a full disk would keep it so.
             original(self, stages, **options)
             return
         if changed:
@@ -146,7 +150,9 @@ def _side_by_side(
         name: [each.addressing for each in graph.successors(stage) if each.addressing in by_name]
         for name, stage in by_name.items()
     }
-    room = Room(lambda name: _needs_of(by_name[name], compute.processes), gpus_here(compute))
+    # As dvc.lock has them now: once a stage runs, they are those that it reads.
+    before = {name: sum(dep.meta.size or 0 for dep in _files(stage)) for name, stage in by_name.items()}
+    room = Room(lambda name: _needs_of(by_name[name], compute.processes, before[name]), gpus_here(compute))
     parent = warm.WarmParent(compute, Path(repo.root_dir)) if warm.possible(compute) and len(by_name) > 1 else None
     commands, turns = Commands(room, several, parent), Turns(repo)
     work = Work(list(by_name), needs)
@@ -177,13 +183,16 @@ def _bring_up_to_date(
         return made
 
 
-def _needs_of(stage: "Stage", processes: int) -> Needs:
+def _needs_of(stage: "Stage", processes: int, before: float) -> Needs:
     meta = meta_of(stage.addressing, stage.meta)
     gpus = None if meta.gpus is None else processes if meta.gpus == "per process" else min(meta.gpus, processes)
+    return Needs.of(stage.addressing, [Path(dep.fs_path) for dep in _files(stage)], gpus, before=before)
+
+
+def _files(stage: "Stage") -> "list[Dependency]":
     from dvc.dependency.param import ParamsDependency
 
-    inputs = [Path(dep.fs_path) for dep in stage.deps if not isinstance(dep, ParamsDependency)]
-    return Needs.of(stage.addressing, inputs, gpus)
+    return [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
 
 
 class Turns:

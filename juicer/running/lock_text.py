@@ -4,6 +4,7 @@ DVC parses and writes the whole file after each stage, by a parser that keeps co
 from forty stages on. Whatever is not in the shape that DVC gives the file is left to DVC.
 """
 
+import errno
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -95,7 +96,12 @@ def replace_lock(lock: Path, text: str) -> None:
         return
     new = folder / f"{lock.name}.new"
     new.write_text(text, encoding="utf-8")
-    new.replace(lock)
+    try:
+        new.replace(lock)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        replace_text(lock, text)  # .dvc/tmp is on another disk
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 from juicer.runtime.errors import Cancelled, InputError
 from juicer.runtime.files import write_json
@@ -50,17 +51,26 @@ def guarded(
         if "TORCHELASTIC_ERROR_FILE" not in os.environ:  # of several processes, the launcher reports it
             line = f"{name}: cancelled by {cancelled}; no output was written{cancelled.saved}"
             report(line)
-            print(line, file=sys.stderr, flush=True)
+            print_line(line, sys.stderr)
         return 128 + cancelled.number
     except KeyboardInterrupt:
         line = f"{name}: interrupted; no output was written"
         report(line)
-        print(line, file=sys.stderr)
+        print_line(line, sys.stderr)
         return 130
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         return fail(f"{name}: {type(error).__name__}: {lines[0]} (--debug shows the traceback)")
     return 0
+
+
+def print_line(line: str, file: TextIO | None = None) -> None:
+    """Print a line at once, so that those of two processes do not run into each other where output is not buffered.
+
+    Args:
+        file: where to; None means standard output.
+    """
+    print(f"{line}\n", end="", file=file, flush=True)
 
 
 def _output_closed() -> bool:
@@ -82,5 +92,5 @@ def _fail(line: str, debug: bool) -> int:
         # One of several processes, which may all fail alike: the launcher reports the failure once.
         write_json(Path(told), {"message": {"message": line, "extraInfo": {"timestamp": int(time.time())}}})
         return 1
-    print(f"error: {line}", file=sys.stderr, flush=True)
+    print_line(f"error: {line}", sys.stderr)
     return 1

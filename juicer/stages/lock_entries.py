@@ -19,8 +19,9 @@ FILE = re.compile(
     r"    - path: ([\w./~][^\n]*)\n(?:      hash: md5\n)?      md5: ([0-9a-f]{32}(?:\.dir)?)\n"
     r"(?:      (?:size|nfiles): \d+\n|      isexec: true\n)*"
 )
-PARAMS = "\n      params.yaml:\n"
-KEY = re.compile(r"^(?=        [^ \n])", re.MULTILINE)
+PARAMS = re.compile(r"\n      params\.yaml:\n((?:        .*\n|\n)+)")
+KEY = re.compile(r"^(?=        (?!-[ \n])[^ \n])", re.MULTILINE)
+"""Before each key: the items of a list are not indented further than the key that has them."""
 
 
 class Entries(Mapping[str, Any]):
@@ -89,8 +90,8 @@ class Entries(Mapping[str, Any]):
             if kind in ("deps", "outs"):
                 files = _files(part)
                 entry[kind] = None if files is None else [{"path": path, "md5": md5} for path, md5 in files]
-            elif kind == "params" and part.startswith(PARAMS):
-                keys = KEY.split(part.removeprefix(PARAMS))
+            elif kind == "params" and (values := PARAMS.fullmatch(part)):  # of no other file
+                keys = KEY.split(values[1])
                 entry[kind] = {"params.yaml": {key: value for each in keys if each for key, value in self._value(each)}}
             else:
                 entry |= dict(self._value(f"    {kind}:{part}"))

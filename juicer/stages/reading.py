@@ -214,7 +214,8 @@ def _modules(lists: Iterable[str]) -> dict[str, str]:
     """What lists of code name, which has to be there as it was listed."""
     modules = {path: md5 for each in lists for path, md5 in code.read_list(Path(each)).items()}
     if changed := code.changed(modules):
-        raise InputError("the code changed since the stage `code` listed it", where=changed[0], do="run it again")
+        what = "the code changed since the stage `code` listed it"
+        raise InputError(what, where=changed[0], do="juicer run lists it again")
     return modules
 
 

@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from juicer.recipe.checks import validate
 from juicer.recipe.graph import ABSENT
-from juicer.runtime.command import guarded
+from juicer.runtime.command import guarded, print_line
 from juicer.runtime.context import WorkContext, no_progress
 from juicer.runtime.devices import highest, peak_memory
 from juicer.runtime.errors import InputError
@@ -451,7 +451,7 @@ def _run(run: Callable[[Stage], str], given: argparse.Namespace, taken: Mapping[
     with workspace.share(), attempts.alone(given.stage):
         stage.watch()
         if "LOCAL_RANK" not in os.environ and (restored := stage.restore_finished()):
-            print(f"{given.stage}: {restored}", flush=True)
+            print_line(f"{given.stage}: {restored}")
             return
         compute = stage.read("compute", ComputeSettings)
         set_environment(compute)
@@ -465,7 +465,7 @@ def _run(run: Callable[[Stage], str], given: argparse.Namespace, taken: Mapping[
         stage.write_costs()
         stage.check_unchanged()
         stage.save_reading()
-    print(f"{given.stage}: {result} [{stage.seconds():.1f} s]", flush=True)
+    print_line(f"{given.stage}: {result} [{stage.seconds():.1f} s]")
 
 
 def set_environment(compute: ComputeSettings) -> None:

@@ -122,7 +122,8 @@ def test_a_stage_refuses_code_that_has_changed_since_it_was_listed(project: Path
     (project / "one.txt").unlink()
     done = call(project, "dvc", "repro", "--single-item", "--force", "one", check=False)
     assert done.returncode != 0
-    assert "error: tasks/words_one.py: the code changed since the stage `code` listed it (run it again)" in done.stderr
+    what = "the code changed since the stage `code` listed it (juicer run lists it again)"
+    assert f"error: tasks/words_one.py: {what}" in done.stderr
     assert not (project / "one.txt").exists()
 
 

@@ -41,7 +41,10 @@ def test_a_stage_needs_what_it_took_here_before_or_else_a_multiple_of_its_models
     assert Needs.of("sft", inputs, 1, tmp_path) == Needs(BASE + FACTOR * 1000, 1)
     assert Needs.of("fetch", inputs, None, tmp_path) == Needs(LIGHT, 0)
     (tmp_path / "sft.json").write_text(json.dumps({"stage": "sft", "peak_memory_mb": 512.0}))
-    assert Needs.of("sft", inputs, 1, tmp_path) == Needs(0.5 * GIB, 1)
+    assert Needs.of("sft", inputs, 1, tmp_path, before=1000.0) == Needs(0.5 * GIB, 1)
+    # What it took with the small model of another recipe says little of a larger one.
+    assert Needs.of("sft", inputs, 1, tmp_path, before=100.0) == Needs(0.5 * GIB + FACTOR * 900, 1)
+    assert Needs.of("sft", [], 1, tmp_path, before=1000.0) == Needs(0.5 * GIB, 1)
 
 
 @pytest.mark.parametrize(("free", "resident", "fits"), [(5.0, 0.0, True), (3.9, 0.0, False), (3.9, 0.5, True)])

@@ -1,5 +1,6 @@
 """The entries of dvc.lock are cut out of its text as a parser would give them; a damaged file gives none."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,15 @@ def test_what_is_not_as_usual_is_left_to_the_parser():
     assert entries["odd@a b"]["cmd"] == entry["cmd"] and entries["odd@a b"]["params"] == entry["params"]
     assert entries.files("odd@a b", "deps") == [(each["path"], each["md5"]) for each in entry["deps"]]
     assert entries.files("odd@a b", "outs") == [("out", "0123456789abcdef0123456789abcdef")]
+
+
+def test_a_parameter_that_is_a_list_is_read_and_so_are_those_of_another_file():
+    lists = "      params.yaml:\n        tasks:\n        - arc\n        - a: 1\n        -\n"
+    text = re.sub(r"    params:\n(?:      .*\n)+", f"    params:\n{lists}", ODD.replace("with # sharp", "with sharp"))
+    for each in (text, text.replace(lists, f"{lists}      other.yaml:\n        seed: 1\n")):
+        params = Entries.of(each)["odd@a b"]["params"]
+        assert params == parsed(each)["odd@a b"]["params"]
+        assert params["params.yaml"]["tasks"] == ["arc", {"a": 1}, None]
 
 
 @pytest.mark.parametrize(

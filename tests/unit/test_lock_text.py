@@ -1,9 +1,11 @@
 """dvc.lock is written by the entry with the bytes that DVC gives it by writing the whole file."""
 
+import errno
 import json
 from collections import OrderedDict
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from dvc.utils.serialize import modify_yaml
 from dvc.utils.serialize._yaml import _get_yaml
 from ruamel.yaml import YAML
 
-from juicer.running import lock_text
+from juicer.running import dvc_patches, lock_text
 from juicer.running.dvc_patches import write_entries
 from juicer.running.lock_text import NotPlain, blocks_of, joined
 
@@ -116,6 +118,39 @@ def test_what_dvc_does_not_write_for_stages_alone_is_left_to_dvc(text: str, tmp_
     with pytest.raises(NotPlain):
         write_entries(lock, {"b": entry()}, print)
     assert lock.read_text() == text
+
+
+def test_a_full_disk_is_an_error_and_dvc_does_not_empty_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    whole_file = list[str]()
+    dump_stages = dvc_patches.by_entry(lambda *given, **options: whole_file.append("dumped"))
+    monkeypatch.setattr(lock_text, "replace_lock", full)
+    monkeypatch.setattr(dvc_patches, "_entries", lambda stages, options: {"a": entry()})
+    lock = SimpleNamespace(path=str(tmp_path / "dvc.lock"), relpath="dvc.lock")
+    with pytest.raises(OSError, match="No space left"):
+        dump_stages(lock, ["a"])
+    dump_stages(lock, [])
+    assert not whole_file and not (tmp_path / "dvc.lock").exists()
+
+
+def test_the_lock_is_replaced_where_dvc_s_temporary_files_are_on_another_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, rename = tmp_path / "dvc.lock", Path.replace
+
+    def between_disks(path: Path, to: Path) -> Path:
+        if path.parent != Path(to).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "replace", between_disks)
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    lock_text.replace_lock(lock, "text")
+    assert lock.read_text() == "text"
 
 
 def test_only_a_difference_counts_as_a_change(tmp_path: Path) -> None:
