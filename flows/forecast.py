@@ -14,6 +14,7 @@ import psutil
 from ruamel.yaml import YAML
 
 from juicer.registry.records import PARAMS
+from juicer.running.parameters import parsed_once
 from juicer.runtime.files import read_yaml, replace_text
 from juicer.runtime.libraries import require
 from juicer.stages import code
@@ -109,7 +110,7 @@ def looking(params: str | None = None) -> "Iterator[Repo]":
 
     mend_in_use()
     disk = None if params is None else with_params(params)
-    with dvc_errors(), Repo(fs=disk) as repo, ExitStack() as locked:
+    with parsed_once(), dvc_errors(), Repo(fs=disk) as repo, ExitStack() as locked:
         with suppress(LockError):  # somebody else's command has it, perhaps for long; it writes dvc.lock only
             locked.enter_context(repo.lock)
         yield repo

@@ -1,6 +1,7 @@
 """What `python -m juicer.running` does otherwise than `python -m dvc`, by replacing a few functions of DVC.
 
 - dvc.lock: one entry is written instead of the whole file, by an atomic rename, with the same bytes (`lock_text`).
+- params.yaml: parsed once for each text that it has, instead of seven times for each stage (`parameters`).
 - `dvc repro`: independent stages run at the same time (`scheduler`), and start warm (`commands`).
 
 All of DVC's own work stays DVC's and is done by one thread at a time; while a stage's command runs, DVC's lock of the
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from juicer.running import lock_text, warm
 from juicer.running.capacity import Needs, Room, default_at_a_time, gpus_here
 from juicer.running.commands import PARAMS, Commands, compute_of
+from juicer.running.parameters import ParsedOnce
 from juicer.running.scheduler import Outcome, Work, run
 from juicer.runtime.errors import InputError
 from juicer.runtime.libraries import require
@@ -39,22 +41,25 @@ def install(at_a_time: int | None) -> None:
         at_a_time: stages of `dvc repro` at the same time; None decides by the machine.
     """
     require("dvc")
+    import dvc.dependency.param
     import dvc.dvcfile
     import dvc.repo.reproduce as reproduce
 
+    dvc.dependency.param.read_param_file = ParsedOnce(dvc.dependency.param.read_param_file)
     dvc.dvcfile.Lockfile.dump_stages = by_entry(dvc.dvcfile.Lockfile.dump_stages)
     reproduce._reproduce = partial(_reproduce, reproduce._reproduce, at_a_time)
 
 
 def by_entry(original: Callable[..., None]) -> Callable[..., None]:
     """`Lockfile.dump_stages` that writes the entries of the given stages only, and leaves what it cannot do to DVC."""
+    known = lock_text.Known()
 
     def dump_stages(self: "Lockfile", stages: "Sequence[Stage]", **options: Any) -> None:
         if not stages:
             return
         try:
             entries = _entries(stages, options)
-            changed = write_entries(Path(self.path), entries, lambda line: _say(line, self.relpath))
+            changed = write_entries(Path(self.path), entries, lambda line: _say(line, self.relpath), known)
         except (lock_text.NotPlain, UnicodeDecodeError):
             # Not where writing failed: DVC empties the file before it writes, and a full disk would keep it so.
             original(self, stages, **options)
@@ -80,12 +85,15 @@ def _say(line: str, path: str) -> None:
     logger.info(line, path)
 
 
-def write_entries(path: Path, entries: Mapping[str, Any], say: Callable[[str], object]) -> bool:
+def write_entries(
+    path: Path, entries: Mapping[str, Any], say: Callable[[str], object], known: lock_text.Known | None = None
+) -> bool:
     """Write the entries of some stages into a dvc.lock, as DVC does; returns whether one of them differs.
 
     Args:
         entries: by the stage's name, as DVC makes them.
         say: called with DVC's messages.
+        known: the blocks of the file as it was written last.
 
     Raises:
         NotPlain: only DVC can do it; nothing was written.
@@ -96,16 +104,19 @@ def write_entries(path: Path, entries: Mapping[str, Any], say: Callable[[str], o
         raise lock_text.NotPlain
     exists = path.exists()
     before = path.read_text(encoding="utf-8") if exists else ""
-    blocks = lock_text.blocks_of(before)
+    known = known or lock_text.Known()
+    blocks = known.blocks_of(before)
     written = {name: lock_text.block_of(name, entry, _get_yaml()) for name, entry in entries.items()}
     changed = any(name not in blocks or lock_text.entry_of(blocks[name]) != entries[name] for name in written)
     if not blocks:
         say("Generating lock file '%s'")
     if changed:
         say("Updating lock file '%s'")
-    after = lock_text.joined({**blocks, **written}.values())
+    together = {**blocks, **written}
+    after = lock_text.joined(together.values())
     if after != before:
         lock_text.replace_lock(path, after)
+        known.remember(after, together)
     return changed
 
 

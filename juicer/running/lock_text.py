@@ -52,6 +52,21 @@ def blocks_of(text: str) -> dict[str, str]:
     return blocks
 
 
+class Known:
+    """The blocks of the text that was written last, so that a long text is not cut anew after each stage."""
+
+    def __init__(self) -> None:
+        self._text, self._blocks = "", dict[str, str]()
+
+    def blocks_of(self, text: str) -> dict[str, str]:
+        """As the function `blocks_of`, which is asked unless the text is the remembered one."""
+        return dict(self._blocks) if text == self._text else blocks_of(text)
+
+    def remember(self, text: str, blocks: Mapping[str, str]) -> None:
+        """Remember that `text` consists of `blocks`, each of which is known to be plain."""
+        self._text, self._blocks = text, dict(blocks)
+
+
 def joined(blocks: Iterable[str]) -> str:
     """The text of a dvc.lock of these blocks."""
     return HEAD + "".join(blocks)

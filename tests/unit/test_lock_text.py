@@ -175,3 +175,15 @@ def test_new_entries_come_in_the_order_of_dvc_repro_even_after_a_kill(tmp_path: 
         assert list(blocks_of(lock.read_text())) == ["old", "c", "b", "a"]
     assert list(blocks_of(lock.read_text())) == ["old", "a", "b", "c"]
     assert not record.exists()
+
+
+def test_what_another_process_wrote_in_between_is_kept_and_a_known_text_is_not_cut_again(tmp_path, monkeypatch):
+    lock, known = tmp_path / "dvc.lock", lock_text.Known()
+    entry = {"cmd": "a", "outs": [{"path": "x", "md5": "0" * 32}]}
+    write_entries(lock, {"one": entry}, lambda line: None, known)
+    whole(lock, {"other": entry})
+    write_entries(lock, {"two": entry}, lambda line: None, known)
+    assert list(blocks_of(lock.read_text())) == ["one", "other", "two"]
+    text = lock.read_text()
+    monkeypatch.setattr(lock_text, "blocks_of", lambda text: pytest.fail("cut again"))
+    assert list(known.blocks_of(text)) == ["one", "other", "two"]
