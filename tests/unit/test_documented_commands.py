@@ -21,6 +21,7 @@ PLACEHOLDERS = {
     "<40 hexadecimal digits>": "a" * 40,
     "at-a-time N": "at-a-time 1",
     "h=hinge": "h=identity",  # docs/contributing.md: the reader adds it
+    "--at-a-time N": "--at-a-time 2",
     "RECIPE=...": f"RECIPE={QUICKSTART}",
     "[RECIPE]": QUICKSTART,
     "RECIPE ": f"{QUICKSTART} ",
