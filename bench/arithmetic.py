@@ -53,7 +53,7 @@ def of_training(policy: PreTrainedModel, pairs: Sequence[Pair], epochs: float, c
     """
     forks = [Fork(pair.sample.prompt, pair.demonstration.response, pair.sample.response) for pair in pairs]
     apart = [each for pair in pairs for each in (pair.demonstration, pair.sample)]
-    together = [Dialogue(fork.prompt, sum(fork.responses, [])) for fork in forks]
+    together = [Dialogue(fork.prompt, [token for response in fork.responses for token in response]) for fork in forks]
     passes = operations(policy, together if forks_are_faster(policy, forks) else apart)
     reference = [pair.demonstration for pair in pairs] if captured else apart
     return epochs * passes + operations(policy, reference, READ)

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -71,11 +72,12 @@ def test_after_a_failure_nothing_is_begun_and_what_runs_is_finished() -> None:
             fails.set()
             raise ValueError("no")
         assert fails.wait(60)
+        time.sleep(0.5)  # the failure is noticed after the stage that fails has set the event
         return stage
 
     outcome = run(work, do, at_a_time=2)
     assert list(outcome.failed) == ["bad"]
-    assert outcome.results in ({"beside": "beside"}, {})
+    assert outcome.results == {"beside": "beside"}
     assert "later" not in outcome.results
 
 
