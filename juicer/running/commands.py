@@ -34,6 +34,7 @@ class Commands:
         self._room, self._parent = room, parent
         self._places, self._several = set(range(at_a_time)), at_a_time > 1 and sys.stderr.isatty()
         self._stopping = threading.Event()
+        self._last: tuple[bytes, ComputeSettings] | None = None
 
     def run(self, stage: str, heavy: bool, command: str, words: Sequence[str] | str, given: Mapping[str, Any]) -> int:
         """Run a stage's command and return its exit code, negative for a signal.
@@ -79,8 +80,20 @@ class Commands:
         parent = self._parent
         if parent is not None and (heavy or parent.started):
             with suppress(InputError):  # the stage itself reports what is wrong
-                return parent if compute_of(PARAMS) == parent.compute else None
+                return parent if self._compute() == parent.compute else None
         return None
+
+    def _compute(self) -> ComputeSettings:
+        """The section `compute` of params.yaml as it is now, parsed only if the file has another text than before."""
+        with suppress(OSError):
+            text = PARAMS.read_bytes()
+            if self._last is None or self._last[0] != text:
+                compute = compute_of(PARAMS)
+                if PARAMS.read_bytes() != text:
+                    return compute  # written in between, so that it is not known of which text it is
+                self._last = text, compute
+            return self._last[1]
+        return compute_of(PARAMS)
 
     def _began(self, stage: str, process: int) -> None:
         with self._room.lock:
