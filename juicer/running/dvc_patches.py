@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from juicer.running import lock_text, warm
 from juicer.running.capacity import Needs, Room, default_at_a_time, gpus_here
 from juicer.running.commands import PARAMS, Commands, compute_of
+from juicer.running.loading import Collected, FileSystems, Subgraphs
 from juicer.running.parameters import ParsedOnce
 from juicer.running.scheduler import Outcome, Work, run
 from juicer.runtime.errors import InputError
@@ -43,10 +44,14 @@ def install(at_a_time: int | None) -> None:
     require("dvc")
     import dvc.dependency.param
     import dvc.dvcfile
+    import dvc.output
     import dvc.repo.reproduce as reproduce
 
     dvc.dependency.param.read_param_file = ParsedOnce(dvc.dependency.param.read_param_file)
     dvc.dvcfile.Lockfile.dump_stages = by_entry(dvc.dvcfile.Lockfile.dump_stages)
+    dvc.output.get_cloud_fs = FileSystems(dvc.output.get_cloud_fs)
+    reproduce.collect_stages = Collected(reproduce.collect_stages)
+    reproduce.get_subgraph = Subgraphs(reproduce.get_subgraph)
     reproduce._reproduce = partial(_reproduce, reproduce._reproduce, at_a_time)
 
 
