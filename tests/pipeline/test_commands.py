@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from juicer.stages.code import Sources
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = "; touch pwned #"
 CONFIG = "recipes/models/pythia-1b.json"
@@ -25,6 +27,9 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
         shutil.copy(ROOT / name, tmp_path)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     monkeypatch.chdir(tmp_path)
+    Path("code").mkdir()
+    for path, text in Sources().lists().items():
+        Path(path).write_text(text, encoding="utf-8")
     return YAML(typ="safe").load(ROOT / "params.yaml")
 
 
