@@ -84,6 +84,16 @@ def no_store_for_the_next_test() -> Iterator[None]:
         os.environ["MLFLOW_TRACKING_URI"] = before
 
 
+@pytest.fixture(autouse=True)
+def no_handlers_for_the_next_test() -> Iterator[None]:
+    """A stage that ran in this process keeps its signals: the first one that came would end the process 15 s later."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the project's files (code, graph, recipes, DVC settings; no data), made the working directory."""

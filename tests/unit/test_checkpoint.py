@@ -248,13 +248,9 @@ def test_a_state_that_one_machine_has_lost_counts_on_none(together, folder, dama
 def cancellation(monkeypatch):
     """A cancellation that has this process's signals for the time of a test, without the end after LIMIT."""
     monkeypatch.setattr("juicer.stages.cancellation._end_later", lambda asked: None)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     made = Cancellation()
     made.install()
-    yield made
-    signal.set_wakeup_fd(-1)
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return made
 
 
 def test_a_request_ends_a_run_at_once_where_nothing_is_held(cancellation):
