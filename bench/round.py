@@ -50,7 +50,8 @@ def measure(part: str, size: str | None, prompts: int | None, repeats: int | Non
             command += [] if value is None else [f"--{name}", str(value)]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise SystemExit(f"{part} failed:\n{done.stderr[-2000:]}")
+            why = "killed, perhaps because memory ran out" if done.returncode == -9 else f"exit code {done.returncode}"
+            raise SystemExit(f"{part} failed ({why}):\n{done.stderr[-2000:]}")
         results: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return results
 

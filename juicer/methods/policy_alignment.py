@@ -28,13 +28,14 @@ from juicer.models.shape import count_parameters
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.runtime.libraries import require
+from juicer.runtime.memory import return_freed
 from juicer.sampling.decoding import sample_responses
 from juicer.sampling.steppers import cache_of
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import PolicyAlignmentSettings
 from juicer.settings.training import SamplingSettings
 from juicer.training.backends import unshard
-from juicer.training.memory import micro_batch, step_of, weights_of
+from juicer.training.memory import CPU_RLOO, micro_batch, step_of, weights_of
 from juicer.training.record import TrainingRecord
 from juicer.training.trainer import (
     LocalGpuRandomState,
@@ -160,6 +161,7 @@ def align_policy(
             first = processes.rank * len(prompt_ids)
             named = [(f"{self.state.global_step}/{place}", prompt) for place, prompt in enumerate(prompt_ids, first)]
             sampling = SamplingSettings(temperature=settings.temperature, batch_size=len(named))
+            return_freed()  # gradients of the last step, of other sizes than keys and values
             # Sharded weights are gathered for the block, so processes may take different numbers of decoding steps.
             with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, mixed_precision(compute):
                 samples = sample_responses(model, template, named, sampling, seed, own)
@@ -193,6 +195,8 @@ def align_policy(
                     if recorded is not None:
                         return recorded, None, None
                 log_probabilities, entropies = compute_rows(dialogues)
+            if model is self.ref_model:
+                release(model)  # before the reward is read
             if first and serves_twice:
                 self.keeping = log_probabilities, entropies
             return log_probabilities.detach() if first else log_probabilities, entropies, None
@@ -201,6 +205,7 @@ def align_policy(
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
             # Until the next responses only the policy is computed.
             release(reward, *([self.ref_model] if self.ref_model is not None else []))
+            return_freed()
             if self.keeping is not None:
                 # As part of the rows they take part in TRL's shuffling.
                 output["log_pi"], output["entropy"] = self.keeping
@@ -236,7 +241,7 @@ def align_policy(
             heads=template.settings.max_response_tokens,
             in_chunks=on_single_cpu(policy, processes),
             # The reference of the KL term is as large as the policy. On a CPU neither is held (`release`).
-            others=0.0 if on_single_cpu(policy, processes) else weights_of(policy, reward),
+            others=CPU_RLOO if on_single_cpu(policy, processes) else weights_of(policy, reward),
             processes=processes,
         ),
         processes,

@@ -13,7 +13,7 @@ from juicer.recipe.schema import Recipe
 from juicer.runtime.devices import GIB, Device
 from juicer.runtime.errors import InputError
 from juicer.settings.training import MicroBatch, SamplingSettings
-from juicer.training.memory import CPU_OVERHEAD, OVERHEAD, WEIGHT, Step, Training, logit_bytes
+from juicer.training.memory import CPU_OVERHEAD, CPU_RLOO, OVERHEAD, WEIGHT, Step, Training, logit_bytes
 
 RECORD = 110
 """Bytes of a sample's line besides its tokens."""
@@ -352,7 +352,7 @@ class Planner:
         forward = shape.forward(samples * length, length, samples * lengths.sample)
         reward = self.reward.forward(samples * length, length, samples)
         # On a CPU their pages are dropped before training goes on (`juicer.models.mapped`).
-        others = 0.0 if self._alone_on_cpu else shape.parameters * WEIGHT + self.reward.parameters * self.bytes
+        others = CPU_RLOO if self._alone_on_cpu else shape.parameters * WEIGHT + self.reward.parameters * self.bytes
         limit = self.recipe.template.max_response_tokens
         step = self._step(how, 1, limit, others, in_chunks=self._alone_on_cpu)
         batch = "rft.policy.prompts_per_step * samples_per_prompt"

@@ -1,5 +1,6 @@
 """Main memory: how much this process's machine or container has, and how much of it is free."""
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,13 @@ def main_memory() -> tuple[float, float]:
                 limit, used = (float((folder / name).read_text(encoding="utf-8")) for name in (most, current))
                 total, free = min(total, limit), min(free, max(0.0, limit - used + _cached(folder, prefix)))
     return total, free
+
+
+def return_freed() -> None:
+    """Return freed memory to the system, which glibc otherwise keeps for allocations that fit into it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _cached(folder: Path, prefix: str) -> float:

@@ -24,6 +24,8 @@ OVERHEAD = 1 * GIB
 """Bytes per device of CUDA's context, the libraries' workspaces and fragmentation."""
 CPU_OVERHEAD = 0.6e9
 """The same in main memory: the imported libraries (0.5 GB, measured), and what the allocator keeps."""
+CPU_RLOO = 0.3e9
+"""What RLOO takes in main memory beside: TRL's imports, and the second softmax, of which it takes entropies."""
 CPU_BUDGET = 4e9
 """Bytes that a stage's training may take on a CPU. A constant, so that a recipe has the same micro-batches, and so the
 same last bits, on every machine that has twice as much; not what happens to be free."""
@@ -80,15 +82,17 @@ class Training:
         )
 
 
-def logit_bytes(shape: Shape, positions: float, groups: int | None = None) -> float:
+def logit_bytes(shape: Shape, positions: float, groups: int | None = None, *, on_cpu: bool = False) -> float:
     """Bytes of the logits of a number of positions: in bf16, an fp32 copy, and its softmax or gradient.
+
+    On a CPU the softmax is kept while both gradients are computed.
 
     Args:
         groups: forward passes whose logits are held at the same time, each in chunks of `LOGITS_AT_ONCE`; None means
             that logits are not computed in chunks.
     """
     logits = positions * shape.vocabulary
-    return 10.0 * (logits if groups is None else min(logits, groups * LOGITS_AT_ONCE))
+    return (16.0 if on_cpu else 10.0) * (logits if groups is None else min(logits, groups * LOGITS_AT_ONCE))
 
 
 CHUNK = 16
@@ -120,7 +124,8 @@ class Step:
         """Bytes per device with so many rows in one forward pass, all as long as the longest."""
         sequences, shape = rows * self.sequences, self.training.shape
         kept = shape.activations(sequences * self.length, self.bytes_, recomputed=self.training.recomputed)
-        kept += logit_bytes(shape, sequences * self.heads, -(-sequences // CHUNK) if self.in_chunks else None)
+        groups = -(-sequences // CHUNK) if self.in_chunks else None
+        kept += logit_bytes(shape, sequences * self.heads, groups, on_cpu=self.on_cpu)
         if self.bytes_ < WEIGHT and not self.training.recomputed and self.zero_stage < 3:
             kept += shape.parameters * self.bytes_  # the cast matrices are kept for the backward pass
         overhead = CPU_OVERHEAD if self.on_cpu else OVERHEAD

@@ -213,13 +213,19 @@ def test_mixed_precision_trains_float32_weights(policy, template, initial, rewar
 
 
 def test_only_copies_of_the_policy_s_weights_are_kept_for_its_pass(policy, template, initial, reward, monkeypatch):
-    casts, kept = WeightCasts(), []
+    casts, kept, released = WeightCasts(), [], []
+
+    def release(*models):
+        kept.append(len(casts._copies))
+        released.append([model is reward for model in models])
+
     monkeypatch.setattr(policy_alignment, "WeightCasts", lambda: casts)
-    monkeypatch.setattr(policy_alignment, "release", lambda *_: kept.append(len(casts._copies)))
+    monkeypatch.setattr(policy_alignment, "release", release)
     settings = SETTINGS.model_copy(update={"steps": 1, "kl_coefficient": 0.1})
     scratch, compute = initial.parent / "scratch", COMPUTE.model_copy(update={"precision": "bf16"})
     align_policy(policy, initial, reward, (0.0, 1.0), template, PROMPTS, settings, compute, 0, scratch)
-    assert kept == [sum(isinstance(module, torch.nn.Linear) for module in policy.modules())]
+    assert kept[-1] == sum(isinstance(module, torch.nn.Linear) for module in policy.modules())
+    assert released == [[False], [True, False]]  # the reference before the reward is read
 
 
 def test_fewer_prompts_than_a_step_takes_are_refused(policy, template, initial, reward):

@@ -1,7 +1,9 @@
 """`micro_batch_size: auto` takes what fits by the plan's arithmetic, the same on every machine that is large enough."""
 
+import platform
 from dataclasses import replace
 
+import psutil
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -9,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from juicer.models.shape import Shape
 from juicer.planning.costs import shape_of, training_of
 from juicer.runtime.devices import GIB
+from juicer.runtime.memory import return_freed
 from juicer.runtime.processes import Processes
 from juicer.settings.training import LoraSettings, OptimiserSettings
 from juicer.training import loop, memory
@@ -126,3 +129,13 @@ def test_a_checkpoint_goes_on_with_its_micro_batches(monkeypatch, tmp_path):
         run(2)
     assert run(1).facts["micro_batch_size"] == 2  # another machine would have taken 1
     assert passes == [2, 2, 2, 2]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries return it themselves")
+def test_what_was_freed_between_allocations_that_stay_goes_back_to_the_system():
+    pieces = [bytearray(8192) for _ in range(20_000)]
+    held = psutil.Process().memory_info().rss
+    del pieces[1::2]
+    del pieces[: len(pieces) // 2]
+    return_freed()
+    assert held - psutil.Process().memory_info().rss > 8192 * 10_000
