@@ -22,7 +22,7 @@ WEIGHT = 4
 """Bytes of a weight that is trained or saved."""
 OVERHEAD = 1 * GIB
 """Bytes per device of CUDA's context, the libraries' workspaces and fragmentation."""
-CPU_OVERHEAD = 0.6e9
+CPU_OVERHEAD = 0.75e9
 """The same in main memory: the imported libraries (0.5 GB, measured), and what the allocator keeps."""
 CPU_RLOO = 0.3e9
 """What RLOO takes in main memory beside: TRL's imports, and the second softmax, of which it takes entropies."""
