@@ -195,7 +195,7 @@ def align_policy(
                     if recorded is not None:
                         return recorded, None, None
                 log_probabilities, entropies = compute_rows(dialogues)
-            if model is self.ref_model:
+            if self.ref_model is not None and model is self.ref_model:
                 release(model)  # before the reward is read
             if first and serves_twice:
                 self.keeping = log_probabilities, entropies
