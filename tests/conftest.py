@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +85,23 @@ def no_store_for_the_next_test() -> Iterator[None]:
         os.environ["MLFLOW_TRACKING_URI"] = before
 
 
-@pytest.fixture(autouse=True)
-def no_handlers_for_the_next_test() -> Iterator[None]:
+@contextmanager
+def signals_restored() -> Iterator[None]:
     """A stage that ran in this process keeps its signals: the first one that came would end the process 15 s later."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    signal.set_wakeup_fd(-1)
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def no_handlers_for_the_next_test() -> Iterator[None]:
+    """Signals are handled as before, whatever a test ran in this process."""
+    with signals_restored():
+        yield
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from juicer.runtime.errors import Cancelled
 from juicer.runtime.processes import Processes
 from juicer.stages.cancellation import Cancellation
 from juicer.stages.checkpoint import Checkpoint, checkpoints_of, discard_checkpoints, kept, key_of, remove_checkpoints
+from tests.conftest import signals_restored
 
 
 @pytest.fixture
@@ -251,6 +252,20 @@ def cancellation(monkeypatch):
     made = Cancellation()
     made.install()
     return made
+
+
+def test_a_stage_in_this_process_leaves_no_signals_to_the_next_test(monkeypatch):
+    monkeypatch.setattr("juicer.stages.cancellation._end_later", lambda asked: None)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with signals_restored():
+        left = Cancellation()
+        left.install()
+        assert signal.getsignal(signal.SIGTERM) == left._handle
+    assert signal.set_wakeup_fd(-1) == -1  # of the pipe whose reader ends the process
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert left.requested is None
 
 
 def test_a_request_ends_a_run_at_once_where_nothing_is_held(cancellation):
