@@ -56,6 +56,20 @@ class Metrics(Document):
     """Its standard error."""
     pairs: int
     """Number of prompts with a rejected response: the preference metrics are shares of these."""
+    judge_mean: float | None = None
+    """Mean score by the judge, a reward model that chose no demonstration; None without one."""
+    judge_sem: float | None = None
+    """Its standard error."""
+    demonstration_nll: float | None = None
+    """Mean of -log pi(y|x) of the demonstrations, per response, in nats."""
+    demonstration_nll_sem: float | None = None
+    """Its standard error."""
+    demonstration_nll_per_token: float | None = None
+    """-log pi of all demonstrations over the number of their tokens, in nats: its exponential is the perplexity."""
+    empty: float | None = None
+    """Share of sampled responses without any text."""
+    repeated: float | None = None
+    """Share of sampled responses that repeat themselves (`juicer.evaluation.metrics.repeats_itself`)."""
 
     @property
     def merits(self) -> Merits:
@@ -153,12 +167,41 @@ class Row(Document):
     """Folder of the model."""
 
 
+class PerPrompt(Document):
+    """What was measured on each held-out prompt, in the order of the prompts: differences are paired over these."""
+
+    id: list[str]
+    """Of the prompt and its demonstration (`Demonstration.id`)."""
+    demonstration_tokens: list[int]
+    """Tokens of the demonstration, end-of-text included."""
+    gap: list[float | None]
+    """log pi(chosen|x) - log pi(rejected|x), in nats; None without a rejected response, like the next."""
+    gap_per_token: list[float | None]
+    """The same, each divided by its number of tokens."""
+    kl: list[float]
+    """log pi(y'|x) - log pi_sft(y'|x) of the sampled response, in nats; 0 for SFT itself."""
+    response_tokens: list[int]
+    """Tokens of the sampled response."""
+    ended: list[bool]
+    """Whether the sampled response ended before the length limit."""
+    empty: list[bool]
+    """Whether it has no text."""
+    repeated: list[bool]
+    """Whether it repeats itself."""
+
+
 class EvaluatedModel(Row):
     """evaluation/models/NAME.json: what tasks.evaluate measured of one model."""
 
     held_out: Metrics
     held_out_scores: list[float | None]
     """The scorer's score of each response; None without a scorer."""
+    held_out_judged: list[float | None] = Field(default_factory=list)
+    """The judge's score of each response; None without a judge."""
+    held_out_nll: list[float] = Field(default_factory=list)
+    """-log pi(y|x) of each demonstration, in nats."""
+    held_out_rows: PerPrompt | None = None
+    """What else was measured on each prompt. Tables of models leave it out."""
     samples: list[ShownSample] = Field(default_factory=list)
     """The first of the held-out prompts and their responses."""
     validation: Metrics | None = None
