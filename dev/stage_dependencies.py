@@ -40,7 +40,11 @@ def parameters(program: str, sources: Sources, root: Path = ROOT) -> set[str]:
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
             called_on = node.func.value
-            if node.func.attr in ("read", "value") and isinstance(called_on, ast.Name) and called_on.id == "stage":
+            if (
+                node.func.attr in ("read", "read_optional", "value")
+                and isinstance(called_on, ast.Name)
+                and called_on.id == "stage"
+            ):
                 key = node.args[0] if node.args else None
                 if not (isinstance(key, ast.Constant) and isinstance(key.value, str)):
                     raise ValueError(f"{path}:{node.lineno}: write the key as a literal, so that it can be checked")

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 from juicer import scorers
 from juicer.data import demonstrations
 from juicer.data.demonstrations import Demonstration
+from juicer.evaluation.pairs_record import check_accuracy
 from juicer.runtime.context import WorkContext
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json, write_json
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, ScorerSettings, TemplateSettings
+from juicer.settings.preferences import PreferencesSettings, Role
 from juicer.stages.launch import main
 from juicer.stages.stage import Stage, optional_path
 
@@ -36,6 +38,8 @@ T = TypeVar("T")
 REPLACED = "template.name 'hh' replaces the model's own chat template (template.name: model keeps it)"
 ADVICE = {
     "duplicate": "most rows are duplicates: check that the rows differ",
+    "pairs_of_scorer": "lower preferences.scorer.share",
+    "pairs_of_judge": "lower preferences.judge.share",
     "prompt_in_held_out": "most rows have a prompt that the source holds out: add other rows",
     "refused_by_template": "change template.system or the turns of the rows, or set template.name to hh",
     "refused_by_scorer": "change the turns of the rows, or use a scorer whose template takes them",
@@ -78,6 +82,7 @@ def run(stage: Stage) -> str:
     if template.replaced and stage.is_main:
         print(f"{stage.name}: {REPLACED}", file=sys.stderr)
     scoring = stage.read("scorer", ScorerSettings)
+    check_accuracy(given.scorer, "scorer", accept_chance=scoring.accept_chance)
     scorer = scorers.load(scoring, given.scorer, stage.read("compute", ComputeSettings))
 
     raw = given.raw / "demonstrations.jsonl"
@@ -88,7 +93,9 @@ def run(stage: Stage) -> str:
         context = stage.context
         if scorer:
             context = replace(context, memo=files.enter_context(stage.memo()))
-        curation = Curation(settings, scoring, scorer, Lengths(template), positions, opened, context)
+        withheld = stage.read_optional("preferences", PreferencesSettings)
+        shares = withheld.withheld if withheld else {}
+        curation = Curation(settings, scoring, scorer, Lengths(template), positions, opened, context, shares)
         curation.take(raw, stage.name)
         write_json(out / "curation.json", curation.finish())
     if stage.is_main:
@@ -121,6 +128,7 @@ class Curation:
         positions: the policy's context in tokens; None if it has no limit.
         files: the open output file of each split.
         context: of the scoring; its memo keeps scored batches.
+        withheld: shares of the prompts whose pairs train the scorer or the judge.
     """
 
     def __init__(
@@ -132,13 +140,14 @@ class Curation:
         positions: int | None,
         files: "Mapping[Split, BinaryIO]",
         context: WorkContext,
+        withheld: Mapping[Role, float],
     ) -> None:
         from juicer.sources.curation import Best
         from juicer.sources.lengths import LengthStatistics
 
         self.settings, self.scoring, self.scorer = settings, scoring, scorer
         self.lengths, self.files, self.context = lengths, files, context
-        self.positions = positions
+        self.positions, self.withheld = positions, withheld
         self.statistics = LengthStatistics()
         self.total = self.read = 0
         self.kept: Counter[str] = Counter()
@@ -273,7 +282,7 @@ class Curation:
 
     def _new(self, chunk: list[Demonstration], file: str) -> "Iterator[Candidate]":
         """Rows that are not duplicates and whose dialogue is in one split only, each with its split and place."""
-        from juicer.sources.curation import split_of
+        from juicer.sources.curation import side_of
         from juicer.sources.lengths import in_sample
 
         for number, row in enumerate(chunk, self.read - len(chunk) + 1):
@@ -284,7 +293,11 @@ class Curation:
                 if not self._held_out_prompts.isdisjoint({_key(split_hash), _key(prompt_hash)}):
                     self.dropped["prompt_in_held_out"] += 1
                     continue
-                split = split_of(split_hash, self.settings, self._source_holds_out)
+                side = side_of(split_hash, self.settings, self._source_holds_out, self.withheld)
+                if side == "scorer" or side == "judge":
+                    self.dropped[f"pairs_of_{side}"] += 1
+                    continue
+                split = side
             if (key := _key(row.id)) in self._seen:
                 self.dropped["duplicate"] += 1
                 continue
@@ -393,6 +406,7 @@ class Curation:
     def _check_available(self) -> None:
         limits, too_long = self.lengths.limits, self._advice_on_limits()
         unsuitable = sum(self.dropped[reason] for reason in self.unsuitable)
+        unsuitable += sum(self.dropped[f"pairs_of_{role}"] for role in self.withheld)
         fresh = self.read - self.dropped["duplicate"] - self.dropped["prompt_in_held_out"] - unsuitable
         if fresh and self.dropped["prompt_too_long"] == fresh:
             what = (

@@ -3,11 +3,12 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from juicer.evaluation.pairs_record import check_accuracy
 from juicer.runtime.files import write_json
 from juicer.settings.compute import ComputeSettings
-from juicer.settings.data import ScorerSettings, TemplateSettings
+from juicer.settings.data import JudgeSettings, ScorerSettings, TemplateSettings
 from juicer.settings.evaluation import EvaluationSettings
 from juicer.stages.launch import main
 from juicer.stages.stage import Stage, optional_path
@@ -26,6 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", type=Path, required=True, help="model folder")
     parser.add_argument("--sft", type=Path, required=True, help="SFT model, the reference of KL and implicit reward")
     parser.add_argument("--scorer", type=optional_path, required=True, help="scorer folder")
+    parser.add_argument("--judge", type=optional_path, help="judge's folder")
     parser.add_argument("--data", type=Path, required=True, help="curated data")
     parser.add_argument("--out", type=Path, required=True, help="evaluation to write (.json)")
 
@@ -60,7 +62,7 @@ def report_samples(template: "Template", rows: "Sequence[Demonstration]", done: 
 def run(stage: Stage) -> str:
     from juicer import scorers
     from juicer.data import demonstrations
-    from juicer.evaluation.metrics import Oracle, evaluate_policy
+    from juicer.evaluation.metrics import Oracle, evaluate_policy, measure_instruments
     from juicer.evaluation.results import EvaluatedModel, Metrics, ShownSample, Training
     from juicer.methods.probe import probe_policy
     from juicer.models.loading import load_policy, load_template, read_training
@@ -74,31 +76,45 @@ def run(stage: Stage) -> str:
     policy = load_policy(given.policy, compute)
     probe_policy(policy.config, where=str(given.policy), training=False)
     sft = None if given.policy == given.sft else load_policy(given.sft, compute)
-    scorer = scorers.load(stage.read("scorer", ScorerSettings), given.scorer, compute)
-    judge: Oracle | None = None
+    scoring, judging = stage.read("scorer", ScorerSettings), stage.read("judge", JudgeSettings)
+    check_accuracy(given.judge, "judge", accept_chance=judging.accept_chance)
+    scorer = scorers.load(scoring, given.scorer, compute)
+    judge = scorers.load(judging, given.judge, compute)
+    exact: Oracle | None = None
     if stage.value("world") is not None:
         from juicer.quickstart.world import oracle
 
-        judge = oracle
+        exact = oracle
 
     metrics, scores = dict[str, Metrics](), dict[str, list[float | None]]()
-    samples, line = list[ShownSample](), ""
+    samples, line, held_out = list[ShownSample](), "", dict[str, Any]()
     for split in ("held_out", "validation"):
         rows = list(demonstrations.read(given.data / f"{split}.jsonl"))[: settings.prompts]
         if not rows:
             raise InputError("no rows to evaluate on", where=str(given.data / f"{split}.jsonl"), do="raise its share")
-        scorers.check_rows(scorer, [(row.id, row.prompt, row.response) for row in rows], f"{split}.jsonl")
+        for each in (scorer, judge):
+            scorers.check_rows(each, [(row.id, row.prompt, row.response) for row in rows], f"{split}.jsonl")
+        judges = judge if split == "held_out" else None  # it chooses nothing
         purpose = derive(seed, "evaluation", split)
         with stage.batches(len(rows) // stage.processes.world_size, "prompt", split) as context:
-            done = evaluate_policy(policy, sft, scorer, judge, template, rows, settings.sampling, purpose, context)
+            done = evaluate_policy(
+                policy, sft, scorer, exact, template, rows, settings.sampling, purpose, context, judges
+            )
         metrics[split] = done.metrics.rounded()
-        scores[split] = [None if score is None else float(f"{score:.6g}") for score in done.scores]
+        scores[split] = _rounded(done.scores)
         stage.record(prompts=len(rows), response_tokens=sum(len(sample.response) for sample in done.samples))
         if split == "held_out":
             reward = done.metrics.reward_mean
             line = "" if reward is None else f"reward {reward:.3f}, "
+            line += "" if done.metrics.judge_mean is None else f"judge {done.metrics.judge_mean:.3f}, "
             line += f"{done.metrics.response_tokens:.1f} tokens, {done.metrics.ended:.0%} ended"
             samples = report_samples(template, rows[: settings.shown], done)
+            held_out = {"held_out_nll": [float(f"{value:.6g}") for value in done.nll], "held_out_rows": done.rows}
+            held_out |= {"held_out_judged": _rounded(done.judged)} if judge is not None else {}
+            if given.method == "base":
+                with stage.batches(len(rows) // stage.processes.world_size, "pair", "instruments") as context:
+                    found = measure_instruments(rows, scorer, judge, context)
+                held_out |= {"instruments": found} if found is not None else {}
     training = read_training(given.policy)
     result = EvaluatedModel(
         name=given.name,
@@ -107,6 +123,7 @@ def run(stage: Stage) -> str:
         path=given.policy.as_posix(),
         held_out=metrics["held_out"],
         held_out_scores=scores["held_out"],
+        **held_out,
         samples=samples,
         validation=metrics["validation"],
         validation_scores=scores["validation"],
@@ -115,6 +132,10 @@ def run(stage: Stage) -> str:
     with stage.publish(given.out) as path:
         write_json(path, result.as_json())
     return line
+
+
+def _rounded(scores: "Sequence[float | None]") -> list[float | None]:
+    return [None if score is None else float(f"{score:.6g}") for score in scores]
 
 
 if __name__ == "__main__":

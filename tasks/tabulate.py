@@ -52,6 +52,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(stage: Stage) -> str:
     values = read_json(stage.arguments.row)
+    if isinstance(values, dict):
+        # The table grows by a row per model, and every later table has it again.
+        values.pop("held_out_rows", None)
     benchmarks = isinstance(values, dict) and "columns" in values
     return _tabulate(stage, values, BenchmarkedModel) if benchmarks else _tabulate(stage, values, EvaluatedModel)
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from juicer.data.demonstrations import Demonstration, Message
 from juicer.data.dialogues import Dialogue, Sample
 from juicer.data.template import Template
-from juicer.evaluation.results import Metrics
+from juicer.evaluation.pairs_record import accuracy_of
+from juicer.evaluation.results import Instruments, Metrics, PerPrompt
 from juicer.models.log_probability import score_dialogues
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.sampling.decoding import sample_responses
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Oracle = Callable[[list[Message], str], float]
+REPEATED_WORDS, REPEATED_TIMES = 4, 3
+"""A response repeats itself if so many words in a row occur so many times."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,11 @@ class Evaluation:
     samples: list[Sample]
     texts: list[str]
     scores: list[float | None]
+    judged: list[float | None]
     oracles: list[float | None]
+    nll: list[float]
+    """-log pi(y|x) of each demonstration, in nats."""
+    rows: PerPrompt
 
 
 def evaluate_policy(
@@ -45,6 +53,7 @@ def evaluate_policy(
     settings: SamplingSettings,
     seed: int,
     context: WorkContext = LOCAL,
+    judge: Scorer | None = None,
 ) -> Evaluation:
     """Evaluate a policy on held-out rows. One sampled response per prompt.
 
@@ -54,6 +63,7 @@ def evaluate_policy(
         oracle: the exact quality of a response; None outside the quickstart.
         seed: the same for every policy, so that all are sampled with the same random numbers.
         context: its memo keeps samples and scores; the result does not depend on the number of processes.
+        judge: scores the samples apart from the scorer; None leaves its score out.
     """
     prompts = [template.prompt(row.prompt) for row in rows]
     single = settings.model_copy(update={"samples_per_prompt": 1})
@@ -74,9 +84,10 @@ def evaluate_policy(
 
     chosen_log, own_log, rejected_log = (log_probabilities(policy, each) for each in (demonstrations, own, rejected))
 
-    kl, implicit = 0.0, None
+    log_ratios, implicit = torch.zeros(len(rows)), None
     if sft is not None:
-        kl = float((own_log - log_probabilities(sft, own)).mean())
+        log_ratios = own_log - log_probabilities(sft, own)
+    gaps_of, per_token_of = dict[int, float](), dict[int, float]()
     gap_mean = gap_sem = accuracy = accuracy_per_token = None
     if with_rejected:
         gaps = (chosen_log[with_rejected] - rejected_log).tolist()
@@ -84,10 +95,12 @@ def evaluate_policy(
         accuracy = sum(gap > 0 for gap in gaps) / len(gaps)
         chosen_lengths = [len(demonstrations[row].response) for row in with_rejected]
         per_token = [
-            float(chosen_log[row]) / length > float(rejected_log[number]) / len(rejected[number].response)
+            float(chosen_log[row]) / length - float(rejected_log[number]) / len(rejected[number].response)
             for number, (row, length) in enumerate(zip(with_rejected, chosen_lengths, strict=True))
         ]
-        accuracy_per_token = sum(per_token) / len(per_token)
+        accuracy_per_token = sum(gap > 0 for gap in per_token) / len(per_token)
+        gaps_of = dict(zip(with_rejected, gaps, strict=True))
+        per_token_of = dict(zip(with_rejected, per_token, strict=True))
         if sft is not None:
             chosen_dialogues = [demonstrations[row] for row in with_rejected]
             implicit_gaps = (
@@ -97,10 +110,27 @@ def evaluate_policy(
             implicit = sum(gap > 0 for gap in implicit_gaps) / len(implicit_gaps)
 
     asked = [(row.prompt, text) for row, text in zip(rows, texts, strict=True)]
-    scores: list[float | None] = [None] * len(rows) if scorer is None else list(scorer.score(asked, context))
+    scores, judged = (_scores(each, asked, context) for each in (scorer, judge))
     oracles: list[float | None] = [None if oracle is None else oracle(prompt, text) for prompt, text in asked]
     reward_mean, reward_sem = mean_and_error([score for score in scores if score is not None])
+    judge_mean, judge_sem = mean_and_error([score for score in judged if score is not None])
     oracle_mean, oracle_sem = mean_and_error([value for value in oracles if value is not None])
+    nll = [-float(value) for value in chosen_log]
+    nll_mean, nll_sem = mean_and_error(nll)
+    demonstration_tokens = [len(each.response) for each in demonstrations]
+    empty = [not text.strip() for text in texts]
+    repeated = [repeats_itself(text) for text in texts]
+    per_prompt = PerPrompt(
+        id=[row.id for row in rows],
+        demonstration_tokens=demonstration_tokens,
+        gap=[_rounded(gaps_of.get(row)) for row in range(len(rows))],
+        gap_per_token=[_rounded(per_token_of.get(row)) for row in range(len(rows))],
+        kl=[float(f"{value:.6g}") for value in log_ratios.tolist()],
+        response_tokens=[len(sample.response) for sample in samples],
+        ended=[sample.ended for sample in samples],
+        empty=empty,
+        repeated=repeated,
+    )
     metrics = Metrics(
         prompts=len(rows),
         reward_mean=reward_mean,
@@ -113,13 +143,79 @@ def evaluate_policy(
         demonstration_gap=float((chosen_log - own_log).mean()),
         response_tokens=sum(len(sample.response) for sample in samples) / len(samples),
         ended=sum(sample.ended for sample in samples) / len(samples),
-        kl_to_sft=kl,
+        kl_to_sft=float(log_ratios.mean()),
         distinct_2=distinct_pairs([sample.response for sample in samples]),
         oracle_mean=oracle_mean,
         oracle_sem=oracle_sem,
         pairs=len(with_rejected),
+        judge_mean=judge_mean,
+        judge_sem=judge_sem,
+        demonstration_nll=nll_mean,
+        demonstration_nll_sem=nll_sem,
+        demonstration_nll_per_token=sum(nll) / sum(demonstration_tokens),
+        empty=sum(empty) / len(empty),
+        repeated=sum(repeated) / len(repeated),
     )
-    return Evaluation(metrics, samples, texts, scores, oracles)
+    return Evaluation(metrics, samples, texts, scores, judged, oracles, nll, per_prompt)
+
+
+def measure_instruments(
+    rows: Sequence[Demonstration], scorer: Scorer | None, judge: Scorer | None, context: WorkContext = LOCAL
+) -> Instruments | None:
+    """Accuracy of scorer and judge on pairs, and how often they agree; None without both kinds of pairs and scorers.
+
+    Args:
+        rows: held-out rows; those without a rejected response are left out.
+    """
+    pairs = [row for row in rows if row.rejected is not None]
+    if not pairs or (scorer is None and judge is None):
+        return None
+    chosen = [(row.prompt, row.response) for row in pairs]
+    rejected = [(row.prompt, row.rejected or "") for row in pairs]
+
+    def margins(model: Scorer | None) -> list[float] | None:
+        if model is None:
+            return None
+        better, worse = (model.score(each, context) for each in (chosen, rejected))
+        return [first - second for first, second in zip(better, worse, strict=True)]
+
+    by_scorer, by_judge = margins(scorer), margins(judge)
+    agreement = None
+    if by_scorer is not None and by_judge is not None:
+        agreement = accuracy_of([first * second for first, second in zip(by_scorer, by_judge, strict=True)])
+    return Instruments(
+        pairs=len(pairs),
+        scorer_accuracy=_rounded(None if by_scorer is None else accuracy_of(by_scorer)),
+        judge_accuracy=_rounded(None if by_judge is None else accuracy_of(by_judge)),
+        agreement=_rounded(agreement),
+    )
+
+
+def _scores(
+    scorer: Scorer | None, rows: Sequence[tuple[list[Message], str]], context: WorkContext
+) -> list[float | None]:
+    return [None] * len(rows) if scorer is None else list(scorer.score(rows, context))
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
+
+
+def repeats_itself(text: str, words: int = REPEATED_WORDS, times: int = REPEATED_TIMES) -> bool:
+    """Whether the same `words` words in a row stand in a text at least `times` times, without overlap counted twice.
+
+    That is what a model in a loop writes; a list that begins each line in the same way does not reach it.
+    """
+    parts = text.lower().split()
+    last, counts = dict[tuple[str, ...], int](), dict[tuple[str, ...], int]()
+    for place in range(len(parts) - words + 1):
+        phrase = tuple(parts[place : place + words])
+        if place - last.get(phrase, -words) >= words:
+            last[phrase] = place
+            counts[phrase] = counts.get(phrase, 0) + 1
+            if counts[phrase] >= times:
+                return True
+    return False
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:

@@ -190,6 +190,18 @@ class PerPrompt(Document):
     """Whether it repeats itself."""
 
 
+class Instruments(Document):
+    """How good the scorer and the judge are, on the held-out pairs, which neither was trained on."""
+
+    pairs: int
+    scorer_accuracy: float | None = None
+    """Share of the pairs in which the scorer gives the chosen response more, ties half; None without a scorer."""
+    judge_accuracy: float | None = None
+    """The same of the judge."""
+    agreement: float | None = None
+    """Share of the pairs in which both prefer the same response; None unless there are both."""
+
+
 class EvaluatedModel(Row):
     """evaluation/models/NAME.json: what tasks.evaluate measured of one model."""
 
@@ -202,6 +214,8 @@ class EvaluatedModel(Row):
     """-log pi(y|x) of each demonstration, in nats."""
     held_out_rows: PerPrompt | None = None
     """What else was measured on each prompt. Tables of models leave it out."""
+    instruments: Instruments | None = None
+    """Only in the evaluation of the base model: they do not depend on the model."""
     samples: list[ShownSample] = Field(default_factory=list)
     """The first of the held-out prompts and their responses."""
     validation: Metrics | None = None

@@ -1,7 +1,7 @@
 """Walks the graph of a recipe and adds up what each stage costs: steps, tokens, operations, memory and disk."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from juicer.models.precision import slow_bf16, training_compute
@@ -12,6 +12,7 @@ from juicer.recipe.graph import Graph
 from juicer.recipe.schema import Recipe
 from juicer.runtime.devices import GIB, Device
 from juicer.runtime.errors import InputError
+from juicer.settings.preferences import Role as PreferenceRole
 from juicer.settings.training import MicroBatch, SamplingSettings
 from juicer.training.memory import CPU_OVERHEAD, CPU_RLOO, OVERHEAD, WEIGHT, Step, Training, logit_bytes
 
@@ -91,6 +92,7 @@ class Planner:
         self.overhead = CPU_OVERHEAD if self.on_cpu else OVERHEAD
         roles = roles_of(recipe)
         self.policy, self.scorer, self.reward = roles.policy, roles.scorer, roles.reward
+        self.judge, self.trunks = roles.judge, roles.trunks
         self.available = available_rows(recipe)
         self.rows = training_rows(recipe, self.available)
         self.stages: list[StagePlan] = []
@@ -107,10 +109,15 @@ class Planner:
         if self.graph.rft:
             check_lengths(self.recipe, self.reward, "rft.reward.model")
         for name in self.graph.downloads:
-            shape = self.scorer if name == "scorer" and self.scorer else self.policy
+            shape = {"scorer": self.scorer, "judge": self.judge}.get(name) or self.policy
             if name == "reward":  # the download includes an output head, which the reward drops
                 shape = shape_in(self.recipe, str(self.recipe.rft.reward.model), "policy", "rft.reward.model")
+            for role in self.trunks:
+                if name == f"{role}_trunk":
+                    shape = self.trunks[role]
             self._add(f"download@{name}", shape, disk=shape.parameters * 2.0)
+        for role, shape in self.trunks.items():
+            self._preferences(role, shape)
         self._curate()
         self._sft()
         for key in self.graph.irft:
@@ -200,6 +207,40 @@ class Planner:
         """Bytes, besides the weights, for computing the log-probabilities of many dialogues."""
         limit = self.recipe.template.max_response_tokens
         return logit_bytes(shape, READ_AT_ONCE * limit, 1) + shape.working(READ_AT_ONCE * self.longest, self.bytes)
+
+    def _preferences(self, role: PreferenceRole, shape: Shape) -> None:
+        """The reward models that are trained on pairs; where these have a file of their own, its rows are not known."""
+        section = self.recipe.preferences
+        if section is None:
+            return
+        settings, lengths = section.models[role], self.lengths
+        curate, withheld = self.recipe.curate, sum(section.withheld.values())
+        left = max(0.0, 1 - withheld - curate.validation_share - curate.held_out_share)
+        rows = settings.least_pairs / (1 - settings.held_out_share)
+        if section.withheld and self.available is not None and left:
+            rows = self.available * settings.share / left
+        pairs = max(1.0, rows * (1 - settings.held_out_share))
+        how = training_of(
+            shape,
+            settings.optimiser.name,
+            frozen_blocks=settings.frozen_blocks,
+            recomputed=settings.gradient_checkpointing,
+        )
+        length = min(float(settings.max_tokens), lengths.prompt + lengths.response)
+        step = replace(self._step(how, 2, 0, in_chunks=True), length=float(settings.max_tokens))
+        micro = self._micro(settings.batch_size, settings.micro_batch_size, f"preferences.{role}.batch_size", step)
+        self._add(
+            f"preferences@{role}",
+            shape,
+            trained=how.trained,
+            steps=math.ceil(settings.epochs * pairs / settings.batch_size),
+            micro=micro,
+            tokens=settings.epochs * pairs * 2 * lengths.response,
+            operations=how.operations(settings.epochs * shape.forward(2 * pairs * length, length, 2 * pairs)),
+            memory=step.peak(micro),
+            disk=shape.parameters * float(WEIGHT),
+            advice=f"preferences.{role}.micro_batch_size, max_tokens, gradient_checkpointing, frozen_blocks",
+        )
 
     def _curate(self) -> None:
         if self.scorer is None:
@@ -400,9 +441,10 @@ class Planner:
             prompts * lengths.sample,
         )
         models = shape.parameters * (1 if is_sft else 2)
-        if self.scorer is not None:
-            read += self.scorer.forward(prompts * length, length, prompts)
-            models += self.scorer.parameters
+        for scorer in (self.scorer, self.judge):
+            if scorer is not None:
+                read += scorer.forward(prompts * length, length, prompts)
+                models += scorer.parameters
         rows = min(settings.sampling.batch_size, prompts)
         return StagePlan(
             "",

@@ -11,6 +11,8 @@ from juicer.recipe.graph import WORLD_POLICY, WORLD_SCORER, config_of
 from juicer.recipe.rows import FirstRows, check_rows
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
+from juicer.settings.data import ScorerSettings
+from juicer.settings.preferences import Role as PreferenceRole
 from juicer.sources.files import SourceFile, files_of, is_path, rows_in_parquet, rows_of
 from juicer.sources.mixture import shares
 from juicer.sources.suffixes import FileType, type_of
@@ -23,6 +25,10 @@ class Roles:
     policy: Shape
     scorer: Shape | None
     """None if the recipe scores nothing."""
+    judge: Shape | None
+    """None if the recipe has no judge."""
+    trunks: dict[PreferenceRole, Shape]
+    """The reward models that are trained on pairs."""
     reward: Shape
     """The reward model of RFT, which a recipe without RFT does not use."""
 
@@ -33,12 +39,21 @@ def roles_of(recipe: Recipe) -> Roles:
     Raises:
         InputError: the configuration of a model is not kept with the project; names the parameter.
     """
-    scorer = None
-    if recipe.scorer.kind != "none":
-        scorer = shape_in(recipe, str(recipe.scorer.model), "scorer", "scorer.model")
+    trunks = {
+        role: shape_in(recipe, settings.model or recipe.policy.model, "reward", f"preferences.{role}.model")
+        for role, settings in (recipe.preferences.models if recipe.preferences else {}).items()
+    }
+
+    def slot(name: PreferenceRole, settings: ScorerSettings) -> Shape | None:
+        if settings.kind == "none":
+            return None
+        return trunks.get(name) or shape_in(recipe, str(settings.model), "scorer", f"{name}.model")
+
     return Roles(
         shape_in(recipe, recipe.policy.model, "policy", "policy.model"),
-        scorer,
+        slot("scorer", recipe.scorer),
+        slot("judge", recipe.judge),
+        trunks,
         shape_in(recipe, recipe.rft.reward.model or recipe.policy.model, "reward", "rft.reward.model"),
     )
 
@@ -94,7 +109,8 @@ def available_rows(recipe: Recipe) -> int | None:
         what = f"curate.keep = {curate.keep}, but {named} has {rows} rows"
         raise InputError(what, do="lower it, or set it to null to keep all")
     held_out = 0 if any(file.held_out for files in listed for file in files) else curate.held_out_share
-    return max(1, round(rows * (1 - curate.validation_share - held_out)))
+    withheld = sum(recipe.preferences.withheld.values()) if recipe.preferences else 0.0
+    return max(1, round(rows * (1 - curate.validation_share - held_out - withheld)))
 
 
 def _yield(found: FirstRows) -> float:

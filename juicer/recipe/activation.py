@@ -24,6 +24,7 @@ from juicer.runtime.files import read_yaml, replace_text, value_at
 from juicer.runtime.yaml_text import parse_yaml
 from juicer.settings.base import S, Settings
 from juicer.settings.bounds import shortened
+from juicer.settings.preferences import ROLES
 from juicer.settings.sources import SourceSettings
 
 EXTENDED = 10
@@ -56,7 +57,18 @@ TINY = (
     "leaderboard.enabled=false",
 )
 """Overrides of `--tiny`: sizes and sources. Methods, rounds, epochs, learning rates and adapters stay as they are."""
-PLACES = ("fetch.source", "pretrain.corpus", "policy.model", "scorer.model", "rft.reward.model", "leaderboard.mirror")
+PLACES = (
+    "fetch.source",
+    "pretrain.corpus",
+    "policy.model",
+    "preferences.source",
+    "preferences.scorer.model",
+    "preferences.judge.model",
+    "scorer.model",
+    "judge.model",
+    "rft.reward.model",
+    "leaderboard.mirror",
+)
 """Every file or folder that a recipe names."""
 
 
@@ -163,7 +175,15 @@ def _merged(whole: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def _scaled_down(values: dict[str, Any]) -> list[str]:
     """The overrides that make a recipe tiny."""
     frozen = value_at(values, "rft.reward.frozen_blocks", None)
-    return [*TINY, *(["rft.reward.frozen_blocks=1"] if frozen else [])]
+    trained = [role for role in ROLES if value_at(values, f"preferences.{role}", None)]
+    return [
+        *TINY,
+        *(["rft.reward.frozen_blocks=1"] if frozen else []),
+        *(["preferences.source=null"] if trained else []),
+        *(f"preferences.{role}.{small}" for role in trained for small in ("least_pairs=1", "held_out_share=0.5")),
+        # Tiny random models learn nothing.
+        *(f"{role}.accept_chance=true" for role in trained),
+    ]
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

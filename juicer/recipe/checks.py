@@ -8,10 +8,24 @@ from typing import Any
 
 from packaging.version import Version
 
-from juicer.recipe.graph import ABSENT, HUB_ID, INPUTS, SFT, WORLD_POLICY, WORLD_SCORER, Graph, graph_of, named_inputs
+from juicer.recipe.graph import (
+    ABSENT,
+    HUB_ID,
+    INPUTS,
+    SFT,
+    WORLD_POLICY,
+    WORLD_SCORER,
+    Graph,
+    graph_of,
+    made_by_stages,
+    named_inputs,
+)
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.settings.base import Settings
+from juicer.settings.data import ScorerSettings
+from juicer.settings.preferences import FOLDERS
+from juicer.settings.preferences import Role as PreferenceRole
 from juicer.settings.sources import FetchSettings
 from juicer.sources.files import is_path, is_pattern
 
@@ -21,10 +35,15 @@ def check_models(recipe: Recipe, where: str) -> None:
 
     Only when a recipe is made active: an evaluation does not need the models that earlier stages have read.
     """
-    reward = recipe.rft.reward if recipe.rft.rounds else None
-    for key, named in (("policy", recipe.policy), ("scorer", recipe.scorer), ("rft.reward", reward)):
-        model = None if named is None or (named is recipe.scorer and recipe.scorer.kind == "none") else named.model
-        if model is None or (recipe.pretrain is not None and model in (WORLD_POLICY, WORLD_SCORER)):
+    named = {"policy": recipe.policy.model}
+    for key, slot in (("scorer", recipe.scorer), ("judge", recipe.judge)):
+        named |= {key: slot.model} if slot.kind != "none" and slot.model is not None else {}
+    if recipe.rft.rounds and recipe.rft.reward.model is not None:
+        named["rft.reward"] = recipe.rft.reward.model
+    for role, trained in (recipe.preferences.models if recipe.preferences else {}).items():
+        named |= {f"preferences.{role}": trained.model} if trained.model is not None else {}
+    for key, model in named.items():
+        if model in made_by_stages(recipe):
             continue
         # A name that could be a hub id is checked by its revision.
         if recipe.tiny is None and not Path(model).is_dir() and not HUB_ID.fullmatch(model):
@@ -108,6 +127,7 @@ def check_consistent(recipe: Recipe, where: str) -> None:
         do = "set compute.processes to 1 and compute.zero_stage to 0, or rft.optimiser to rloo"
         raise InputError("rft.optimiser 'ppo' runs in a single process only", where=where, do=do)
     _check_shares(recipe, where)
+    _check_preferences(recipe, where)
     if recipe.irft.rounds % recipe.irft.passes:
         what = f"irft.rounds = {recipe.irft.rounds} is not a multiple of irft.passes = {recipe.irft.passes}"
         raise InputError(what, where=where, do="change one of the two")
@@ -147,6 +167,30 @@ def _optional(recipe: Recipe) -> Iterator[tuple[str, str]]:
             yield f"{name}.sampling.engine", "vllm"
     if recipe.compute.zero_stage:
         yield "compute.zero_stage", "deepspeed"
+
+
+def _check_preferences(recipe: Recipe, where: str) -> None:
+    """Check that what `preferences` trains is used, and that its shares leave rows to train on."""
+    trained = recipe.preferences.models if recipe.preferences else {}
+    slots: dict[PreferenceRole, ScorerSettings] = {"scorer": recipe.scorer, "judge": recipe.judge}
+    for role, slot in slots.items():
+        folder = FOLDERS[role]
+        if role in trained and (slot.kind, slot.model) != ("sequence-classification", folder):
+            do = (
+                f"set {role}.kind to sequence-classification and {role}.model to {folder}, or remove preferences.{role}"
+            )
+            raise InputError(f"preferences.{role} is trained, but {role} is another model", where=where, do=do)
+        if role not in trained and slot.kind != "none" and slot.model == folder:
+            what = f"{role}.model is {folder}, which the section preferences.{role} makes, and that is missing"
+            raise InputError(what, where=where, do="add it, or name another model")
+    if recipe.judge.kind != "none" and recipe.judge.model is not None and recipe.judge.model == recipe.scorer.model:
+        what = f"judge.model and scorer.model are both {recipe.judge.model}: a judge that chose the data is none"
+        raise InputError(what, where=where, do="name another judge, or set judge.kind to none")
+    withheld = sum(recipe.preferences.withheld.values()) if recipe.preferences else 0.0
+    shares = recipe.curate.validation_share + recipe.curate.held_out_share + withheld
+    if withheld and shares >= 1:
+        what = f"the shares of preferences, curate.validation_share and curate.held_out_share are {shares:g} together"
+        raise InputError(f"{what} and leave no rows to train on", where=where, do="lower one of them")
 
 
 def _check_shares(recipe: Recipe, where: str) -> None:

@@ -11,6 +11,8 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.settings.base import Settings
+from juicer.settings.data import ScorerSettings
+from juicer.settings.preferences import FOLDERS
 from juicer.settings.sources import MOST_SOURCES, WORLD, FetchSettings
 from juicer.sources.files import files_of, is_path, is_pattern, matches_of
 
@@ -86,6 +88,15 @@ class SftControl(Settings):
     rft: OptionalInput
 
 
+class PreferenceModel(Settings):
+    """A reward model that is trained on pairs."""
+
+    trunk: str
+    """Model that it is initialised from."""
+    source: OptionalInput
+    """Its pairs' own file or folder; None for the rows of `fetch`."""
+
+
 class Kept(Settings):
     """A local input that is copied into DVC."""
 
@@ -99,6 +110,7 @@ class Graph(Settings):
 
     base: str
     scorer: OptionalInput
+    judge: OptionalInput
     sources: dict[str, OptionalInput]
     """Local files and folders of demonstrations, in a fixed number of places: DVC takes no list of them."""
     table: OptionalInput
@@ -107,6 +119,8 @@ class Graph(Settings):
     """Local files of the corpus."""
     kept: dict[str, Kept] = Field(default_factory=dict)
     """Local inputs that are copied into DVC."""
+    preferences: dict[str, PreferenceModel]
+    """The reward models that are trained on pairs, by role: scorer, judge."""
     downloads: dict[str, Download]
     tiny: dict[str, TinyModel]
     irft: dict[str, IrftRound]
@@ -134,7 +148,7 @@ def graph_of(recipe: Recipe, *, pinned: bool = True, kept: Mapping[str, Kept] | 
     tiny: dict[str, TinyModel] = {}
 
     def located(name: str, key: str, model: str, revision: str | None) -> str:
-        if recipe.pretrain is not None and model in (WORLD_POLICY, WORLD_SCORER):
+        if model in made_by_stages(recipe):
             return model
         if recipe.tiny is not None:
             tiny[name] = TinyModel(config=str(config_of(model, f"{key}.model")))
@@ -148,11 +162,22 @@ def graph_of(recipe: Recipe, *, pinned: bool = True, kept: Mapping[str, Kept] | 
         return f"models/hub/{name}"
 
     base = located("policy", "policy", recipe.policy.model, recipe.policy.revision)
-    scorer = None
-    if recipe.scorer.kind != "none":
-        if recipe.scorer.model is None:
-            raise InputError(f"scorer.kind is {recipe.scorer.kind!r}, but scorer.model is not set")
-        scorer = located("scorer", "scorer", recipe.scorer.model, recipe.scorer.revision)
+
+    def slot(name: str, settings: ScorerSettings) -> str | None:
+        if settings.kind == "none":
+            return None
+        if settings.model is None:
+            raise InputError(f"{name}.kind is {settings.kind!r}, but {name}.model is not set")
+        return located(name, name, settings.model, settings.revision)
+
+    scorer, judge = slot("scorer", recipe.scorer), slot("judge", recipe.judge)
+    preferences: dict[str, PreferenceModel] = {}
+    if recipe.preferences is not None:
+        for role, model in recipe.preferences.models.items():
+            trunk = base
+            if model.model is not None:
+                trunk = located(f"{role}_trunk", f"preferences.{role}", model.model, model.revision)
+            preferences[role] = PreferenceModel(trunk=trunk, source=_pairs(recipe.preferences.source, kept or {}))
     reward = SFT
     if recipe.rft.reward.model is not None and recipe.rft.rounds:
         reward = located("reward", "rft.reward", recipe.rft.reward.model, recipe.rft.reward.revision)
@@ -191,10 +216,12 @@ def graph_of(recipe: Recipe, *, pinned: bool = True, kept: Mapping[str, Kept] | 
     return Graph(
         base=base,
         scorer=scorer,
+        judge=judge,
         sources=_sources(recipe, kept or {}),
         table=previous,
         pretrain={"world": _corpus(recipe.pretrain.corpus, kept or {})} if recipe.pretrain else {},
         kept=kept_of(recipe) if kept is None else dict(kept),
+        preferences=preferences,
         downloads=downloads,
         tiny=tiny,
         irft=irft,
@@ -206,6 +233,12 @@ def graph_of(recipe: Recipe, *, pinned: bool = True, kept: Mapping[str, Kept] | 
         leaderboard=measured,
         leaderboard_table=_leaderboard_table(list(measured)[-1]) if measured else None,
     )
+
+
+def made_by_stages(recipe: Recipe) -> list[str]:
+    """The model folders that a recipe names and its own stages make."""
+    made = [WORLD_POLICY, WORLD_SCORER] if recipe.pretrain is not None else []
+    return [*made, *(FOLDERS[role] for role in (recipe.preferences.models if recipe.preferences else ()))]
 
 
 def config_of(model: str, key: str) -> Path:
@@ -250,9 +283,13 @@ def named_inputs(recipe: Recipe, known: Collection[str] = ()) -> dict[str, str]:
     """
     found: dict[str, str | None] = dict(zip(SOURCES, _paths(recipe.fetch, known), strict=False))
     found["corpus"] = getattr(recipe.pretrain, "corpus", None)
+    found["pairs"] = recipe.preferences.source if recipe.preferences else None
     if recipe.tiny is None:
         found["policy"] = recipe.policy.model
         found["scorer"] = recipe.scorer.model if recipe.scorer.kind != "none" else None
+        found["judge"] = recipe.judge.model if recipe.judge.kind != "none" else None
+        for role, model in (recipe.preferences.models if recipe.preferences else {}).items():
+            found[f"{role}_trunk"] = model.model
         found["reward"] = recipe.rft.reward.model if recipe.rft.rounds else None
     found["benchmarks"] = recipe.leaderboard.mirror if recipe.leaderboard.enabled else None
     return {name: value for name, value in found.items() if value is not None}
@@ -260,7 +297,7 @@ def named_inputs(recipe: Recipe, known: Collection[str] = ()) -> dict[str, str]:
 
 def local_inputs(recipe: Recipe) -> dict[str, Kept]:
     """Files and folders that the recipe reads and no stage makes, each with the place of a copy."""
-    made = ("world", WORLD_POLICY, WORLD_SCORER) if recipe.pretrain is not None else ("world",)
+    made = ("world", *made_by_stages(recipe))
     found: dict[str, Kept] = {}
     for name, source in named_inputs(recipe).items():
         known = [kept.source for kept in found.values()]
@@ -328,6 +365,14 @@ def _paths(fetch: FetchSettings, known: Collection[str]) -> list[str]:
         what = f"fetch.source names {len(found)} files, more than {MOST_SOURCES}"
         raise InputError(what, do="put them into a folder of their own, and name the folder")
     return found
+
+
+def _pairs(source: str | None, kept: Mapping[str, Kept]) -> str | None:
+    """The file or folder of pairs; None for the rows of `fetch`."""
+    if source is not None and source not in (each.source for each in kept.values()) and not Path(source).exists():
+        do = "paths are relative to the project's root"
+        raise InputError(f"preferences.source: no such file or folder: {source}", do=do)
+    return source
 
 
 def _corpus(corpus: str, kept: Mapping[str, Kept]) -> str | None:

@@ -5,12 +5,13 @@ from pydantic import Field
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Seed
 from juicer.settings.compute import ComputeSettings
-from juicer.settings.data import CurateSettings, ScorerSettings, TemplateSettings
+from juicer.settings.data import CurateSettings, JudgeSettings, ScorerSettings, TemplateSettings
 from juicer.settings.evaluation import EvaluationSettings
 from juicer.settings.irft import IrftSettings
 from juicer.settings.keep import KeepSettings
 from juicer.settings.leaderboard import LeaderboardSettings
 from juicer.settings.models import PolicySettings, RegisterSettings
+from juicer.settings.preferences import PreferencesSettings
 from juicer.settings.report import ReportSettings
 from juicer.settings.rft import RftSettings
 from juicer.settings.sft import SftMatchedSettings, SftSettings
@@ -37,7 +38,9 @@ class Recipe(Settings):
     tiny: TinySettings | None = None
     template: TemplateSettings = TemplateSettings()
     policy: PolicySettings
+    preferences: PreferencesSettings | None = None
     scorer: ScorerSettings = ScorerSettings()
+    judge: JudgeSettings = JudgeSettings()
     curate: CurateSettings = CurateSettings()
     sft: SftSettings
     sft_matched: SftMatchedSettings

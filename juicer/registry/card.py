@@ -35,7 +35,10 @@ def model_card(
         f"| {each} | {their.get('model')} | `{their.get('dvc_md5')}` | {_commit(their)} |"
         for each, their in [(number, tags), *lineage]
     )
-    judge = f"`{scorer['model']}` ({scorer.get('kind')})" if scorer.get("model") else "none"
+    judge = recipe.get("judge") or {}
+    scored_by, judged_by = (
+        f"`{slot['model']}` ({slot.get('kind')})" if slot.get("model") else "none" for slot in (scorer, judge)
+    )
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -55,7 +58,7 @@ Base model: `{policy["model"]}`{_at(policy)}.
 ## Data
 
 Demonstrations: {_sources(fetch["source"])}{_at(fetch)}. Curated data: md5 `{tags.get("dataset_md5")}`.
-The scorer that ranked them and judged the responses: {judge}.
+The scorer that ranked them: {scored_by}. The judge of the responses, apart from the scorer: {judged_by}.
 
 ## Figures
 
@@ -80,7 +83,7 @@ On held-out prompts. `*_sem` is a standard error.
 ## Licences
 
 - Demonstrations: {fetch.get("licence") or "not stated"}.
-- Base model `{policy["model"]}` and scorer {judge}: their own licences apply.
+- Base model `{policy["model"]}` and scorer {scored_by}: their own licences apply.
 """
 
 

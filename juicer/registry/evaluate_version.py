@@ -11,6 +11,7 @@ from pathlib import Path
 
 from juicer.evaluation.benchmark_results import BenchmarkedModel
 from juicer.evaluation.results import EvaluatedModel
+from juicer.recipe.graph import ABSENT
 from juicer.registry.aliases import CHAMPION
 from juicer.registry.gates import LIMIT, Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
 from juicer.registry.promote import GATES
@@ -117,7 +118,7 @@ def check_up_to_date() -> str:
     params = read_yaml(Path(PARAMS))
     locked = lock.stages[SFT_STAGE].get("params", {}).get(PARAMS, {})
     changed = [key for key in JUDGED_BY if key in locked and params.get(key) != locked[key]]
-    judged_by = [DATA, _sft(lock), lock.argument(SFT_STAGE, "--scorer")]
+    judged_by = [DATA, _sft(lock), lock.argument(SFT_STAGE, "--scorer"), lock.argument(SFT_STAGE, "--judge")]
     judged_by += [str(MODELS / f"{name}.json") for name in ("base", "sft")]
     changed += [path for path in dict.fromkeys(judged_by) if path and _differs(lock, path)]
     if changed:
@@ -201,8 +202,8 @@ def _scores(path: Path) -> dict[str, float]:
 
 def _measure(tags: dict[str, str], weights: Path, line: Callable[[str], None]) -> EvaluatedModel:
     lock, out = DvcLock.read(Path(LOCK)), _result(tags, ".json")
-    scorer = str(lock.argument(SFT_STAGE, "--scorer"))
-    given = {"policy": weights, "sft": _sft(lock), "scorer": scorer, "data": DATA, "out": out}
+    slots = {slot: str(lock.argument(SFT_STAGE, f"--{slot}") or ABSENT) for slot in ("scorer", "judge")}
+    given = {"policy": weights, "sft": _sft(lock), **slots, "data": DATA, "out": out}
     _run("tasks.evaluate", tags, given, line)
     return EvaluatedModel.read(out)
 

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from juicer.evaluation.documents import Document, Number
-from juicer.evaluation.results import Criterion, Merits, Row
+from juicer.evaluation.results import Criterion, Instruments, Merits, Row
 
 
 class SummaryRow(Row):
@@ -18,12 +18,21 @@ class SummaryRow(Row):
     reward_mean: float | None = None
     reward_sem: float | None = None
     win_rate_vs_sft: float | None = None
+    judge_mean: float | None = None
+    judge_sem: float | None = None
+    judge_win_rate: float | None = None
+    """Share of held-out prompts on which the judge prefers the response to the control's, ties half."""
     preference_accuracy: float | None = None
     preference_accuracy_per_token: float | None = None
     preference_gap: float | None = None
+    demonstration_nll: float | None = None
+    demonstration_nll_sem: float | None = None
+    demonstration_nll_per_token: float | None = None
     demonstration_gap: float | None = None
     response_tokens: float | None = None
     ended: float | None = None
+    empty: float | None = None
+    repeated: float | None = None
     kl_to_sft: float | None = None
     distinct_2: float | None = None
     oracle_mean: float | None = None
@@ -38,6 +47,16 @@ class SummaryRow(Row):
     reward_difference_low: float | None = None
     """Lower end of its 95% interval (`juicer.evaluation.significance`)."""
     reward_difference_high: float | None = None
+    judge_difference: float | None = None
+    """The same four by the judge's score; left out of the file without a judge."""
+    judge_difference_sem: float | None = None
+    judge_difference_low: float | None = None
+    judge_difference_high: float | None = None
+    nll_difference: float | None = None
+    """The same four of the demonstrations' -log pi(y|x), in nats per response: below 0 is better."""
+    nll_difference_sem: float | None = None
+    nll_difference_low: float | None = None
+    nll_difference_high: float | None = None
     validation_reward_mean: float | None = None
     validation_preference_accuracy: float | None = None
     validation_demonstration_gap: float | None = None
@@ -123,6 +142,8 @@ class Matters(Document):
     """In mean score; None where the control has fewer than two scores."""
     share: float
     """In preference accuracy."""
+    judge: float | None = None
+    """In the judge's mean score; left out of the file without a judge."""
 
 
 class LeaderboardSummary(Document):
@@ -147,6 +168,8 @@ class Summary(Document):
     """Name of the model that differences are taken to: sft-matched, or sft where the recipe makes no control."""
     models: list[SummaryRow]
     champion: Champion
+    instruments: Instruments | None = None
+    """How good scorer and judge are on held-out pairs; left out of the file where they were not measured."""
     matters: Matters | None = None
     """None in the summary of an earlier version, whose differences are compared with none."""
     leaderboard: LeaderboardSummary | None = None

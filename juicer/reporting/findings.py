@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from juicer.evaluation.choice import best_on_validation
+from juicer.evaluation.pairs_record import accuracy_interval
+from juicer.evaluation.results import Instruments
 from juicer.evaluation.significance import FEWEST, Difference, Verdict, share_difference
 from juicer.reporting.contract import Champion, Matters, Summary, SummaryRow
 from juicer.reporting.formatting import scalar, shown
@@ -29,7 +31,7 @@ class Findings(NamedTuple):
 class Comparison(NamedTuple):
     """A model held against the control."""
 
-    by: Literal["score", "preference accuracy"]
+    by: Literal["score", "the judge's score", "preference accuracy"]
     difference: Difference
     matters: float | None
     """The smallest difference that matters; None where it is not known."""
@@ -49,23 +51,39 @@ class Comparison(NamedTuple):
         return f"{count} held-out {self.cases if count != 1 else self.cases.removesuffix('s')}"
 
     @property
+    def scored(self) -> bool:
+        """Whether the model's own responses are compared, by the scorer or the judge."""
+        return self.by != "preference accuracy"
+
+    @property
     def cases(self) -> str:
         """What scores and preferences are given to."""
-        return "prompts" if self.by == "score" else "pairs"
+        return "prompts" if self.scored else "pairs"
 
 
 def compare(model: SummaryRow, control: SummaryRow, matters: Matters | None) -> Comparison | None:
-    """A model against the control, by score or, without a scorer, by preference accuracy; None if it has neither."""
-    mean, count = model.reward_difference, model.prompts
-    if mean is not None and count is not None:
-        error, low, high = model.reward_difference_sem, model.reward_difference_low, model.reward_difference_high
-        if error is None or low is None or high is None:
-            error, low, high = math.inf, -math.inf, math.inf
-        return Comparison("score", Difference(mean, error, low, high, count), matters.score if matters else None)
+    """A model against the control: by the judge, or else by the scorer, or else by preference accuracy; None if it has
+    none of these."""
+    if judged := _paired(model.judge_difference, model.judge_difference_sem, model.judge_difference_low,
+                         model.judge_difference_high, model.prompts):  # fmt: skip
+        return Comparison("the judge's score", judged, matters.judge if matters else None)
+    if scored := _paired(model.reward_difference, model.reward_difference_sem, model.reward_difference_low,
+                         model.reward_difference_high, model.prompts):  # fmt: skip
+        return Comparison("score", scored, matters.score if matters else None)
     if model.preference_accuracy is None or control.preference_accuracy is None or not model.pairs:
         return None
     difference = share_difference(model.preference_accuracy, control.preference_accuracy, model.pairs)
     return Comparison("preference accuracy", difference, matters.share if matters else None)
+
+
+def _paired(
+    mean: float | None, error: float | None, low: float | None, high: float | None, count: int | None
+) -> Difference | None:
+    if mean is None or count is None:
+        return None
+    if error is None or low is None or high is None:
+        return Difference(mean, math.inf, -math.inf, math.inf, count)
+    return Difference(mean, error, low, high, count)
 
 
 def title(model: SummaryRow) -> str:
@@ -146,19 +164,23 @@ def _headline(summary: Summary, champion: SummaryRow, control: SummaryRow, round
     if found is None:
         return f"{name} is chosen; there are neither scores nor preferences to compare it by"
     by = shown(abs(found.difference.mean), 2)
-    scores = found.by == "score"
     if found.verdict == "better":
-        return f"{name} scores {by} higher than {other}" if scores else f"{name} has a {_accuracy(by, 'higher', other)}"
+        return f"{name} {_differs(found, by, 'higher', other)}"
     if found.verdict == "worse":
-        low = f"scores {by} lower than {other}" if scores else f"has a {_accuracy(by, 'lower', other)}"
-        return f"{name} was best on validation prompts, but {low} on held-out {'prompts' if scores else 'pairs'}"
+        low = _differs(found, by, "lower", other)
+        return f"{name} was best on validation prompts, but {low} on held-out {found.cases}"
     if found.verdict == "undecided":
         return f"{name} is chosen, but its {found.by} does not differ significantly from that of {other}"
     return f"{name} is chosen, but {found.units} cannot tell whether it beats {other}"
 
 
-def _accuracy(by: str, how: str, other: str) -> str:
-    return f"preference accuracy {by} {how} than {other}"
+def _differs(found: Comparison, by: str, how: str, other: str) -> str:
+    does = {
+        "score": "scores",
+        "the judge's score": "is scored by the judge",
+        "preference accuracy": "has a preference accuracy",
+    }[found.by]
+    return f"{does} {by} {how} than {other}"
 
 
 def _chosen(champion: Champion) -> str:
@@ -186,15 +208,19 @@ def _compared(model: SummaryRow, control: SummaryRow, matters: Matters | None) -
     found = compare(model, control, matters)
     if found is None:
         return f"{subject} has neither scores nor preferences to compare."
-    score = found.by == "score"
+    better, worse = {
+        "score": ("scores higher than", "scores lower than"),
+        "the judge's score": ("is scored higher by the judge than", "is scored lower by the judge than"),
+        "preference accuracy": ("has a higher preference accuracy than", "has a lower preference accuracy than"),
+    }[found.by]
     words = {
-        "better": "scores higher than" if score else "has a higher preference accuracy than",
-        "worse": "scores lower than" if score else "has a lower preference accuracy than",
+        "better": better,
+        "worse": worse,
         "undecided": f"does not differ significantly in {found.by} from",
         "cannot tell": f"cannot be told apart in {found.by} from",
         "too few": f"has too few {found.cases} to be told apart from",
     }[found.verdict]
-    if score:
+    if found.scored:
         how = f"{interval(found.difference)}, paired over {found.units}."
     else:
         values = (shown(each.preference_accuracy, 3) for each in (model, control))
@@ -213,12 +239,41 @@ def _beyond_the_score(champion: SummaryRow, control: SummaryRow, rounds: Sequenc
             f"The world's oracle, by which nothing is trained or chosen, gives {subject.name} "
             f"{shown(subject.oracle_mean, 3)} and {control.name} {shown(control.oracle_mean, 3)}."
         )
+    if subject.nll_difference is not None:
+        found = _paired(subject.nll_difference, subject.nll_difference_sem, subject.nll_difference_low,
+                        subject.nll_difference_high, subject.prompts)  # fmt: skip
+        values = (shown(each.demonstration_nll_per_token, 3) for each in (subject, control))
+        if found is not None and None not in (subject.demonstration_nll_per_token, control.demonstration_nll_per_token):
+            sentences.append(
+                f"Held-out demonstrations cost {' against '.join(values)} nats per token; per response the difference "
+                f"is {interval(found)}."
+            )
     accuracies = subject.preference_accuracy, control.preference_accuracy
     if subject.reward_difference is not None and None not in accuracies:
         sentences.append(
             f"Preference accuracy on held-out pairs is {shown(accuracies[0], 3)} against {shown(accuracies[1], 3)}."
         )
     return sentences
+
+
+def _about_instruments(found: Instruments) -> list[str]:
+    """How far the scorer and the judge can be trusted."""
+
+    def accuracy(value: float) -> str:
+        low, high = accuracy_interval(value, found.pairs)
+        return f"{shown(value, 3)} (95% interval {shown(low, 3)} to {shown(high, 3)})"
+
+    sentences = [
+        f"The {name} prefers the response that people chose in {accuracy(value)} of {found.pairs} held-out pairs; "
+        "a coin would in 0.5."
+        for name, value in (("judge", found.judge_accuracy), ("scorer", found.scorer_accuracy))
+        if value is not None
+    ]
+    if found.agreement is not None:
+        sentences.append(
+            f"Scorer and judge, which have no pair in common, agree in {shown(found.agreement, 3)} of these pairs."
+        )
+    return [" ".join(sentences)]
 
 
 def _caveats(summary: Summary, champion: SummaryRow, control: SummaryRow, rounds: Sequence[SummaryRow]) -> list[str]:
@@ -230,10 +285,13 @@ def _caveats(summary: Summary, champion: SummaryRow, control: SummaryRow, rounds
         caveats.append(
             "The recipe makes no sft-matched, so part of any difference may be due to the additional training alone."
         )
-    if any(model.reward_mean is not None for model in summary.models):
+    judged = any(model.judge_mean is not None for model in summary.models)
+    if not judged and any(model.reward_mean is not None for model in summary.models):
         caveats.append(
             "The scorer that curated the demonstrations also judges the responses; it is imperfect and can be gamed."
         )
+    if summary.instruments is not None:
+        caveats += _about_instruments(summary.instruments)
     cut = [
         f"{model.name} ({1 - model.ended:.0%})"
         for model in summary.models

@@ -18,6 +18,18 @@ from juicer.runtime.errors import InputError
 from juicer.settings.report import MattersSettings
 
 Scores = Sequence[float | None]
+LATER = (
+    "oracle_mean",
+    "oracle_sem",
+    "judge_mean",
+    "judge_sem",
+    "demonstration_nll",
+    "demonstration_nll_sem",
+    "demonstration_nll_per_token",
+    "empty",
+    "repeated",
+)
+"""Metrics that not every evaluation has; the summary leaves out those that are missing."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,7 @@ class Column:
     heading: str
     explanation: str
     digits: int
-    best: Literal["high", None] = None
+    best: Literal["high", "low", None] = None
     """Which direction is better; None where neither is good by itself."""
     error: str | None = None
     """Key of the standard error shown beside it."""
@@ -49,6 +61,23 @@ COLUMNS = (
         "win_rate_vs_sft",
         "Wins vs sft",
         "Share of held-out prompts on which the response scores higher than the one of sft; ties count half.",
+        3,
+        "high",
+    ),
+    Column(
+        "judge_mean",
+        "Judge",
+        "Mean score that the judge gives to the model's own sampled responses, ± its standard error over prompts. The "
+        "judge is a reward model that chose neither demonstrations nor rounds.",
+        3,
+        "high",
+        "judge_sem",
+    ),
+    Column(
+        "judge_win_rate",
+        "Judge: wins",
+        "Share of held-out prompts on which the judge prefers the response to that of the control (sft-matched); ties "
+        "count half.",
         3,
         "high",
     ),
@@ -94,6 +123,14 @@ COLUMNS = (
         signed=True,
     ),
     Column(
+        "demonstration_nll_per_token",
+        "NLL",
+        "Negative log-likelihood of the held-out demonstrations per token, in nats; its exponential is the perplexity. "
+        "A model that memorised its training rows has a high one.",
+        3,
+        "low",
+    ),
+    Column(
         "demonstration_gap",
         "Demo. gap",
         "Mean of log π(demonstration|x) − log π(own sample|x), in nats. Near 0 when demonstrations look like the "
@@ -103,6 +140,8 @@ COLUMNS = (
     ),
     Column("response_tokens", "Tokens", "Mean length of a sampled response. Self-play can make it grow.", 1),
     Column("ended", "Ended", "Share of sampled responses that ended before the length limit.", 3, "high"),
+    Column("empty", "Empty", "Share of sampled responses without any text.", 3),
+    Column("repeated", "Repeated", "Share of sampled responses that say the same four words three times.", 3),
     Column("kl_to_sft", "KL", "KL divergence to sft per response, in nats, on the model's own samples.", 2),
     Column(
         "distinct_2",
@@ -197,21 +236,28 @@ def summarise(table: Table[EvaluatedModel], recipe: str, seed: int, matters: Mat
         raise InputError("the table has no model named sft, with which all others are compared")
     sft = evaluated["sft"]
     control = evaluated.get("sft-matched", sft)
-    return Summary(
+    matter = _matters(control, matters or MattersSettings())
+    summary = Summary(
         recipe=recipe,
         seed=seed,
         control=control.name,
         models=[_row(model, sft, control) for model in table.models],
         champion=choose_champion(table.models),
-        matters=_matters(control.held_out_scores, matters or MattersSettings()),
+        matters=matter,
     )
+    instruments = next((each.instruments for each in table.models if each.instruments is not None), None)
+    return summary if instruments is None else summary.model_copy(update={"instruments": instruments})
 
 
-def _matters(scores: Scores, settings: MattersSettings) -> Matters:
-    known = [score for score in scores if score is not None]
-    _, error = _mean_and_error(known)
-    deviation = None if error is None else error * math.sqrt(len(known))
-    return Matters(score=significant(None if deviation is None else settings.score * deviation), share=settings.share)
+def _matters(control: EvaluatedModel, settings: MattersSettings) -> Matters:
+    def of(scores: Scores) -> float | None:
+        known = [score for score in scores if score is not None]
+        _, error = _mean_and_error(known)
+        return None if error is None else significant(settings.score * error * math.sqrt(len(known)))
+
+    matters = Matters(score=of(control.held_out_scores), share=settings.share)
+    judge = of(control.held_out_judged)
+    return matters if judge is None else matters.model_copy(update={"judge": judge})
 
 
 def _row(model: EvaluatedModel, sft: EvaluatedModel, control: EvaluatedModel) -> SummaryRow:
@@ -219,8 +265,12 @@ def _row(model: EvaluatedModel, sft: EvaluatedModel, control: EvaluatedModel) ->
     validation = model.validation.merits if model.validation else Merits()
     try:
         wins = win_rate(model.held_out_scores, sft.held_out_scores)
-        difference, difference_sem = paired_difference(model.held_out_scores, control.held_out_scores)
-        low, high = paired_interval(model.held_out_scores, control.held_out_scores)
+        differences = _differences("reward", model.held_out_scores, control.held_out_scores)
+        if any(score is not None for score in model.held_out_judged):
+            differences |= _differences("judge", model.held_out_judged, control.held_out_judged)
+            differences["judge_win_rate"] = significant(win_rate(model.held_out_judged, control.held_out_judged))
+        if model.held_out_nll:
+            differences |= _differences("nll", model.held_out_nll, control.held_out_nll)
     except InputError as error:
         raise InputError(error.what, where=model.name, do=error.do) from error
     row = SummaryRow(
@@ -241,10 +291,6 @@ def _row(model: EvaluatedModel, sft: EvaluatedModel, control: EvaluatedModel) ->
         distinct_2=held_out.distinct_2,
         preference_gap_sem=held_out.preference_gap_sem,
         implicit_preference_accuracy=held_out.implicit_preference_accuracy,
-        reward_difference=significant(difference),
-        reward_difference_sem=significant(difference_sem),
-        reward_difference_low=significant(low),
-        reward_difference_high=significant(high),
         validation_reward_mean=validation.reward_mean,
         validation_preference_accuracy=validation.preference_accuracy,
         validation_demonstration_gap=validation.demonstration_gap,
@@ -254,9 +300,16 @@ def _row(model: EvaluatedModel, sft: EvaluatedModel, control: EvaluatedModel) ->
         reward_training_accuracy=training.reward.number("training_accuracy") if training and training.reward else None,
         response_tokens_trained=(training.total_response_tokens or training.response_tokens) if training else None,
     )
-    if held_out.oracle_mean is None:
-        return row
-    return row.model_copy(update={"oracle_mean": held_out.oracle_mean, "oracle_sem": held_out.oracle_sem})
+    measured = {key: value for key in LATER if (value := getattr(held_out, key)) is not None}
+    return row.model_copy(update={**measured, **differences})
+
+
+def _differences(name: str, values: Scores, others: Scores) -> dict[str, float | None]:
+    """The mean of the paired differences to the control, its standard error and 95% interval, by key of SummaryRow."""
+    mean, error = paired_difference(values, others)
+    low, high = paired_interval(values, others)
+    found = {"": mean, "_sem": error, "_low": low, "_high": high}
+    return {f"{name}_difference{key}": significant(value) for key, value in found.items()}
 
 
 def flat(summary: Summary) -> DvcMetrics:
@@ -282,5 +335,5 @@ def best_names(models: Sequence[SummaryRow], column: Column) -> set[str]:
     values = {name: round(value, column.digits) for name, value in known.items() if value is not None}
     if column.best is None or len(set(values.values())) < 2:
         return set()
-    best = max(values.values())
+    best = max(values.values()) if column.best == "high" else min(values.values())
     return {name for name, value in values.items() if value == best}

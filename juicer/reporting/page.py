@@ -22,6 +22,7 @@ from juicer.reporting.rendering import render_page
 OPEN_SAMPLES = 8
 """Up to this many models, all responses to a prompt are shown without unfolding."""
 STAGES = {
+    "preferences": ("Scorer and judge, from preference pairs", "base"),
     "sft": ("Supervised fine-tuning", "sft"),
     "sft_matched": ("The control, SFT continued", "matched"),
     "irft_train": ("IRFT, the policy as its own reward", "irft"),
@@ -292,6 +293,17 @@ def round_figures(summary: Summary) -> list[Figure]:
             "Mean score of one sampled response per held-out prompt.",
         ),
     ]
+    if over_rounds(summary.models, "judge_mean", None):
+        drawn.append(
+            (
+                "judge_mean",
+                "judge_sem",
+                "Average score by the judge",
+                "mean score of own responses",
+                3,
+                "As before, by the judge: a reward model that chose neither demonstrations nor rounds.",
+            )
+        )
     figures = [_over_rounds(summary.models, *each) for each in drawn]
     if not over_rounds(summary.models, "reward_mean", None):
         meaning = (

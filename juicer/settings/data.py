@@ -78,6 +78,17 @@ class ScorerSettings(Settings):
     pairs: Literal["auto"] | bool = "auto"
     """Whether a sequence classifier gets prompt and response as a pair of texts, with its segments: `auto` does so for
     encoders (BERT, DeBERTa, ...) without a chat template."""
+    accept_chance: bool = False
+    """Whether a model is used that was trained here on pairs (`preferences`) and is no better than chance on held-out
+    ones; otherwise it is refused."""
+
+
+class JudgeSettings(ScorerSettings):
+    """A reward model that judges the evaluated responses beside the scorer, and chooses nothing: neither demonstrations
+    nor rounds nor learning rates."""
+
+    kind: Literal["beaver", "sequence-classification", "none"] = "none"
+    """Checkpoint format, as `scorer.kind`; `none` judges nothing."""
 
 
 class CurateSettings(Settings):

@@ -5,16 +5,24 @@ Pure functions and small accumulators, through which the stage `curate` streams 
 
 import heapq
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from juicer.data.template import Template
 from juicer.runtime.errors import InputError
 from juicer.settings.data import CurateSettings
+from juicer.settings.preferences import Role
 from juicer.sources.suitability import Rendered, survives
 
 Split = Literal["train", "validation", "held_out"]
+Side = Split | Role
+"""Where a row goes: to a split of the demonstrations, or to the pairs that the scorer or the judge is trained on."""
 BINS = 40
+
+
+def place_of(split_hash: str, part: int = 0) -> float:
+    """A number in [0, 1) that a hash alone decides; `part` 0 to 7 gives different ones."""
+    return int(split_hash[8 * part : 8 * part + 8], 16) / 2**32
 
 
 def split_of(split_hash: str, settings: CurateSettings, source_holds_out: bool) -> Split:
@@ -25,10 +33,30 @@ def split_of(split_hash: str, settings: CurateSettings, source_holds_out: bool) 
         settings: the shares.
         source_holds_out: whether the source holds out rows itself; if so, no others are held out.
     """
-    place = int(split_hash[:8], 16) / 2**32
+    place = place_of(split_hash)
     if place < settings.held_out_share:
         return "train" if source_holds_out else "held_out"
     return "validation" if place < settings.held_out_share + settings.validation_share else "train"
+
+
+def side_of(
+    split_hash: str, settings: CurateSettings, source_holds_out: bool, withheld: Mapping[Role, float] | None = None
+) -> Side:
+    """As `split_of`, with shares of the training prompts for the reward models that are trained on pairs.
+
+    Args:
+        withheld: share of all prompts for each of these models, in this order (`PreferencesSettings.withheld`).
+    """
+    split = split_of(split_hash, settings, source_holds_out)
+    if split != "train" or not withheld:
+        return split
+    # From the upper end, so that the other splits are the same with and without them.
+    place, above = place_of(split_hash), 1.0
+    for role, share in withheld.items():
+        above -= share
+        if place >= above:
+            return role
+    return split
 
 
 class Lengths:

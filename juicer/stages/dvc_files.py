@@ -14,6 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from juicer.recipe.graph import ABSENT
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml, replace_text
 from juicer.stages.git import git
@@ -24,7 +25,7 @@ LOCK, KEPT = Path("dvc.lock"), Path(".juicer/dvc.lock")
 MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 SECONDS_TO_WRITE = 5.0
 """How long DVC takes at most to write dvc.lock."""
-JUDGED_BY = ("seed", "template", "scorer", "evaluation")
+JUDGED_BY = ("seed", "template", "scorer", "judge", "evaluation")
 """Parameters that decide what an evaluation measures. The device is not among them: it changes the last digits only."""
 
 
@@ -106,8 +107,11 @@ class DvcLock:
         """
         read = {dependency["path"]: dependency.get("md5") for dependency in self.stages[stage].get("deps", [])}
         judged = {option: read.get(self.argument(stage, option) or "") for option in ("--data", "--scorer")}
+        judge = self.argument(stage, "--judge")
+        if has_judge := judge not in (None, ABSENT):
+            judged["--judge"] = read.get(judge or "") or ""
         for values in self.stages[stage].get("params", {}).values():
-            judged |= {key: values[key] for key in JUDGED_BY if key in values}
+            judged |= {key: values[key] for key in JUDGED_BY if key in values and (key != "judge" or has_judge)}
         return hashlib.md5(json.dumps(judged, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
 
     def part(self, stages: list[str]) -> str:

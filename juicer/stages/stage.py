@@ -90,6 +90,10 @@ class Stage:
         """The parameters under the dotted `key`, typed. dvc.yaml lists the same key for this stage."""
         return settings.parse(self.value(key), f"{self.arguments.params}: {key}")
 
+    def read_optional(self, key: str, settings: type[S]) -> S | None:
+        """As `read`, of a section that a recipe may leave out."""
+        return None if self.value(key) is None else self.read(key, settings)
+
     def value(self, key: str) -> Any:
         """The plain value under the dotted `key`. dvc.yaml lists the same key for this stage."""
         value = self._read[key] = value_at(self._params, key)

@@ -8,7 +8,14 @@ import torch
 from juicer.data.demonstrations import Demonstration
 from juicer.data.dialogues import Dialogue, Sample
 from juicer.data.template import Template
-from juicer.evaluation.metrics import Evaluation, distinct_pairs, evaluate_policy, mean_and_error
+from juicer.evaluation.metrics import (
+    Evaluation,
+    distinct_pairs,
+    evaluate_policy,
+    mean_and_error,
+    measure_instruments,
+    repeats_itself,
+)
 from juicer.models.log_probability import score_dialogues
 from juicer.quickstart.random_models import CHAT
 from juicer.runtime.context import WorkContext
@@ -131,7 +138,8 @@ def test_the_report_samples_a_chat_model_keep_their_turns_and_say_which_were_cut
 
     def shown(template, *ended):
         samples = [Sample(row.id, 0, [1], [2], each, -1.0) for each in ended]
-        done = Evaluation(None, samples, ["well"] * len(ended), [None] * len(ended), [None] * len(ended))
+        unknown = [None] * len(ended)
+        done = Evaluation(None, samples, ["well"] * len(ended), unknown, unknown, unknown, [], None)
         return [sample.as_json() for sample in report_samples(template, [row] * 2, done)]
 
     assert [each["turns"] for each in shown(chat, True, True, False)] == [[{"role": "user", "content": "hello"}]] * 2
@@ -250,3 +258,83 @@ def test_sampling_and_scoring_are_divided_over_the_processes_and_the_scorer_is_t
 
 def test_the_error_of_two_values_is_half_their_difference():
     assert mean_and_error([1.0, 3.0]) == (2.0, 1.0)
+
+
+def test_the_nll_of_the_demonstrations_is_per_response_and_per_token(policy, template):
+    done = evaluate(policy, template)
+    logs, tokens = scored(policy, template, ROWS, [row.response for row in ROWS])
+    assert done.nll == pytest.approx((-logs).tolist(), rel=1e-5)
+    assert done.metrics.demonstration_nll == pytest.approx(float(-logs.mean()), rel=1e-5)
+    assert done.metrics.demonstration_nll_per_token == pytest.approx(float(-logs.sum() / tokens.sum()), rel=1e-5)
+    assert done.rows.demonstration_tokens == tokens.tolist()
+
+
+def test_what_is_measured_on_each_prompt_adds_up_to_the_metrics(policy, sft, template):
+    done = evaluate(policy, template, sft=sft)
+    rows, metrics = done.rows, done.metrics
+    assert rows.id == [row.id for row in ROWS]
+    gaps = [gap for gap in rows.gap if gap is not None]
+    assert [gap is not None for gap in rows.gap] == [row.rejected is not None for row in ROWS]
+    assert sum(gaps) / len(gaps) == pytest.approx(metrics.preference_gap, rel=1e-4)
+    assert sum(gap > 0 for gap in gaps) / len(gaps) == metrics.preference_accuracy
+    per_token = [gap for gap in rows.gap_per_token if gap is not None]
+    assert sum(gap > 0 for gap in per_token) / len(per_token) == metrics.preference_accuracy_per_token
+    assert sum(rows.kl) / len(rows.kl) == pytest.approx(metrics.kl_to_sft, rel=1e-4)
+    assert sum(rows.response_tokens) / len(rows.response_tokens) == metrics.response_tokens
+    assert sum(rows.ended) / len(rows.ended) == metrics.ended
+    assert rows.empty == [not text.strip() for text in done.texts]
+    assert sum(rows.repeated) / len(rows.repeated) == metrics.repeated
+
+
+def test_sft_has_no_divergence_from_itself_on_any_prompt(policy, template):
+    assert evaluate(policy, template).rows.kl == [0.0] * len(ROWS)
+
+
+def test_the_judge_scores_the_same_responses_apart_from_the_scorer(policy, template):
+    class Judge(LengthScorer):
+        def score(self, rows, context=None):
+            return [-score for score in super().score(rows)]
+
+    done = evaluate_policy(
+        policy, None, LengthScorer(), None, template, ROWS, SamplingSettings(), seed=0, judge=Judge()
+    )
+    assert done.judged == [-score for score in done.scores]
+    assert done.metrics.judge_mean == pytest.approx(-done.metrics.reward_mean)
+    assert evaluate(policy, template, scorer=LengthScorer()).metrics.judge_mean is None
+
+
+@pytest.mark.parametrize(
+    ("text", "repeated"),
+    [
+        ("", False),
+        ("I am sorry, but I cannot help with that.", False),
+        ("you can do it. " * 3, True),
+        ("you can do it. " * 2, False),
+        ("No no no no no no no", False),
+        ("no " * 12, True),
+        ("First you boil the egg, then you boil the water, then you boil the pan", False),
+        ("1. Take a large egg 2. take a large egg 3. TAKE A LARGE EGG", True),
+    ],
+)
+def test_a_response_repeats_itself_if_four_words_occur_three_times(text, repeated):
+    assert repeats_itself(text) is repeated
+
+
+def test_scorer_and_judge_are_measured_on_the_held_out_pairs_and_on_how_often_they_agree():
+    class Likes(LengthScorer):
+        def __init__(self, word):
+            self.word = word
+
+        def score(self, rows, context=None):
+            return [float(self.word in response) for _, response in rows]
+
+    texts = [("good", "bad"), ("good", "awful"), ("fine", "bad"), ("fine", "awful")]
+    rows = [Demonstration.make([{"role": "user", "content": "a"}], chosen, rejected=worse) for chosen, worse in texts]
+    rows.append(Demonstration.make([{"role": "user", "content": "b"}], "good"))
+    found = measure_instruments(rows, Likes("good"), Likes("bad"))
+    assert found.as_json() == {"pairs": 4, "scorer_accuracy": 0.75, "judge_accuracy": 0.25, "agreement": 0.375}
+    assert measure_instruments(rows, Likes("good"), None).as_json() == {
+        "pairs": 4, "scorer_accuracy": 0.75, "judge_accuracy": None, "agreement": None,
+    }  # fmt: skip
+    assert measure_instruments(rows[4:], Likes("good"), None) is None
+    assert measure_instruments(rows, None, None) is None

@@ -12,6 +12,7 @@ from juicer.recipe.graph import ABSENT
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.settings.base import _model_in
+from juicer.settings.preferences import FOLDERS
 from juicer.settings.text import _place
 from tests.fetching import written
 from tests.stub_models import BEAVER, write_stub
@@ -191,11 +192,24 @@ def test_a_path_from_home_is_written_out(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", PLACES)
 def test_every_place_of_a_recipe_is_written_out_from_home(path, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    if path == "fetch.source":
+    needed = []
+    if path in ("fetch.source", "preferences.source"):
         written(tmp_path / "x" / "rows.jsonl", [ROW])
     else:
-        write_stub(tmp_path / "x", BEAVER if path == "scorer.model" else None)
-    params = params_of(f"{path}=~/x", "leaderboard.enabled=true", "rft.rounds=1")
+        write_stub(tmp_path / "x", BEAVER if path in ("scorer.model", "judge.model") else None)
+    if path.startswith("preferences."):
+        needed = [
+            f"{key}={value}"
+            for role in ("scorer", "judge")
+            for key, value in {
+                f"preferences.{role}.share": 0.2,
+                f"{role}.kind": "sequence-classification",
+                f"{role}.model": FOLDERS[role],
+            }.items()
+        ]
+    elif path == "judge.model":
+        needed = ["judge.kind=beaver"]
+    params = params_of(f"{path}=~/x", "leaderboard.enabled=true", "rft.rounds=1", *needed)
     section, *keys = path.split(".")
     value = params[section]
     for key in keys:

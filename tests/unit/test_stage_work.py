@@ -19,7 +19,7 @@ from juicer.data import demonstrations
 from juicer.data.demonstrations import Demonstration
 from juicer.data.dialogues import Dialogue, Sample, write_samples
 from juicer.evaluation.metrics import Evaluation
-from juicer.evaluation.results import EvaluatedModel, Merits, Metrics
+from juicer.evaluation.results import EvaluatedModel, Instruments, Merits, Metrics, PerPrompt
 from juicer.methods.reading import RewardReader
 from juicer.models.loading import TRAINING_DTYPE
 from juicer.recipe.activation import dump, load
@@ -121,12 +121,20 @@ def work(template, tmp_path, monkeypatch) -> Work:
         ]
         demonstrations.write(Path("data") / f"{split}.jsonl", made)
 
-    def evaluate_policy(policy, sft, scorer, oracle, template, rows, settings, seed, context):
-        noted.note("evaluate_policy", policy=policy, sft=sft, rows=[row.response for row in rows], seed=seed)
+    def evaluate_policy(policy, sft, scorer, oracle, template, rows, settings, seed, context, judge=None):
+        answers = [row.response for row in rows]
+        noted.note("evaluate_policy", policy=policy, sft=sft, rows=answers, seed=seed, judge=judge)
         scores = [float(row.response.split()[-1]) + 100 * row.response.startswith("held_out") for row in rows]
         samples = [Sample(row.id, 0, [1], [2], ended=True, log_probability=-1.0) for row in rows]
         found = Metrics.parse(metrics(prompts=len(rows), reward_mean=sum(scores) / len(scores), ended=1.0), "made")
-        return Evaluation(found, samples, [row.response for row in rows], scores, [None] * len(rows))
+        unknown = [None] * len(rows)
+        judged = unknown if judge is None else [-score for score in scores]
+        per_prompt = PerPrompt(
+            id=[row.id for row in rows], demonstration_tokens=[2 for _ in rows], gap=unknown, gap_per_token=unknown,
+            kl=[0.0 for _ in rows], response_tokens=[1 for _ in rows],
+            **{name: [False for _ in rows] for name in ("ended", "empty", "repeated")},
+        )  # fmt: skip
+        return Evaluation(found, samples, answers, scores, judged, unknown, [7.0 + each for each in scores], per_prompt)
 
     def sample_responses(policy, template, prompts, settings, seed, context):
         names = [name for name, _ in prompts]
@@ -175,6 +183,8 @@ def work(template, tmp_path, monkeypatch) -> Work:
         assert isinstance(dialogues[0], Dialogue) and not isinstance(model, list)
 
     def load_scorer(settings, folder, compute):
+        if settings.kind == "none":
+            return None
         noted.note("load_scorer", settings=settings, folder=folder)
         return TheScorer("the scorer")
 
@@ -188,7 +198,10 @@ def work(template, tmp_path, monkeypatch) -> Work:
             "load_policy": loaded, "save_policy": save, "save_model": save,
             "load_template": load_template,
         },
-        "juicer.evaluation.metrics": {"evaluate_policy": evaluate_policy},
+        "juicer.evaluation.metrics": {
+            "evaluate_policy": evaluate_policy,
+            "measure_instruments": lambda rows, *given: Instruments(pairs=len(rows)),
+        },
         "juicer.sampling.decoding": {"sample_responses": sample_responses},
         "juicer.methods.sft": {"train_sft": train_sft},
         "juicer.methods.irft": {"irft_round": irft_round},
@@ -226,6 +239,18 @@ def test_held_out_figures_are_of_held_out_rows_and_validation_figures_of_validat
     assert (result.validation.prompts, result.validation.reward_mean) == (3, 1.0)
     assert result.validation_scores == [0.0, 1.0, 2.0]
     assert [sample.demonstration for sample in result.samples] == rows["held_out"]
+    assert line.startswith("reward 102.000, ")
+
+
+def test_the_judge_reads_held_out_responses_only_and_its_scores_are_kept_beside_the_scorers(work):
+    work.recipe("judge.kind=beaver", "judge.model=models/world/policy")
+    result, line, calls = evaluated(work)
+    assert [call["judge"] for call in calls] == ["the scorer", None]
+    assert result.held_out_judged == [-score for score in result.held_out_scores]
+    assert result.held_out_nll == [7.0 + score for score in result.held_out_scores]
+    assert result.held_out_rows is not None and len(result.held_out_rows.id) == 5
+    assert result.instruments is None
+    assert evaluated(work, "base", "base", 0)[0].instruments == Instruments(pairs=5)
     assert line.startswith("reward 102.000, ")
 
 
