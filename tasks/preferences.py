@@ -77,9 +77,13 @@ def run(stage: Stage) -> str:
     model.eval()
     # As scorers compute: not in the precision of training.
     found = record_of(
-        role, margins(pairs.held_out), margins(pairs.training), dict(sorted(pairs.left_out.items())),
+        role,
+        margins(pairs.held_out),
+        len(pairs.training),
+        float(record.facts["training_accuracy"]),
+        dict(sorted(pairs.left_out.items())),
         pairs.held_out_prompts,
-    )  # fmt: skip
+    )
     record.stage = "preferences"
     record.facts |= {"held_out_accuracy": found.accuracy, "held_out_pairs": found.held_out_pairs}
     stage.record(steps=record.steps, pairs=len(pairs.training))

@@ -95,7 +95,8 @@ def calibration(margins: Sequence[float], bins: int = BINS) -> list[Bin]:
 def record_of(
     role: str,
     margins: Sequence[float],
-    training_margins: Sequence[float],
+    trained_pairs: int,
+    training_accuracy: float,
     left_out: dict[str, int],
     held_out_prompts: Sequence[str],
 ) -> PairsRecord:
@@ -103,16 +104,15 @@ def record_of(
 
     Args:
         margins: r(chosen) - r(rejected) of the held-out pairs.
-        training_margins: of the training pairs.
     """
     accuracy, bins = accuracy_of(margins), calibration(margins)
     low, high = accuracy_interval(accuracy, len(margins))
     return PairsRecord(
         role=role,
-        trained_pairs=len(training_margins),
+        trained_pairs=trained_pairs,
         held_out_pairs=len(margins),
         left_out=left_out,
-        training_accuracy=_rounded(accuracy_of(training_margins)),
+        training_accuracy=_rounded(training_accuracy),
         accuracy=_rounded(accuracy),
         low=_rounded(low),
         high=_rounded(high),

@@ -1,9 +1,12 @@
 """The rules of the house that no type checker knows (docs/architecture.md)."""
 
 import ast
+import gzip
 import importlib.util
+import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from juicer.recipe.activation import load
+from tests.stub_models import write_stub
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {
@@ -150,7 +154,39 @@ def test_no_model_is_loaded_in_a_way_that_may_ask_whether_to_run_its_code(folder
     assert [where for where, given in calls if "trust_remote_code" not in given] == []
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+FETCHED = {
+    "smollm2-hh-cpu": "data/hh-harmless.jsonl.gz",
+    "smollm2-own": "data/own.jsonl",
+}
+"""What recipes read that a user puts there first."""
+
+
+@pytest.fixture
+def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the recipes, and stand-ins for what a user puts beside them first."""
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    monkeypatch.chdir(tmp_path)
+    shape = json.loads((ROOT / "recipes/models/SmolLM2-135M-Instruct.json").read_text(encoding="utf-8"))
+    write_stub(tmp_path / "models/SmolLM2-135M-Instruct", shape)
+    row = json.dumps({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}) + "\n"
+    for name in FETCHED.values():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(gzip.compress(row.encode()) if name.endswith(".gz") else row.encode())
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", FETCHED)
+def test_recipes_of_files_that_a_user_fetches_are_valid_once_these_are_there(name: str, fetched: Path) -> None:
+    recipe, graph = load(fetched / f"recipes/{name}.yaml", ["policy.digest=null"], pinned=False)
+    assert recipe.name == name
+    assert graph.sources["source"] == FETCHED[name]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted((ROOT / "recipes").glob("*.yaml")) if path.stem not in FETCHED],
+    ids=lambda path: path.stem,
+)
 def test_every_recipe_is_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     if path.stem == "hh-tiny" and not (ROOT.parent / "shared").is_dir() and "CI" not in os.environ:

@@ -122,8 +122,8 @@ def test_the_interval_of_an_accuracy_narrows_with_the_pairs_and_stays_a_share() 
 
 def test_a_model_that_is_as_often_right_as_it_says_has_no_calibration_error() -> None:
     margin = math.log(3)  # sigmoid = 0.75
-    honest = record_of("judge", [margin, margin, margin, -margin] * 10, [1.0], {}, [])
-    boastful = record_of("judge", [5.0, 5.0, 5.0, -5.0] * 10, [1.0], {}, [])
+    honest = record_of("judge", [margin, margin, margin, -margin] * 10, 1, 1.0, {}, [])
+    boastful = record_of("judge", [5.0, 5.0, 5.0, -5.0] * 10, 1, 1.0, {}, [])
     assert honest.accuracy == boastful.accuracy == 0.75
     assert honest.calibration_error == pytest.approx(0, abs=1e-6)
     assert boastful.calibration_error == pytest.approx(1 / (1 + math.exp(-5)) - 0.75, abs=1e-5)
@@ -135,7 +135,7 @@ def test_a_model_that_is_as_often_right_as_it_says_has_no_calibration_error() ->
 
 def with_record(folder: Path, margins: list[float]) -> Path:
     folder.mkdir(parents=True)
-    write_json(folder / RECORD, record_of("scorer", margins, [1.0], {}, []).as_json())
+    write_json(folder / RECORD, record_of("scorer", margins, 1, 1.0, {}, []).as_json())
     return folder
 
 
