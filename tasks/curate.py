@@ -68,6 +68,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(stage: Stage) -> str:
     # Two threads halve the tokenizer's time without changing any token.
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    from juicer.models.digest import check_digest
     from juicer.models.folder import context_of
     from juicer.models.loading import load_template
     from juicer.sources.curation import Lengths, check_context
@@ -76,6 +77,8 @@ def run(stage: Stage) -> str:
     settings = stage.read("curate", CurateSettings)
     if settings.validation_share + settings.held_out_share >= 1:
         raise InputError("curate.validation_share + held_out_share leave no rows to train on", do="lower one of them")
+    # Here again, because a folder can change after the recipe was read.
+    check_digest(given.policy, stage.value("policy.digest"))
     template = load_template(given.policy, stage.read("template", TemplateSettings))
     positions = context_of(read_json(given.policy / "config.json"))
     check_context(positions, template, str(given.policy))
