@@ -26,6 +26,7 @@ from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json, write_json
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, ScorerSettings, TemplateSettings
+from juicer.settings.models import PolicySettings
 from juicer.settings.preferences import PreferencesSettings, Role
 from juicer.stages.launch import main
 from juicer.stages.stage import Stage, optional_path
@@ -78,7 +79,7 @@ def run(stage: Stage) -> str:
     if settings.validation_share + settings.held_out_share >= 1:
         raise InputError("curate.validation_share + held_out_share leave no rows to train on", do="lower one of them")
     # Here again, because a folder can change after the recipe was read.
-    check_digest(given.policy, stage.value("policy.digest"))
+    check_digest(given.policy, stage.read("policy", PolicySettings).digest)
     template = load_template(given.policy, stage.read("template", TemplateSettings))
     positions = context_of(read_json(given.policy / "config.json"))
     check_context(positions, template, str(given.policy))
