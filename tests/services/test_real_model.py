@@ -165,7 +165,10 @@ def test_pip_brings_a_package_from_where_its_settings_say(pip: pytest.MonkeyPatc
         cached_wheel(replace(tiny, wheel_digest="0" * 64))
 
 
-def test_pip_without_a_connection_is_told_from_a_package_that_no_index_has(pip: pytest.MonkeyPatch, tmp_path: Path):
+@pytest.mark.parametrize("retries", ["0", "1"])
+def test_pip_without_a_connection_is_told_from_a_package_that_no_index_has(
+    pip: pytest.MonkeyPatch, tmp_path: Path, retries: str
+):
     tiny = write_wheel(tmp_path / "index")
     pip.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(InputError, match="pip download failed: No matching distribution found for llm-tiny") as failed:
@@ -173,6 +176,6 @@ def test_pip_without_a_connection_is_told_from_a_package_that_no_index_has(pip: 
     assert not isinstance(failed.value, NoConnectionError)
     pip.delenv("PIP_NO_INDEX")
     pip.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    pip.setenv("PIP_RETRIES", "1")
+    pip.setenv("PIP_RETRIES", retries)
     with pytest.raises(NoConnectionError, match=r"llm-tiny 1\.0: pip reaches no package index"):
         cached_wheel(tiny)
