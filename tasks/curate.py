@@ -26,6 +26,7 @@ from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json, write_json
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, ScorerSettings, TemplateSettings
+from juicer.settings.models import PolicySettings
 from juicer.settings.preferences import PreferencesSettings, Role
 from juicer.stages.launch import main
 from juicer.stages.stage import Stage, optional_path
@@ -68,6 +69,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(stage: Stage) -> str:
     # Two threads halve the tokenizer's time without changing any token.
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    from juicer.models.digest import check_digest
     from juicer.models.folder import context_of
     from juicer.models.loading import load_template
     from juicer.sources.curation import Lengths, check_context
@@ -76,6 +78,8 @@ def run(stage: Stage) -> str:
     settings = stage.read("curate", CurateSettings)
     if settings.validation_share + settings.held_out_share >= 1:
         raise InputError("curate.validation_share + held_out_share leave no rows to train on", do="lower one of them")
+    # Here again, because a folder can change after the recipe was read.
+    check_digest(given.policy, stage.read("policy", PolicySettings).digest)
     template = load_template(given.policy, stage.read("template", TemplateSettings))
     positions = context_of(read_json(given.policy / "config.json"))
     check_context(positions, template, str(given.policy))

@@ -31,6 +31,7 @@ EXTENDED = 10
 """Longest chain of recipes that extend each other."""
 TINY = (
     "tiny={}",
+    "policy.digest=null",
     "compute.processes=1",
     "compute.zero_stage=0",
     "fetch.source=world",
@@ -111,7 +112,7 @@ def load(path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bo
         recipe = recipe.model_copy(update={"world": None})
     recipe = _from_home(recipe)
     check_consistent(recipe, str(path))
-    check_models(recipe, str(path))
+    check_models(recipe, str(path), whole=pinned)
     check_inputs(recipe, whole=pinned)
     mirror = recipe.leaderboard.mirror
     if recipe.leaderboard.enabled and mirror is not None and not Path(mirror).is_dir():

@@ -8,8 +8,10 @@ from typing import Any
 
 from packaging.version import Version
 
+from juicer.models.published import published_as
 from juicer.recipe.graph import (
     ABSENT,
+    CONFIGS,
     HUB_ID,
     INPUTS,
     SFT,
@@ -30,11 +32,15 @@ from juicer.settings.sources import FetchSettings
 from juicer.sources.files import is_path, is_pattern
 
 
-def check_models(recipe: Recipe, where: str) -> None:
+def check_models(recipe: Recipe, where: str, *, whole: bool = True) -> None:
     """Check that every model is a folder, a hub id or made by a stage.
 
     Only when a recipe is made active: an evaluation does not need the models that earlier stages have read.
+
+    Args:
+        whole: whether a model that can be fetched has to be there; a plan needs only a config.json.
     """
+    _check_fetched(recipe, where, whole)
     named = {"policy": recipe.policy.model}
     for key, slot in (("scorer", recipe.scorer), ("judge", recipe.judge)):
         named |= {key: slot.model} if slot.kind != "none" and slot.model is not None else {}
@@ -49,6 +55,17 @@ def check_models(recipe: Recipe, where: str) -> None:
         if recipe.tiny is None and not Path(model).is_dir() and not HUB_ID.fullmatch(model):
             do = "paths are relative to the project's root"
             raise InputError(f"{key}.model: no such folder: {model}", where=where, do=do)
+
+
+def _check_fetched(recipe: Recipe, where: str, whole: bool) -> None:
+    """Say how to fetch a missing policy with a known digest. Its folder may look like an id of the hub."""
+    policy, folder = recipe.policy, Path(recipe.policy.model)
+    model = published_as(policy.digest)
+    if model is None or folder.is_dir() or policy.revision is not None or recipe.tiny is not None:
+        return
+    if whole or not (CONFIGS / f"{folder.name}.json").is_file():
+        do = f"{model.title} has this digest; fetch it: {model.command(folder)}"
+        raise InputError(f"policy.model: no such folder: {folder}", where=where, do=do)
 
 
 def check_pinned(fetch: FetchSettings, where: str) -> None:
@@ -126,6 +143,9 @@ def check_consistent(recipe: Recipe, where: str) -> None:
     if recipe.rft.optimiser == "ppo" and (recipe.compute.processes > 1 or recipe.compute.zero_stage):
         do = "set compute.processes to 1 and compute.zero_stage to 0, or rft.optimiser to rloo"
         raise InputError("rft.optimiser 'ppo' runs in a single process only", where=where, do=do)
+    if recipe.policy.digest is not None and (recipe.tiny is not None or recipe.policy.model == WORLD_POLICY):
+        what = "policy.digest is that of a real model, but the recipe's policy is a tiny one that a stage makes"
+        raise InputError(what, where=where, do="set policy.digest to null")
     _check_shares(recipe, where)
     _check_preferences(recipe, where)
     if recipe.irft.rounds % recipe.irft.passes:

@@ -104,6 +104,12 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def sha256_of_file(path: Path) -> str:
+    """The SHA-256 of a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def md5_of_file(path: Path) -> str:
     """The MD5 of a file's content, hexadecimal, as DVC records it."""
     with path.open("rb") as file:

@@ -1,7 +1,7 @@
 """Settings of the base model, and of the registry that its rounds are recorded in."""
 
 from juicer.settings.base import Settings
-from juicer.settings.text import Commit, Place, RegisteredName, Store, Word
+from juicer.settings.text import Commit, Digest, Place, RegisteredName, Store, Word
 
 
 class PolicySettings(Settings):
@@ -11,6 +11,8 @@ class PolicySettings(Settings):
     """Folder or Hugging Face id of the base model."""
     revision: Commit | None = None
     """Commit of the base model, 40 hex digits; required for a Hugging Face id."""
+    digest: Digest | None = None
+    """SHA-256 of the weights, 64 hex digits (docs/configuration.md); other weights are refused. null takes any."""
 
 
 class RegisterSettings(Settings):

@@ -19,6 +19,7 @@ LONGEST = 1000
 LONGEST_TEXT = 20_000
 """Longest text of several lines, in characters."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 SECRET = re.compile(r"(?i)(?:^|[?&;])[^=&;]*(?:token|secret|password|passwd|pwd|api_?key|access_?key|sig)[^=&;]*=")
 
 
@@ -63,6 +64,12 @@ def _commit(value: str) -> str:
     return value
 
 
+def _digest(value: str) -> str:
+    if not SHA256.fullmatch(value):
+        raise ValueError(f"{shortened(value)} is not a SHA-256: 64 hex digits, in lower case")
+    return value
+
+
 def _registered(value: str) -> str:
     if "/" in value or ":" in value:
         raise ValueError(f"{shortened(value)} contains / or :, which MLflow does not allow in a name")
@@ -102,6 +109,8 @@ Place = Annotated[str, AfterValidator(_line), AfterValidator(_word), AfterValida
 """A file or folder, or an id of the hub."""
 Commit = Annotated[str, AfterValidator(_commit)]
 """A commit of a repository of the hub."""
+Digest = Annotated[str, AfterValidator(_digest)]
+"""A SHA-256."""
 RegisteredName = Annotated[str, AfterValidator(_line), AfterValidator(_word), AfterValidator(_registered)]
 """Name of a registered model."""
 Store = Annotated[str, AfterValidator(_line), AfterValidator(_word), AfterValidator(_store)]

@@ -22,6 +22,7 @@ from juicer import scorers
 from juicer.data import demonstrations
 from juicer.data.demonstrations import Demonstration, Message, hash_of, opening_hash, read
 from juicer.data.hh import CHAT_TEMPLATE as HH_TEMPLATE
+from juicer.models.digest import weights_digest
 from juicer.models.loading import load_template
 from juicer.recipe.activation import dump, load
 from juicer.scorers.beaver import BeaverModel, BeaverScorer
@@ -334,6 +335,22 @@ def test_a_chat_template_that_is_replaced_is_told(
         own.save_pretrained(folder / "policy")
         run_here("curate", monkeypatch)
         assert capfd.readouterr().err.count("replaces the model's own chat template") == told
+
+
+def test_curate_refuses_another_policy_than_the_one_that_the_recipe_was_read_with(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"weight": torch.zeros(1)}, "policy/model.safetensors")
+    digest = weights_digest(Path("policy"))
+    fetched(monkeypatch, ROWS, "policy.model=policy", f"policy.digest='{digest}'", "scorer.kind=none", "curate.keep=10")
+    save_file({"weight": torch.ones(1)}, "policy/model.safetensors")
+    capfd.readouterr()
+    line = refused("curate", monkeypatch, capfd)
+    assert line.startswith(f"policy: the digest of the weights is {weights_digest(Path('policy'))}, but policy.digest ")
+    assert f"is {digest} (fetch the model again; or change policy.digest" in line
+    save_file({"weight": torch.zeros(1)}, "policy/model.safetensors")
+    run_here("curate", monkeypatch)
+    assert len(curated()[0]["train"]) == 10
 
 
 def held_out_row() -> dict[str, str]:

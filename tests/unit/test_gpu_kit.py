@@ -163,7 +163,7 @@ def test_the_pinned_machine_is_in_the_list_of_what_the_machine_has(root: Path):
 
 
 def test_a_kit_of_these_wheels_is_enough_as_far_as_they_are_installed_here():
-    """The same check as the collection's, on the metadata of this environment; gguf and liger-kernel are not here."""
+    """The same check as the collection's, on the metadata of this environment; liger-kernel is not here."""
     from importlib.metadata import distribution, version
 
     from packaging.requirements import Requirement
