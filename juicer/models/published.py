@@ -32,7 +32,7 @@ class Published:
     @property
     def folder(self) -> Path:
         """Where it goes in a project, unless the user names another folder."""
-        return Path("models", self.title.lower())
+        return Path("models", self.title)
 
     def command(self, folder: Path) -> str:
         """The command that makes the folder."""

@@ -80,13 +80,13 @@ def test_a_missing_folder_of_a_published_model_is_one_line_with_the_command_that
     with pytest.raises(InputError) as error:
         read(f"policy.model={SMOLLM2.folder}", f"policy.digest={SMOLLM2.digest}", pinned=pinned)
     assert str(error.value) == (
-        f"{QUICKSTART}: policy.model: no such folder: models/smollm2-135m-instruct "
+        f"{QUICKSTART}: policy.model: no such folder: models/SmolLM2-135M-Instruct "
         "(SmolLM2-135M-Instruct has this digest; fetch it: juicer fetch-model smollm2)"
     )
 
 
 def test_a_plan_of_a_published_model_whose_config_is_kept_with_the_recipes_needs_no_folder() -> None:
-    kept = Path("recipes/models/smollm2-135m-instruct.json")
+    kept = Path("recipes/models/SmolLM2-135M-Instruct.json")
     kept.parent.mkdir(parents=True)
     kept.write_text("{}")
     given = (f"policy.model={SMOLLM2.folder}", f"policy.digest={SMOLLM2.digest}")
