@@ -599,8 +599,8 @@ def claim(
             except KeyboardInterrupt as error:
                 print("juicer: interrupted; what has finished is kept, and the same command resumes", file=sys.stderr)
                 raise typer.Exit(128 + getattr(error, "number", signal.SIGINT)) from error
-    found = collect(planned, samples)
-    print("\n".join(["", *reporting.publish(found, planned.work)]))
+    if not failed or any(job.finished for job in planned.jobs):
+        print("\n".join(["", *reporting.publish(collect(planned, samples), planned.work)]))
     if failed:
         what = f"{len(failed)} of {len(planned.jobs)} runs failed: {', '.join(job.name for job in failed)}"
         raise InputError(what, where=str(failed[0].log), do="see its last lines; the same command resumes")

@@ -17,10 +17,9 @@ HERE = Path("evaluation/models")
 def announced(plan: Plan) -> list[str]:
     """The runs of a plan, which of them have finished, and what they can show."""
     code = digest_of(files())
-    lines = [
-        f"{plan.recipe.name}: {len(plan.variants)} variant{'s' if len(plan.variants) != 1 else ''}, "
-        f"{len(plan.seeds)} seed{'s' if len(plan.seeds) != 1 else ''}, {len(plan.jobs)} runs in {plan.work}"
-    ]
+    counts = {"variant": len(plan.variants), "seed": len(plan.seeds), "run": len(plan.jobs)}
+    counted = ", ".join(f"{number} {name}{'s' if number != 1 else ''}" for name, number in counts.items())
+    lines = [f"{plan.recipe.name}: {counted} in {plan.work}"]
     for name, overrides in plan.variants.items():
         states = [
             f"{job.seed} (finished)" if job.is_up_to_date(code) else str(job.seed)
