@@ -30,15 +30,18 @@ class Estimate(NamedTuple):
 
     @property
     def p(self) -> float:
-        """The p-value of Student's test of a mean of 0; 1 below two units."""
-        if not self.degrees or self.mean == 0:
-            return 1.0
-        return _two_sided(abs(self.mean) / self.error, self.degrees) if self.error else 0.0
+        """The p-value of Student's test of a mean of 0; 1 below two units.
+
+        It is 1 too where all units are equal, which does not show how far the next one may lie.
+        """
+        return _two_sided(abs(self.mean) / self.error, self.degrees) if self.degrees and self.error else 1.0
 
     @property
     def detectable(self) -> float:
-        """The smallest true difference whose interval would exclude zero with a probability of 80%."""
-        return self.half_width + _quantile(POWER, self.degrees) * self.error if self.degrees else math.inf
+        """The smallest true difference whose interval excludes zero with a probability of 80%; else infinite."""
+        if not self.degrees or not self.error:
+            return math.inf
+        return self.half_width + _quantile(POWER, self.degrees) * self.error
 
 
 def _quantile(probability: float, degrees: float) -> float:

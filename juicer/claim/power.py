@@ -78,7 +78,10 @@ def after(claim: Claim) -> list[str]:
             ]
             able = [each.detectable for each in figures if each.detectable is not None]
             if not able:
-                sentences.append(f"{variant}: one value of {BY_KEY[key].title} cannot show a difference.")
+                units = _units(figures, len(seeds))
+                sentences.append(
+                    f"{variant}: {units} cannot tell how far {BY_KEY[key].title} varies, nor what they show."
+                )
                 continue
             low, high = shown(min(able), 3), shown(max(able), 3)
             between = f"{low}" if low == high else f"{low} to {high}"

@@ -78,9 +78,9 @@ class Versions(Document):
     """What the figures were computed with."""
 
     juicer: str | None
-    """Commit; None outside git."""
+    """Commit of the project; None before its first one."""
     changed: bool
-    """Whether files differed from that commit."""
+    """Whether files differ from that commit, or a run has finished with others."""
     python: str
     torch: str
     transformers: str

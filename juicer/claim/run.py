@@ -186,7 +186,7 @@ def collect(plan: Plan, samples: int) -> Claim:
     everywhere = [seed for seeds in variants.values() for seed in seeds]
     metrics = primary(everywhere)
     score = next((key for key in SCORES if key in metrics), None)
-    commit = head()
+    code = digest_of(files())
     return Claim(
         recipe=plan.recipe.name,
         variants={name: plan.variants[name] for name in variants},
@@ -195,8 +195,9 @@ def collect(plan: Plan, samples: int) -> Claim:
         seconds={name: [_seconds(job) for job in finished if job.variant == name] for name in variants},
         processor=processor(),
         versions=Versions(
-            juicer=commit,
-            changed=commit is not None and bool(changed_files(":(exclude)dvc.lock", ":(exclude)params.yaml")),
+            juicer=head(),
+            changed=bool(changed_files(":(exclude)dvc.lock", ":(exclude)params.yaml"))
+            or not all(job.is_up_to_date(code) for job in finished),
             python=platform.python_version(),
             torch=importlib.metadata.version("torch"),
             transformers=importlib.metadata.version("transformers"),

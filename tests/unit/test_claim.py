@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from juicer import cli
 from juicer.claim import figure, page, power, reporting
 from juicer.claim.comparing import Seed, compare, points, primary
-from juicer.claim.copies import plan
+from juicer.claim.copies import digest_of, files, plan, prepare
 from juicer.claim.measures import BY_KEY, values_of
 from juicer.claim.results import Claim, Compared, Samples, Versions
 from juicer.evaluation.results import EvaluatedModel
@@ -199,6 +199,9 @@ def test_the_power_is_said_before_and_after() -> None:
     assert "0.16 standard deviations" in power.before(300, None)
     assert "one seed shows 0.082 or more" in power.before(None, ("judge", 300, 0.5))
     sentences = power.after(whole({"default": seeds()}))
+    assert all(
+        "cannot tell how far" in each for each in power.after(whole({"default": seeds(1, rows=False, judge=False)}))[1:]
+    )
     assert len(sentences) == 2 and "in judge, with a probability of 80%" in sentences[0]
 
 
@@ -287,3 +290,31 @@ def test_a_recipe_refuses_a_wrong_section_when_it_is_read(project: Path, section
     with pytest.raises(InputError) as error:
         plan(Path("recipes/quickstart.yaml"), [], [], [], None)
     assert told in str(error.value)
+
+
+def test_inputs_that_git_ignores_are_linked_and_those_out_of_reach_are_refused(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    graph = "stages:\n  one:\n    cmd: x\n    deps: [models/mine, ../beside/rows.jsonl, {whole}, made/x, recipes]\n"
+    outside = tmp_path_factory.mktemp("outside") / "rows.jsonl"
+    beside = project.parent / "beside/rows.jsonl"
+    for path in (outside, beside, project / "models/mine/config.json", project / "made/x"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    (project / ".gitignore").write_text("models\nmade\n.juicer\n")
+    (project / "dvc.yaml").write_text(f"{graph}  two:\n    cmd: y\n    outs: [made]\n".replace("{whole}", str(outside)))
+    planned = plan(Path("recipes/quickstart.yaml"), [], [0], ["clean"], None)
+    job, paths = planned.jobs[0], files()
+    prepare(job, paths, digest_of(paths), planned.work)
+    assert (job.folder / "models/mine").readlink() == project / "models/mine"
+    assert (job.folder / "../beside/rows.jsonl").resolve() == beside
+    assert (job.folder / "recipes/quickstart.yaml").is_file() and not (job.folder / "recipes").is_symlink()
+    assert not (job.folder / "made").exists()
+
+    (project / "recipes/quickstart.yaml").rename(project / "recipes/other.yaml")
+    prepare(job, files(), "changed", planned.work)
+    assert [path.name for path in (job.folder / "recipes").iterdir()] == ["other.yaml"]
+    far = "/".join(["../../..", *project.parts[-3:-1], "beside/rows.jsonl"])
+    (project / "dvc.yaml").write_text(f"stages:\n  one:\n    cmd: x\n    deps: [{far}]\n")
+    with pytest.raises(InputError, match="a copy of the project would not find this input"):
+        prepare(job, files(), "again", planned.work)

@@ -31,7 +31,8 @@ def test_one_unit_has_no_interval_and_no_p_value() -> None:
     found = over_units([0.3], "seeds")
     assert (found.mean, found.half_width, found.p, found.detectable) == (0.3, math.inf, 1.0, math.inf)
     assert over_units([0.0, 0.0], "seeds").p == 1.0
-    assert over_units([0.2, 0.2], "seeds").p == 0.0
+    equal = over_units([0.2, 0.2], "seeds")
+    assert (equal.half_width, equal.p, equal.detectable) == (0.0, 1.0, math.inf)
 
 
 def test_the_crossed_variance_is_the_sum_of_that_of_prompt_means_and_that_of_seed_means() -> None:
