@@ -138,14 +138,17 @@ def _check(recipe: Recipe, where: str) -> None:
         raise InputError(what, where=where, do="set it to true")
 
 
-def files() -> list[Path]:
+def files(work: Path) -> list[Path]:
     """The files of the project that a run needs.
+
+    Args:
+        work: the folder of the claim, which may lie in the project where git does not ignore it.
 
     Raises:
         InputError: the project is no git checkout.
     """
-    left_out = {LOCK, PARAMS}
-    return [path for path in versioned() if path.parts[0] not in LEFT_OUT and path not in left_out]
+    needed = [path for path in versioned() if path.parts[0] not in LEFT_OUT and path not in (LOCK, PARAMS)]
+    return [path for path in needed if not path.absolute().is_relative_to(work)]
 
 
 def digest_of(paths: Iterable[Path]) -> str:

@@ -7,7 +7,7 @@ picture reads the same on a dark page.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from juicer.claim.measures import BY_KEY
 from juicer.claim.results import Claim, Point
@@ -38,7 +38,12 @@ def draw(claim: Claim, stem: Path) -> list[Path]:
     from matplotlib.figure import Figure
 
     variants = list(claim.seeds)
-    style = {"font.size": 9, "font.family": "DejaVu Sans", "svg.hashsalt": "juicer", "axes.titlesize": 9.5}
+    style: dict[Any, Any] = {
+        "font.size": 9,
+        "font.family": "DejaVu Sans",
+        "svg.hashsalt": "juicer",
+        "axes.titlesize": 9.5,
+    }
     with rc_context(style):
         size = (INCHES if len(metrics) > 1 else INCHES / 1.8, ROW * len(variants) + 0.7)
         figure = Figure(figsize=size, facecolor="white", layout="constrained")

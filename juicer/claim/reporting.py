@@ -16,7 +16,7 @@ HERE = Path("evaluation/models")
 
 def announced(plan: Plan) -> list[str]:
     """The runs of a plan, which of them have finished, and what they can show."""
-    code = digest_of(files())
+    code = digest_of(files(plan.work))
     counts = {"variant": len(plan.variants), "seed": len(plan.seeds), "run": len(plan.jobs)}
     counted = ", ".join(f"{number} {name}{'s' if number != 1 else ''}" for name, number in counts.items())
     lines = [f"{plan.recipe.name}: {counted} in {plan.work}"]

@@ -58,7 +58,7 @@ def run(plan: Plan, at_a_time: int, say: Say) -> list[Job]:
 
 
 def _run(plan: Plan, at_a_time: int, say: Say) -> list[Job]:
-    paths = files()
+    paths = files(plan.work)
     code = digest_of(paths)
     waiting = [job for job in plan.jobs if not job.is_up_to_date(code)]
     if done := len(plan.jobs) - len(waiting):
@@ -186,7 +186,7 @@ def collect(plan: Plan, samples: int) -> Claim:
     everywhere = [seed for seeds in variants.values() for seed in seeds]
     metrics = primary(everywhere)
     score = next((key for key in SCORES if key in metrics), None)
-    code = digest_of(files())
+    code = digest_of(files(plan.work))
     return Claim(
         recipe=plan.recipe.name,
         variants={name: plan.variants[name] for name in variants},

@@ -8,7 +8,8 @@ from pydantic import Field, field_validator
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Seed, shortened
 
-NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,59}")
+NAME = re.compile(r"(?!cache$)[a-z0-9][a-z0-9-]{0,59}")
+"""A folder beside that of the cache."""
 OWN = ("seed", "name", "claim", "extends", "graph")
 """Keys that a variant cannot change: `juicer claim` sets the seed, and the others name the recipe itself."""
 
@@ -34,7 +35,7 @@ class ClaimSettings(Settings):
     def _named(cls, variants: dict[str, list[str]]) -> dict[str, list[str]]:
         for name, overrides in variants.items():
             if not NAME.fullmatch(name):
-                what = f"variant {shortened(name)} is not a name of lower-case letters, digits, dots and hyphens"
+                what = f"variant {shortened(name)} is not a name of lower-case letters, digits and hyphens, or is cache"
                 raise ValueError(what)
             own = [word for word in overrides if re.split(r"[.=]", word)[0] in OWN]
             if own:

@@ -276,6 +276,7 @@ def test_each_run_has_a_folder_and_parameters_of_its_own(project: Path) -> None:
         ({"variants": {"a": ["irft.passes=2"]}}, "claim.variants.a: irft.rounds = 3 is not a multiple"),
         ({"variants": {"a": ["seed=2"]}}, "variant 'a' sets 'seed=2', which no variant can change"),
         ({"variants": {"A b": []}}, "variant 'A b' is not a name of lower-case letters"),
+        ({"variants": {"cache": []}}, "variant 'cache' is not a name"),
         ({"variants": {"a": ["oops"]}}, "claim.variants.a: 'oops' is not an override"),
         ({"seeds": [-1]}, "claim.seeds.0"),
         ({"seeds": [1, 1]}, "seed 1 is given twice"),
@@ -301,10 +302,10 @@ def test_inputs_that_git_ignores_are_linked_and_those_out_of_reach_are_refused(
     for path in (outside, beside, project / "models/mine/config.json", project / "made/x"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
-    (project / ".gitignore").write_text("models\nmade\n.juicer\n")
+    (project / ".gitignore").write_text("models\nmade\n")
     (project / "dvc.yaml").write_text(f"{graph}  two:\n    cmd: y\n    outs: [made]\n".replace("{whole}", str(outside)))
     planned = plan(Path("recipes/quickstart.yaml"), [], [0], ["clean"], None)
-    job, paths = planned.jobs[0], files()
+    job, paths = planned.jobs[0], files(planned.work)
     prepare(job, paths, digest_of(paths), planned.work)
     assert (job.folder / "models/mine").readlink() == project / "models/mine"
     assert (job.folder / "../beside/rows.jsonl").resolve() == beside
@@ -312,9 +313,9 @@ def test_inputs_that_git_ignores_are_linked_and_those_out_of_reach_are_refused(
     assert not (job.folder / "made").exists()
 
     (project / "recipes/quickstart.yaml").rename(project / "recipes/other.yaml")
-    prepare(job, files(), "changed", planned.work)
+    prepare(job, files(planned.work), "changed", planned.work)
     assert [path.name for path in (job.folder / "recipes").iterdir()] == ["other.yaml"]
     far = "/".join(["../../..", *project.parts[-3:-1], "beside/rows.jsonl"])
     (project / "dvc.yaml").write_text(f"stages:\n  one:\n    cmd: x\n    deps: [{far}]\n")
     with pytest.raises(InputError, match="a copy of the project would not find this input"):
-        prepare(job, files(), "again", planned.work)
+        prepare(job, files(planned.work), "again", planned.work)
