@@ -6,10 +6,11 @@ PLAN ?=
 KIT ?=
 FAULTS ?=
 MUTANTS ?=
+CLAIM ?=
 BENCH ?=
 UI ?=
 # Read from the environment, so that the shell takes them as words, whatever is in them.
-export RECIPE PLAN KIT UI FAULTS MUTANTS BENCH
+export RECIPE PLAN KIT UI FAULTS MUTANTS CLAIM BENCH
 PYTHON_BARE ?= python3.12
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -95,8 +96,8 @@ $(VENV)-vllm/installed-$(HERE): constraints-vllm.txt
 test-vllm: $(VENV)-vllm/installed-$(HERE) ## sample by the real vLLM, in .venv-vllm (minutes and 4 GB)
 	$(VENV)-vllm/bin/python -m pytest tests/unit/test_vllm.py
 
-claim: setup ## 5 seeds: each method against SFT of the same effort, with 95% intervals (1 to 2 hours)
-	@python bench/claim.py
+claim: setup ## a recipe over 5 seeds: each method against SFT of the same effort; RECIPE=..., CLAIM="--seeds 0 1 --jobs 2"
+	@set -f; juicer claim "$${RECIPE:-recipes/quickstart.yaml}" $$CLAIM
 
 bench: setup ## compare a round with transformers, TRL and SPIN's way at three sizes (45 minutes); BENCH=--quick
 	@set -f; python -m bench.round $$BENCH

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from juicer.runtime.command import guarded
-from juicer.runtime.errors import InputError, did_you_mean
+from juicer.runtime.errors import Cancelled, InputError, did_you_mean
 from juicer.runtime.process_groups import stage_environment
 
 if TYPE_CHECKING:
@@ -281,6 +281,10 @@ def run(
             min=1, help="Stages at the same time; by default 2 on CPUs that have threads for both, 1 with GPUs."
         ),
     ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="End with this stage, for example report, which registers nothing."),
+    ] = None,
 ) -> None:
     """Run a recipe: data, training, report, registry.
 
@@ -310,10 +314,10 @@ def run(
         workspace.prepare(print)
         workspace.discard_damage(print)
         if snapshot:
-            reproduce_in_snapshot(held, at_a_time)
+            reproduce_in_snapshot(held, at_a_time, until)
             return
         try:
-            reproduce(held, at_a_time)
+            reproduce(held, at_a_time, until)
         finally:
             workspace.keep_lock()
     summary()
@@ -323,17 +327,19 @@ def _how_many(at_a_time: int | None) -> list[str]:
     return [] if at_a_time is None else ["--at-a-time", str(at_a_time)]
 
 
-def reproduce(held: "Held", at_a_time: int | None = None) -> None:
+def reproduce(held: "Held", at_a_time: int | None = None, until: str | None = None) -> None:
     """Bring every stage up to date, by DVC under this interpreter.
 
     Args:
         at_a_time: stages at the same time; None decides by the machine.
+        until: the stage to end with; None means all.
 
     Raises:
         InputError: DVC or a stage failed, and has said why.
         typer.Exit: the run was cancelled; with 128 + the signal.
     """
     command = [sys.executable, "-m", "juicer.running", *_how_many(at_a_time), "--wait-for-lock", "repro"]
+    command += [until] if until is not None else []
     with _ending(command, held) as (process, told):
         code = process.wait()
     if told:
@@ -344,7 +350,7 @@ def reproduce(held: "Held", at_a_time: int | None = None) -> None:
         raise InputError(what, do="its last lines are above; juicer status lists what is left, juicer run resumes")
 
 
-def reproduce_in_snapshot(held: "Held", at_a_time: int | None = None) -> None:
+def reproduce_in_snapshot(held: "Held", at_a_time: int | None = None, until: str | None = None) -> None:
     """Run in a copy of the project, which goes once all is brought back, and stays for the next run if that fails.
 
     Raises:
@@ -364,6 +370,7 @@ def reproduce_in_snapshot(held: "Held", at_a_time: int | None = None) -> None:
     # From here on nothing of the project is read: it may be edited.
     print(f"running in {folder}{', where an earlier run stopped' if known else ''}", flush=True)
     command = [sys.executable, "-m", "juicer", "run", *_how_many(at_a_time)]
+    command += ["--until", until] if until is not None else []
     with _ending(command, held, folder, variables) as (process, told):
         code = process.wait()
     if code or told:
@@ -510,6 +517,109 @@ def describe(
     from juicer.recipe.schema import Recipe
 
     print("\n".join(under(key, Recipe) if key else lines_of(Recipe)))
+
+
+class Listing(TyperCommand):
+    """A command whose options --seeds and --variants take several words after them."""
+
+    def parse_args(self, context: Any, args: list[str]) -> list[str]:
+        """Repeat the option before each of its words, as the parser of options wants it."""
+        words, option = list[str](), ""
+        for word in args:
+            if word in ("--seeds", "--variants"):
+                option = word
+                words.append(word)
+            elif option == "--seeds" and re.fullmatch(r"[+-]?\d+", word):
+                # With an equals sign, so that a negative number is no option.
+                words[-1:] = [f"--seeds={word}"] if words[-1] == option else [words[-1], f"--seeds={word}"]
+            elif option == "--variants" and not word.startswith("-"):
+                words[-1:] = [f"--variants={word}"] if words[-1] == option else [words[-1], f"--variants={word}"]
+            else:
+                option = ""
+                words.append(word)
+        return super().parse_args(context, words)
+
+
+@app.command(cls=Listing)
+def claim(
+    words: Words = None,
+    tiny: Tiny = False,
+    seeds: Annotated[
+        list[int] | None, typer.Option(help="One or more seeds; by default those of the recipe.", metavar="SEED...")
+    ] = None,
+    variants: Annotated[
+        list[str] | None,
+        typer.Option(help="One or more variants of the recipe; by default all.", metavar="NAME..."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Seeds at the same time.")] = 1,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder of the runs and results; by default .juicer/claim/RECIPE.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=0, help="Prompts whose responses are shown, at most.")] = 20,
+    again: Annotated[bool, typer.Option("--again", help="No runs: the results of the finished seeds anew.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; change nothing.")] = False,
+) -> None:
+    """Repeat a recipe over seeds, with intervals.
+
+    Each method is compared with sft-matched: SFT of the same effort, on the same prompts, of the same seed. A recipe's
+    section claim has its seeds and variants (juicer describe claim). Without a recipe the active one is repeated, or
+    the quickstart if none is active. The same command resumes after an interruption.
+
+    \b
+    Examples:
+      juicer claim quickstart --dry-run
+      juicer claim quickstart --seeds 0 1 2 --variants imperfect --jobs 2
+      juicer claim recipes/hh-irft.yaml irft.rounds=2 --seeds 0
+      juicer claim quickstart --again              the tables anew, from the seeds that have finished
+    """
+    from juicer.claim import reporting
+    from juicer.claim.copies import plan
+    from juicer.claim.run import collect
+    from juicer.claim.run import run as run_all
+
+    project = enter()
+    recipe, overrides = split(words)
+    planned = plan(
+        chosen(project, recipe),
+        overrides,
+        seeds or (),
+        variants or (),
+        project.path(work) if work else None,
+        tiny=tiny,
+    )
+    if not again:
+        print("\n".join(reporting.announced(planned)), flush=True)
+    if dry_run:
+        return
+    failed = []
+    if not again:
+        with _terminated_as_interrupted():
+            try:
+                failed = run_all(planned, jobs, lambda line: print(line, flush=True))
+            except KeyboardInterrupt as error:
+                print("juicer: interrupted; what has finished is kept, and the same command resumes", file=sys.stderr)
+                raise typer.Exit(128 + getattr(error, "number", signal.SIGINT)) from error
+    if not failed or any(job.finished for job in planned.jobs):
+        print("\n".join(["", *reporting.publish(collect(planned, samples), planned.work)]))
+    if failed:
+        what = f"{len(failed)} of {len(planned.jobs)} runs failed: {', '.join(job.name for job in failed)}"
+        raise InputError(what, where=str(failed[0].log), do="see its last lines; the same command resumes")
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal raise what Ctrl-C raises."""
+
+    def raise_cancelled(number: int, _: Any) -> None:
+        raise Cancelled(signal.Signals(number))
+
+    numbers = [each for each in HANDED_ON if signal.getsignal(each) != signal.SIG_IGN]
+    before = {number: signal.signal(number, raise_cancelled) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # --- data ----------------------------------------------------------------------------------------------------------

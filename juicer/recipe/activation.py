@@ -6,7 +6,7 @@ The commands are `juicer use` and `juicer check`.
 import copy
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from juicer.runtime.files import read_yaml, replace_text, value_at
 from juicer.runtime.yaml_text import parse_yaml
 from juicer.settings.base import S, Settings
 from juicer.settings.bounds import shortened
+from juicer.settings.claim import ClaimSettings
 from juicer.settings.preferences import ROLES
 from juicer.settings.sources import SourceSettings
 
@@ -103,15 +104,11 @@ def load(path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bo
         tiny: whether the recipe is scaled down first, see TINY; overrides are applied after that.
         pinned: whether a Hugging Face id without a revision is an error.
     """
-    values = _read(path)
-    for override in (*(_scaled_down(values) if tiny else ()), *overrides):
-        _apply(values, override)
-    recipe = Recipe.parse(values, str(path))
-    if not recipe.fetch.is_world:
-        # A copy of the quickstart with another source still has this section.
-        recipe = recipe.model_copy(update={"world": None})
-    recipe = _from_home(recipe)
+    written = _read(path)
+    values = changed(written, (*(_scaled_down(written) if tiny else ()), *overrides))
+    recipe = _from_home(_parsed(values, str(path)))
     check_consistent(recipe, str(path))
+    _check_variants(recipe.claim, values, written, str(path))
     check_models(recipe, str(path), whole=pinned)
     check_inputs(recipe, whole=pinned)
     mirror = recipe.leaderboard.mirror
@@ -123,6 +120,49 @@ def load(path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bo
         check_pinned(recipe.fetch, str(path))
     check_rows(recipe.fetch)
     return recipe, graph
+
+
+def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of a recipe's values with `key=value` overrides."""
+    result = copy.deepcopy(dict(values))
+    for override in overrides:
+        _apply(result, override)
+    return result
+
+
+def _parsed(values: dict[str, Any], where: str) -> Recipe:
+    recipe = Recipe.parse(values, where)
+    # A copy of the quickstart with another source still has this section.
+    return recipe if recipe.fetch.is_world else recipe.model_copy(update={"world": None})
+
+
+def _check_variants(claim: ClaimSettings, values: dict[str, Any], written: dict[str, Any], where: str) -> None:
+    """Check every variant of the section `claim`.
+
+    A variant that only a change on the command line makes impossible is none of `juicer run`'s business: `juicer claim`
+    refuses it.
+
+    Args:
+        values: the recipe with the changes of the command line.
+        written: the recipe as it is written.
+
+    Raises:
+        InputError: the recipe refuses an override of a variant; names the variant.
+    """
+    for name, overrides in claim.variants.items():
+        refused = _refusal(values, overrides, where)
+        if refused is not None and _refusal(written, overrides, where) is not None:
+            do = refused.do or "correct the variant's overrides"
+            raise InputError(refused.what, where=f"{where}: claim.variants.{name}", do=do)
+
+
+def _refusal(values: dict[str, Any], overrides: Sequence[str], where: str) -> InputError | None:
+    """The error of a recipe with these overrides; None if it is valid."""
+    try:
+        check_consistent(_parsed(changed(values, overrides), where), where)
+    except InputError as error:
+        return error
+    return None
 
 
 def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Seed
+from juicer.settings.claim import ClaimSettings
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, JudgeSettings, ScorerSettings, TemplateSettings
 from juicer.settings.evaluation import EvaluationSettings
@@ -49,5 +50,6 @@ class Recipe(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     leaderboard: LeaderboardSettings = LeaderboardSettings()
     report: ReportSettings = ReportSettings()
+    claim: ClaimSettings = ClaimSettings()
     keep: KeepSettings = KeepSettings()
     register_: RegisterSettings = Field(RegisterSettings(), alias="register")

@@ -279,7 +279,7 @@ def _about_instruments(found: Instruments) -> list[str]:
 def _caveats(summary: Summary, champion: SummaryRow, control: SummaryRow, rounds: Sequence[SummaryRow]) -> list[str]:
     caveats = [
         f"This is one seed ({summary.seed}): intervals are over prompts, not over training runs. "
-        "‘make claim’ repeats the comparison over five seeds."
+        "‘juicer claim’ repeats the comparison over several seeds, while this recipe is the active one."
     ]
     if control.name == "sft" and rounds:
         caveats.append(

@@ -39,7 +39,7 @@ def take(params: Mapping[str, Any]) -> tuple[Path, bool]:
     """
     if root().resolve() != Path.cwd().resolve():
         raise InputError("a snapshot needs a project that is a git checkout of its own", where=str(Path.cwd()))
-    files = [*_versioned(), *_ignored_inputs(params)]
+    files = [*versioned(), *_ignored_inputs(params)]
     folder = FOLDER / _digest(Path(), files)
     commit = git("rev-parse", "HEAD")
     if (folder / WHOLE).is_file():
@@ -79,7 +79,7 @@ def discard(folder: Path) -> None:
     git("worktree", "prune")
 
 
-def _versioned() -> list[Path]:
+def versioned() -> list[Path]:
     """The files that git has or would add, but not dvc.lock, which changes with every run."""
     listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
     paths = sorted({Path(name) for name in listed if name} - {LOCK})
@@ -94,8 +94,8 @@ def _ignored_inputs(params: Mapping[str, Any]) -> list[Path]:
     given = sorted(path for path in read if not path.is_absolute() and not made & {path, *path.parents})
     if outside := next((path for path in given if ".." in path.parts), None):
         raise InputError("a snapshot would not find this input", where=str(outside), do="name it by its whole path")
-    versioned = set(_versioned())
-    return [path for each in given for path in _within(each) if path not in versioned and _is_data(path)]
+    known = set(versioned())
+    return [path for each in given for path in _within(each) if path not in known and _is_data(path)]
 
 
 def _within(path: Path) -> Iterator[Path]:

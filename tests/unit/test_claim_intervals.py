@@ -1,21 +1,87 @@
-"""The statistics of the claim over seeds."""
+"""The statistics of a claim: Student's intervals over seeds, crossed intervals over seeds and prompts, Holm."""
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from bench.claim import differences, holm, interval, p_value
+from bench.claim import differences
+from juicer.claim.intervals import crossed, estimate, holm, over_units
 
 STORED = Path(__file__).resolve().parents[2] / "bench/results/claim.json"
 
 
 def test_the_interval_of_five_seeds_is_student_s() -> None:
-    mean, half = interval([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert (mean, half) == (3.0, pytest.approx(2.77645 * 0.5**0.5, rel=1e-5))
-    assert p_value([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(0.0132, abs=1e-4)
-    assert interval([1.0]) == (1.0, float("inf"))
-    assert p_value([1.0]) == p_value([0.0, 0.0]) == 1.0
+    found = over_units([1.0, 2.0, 3.0, 4.0, 5.0], "seeds")
+    assert (found.mean, found.half_width) == (3.0, pytest.approx(2.77645 * 0.5**0.5, rel=1e-5))
+    assert found.p == pytest.approx(0.0132, abs=1e-4)
+    assert found.detectable == pytest.approx((2.77645 + 0.94096) * 0.5**0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize(("count", "quantile"), [(2, 12.706), (3, 4.303), (5, 2.776), (30, 2.045)])
+def test_the_half_width_of_an_interval_over_seeds_is_student_s(count: int, quantile: float) -> None:
+    values = [0.3 + 0.1 * (-1) ** number * number for number in range(count)]
+    found = over_units(values, "seeds")
+    assert found.half_width == pytest.approx(quantile * np.std(values, ddof=1) / math.sqrt(count), rel=1e-3)
+
+
+def test_one_unit_has_no_interval_and_no_p_value() -> None:
+    found = over_units([0.3], "seeds")
+    assert (found.mean, found.half_width, found.p, found.detectable) == (0.3, math.inf, 1.0, math.inf)
+    assert over_units([0.0, 0.0], "seeds").p == 1.0
+    equal = over_units([0.2, 0.2], "seeds")
+    assert (equal.half_width, equal.p, equal.detectable) == (0.0, 1.0, math.inf)
+
+
+def test_the_crossed_variance_is_the_sum_of_that_of_prompt_means_and_that_of_seed_means() -> None:
+    values = np.array([[1.0, 2.0, 6.0], [3.0, 2.0, 4.0]])
+    found = crossed(values.tolist())
+    first, second = values.mean(0).var(ddof=1) / 3, values.mean(1).var(ddof=1) / 2
+    assert found.mean == pytest.approx(3.0)
+    assert found.error**2 == pytest.approx(first + second)
+    assert found.degrees == pytest.approx((first + second) ** 2 / (first**2 / 2 + second**2 / 1))
+    assert crossed([[1.0, 1.0], [1.0, 1.0]]).half_width == 0.0
+    assert crossed([[1.0], [2.0]]).over == "seeds"
+
+
+@pytest.mark.parametrize(
+    ("seed_effect", "prompt_effect", "noise"), [(0.3, 0.5, 1.0), (0.0, 1.0, 0.2), (0.5, 0.0, 0.5), (0.0, 0.0, 1.0)]
+)
+def test_crossed_intervals_cover_the_truth_about_as_often_as_they_say(
+    seed_effect: float, prompt_effect: float, noise: float
+) -> None:
+    rng, repeats, inside = np.random.default_rng(0), 600, 0
+    for _ in range(repeats):
+        values = 0.4 + seed_effect * rng.normal(size=(5, 1)) + prompt_effect * rng.normal(size=(1, 40))
+        found = crossed((values + noise * rng.normal(size=(5, 40))).tolist())
+        inside += abs(found.mean - 0.4) <= found.half_width
+    # A true 95% gives less than 0.93 in one of 80 such simulations; what counts noise twice covers more.
+    assert inside / repeats >= 0.93
+
+
+def test_seeds_alone_or_all_values_as_one_sample_cover_too_rarely() -> None:
+    rng, repeats = np.random.default_rng(1), 300
+    inside = {"seeds": 0, "sample": 0}
+    for _ in range(repeats):
+        values = 0.3 * rng.normal(size=(5, 1)) + 1.0 * rng.normal(size=(1, 40)) + 0.2 * rng.normal(size=(5, 40))
+        seeds = over_units(values.mean(1).tolist(), "seeds")
+        sample = over_units(values.ravel().tolist(), "prompts")
+        inside["seeds"] += abs(seeds.mean) <= seeds.half_width
+        inside["sample"] += abs(sample.mean) <= sample.half_width
+    assert inside["seeds"] / repeats < 0.93
+    assert inside["sample"] / repeats < 0.8
+
+
+def test_what_an_error_is_over_follows_from_the_prompts_of_the_seeds() -> None:
+    first, second = {"a": 1.0, "b": 2.0}, {"b": 3.0, "a": 5.0}
+    assert estimate([first]).over == "prompts"
+    both = estimate([first, second])
+    assert both.over == "seeds and prompts"
+    assert both == crossed([[1.0, 2.0], [5.0, 3.0]])
+    worlds = estimate([first, {"c": 4.0, "d": 5.0, "e": 9.0}])
+    assert worlds == over_units([1.5, 6.0], "seeds")
 
 
 def test_holm_stops_at_the_first_that_does_not_hold() -> None:

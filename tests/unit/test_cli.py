@@ -47,7 +47,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Takes the place of the stages and of the summary; notes that they were asked for."""
     asked = list[str]()
-    monkeypatch.setattr(cli, "reproduce", lambda held, at_a_time: asked.append("stages"))
+    monkeypatch.setattr(cli, "reproduce", lambda held, at_a_time, until: asked.append("stages"))
     monkeypatch.setattr(cli, "summary", lambda: asked.append("summary"))
     return asked
 

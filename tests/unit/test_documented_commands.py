@@ -15,7 +15,7 @@ from juicer.recipe import activation
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = "|".join(each.name or each.callback.__name__ for each in cli.app.registered_commands)
-COMMAND = re.compile(rf"(?<![\w/.-])(?:(?:python -m )?juicer (?:{NAMES})\b|make (?:plan\b|repro RECIPE=))")
+COMMAND = re.compile(rf"(?<![\w/.-])(?:(?:python -m )?juicer (?:{NAMES})\b|make (?:plan\b|claim\b|repro RECIPE=))")
 QUICKSTART = "recipes/quickstart.yaml"
 PLACEHOLDERS = {
     "<40 hexadecimal digits>": "a" * 40,
@@ -69,7 +69,7 @@ def arguments(command: str) -> list[str]:
         return [*words, "--help"] if words in (["use"], ["restore"]) else words
     variables = dict(word.split("=", maxsplit=1) for word in words[1:])
     chosen = variables.pop("RECIPE", QUICKSTART)
-    given = shlex.split(variables.pop("PLAN", ""))
+    given = shlex.split(variables.pop("PLAN", "") or variables.pop("CLAIM", ""))
     assert not variables
     return [{"repro": "run"}.get(words[0], words[0]), chosen, *given]
 
@@ -91,8 +91,8 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", DOCUMENTED)
 def test_a_documented_command_is_valid(command, folder, monkeypatch):
     given = [word for word in arguments(command) if word != OF_A_RUN]
-    monkeypatch.setattr(cli, "reproduce", lambda held, at_a_time: None)
-    monkeypatch.setattr(cli, "reproduce_in_snapshot", lambda held, at_a_time: None)
+    monkeypatch.setattr(cli, "reproduce", lambda held, at_a_time, until: None)
+    monkeypatch.setattr(cli, "reproduce_in_snapshot", lambda held, at_a_time, until: None)
     monkeypatch.setattr(cli, "summary", lambda: None)
     if given[0] not in CARRIED_OUT or "--dry-run" in given:
         # --help ends the command line after all before it was accepted.

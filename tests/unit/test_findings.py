@@ -225,3 +225,9 @@ def test_the_reader_is_warned_where_most_responses_of_sft_or_the_champion_are_cu
     (caveat,) = (each for each in findings(summarise(parsed(evaluated), "paper", 0)).caveats if "were cut" in each)
     assert "sft (60%), rft-r1 (95%)" in caveat
     assert "base" not in caveat
+
+
+def test_the_first_caveat_names_the_command_that_repeats_any_recipe_over_seeds() -> None:
+    for recipe in ("quickstart", "mine"):
+        caveat = findings(summarise(parsed(table(1, 1)), recipe, 3)).caveats[0]
+        assert "one seed (3)" in caveat and "‘juicer claim’ repeats the comparison over several seeds" in caveat

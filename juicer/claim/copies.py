@@ -1,0 +1,222 @@
+"""Copies of the project, one for each variant and seed, that share one DVC cache.
+
+A stage that two of them have in common (a download, or the SFT of a seed that two variants start from) is run once and
+restored by DVC elsewhere. What the recipe reads and git ignores, such as a folder of weights, is linked, not copied.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from juicer.recipe.activation import dump, load
+from juicer.recipe.schema import Recipe
+from juicer.runtime.errors import InputError, did_you_mean
+from juicer.runtime.files import read_yaml, remove, replace_text
+from juicer.settings.claim import ClaimSettings
+from juicer.stages.dvc_files import LOCK
+from juicer.stages.pipeline import declared_stages
+from juicer.stages.snapshot import versioned
+
+PARAMS = Path("params.yaml")
+LEFT_OUT = ("bench", "dev", "docker", "docs", "tests")
+"""Folders of the project that no run needs."""
+CODE = ("juicer", "tasks", "flows", "recipes")
+"""Folders in which a file that is gone from the project must not stay."""
+NOT_KEPT = "keep.up_to_gb=0"
+"""A claim registers no version to restore, so it copies no inputs into DVC."""
+MARK, COPIED = Path(".juicer/claim-finished"), Path(".juicer/claim-code")
+"""In a copy: what it was finished with, and what it was copied from."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One variant at one seed."""
+
+    variant: str
+    seed: int
+    folder: Path
+    """The copy of the project that it runs in."""
+    recipe: Recipe
+    params: str = field(repr=False)
+    """The text of params.yaml."""
+
+    @property
+    def name(self) -> str:
+        """How the job is called in messages."""
+        return f"{self.variant}, seed {self.seed}"
+
+    @property
+    def log(self) -> Path:
+        """What the run prints goes there."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has finished, with whatever code."""
+        return (self.folder / MARK).is_file()
+
+    def is_up_to_date(self, code: str) -> bool:
+        """Whether it has finished with this code and these parameters."""
+        mark = self.folder / MARK
+        return mark.is_file() and mark.read_text(encoding="utf-8") == self.digest(code)
+
+    def digest(self, code: str) -> str:
+        """A name for the code and the parameters."""
+        return hashlib.sha256(f"{code}\n{self.params}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a claim runs."""
+
+    path: Path
+    """The recipe's file."""
+    recipe: Recipe
+    variants: dict[str, list[str]]
+    seeds: list[int]
+    work: Path
+    jobs: list[Job]
+
+
+def plan(
+    path: Path,
+    overrides: Sequence[str],
+    seeds: Sequence[int],
+    variants: Sequence[str],
+    work: Path | None,
+    *,
+    tiny: bool = False,
+) -> Plan:
+    """Check every run of a claim, before the first one starts.
+
+    Args:
+        path: the recipe's file.
+        overrides: changes of it, for all variants.
+        seeds: empty means those of the recipe.
+        variants: names; empty means all.
+        work: where the runs are; None means .juicer/claim/RECIPE.
+        tiny: whether the recipe is scaled down first.
+
+    Raises:
+        InputError: a variant is unknown, a seed is negative, or a variant has nothing to compare.
+    """
+    recipe, _ = load(path, overrides, tiny=tiny)
+    if negative := [seed for seed in seeds if seed < 0]:
+        raise InputError(f"a seed cannot be negative: {negative[0]}", where="--seeds", do="choose 0 or above")
+    for name in variants:
+        if name not in recipe.claim.variants:
+            what = f"the recipe has no variant {name!r}"
+            raise InputError(what, where=str(path), do=did_you_mean(name, recipe.claim.variants))
+    wanted = {name: words for name, words in recipe.claim.variants.items() if not variants or name in variants}
+    numbers = list(dict.fromkeys(seeds)) or recipe.claim.seeds
+    folder = (work or Path(".juicer/claim", recipe.name)).absolute()
+    jobs = []
+    for name, words in wanted.items():
+        where = f"{path}: claim.variants.{name}" if words else str(path)
+        for seed in numbers:
+            try:
+                whole, graph = load(path, [*overrides, *words, f"seed={seed}", NOT_KEPT], tiny=tiny)
+            except InputError as error:
+                raise InputError(error.what, where=where, do=error.do) from error
+            _check(whole, where)
+            # The claim itself changes nothing of a run, so that another list of seeds does not either.
+            text = dump(whole.model_copy(update={"claim": ClaimSettings()}), graph)
+            jobs.append(Job(name, seed, folder / name / f"seed-{seed}", whole, text))
+    return Plan(path, recipe, wanted, numbers, folder, jobs)
+
+
+def _check(recipe: Recipe, where: str) -> None:
+    if not recipe.irft.rounds and not recipe.rft.rounds:
+        what = "irft.rounds and rft.rounds are both 0, so there is no method to compare"
+        raise InputError(what, where=where, do="set one of them above 0")
+    if not recipe.sft_matched.enabled:
+        what = "sft_matched.enabled is false, so there is nothing to compare the methods with"
+        raise InputError(what, where=where, do="set it to true")
+
+
+def files(work: Path) -> list[Path]:
+    """The files of the project that a run needs.
+
+    Args:
+        work: the folder of the claim, which may lie in the project where git does not ignore it.
+
+    Raises:
+        InputError: the project is no git checkout.
+    """
+    needed = [path for path in versioned() if path.parts[0] not in LEFT_OUT and path not in (LOCK, PARAMS)]
+    return [path for path in needed if not path.absolute().is_relative_to(work)]
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """A name for the content of files of the project."""
+    found = hashlib.sha256()
+    for path in paths:
+        content = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
+        found.update(f"{path}\0{len(content)}\0".encode() + content)
+    return found.hexdigest()
+
+
+def prepare(job: Job, paths: Sequence[Path], code: str, work: Path) -> None:
+    """Make the copy of a job, or bring the code of one that is there up to date. Results and checkpoints in it stay.
+
+    Args:
+        paths: the files to copy.
+        code: their `digest_of`.
+        work: the folder of the claim, with the cache.
+
+    Raises:
+        InputError: an input of the recipe cannot be linked.
+    """
+    folder = job.folder
+    copied = folder / COPIED
+    if not copied.is_file() or copied.read_text(encoding="utf-8") != code:
+        remove(copied)
+        for name in CODE:
+            remove(folder / name)
+        for path in paths:
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            remove(target)
+            shutil.copy2(path, target, follow_symlinks=False)
+        if not (folder / ".git").exists():
+            # Of its own: DVC would otherwise take the whole folder for one that the project's git ignores.
+            subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+        replace_text(folder / ".dvc/config.local", f'[cache]\n    dir = "{work / "cache"}"\n')
+        replace_text(copied, code)
+    params = folder / PARAMS
+    if not params.is_file() or params.read_text(encoding="utf-8") != job.params:
+        replace_text(params, job.params)
+    for name in _inputs(folder):
+        _link(name, folder, work)
+
+
+def _inputs(folder: Path) -> list[str]:
+    """The paths that stages read and no stage makes."""
+    stages = declared_stages(read_yaml(folder / PARAMS), folder / "dvc.yaml").values()
+    made = {Path(path) for stage in stages for path in stage.outputs}
+    read = {path for stage in stages for path in stage.inputs}
+    return sorted(path for path in read if not made & {Path(path), *Path(path).parents})
+
+
+def _link(name: str, folder: Path, work: Path) -> None:
+    """Let a copy find an input of the project under the same relative path."""
+    source, place = Path.cwd() / name, Path(os.path.normpath(folder / name))
+    if Path(name).is_absolute() or place.is_symlink() or place.exists() or not source.exists():
+        return
+    if not place.is_relative_to(work):
+        raise InputError("a copy of the project would not find this input", where=name, do="name it by its whole path")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(source.resolve(), target_is_directory=source.is_dir())
+
+
+def finish(job: Job, code: str) -> None:
+    """Mark a job as finished, and remove from its copy the models and data that the cache has too."""
+    for stage in declared_stages(read_yaml(job.folder / PARAMS), job.folder / "dvc.yaml").values():
+        for path in stage.outputs:
+            if Path(path).parts[0] in ("models", "data"):
+                remove(job.folder / path)
+    replace_text(job.folder / MARK, job.digest(code))

@@ -1,0 +1,193 @@
+"""claim.md: the tables, the power and the samples of a claim, in Markdown."""
+
+import re
+from collections.abc import Callable, Sequence
+
+from juicer.claim.measures import BY_KEY, MEASURES
+from juicer.claim.power import after
+from juicer.claim.results import Claim, Compared, Figure, Samples
+from juicer.reporting.formatting import shown
+
+PER_SEED = ("oracle", "accuracy_per_token", "gap", "kl", "response_tokens")
+"""Metrics of the table of seeds, besides the primary ones; results.json has all."""
+FIGURE = "claim"
+"""Name of the picture's files, without their ends."""
+
+
+def page(claim: Claim, *, pictured: bool) -> str:
+    """The whole page.
+
+    Args:
+        pictured: whether there is a picture beside it.
+    """
+    parts = [f"# {claim.recipe}: each method against SFT of the same effort", *_intro(claim)]
+    if pictured:
+        caption = "Preference gap (left) and score (right) by round, with 95% intervals; SFT and sft-matched as lines."
+        parts.append(f"![{caption}]({FIGURE}.svg)")
+    parts += ["## Differences to sft-matched", _caption(claim)]
+    parts += [f"{_heading(claim, variant)}{_differences(claim, variant)}" for variant in claim.seeds]
+    parts += ["### Power", "\n".join(f"- {sentence}" for sentence in after(claim))]
+    parts += ["## Values", "Means over the seeds of the held-out values, with 95% intervals."]
+    parts += [f"{_heading(claim, variant)}{_values(claim, variant)}" for variant in claim.seeds]
+    parts += ["## Seeds", "The value of each seed. results.json has those of all metrics."]
+    parts += [f"{_heading(claim, variant)}{_by_seed(claim, variant)}" for variant in claim.seeds]
+    parts += _samples(claim)
+    return "\n\n".join(parts) + "\n"
+
+
+def differences(claim: Claim) -> str:
+    """The table of the primary metrics, for a terminal."""
+    tables = []
+    for variant in claim.seeds:
+        compared = [each for each in _of(claim, variant) if each.method != "sft-matched"]
+        rows = [
+            [each.name, *(_difference(found, key) if (found := each.figure(key)) else "–" for key in claim.primary)]
+            for each in compared
+        ]
+        head = ["model", *(BY_KEY[key].title for key in claim.primary)]
+        seeds = ", ".join(map(str, claim.seeds[variant]))
+        tables.append(f"{variant} (seeds {seeds}): difference to sft-matched\n\n{_aligned([head, *rows])}")
+    return "\n\n".join(tables)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (zip(row, widths, strict=True) for row in rows)
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in lines)
+
+
+def _of(claim: Claim, variant: str) -> list[Compared]:
+    return [each for each in claim.compared if each.variant == variant]
+
+
+def _heading(claim: Claim, variant: str) -> str:
+    return f"### {variant}\n\n" if len(claim.seeds) > 1 else ""
+
+
+def _intro(claim: Claim) -> list[str]:
+    lines = []
+    for name, overrides in claim.variants.items():
+        finished = claim.seeds[name]
+        took = [each for each in claim.seconds[name] if each is not None]
+        changes = ", ".join(f"`{word}`" for word in overrides) or "the recipe as it is"
+        times = f"; {shown(sum(took) / len(took) / 60, 1)} minutes a seed" if took else ""
+        missing = [seed for seed in claim.planned if seed not in finished]
+        left = f"; not finished: {', '.join(map(str, missing))}" if missing else ""
+        lines.append(f"- {name}: seeds {', '.join(map(str, finished))}{left}{times}; {changes}")
+    versions = claim.versions
+    code = (versions.juicer or "no commit")[:12] + (" with changes" if versions.changed else "")
+    made = (
+        f"Juicer {code}, Python {versions.python}, torch {versions.torch}, transformers {versions.transformers}, "
+        f"{claim.processor}."
+    )
+    chosen = (
+        "The round of a method is chosen on validation prompts. Every figure is from held-out prompts, and every "
+        "difference is paired: the same prompts, seed and variant."
+    )
+    return [chosen, "\n".join(lines), made]
+
+
+def _caption(claim: Claim) -> str:
+    declared = [figure for each in claim.compared for figure in each.figures if figure.declared]
+    over = {figure.over for each in claim.compared for figure in each.figures if figure.difference is not None}
+    said = {
+        "seeds and prompts": "over seeds and prompts, where all seeds have the same held-out prompts",
+        "seeds": "over seeds, where their prompts differ or a seed gives one number",
+        "prompts": "over the prompts of a single seed: they say nothing about other training runs",
+    }
+    how = "; ".join(text for key, text in said.items() if key in over)
+    titles = " and ".join(BY_KEY[key].title for key in claim.primary)
+    single = any(len(seeds) == 1 for seeds in claim.seeds.values())
+    one = " A metric with one number a seed has no interval with one seed." if single else ""
+    holm = (
+        f" An asterisk marks a difference that holds after Holm's correction for the {len(declared)} declared "
+        f"comparisons, which are those of sft and each method's chosen round with sft-matched by {titles}: the chance "
+        "that any of them is not real is 5%. All other differences are not corrected."
+        if declared
+        else ""
+    )
+    return (
+        f"The differences and their 95% intervals: {how}.{one}{holm} Wins are shares, and their difference is to 1/2."
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
+
+
+def _differences(claim: Claim, variant: str) -> str:
+    models = [each for each in _of(claim, variant) if each.method != "sft-matched"]
+    return _by_metric(models, _difference)
+
+
+def _values(claim: Claim, variant: str) -> str:
+    return _by_metric(_of(claim, variant), _value)
+
+
+def _by_metric(models: Sequence[Compared], cell: Callable[[Figure, str], str]) -> str:
+    rows = [
+        [measure.title, *(cell(found, measure.key) if (found := each.figure(measure.key)) else "–" for each in models)]
+        for measure in MEASURES
+        if any(each.figure(measure.key) for each in models)
+    ]
+    return _table(["metric", *(each.name for each in models)], rows)
+
+
+def _difference(figure: Figure, key: str) -> str:
+    digits = BY_KEY[key].digits
+    width = f" ± {shown(figure.difference_half_width, digits)}" if figure.difference_half_width is not None else ""
+    return f"{shown(figure.difference, digits, signed=True)}{width}{'*' if figure.holds else ''}"
+
+
+def _value(figure: Figure, key: str) -> str:
+    digits = BY_KEY[key].digits
+    width = f" ± {shown(figure.half_width, digits)}" if figure.half_width is not None else ""
+    return f"{shown(figure.mean, digits)}{width}"
+
+
+def _by_seed(claim: Claim, variant: str) -> str:
+    keys = [*claim.primary, *(key for key in PER_SEED if key not in claim.primary)]
+    rows = []
+    for each in _of(claim, variant):
+        if each.chosen is not None:
+            rows.append([each.name, "round", *map(str, each.rounds)])
+        for key in keys:
+            if (figure := each.figure(key)) is not None:
+                digits = BY_KEY[key].digits
+                rows.append([each.name, BY_KEY[key].title, *(shown(value, digits) for value in figure.by_seed)])
+    return _table(["model", "metric", *(f"seed {seed}" for seed in claim.seeds[variant])], rows)
+
+
+def _samples(claim: Claim) -> list[str]:
+    if not any(each.samples for models in claim.samples.values() for each in models):
+        return []
+    parts = ["## Samples", f"The first held-out prompts and one response of each model, of seed {claim.samples_seed}."]
+    for variant, models in claim.samples.items():
+        if len(claim.samples) > 1:
+            parts.append(f"### {variant}")
+        for place in range(min((len(each.samples) for each in models), default=0)):
+            parts += _prompt(place, models)
+    return parts
+
+
+def _prompt(place: int, models: Sequence[Samples]) -> list[str]:
+    first = models[0].samples[place]
+    parts = [
+        f"#### Prompt {place + 1}",
+        _quoted(first.prompt),
+        f"The demonstration:\n\n{_quoted(first.demonstration)}",
+    ]
+    for each in models:
+        sample = each.samples[place]
+        score = f", score {shown(sample.score, 2)}" if sample.score is not None else ""
+        cut = ", cut at the length limit" if sample.was_cut else ""
+        parts.append(f"{each.name}{score}{cut}:\n\n{_quoted(sample.response)}")
+    return parts
+
+
+def _quoted(text: str) -> str:
+    """A text as it is, in a fence longer than any within it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"

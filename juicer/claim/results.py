@@ -1,0 +1,109 @@
+"""results.json: what a claim found, as typed documents. The page and the figure are made from these alone."""
+
+from typing import Literal
+
+from juicer.claim.intervals import Over
+from juicer.evaluation.documents import Document
+from juicer.evaluation.results import ShownSample
+
+Chosen = Literal["best", "last"]
+
+
+class Figure(Document):
+    """One metric of one model, over the seeds."""
+
+    metric: str
+    """A key of `juicer.claim.measures.MEASURES`."""
+    over: Over
+    """What the intervals are over."""
+    prompts: int | None
+    """Held-out prompts that a seed has a value on, at the fewest; None where a seed gives one number."""
+    mean: float
+    half_width: float | None
+    """Of its 95% interval; None where there is a single unit, like all the others."""
+    difference: float | None
+    """To sft-matched; None for sft-matched itself, like all below."""
+    difference_half_width: float | None
+    p: float | None
+    detectable: float | None
+    """The smallest true difference that would have been shown, with a probability of 80%."""
+    deviation: float | None
+    """Standard deviation, over prompts, of the paired differences, averaged over the seeds."""
+    declared: bool
+    """Whether it is one of the comparisons that were declared before, and are tested together."""
+    holds: bool | None
+    """Whether a declared difference holds after Holm's correction."""
+    by_seed: list[float]
+    """The value of each seed, in the order of the variant's seeds."""
+    difference_by_seed: list[float] | None
+
+
+class Compared(Document):
+    """One model of a variant."""
+
+    variant: str
+    name: str
+    """For example "irft, best round"."""
+    method: str
+    chosen: Chosen | None
+    """Which round; None where there is no choice."""
+    rounds: list[int]
+    """The round of each seed."""
+    figures: list[Figure]
+
+    def figure(self, metric: str) -> Figure | None:
+        """The figure of a metric; None where it was not measured."""
+        return next((each for each in self.figures if each.metric == metric), None)
+
+
+class Point(Document):
+    """A mark of the picture."""
+
+    variant: str
+    method: str
+    round: int
+    metric: str
+    mean: float
+    half_width: float | None
+
+
+class Samples(Document):
+    """The responses of one model to the first of the held-out prompts."""
+
+    name: str
+    samples: list[ShownSample]
+
+
+class Versions(Document):
+    """What the figures were computed with."""
+
+    juicer: str | None
+    """Commit of the project; None before its first one."""
+    changed: bool
+    """Whether files differ from that commit, or a run has finished with others."""
+    python: str
+    torch: str
+    transformers: str
+
+
+class Claim(Document):
+    """The whole of results.json."""
+
+    recipe: str
+    variants: dict[str, list[str]]
+    """Overrides by the variant's name."""
+    seeds: dict[str, list[int]]
+    """The finished seeds of each variant."""
+    planned: list[int]
+    """The seeds that were asked for."""
+    seconds: dict[str, list[float | None]]
+    """Per variant and seed, the wall-clock time of the stages that ran for it; None where all were restored."""
+    processor: str
+    versions: Versions
+    primary: list[str]
+    """The metrics of the declared comparisons."""
+    compared: list[Compared]
+    points: list[Point]
+    samples_seed: int | None
+    samples: dict[str, list[Samples]]
+    """Per variant, at its first finished seed."""
