@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from juicer.data.dialogues import Dialogue
-from juicer.methods.forks import Fork, forks_are_faster
 from juicer.methods.pairs import Pair
+from juicer.models.forks import Fork, forks_are_faster
 from juicer.training.utilisation import operations_per_response_token
 
 SHAPES = ((1024, 256, 1024), (1024, 576, 1536), (1024, 1024, 1024), (2048, 1024, 4096))

@@ -3,7 +3,7 @@
     python -m bench.forks
 
 Prints, per width of the model and lengths of prompt and responses, the processor seconds of forward and backward
-passes in one row over those in two, and what the rule of juicer/methods/forks.py says.
+passes in one row over those in two, and what the rule of juicer/models/forks.py says.
 """
 
 from functools import partial
@@ -14,7 +14,7 @@ from transformers import GPTNeoXForCausalLM
 
 from bench.measure import Timings
 from juicer.data.dialogues import Dialogue
-from juicer.methods.forks import Fork, ForkBatch, fork_log_probabilities, forks_are_faster
+from juicer.models.forks import Fork, ForkBatch, fork_log_probabilities, forks_are_faster
 from juicer.models.log_probability import compute_in_chunks, response_log_probabilities
 from juicer.quickstart.pretraining import policy_config
 from juicer.settings.world import TinyPolicySettings

@@ -7,14 +7,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, tensor
 
 from juicer.data.demonstrations import Demonstration, Message
 from juicer.data.dialogues import Dialogue, Sample
 from juicer.data.template import Template
 from juicer.evaluation.pairs_record import accuracy_of
 from juicer.evaluation.results import Instruments, Metrics, PerPrompt
-from juicer.models.log_probability import score_dialogues
+from juicer.models.forks import Fork, score_forks
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.sampling.decoding import sample_responses
 from juicer.scorers import Scorer
@@ -79,14 +79,23 @@ def evaluate_policy(
         Dialogue(prompts[row], template.response(rows[row].prompt, rows[row].rejected or "")) for row in with_rejected
     ]
 
-    def log_probabilities(model: "PreTrainedModel", dialogues: Sequence[Dialogue]) -> Tensor:
-        return score_dialogues(model, dialogues, template.padding, context=context)
+    worse = {row: [each.response] for row, each in zip(with_rejected, rejected, strict=True)}
 
-    chosen_log, own_log, rejected_log = (log_probabilities(policy, each) for each in (demonstrations, own, rejected))
+    def log_probabilities(model: "PreTrainedModel") -> tuple[Tensor, Tensor, Tensor]:
+        """log pi of demonstrations, own samples and rejected responses; those to one prompt are computed together."""
+        forks = [
+            Fork(prompt, demonstrations[row].response, own[row].response, *worse.get(row, []))
+            for row, prompt in enumerate(prompts)
+        ]
+        values = score_forks(model, forks, template.padding, context=context)
+        last = [values[row][2] for row in with_rejected]
+        return tensor([each[0] for each in values]), tensor([each[1] for each in values]), tensor(last)
 
+    chosen_log, own_log, rejected_log = log_probabilities(policy)
+    chosen_sft, own_sft, rejected_sft = log_probabilities(sft) if sft is not None else (None, None, None)
     log_ratios, implicit = torch.zeros(len(rows)), None
-    if sft is not None:
-        log_ratios = own_log - log_probabilities(sft, own)
+    if own_sft is not None:
+        log_ratios = own_log - own_sft
     gaps_of, per_token_of = dict[int, float](), dict[int, float]()
     gap_mean = gap_sem = accuracy = accuracy_per_token = None
     if with_rejected:
@@ -101,12 +110,8 @@ def evaluate_policy(
         accuracy_per_token = sum(gap > 0 for gap in per_token) / len(per_token)
         gaps_of = dict(zip(with_rejected, gaps, strict=True))
         per_token_of = dict(zip(with_rejected, per_token, strict=True))
-        if sft is not None:
-            chosen_dialogues = [demonstrations[row] for row in with_rejected]
-            implicit_gaps = (
-                (chosen_log[with_rejected] - log_probabilities(sft, chosen_dialogues))
-                - (rejected_log - log_probabilities(sft, rejected))
-            ).tolist()
+        if chosen_sft is not None and rejected_sft is not None:
+            implicit_gaps = ((chosen_log - chosen_sft)[with_rejected] - (rejected_log - rejected_sft)).tolist()
             implicit = sum(gap > 0 for gap in implicit_gaps) / len(implicit_gaps)
 
     asked = [(row.prompt, text) for row, text in zip(rows, texts, strict=True)]

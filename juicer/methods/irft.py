@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from juicer.methods.forks import Fork, ForkBatch, fork_log_probabilities, forks_are_faster
 from juicer.methods.objectives import implicit_reward, irft_loss
 from juicer.methods.pairs import Pair, response_tokens
+from juicer.models.forks import Fork, ForkBatch, fork_log_probabilities, forks_are_faster
 from juicer.models.log_probability import (
     compute_in_chunks,
     length_sorted_batches,

@@ -14,11 +14,11 @@ from torch import Tensor
 from juicer.data.demonstrations import Message
 from juicer.data.dialogues import Dialogue
 from juicer.data.template import Template
-from juicer.methods.forks import Fork, ForkBatch, fork_features, forks_are_faster
 from juicer.methods.objectives import normalise
 from juicer.methods.reading import RewardReader
 from juicer.methods.reward import score_rewards
 from juicer.models.casts import WeightCasts
+from juicer.models.forks import Fork, ForkBatch, fork_features, forks_are_faster
 from juicer.models.forward import features
 from juicer.models.loading import lower_precision, mixed_precision, skip_deepspeed_import
 from juicer.models.log_probability import Batch, apply_to_logits, dialogues_of, length_sorted_batches

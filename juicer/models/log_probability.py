@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from juicer.runtime.processes import max_over_processes
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+T = TypeVar("T")
 LOGITS_AT_ONCE = 2**24
 """Logits in memory at a time: 64 MB in float32. More than that are recomputed in the backward pass."""
 
@@ -174,7 +175,6 @@ def score_dialogues(
     return compute_in_batches(compute, dialogues, padding, policy.device, batch_size, context)
 
 
-@torch.no_grad()
 def compute_in_batches(
     compute: Callable[[Batch], Tensor],
     dialogues: Sequence[Dialogue],
@@ -191,16 +191,33 @@ def compute_in_batches(
     Returns:
         (dialogues,) float32 on the CPU, in the order given, on every process.
     """
-    batches = list(length_sorted_batches(dialogues, batch_size))
 
     def one(rows: list[int]) -> list[float]:
-        return compute(Batch.of([dialogues[row] for row in rows], padding, device)).tolist()
+        values: list[float] = compute(Batch.of([dialogues[row] for row in rows], padding, device)).tolist()
+        return values
 
-    values = context.processes.distribute(batches, lambda rows: context.memo(partial(one, rows)))
-    result = torch.empty(len(dialogues))
-    for rows, each in zip(batches, values, strict=True):
-        result[rows] = torch.tensor(each)
-    return result
+    return torch.tensor(in_batches(one, dialogues, batch_size, context))
+
+
+@torch.no_grad()
+def in_batches(
+    compute: Callable[[list[int]], list[T]], rows: Sequence[Sized], batch_size: int, context: WorkContext = LOCAL
+) -> list[T]:
+    """`compute` over rows in batches of similar length, distributed over the processes; no gradient.
+
+    Args:
+        compute: maps the indices of a batch to a value each.
+        context: its memo keeps the batches' values.
+
+    Returns:
+        A value per row, in the order given, on every process.
+    """
+    batches = list(length_sorted_batches(rows, batch_size))
+    values = context.processes.distribute(batches, lambda batch: context.memo(partial(compute, batch)))
+    found = {
+        row: value for batch, each in zip(batches, values, strict=True) for row, value in zip(batch, each, strict=True)
+    }
+    return [found[row] for row in range(len(rows))]
 
 
 def length_sorted_batches(dialogues: Sequence[Sized], batch_size: int) -> Iterator[list[int]]:

@@ -251,8 +251,8 @@ def test_sampling_and_scoring_are_divided_over_the_processes_and_the_scorer_is_t
 
     context = WorkContext(Counting())
     evaluate_policy(policy, sft, Scorer(), None, template, ROWS, SamplingSettings(), seed=0, context=context)
-    # Sampling, the policy's and SFT's log-probabilities of demonstrations, own samples and rejected responses.
-    assert len(divided) == 1 + 3 + 3
+    # Sampling, and the log-probabilities of all responses by the policy and by SFT.
+    assert len(divided) == 1 + 1 + 1
     assert told == [context]
 
 

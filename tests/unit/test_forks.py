@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from juicer.data.dialogues import Dialogue
-from juicer.methods.forks import Fork, ForkBatch, fork_log_probabilities, forks_are_faster
+from juicer.models.forks import Fork, ForkBatch, fork_log_probabilities, forks_are_faster
 from juicer.models.log_probability import Batch, response_log_probabilities
 
 CPU = torch.device("cpu")

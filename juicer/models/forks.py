@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from juicer.data.dialogues import Dialogue
 from juicer.models.forward import features
-from juicer.models.log_probability import token_log_probabilities
+from juicer.models.log_probability import in_batches, score_dialogues, token_log_probabilities
+from juicer.runtime.context import LOCAL, WorkContext
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -112,6 +114,30 @@ def fork_log_probabilities(policy: "PreTrainedModel", batch: ForkBatch) -> Tenso
     Returns:
         (batch, responses of each) float32, differentiable.
     """
+    return _log_probabilities(policy, batch).view(len(batch.tokens), -1)
+
+
+def _log_probabilities(policy: "PreTrainedModel", batch: ForkBatch) -> Tensor:
+    """log pi(y|x) of all responses of a batch: (all responses,)."""
     tokens = token_log_probabilities(policy, fork_features(policy, batch)[batch.sources], batch.targets)
-    sums = torch.zeros(len(batch.ends), device=tokens.device).index_add(0, batch.responses, tokens)
-    return sums.view(len(batch.tokens), -1)
+    return torch.zeros(len(batch.ends), device=tokens.device).index_add(0, batch.responses, tokens)
+
+
+def score_forks(
+    policy: "PreTrainedModel", forks: Sequence[Fork], padding: int, batch_size: int = 32, context: WorkContext = LOCAL
+) -> list[list[float]]:
+    """log pi(y|x) of the responses of many forks, which may have different numbers of them; no gradient.
+
+    They share their prompt's work where that is faster (`forks_are_faster`), with the same values up to rounding.
+    """
+    if not forks_are_faster(policy, forks):
+        dialogues = [Dialogue(fork.prompt, response) for fork in forks for response in fork.responses]
+        values = iter(score_dialogues(policy, dialogues, padding, context=context).tolist())
+        return [list(islice(values, len(fork.responses))) for fork in forks]
+
+    def one(rows: list[int]) -> list[list[float]]:
+        batch = ForkBatch.of([forks[row] for row in rows], padding, policy.device)
+        values = iter(_log_probabilities(policy, batch).tolist())
+        return [list(islice(values, len(forks[row].responses))) for row in rows]
+
+    return in_batches(one, forks, batch_size, context)
