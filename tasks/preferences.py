@@ -128,15 +128,13 @@ def _external(given: argparse.Namespace, section: PreferencesSettings, role: Rol
     from juicer.sources.formats import LeftOut, Reader
 
     known = {row.prompt_hash() for row in demonstrations.read(given.raw / "demonstrations.jsonl")}
-    reader, total = Reader(ReadingSettings(format=section.format)), sum(each.share for each in section.models.values())
-    below, shared = 0.0, 0
-    bounds: dict[Role, tuple[float, float]] = {}
+    reader = Reader(ReadingSettings(format=section.format))
+    low = 0.0  # shares of the file's prompts, one model's after the other's; they need not add up to 1
     for name, each in section.models.items():
-        # Shares of the file, which need not add up to 1.
-        bounds[name] = (below, below + each.share)
-        below += each.share
-    assert total <= 1 + 1e-9
-    low, high = bounds[role]
+        if name == role:
+            break
+        low += each.share
+    high, shared = low + section.models[role].share, 0
     seen: set[str] = set()
     for _, rows in rows_of_source(str(given.pairs), among_others=False):
         for row in reader.convert(rows):
