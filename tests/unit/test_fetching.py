@@ -232,11 +232,11 @@ def project(tiny: Published) -> Path:
 def test_the_command_says_what_it_made_and_how_a_recipe_names_it(project: Path, tiny: Published, pip: Pip) -> None:
     done = juicer("fetch-model", "tiny")
     assert (done.exit_code, done.stderr.count("error")) == (0, 0), done.stderr
-    assert "models/tiny-llama written: Tiny-Llama, 7,000 parameters in bf16, licence MIT\n" in done.stdout
-    shown = f"  model: models/tiny-llama\n  digest: {tiny.digest}\ntemplate:\n  name: model\n"
+    assert "models/Tiny-Llama written: Tiny-Llama, 7,000 parameters in bf16, licence MIT\n" in done.stdout
+    shown = f"  model: models/Tiny-Llama\n  digest: {tiny.digest}\ntemplate:\n  name: model\n"
     assert done.stdout.endswith(shown)
     again = juicer("fetch-model", "tiny")
-    assert again.stdout.startswith("models/tiny-llama is Tiny-Llama already, with the right digest\n")
+    assert again.stdout.startswith("models/Tiny-Llama is Tiny-Llama already, with the right digest\n")
 
 
 def test_the_command_fails_in_one_line_without_a_network(project: Path, pip: Pip) -> None:
