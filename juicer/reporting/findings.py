@@ -31,7 +31,7 @@ class Findings(NamedTuple):
 class Comparison(NamedTuple):
     """A model held against the control."""
 
-    by: Literal["score", "the judge's score", "preference accuracy"]
+    by: Literal["score", "score by the judge", "preference accuracy"]
     difference: Difference
     matters: float | None
     """The smallest difference that matters; None where it is not known."""
@@ -66,7 +66,7 @@ def compare(model: SummaryRow, control: SummaryRow, matters: Matters | None) -> 
     none of these."""
     if judged := _paired(model.judge_difference, model.judge_difference_sem, model.judge_difference_low,
                          model.judge_difference_high, model.prompts):  # fmt: skip
-        return Comparison("the judge's score", judged, matters.judge if matters else None)
+        return Comparison("score by the judge", judged, matters.judge if matters else None)
     if scored := _paired(model.reward_difference, model.reward_difference_sem, model.reward_difference_low,
                          model.reward_difference_high, model.prompts):  # fmt: skip
         return Comparison("score", scored, matters.score if matters else None)
@@ -177,7 +177,7 @@ def _headline(summary: Summary, champion: SummaryRow, control: SummaryRow, round
 def _differs(found: Comparison, by: str, how: str, other: str) -> str:
     does = {
         "score": "scores",
-        "the judge's score": "is scored by the judge",
+        "score by the judge": "is scored by the judge",
         "preference accuracy": "has a preference accuracy",
     }[found.by]
     return f"{does} {by} {how} than {other}"
@@ -210,7 +210,7 @@ def _compared(model: SummaryRow, control: SummaryRow, matters: Matters | None) -
         return f"{subject} has neither scores nor preferences to compare."
     better, worse = {
         "score": ("scores higher than", "scores lower than"),
-        "the judge's score": ("is scored higher by the judge than", "is scored lower by the judge than"),
+        "score by the judge": ("is scored higher by the judge than", "is scored lower by the judge than"),
         "preference accuracy": ("has a higher preference accuracy than", "has a lower preference accuracy than"),
     }[found.by]
     words = {

@@ -231,3 +231,54 @@ def test_the_first_caveat_names_the_command_that_repeats_any_recipe_over_seeds()
     for recipe in ("quickstart", "mine"):
         caveat = findings(summarise(parsed(table(1, 1)), recipe, 3)).caveats[0]
         assert "one seed (3)" in caveat and "‘juicer claim’ repeats the comparison over several seeds" in caveat
+
+
+def judged(by_judge: float, by_scorer: float = 0.9, nll: float = 30.0) -> Summary:
+    """A summary of a run with a judge, whose scores of rft-r1 are `by_judge` above those of the control."""
+    models = [
+        evaluation("sft", "sft", 0, quality=0.5, validation=0.5),
+        evaluation("sft-matched", "sft-matched", 0, quality=0.5, validation=0.6),
+        evaluation("rft-r1", "rft", 1, quality=by_scorer, validation=0.9),
+    ]
+    for model in models:
+        added, cost = (by_judge, nll) if model["name"] == "rft-r1" else (0.0, 30.0)
+        model["held_out_judged"] = [-2.0 * (place % 5) + added * (place % 3) for place in range(120)]
+        model["held_out_nll"] = [cost + place % 7 for place in range(120)]
+        model["held_out"] = {**model["held_out"], "judge_mean": added - 4.0, "demonstration_nll_per_token": cost / 12}
+        model["held_out"]["prompts"] = 120
+        model["held_out_scores"] = model["held_out_scores"][:120]
+    models[0]["instruments"] = {"pairs": 400, "scorer_accuracy": 0.55, "judge_accuracy": 0.64, "agreement": 0.58}
+    return summarise(parsed({"models": models}), "mine", 0)
+
+
+def test_with_a_judge_models_are_compared_by_the_judge_and_still_chosen_by_the_scorer() -> None:
+    summary = judged(by_judge=-1.5)
+    assert summary.champion.name == "rft-r1"
+    assert findings(summary).headline == (
+        "RFT round 1 was best on validation prompts, but is scored by the judge 1.50 lower than SFT with the same "
+        "training budget on held-out prompts"
+    )
+    better = findings(judged(by_judge=1.5))
+    assert better.headline == "RFT round 1 is scored by the judge 1.50 higher than SFT with the same training budget"
+    (said,) = (sentence for sentence in better.sentences if sentence.startswith("RFT round 1, the method's best round"))
+    assert "is scored higher by the judge than sft-matched: +1.500" in said
+
+
+def test_a_judge_that_sees_no_difference_makes_no_claim_whatever_the_scorer_says() -> None:
+    found = findings(judged(by_judge=0.0))
+    assert found.headline == (
+        "RFT round 1 is chosen, but its score by the judge does not differ significantly from that of SFT with the "
+        "same training budget"
+    )
+
+
+def test_what_the_judge_and_the_scorer_are_worth_is_a_caveat() -> None:
+    (said,) = (caveat for caveat in findings(judged(1.0)).caveats if caveat.startswith("The judge prefers"))
+    assert "in 0.640 (95% interval 0.593 to 0.687) of 400 held-out pairs; a coin would in 0.5." in said
+    assert "Scorer and judge, which have no pair in common, agree in 0.580 of these pairs." in said
+    assert not any("also judges the responses" in caveat for caveat in findings(judged(1.0)).caveats)
+
+
+def test_the_cost_of_held_out_demonstrations_is_said_beside_the_score() -> None:
+    (said,) = (each for each in findings(judged(1.0, nll=36.0)).sentences if each.startswith("Held-out demonstrations"))
+    assert "cost 3.000 against 2.500 nats per token; per response the difference is +6.000" in said

@@ -295,3 +295,34 @@ def test_a_column_is_shown_where_one_model_has_a_value() -> None:
 
 def test_gaps_alone_are_shown_with_their_sign() -> None:
     assert [column.key for column in COLUMNS if column.signed] == ["preference_gap", "demonstration_gap"]
+
+
+def test_without_a_judge_the_summary_has_no_column_for_one() -> None:
+    rows = rows_of(summarise(parsed(table()), "quickstart", 0))
+    assert not any(key.startswith(("judge", "nll")) for row in rows.values() for key in row.as_json())
+
+
+def test_the_judge_s_wins_and_difference_are_against_the_control_over_the_same_prompts() -> None:
+    evaluated = table(1, 0)
+    count = len(evaluated["models"][0]["held_out_scores"])
+    for model in evaluated["models"]:
+        added = {"sft-matched": 0.0, "irft-r1": 1.0}.get(model["name"], -1.0)
+        model["held_out_judged"] = [place % 4 + (added if place % 2 else 0.0) for place in range(count)]
+        model["held_out_nll"] = [10.0 - added for _ in range(count)]
+    rows = rows_of(summarise(parsed(evaluated), "quickstart", 0))
+    row = rows["irft-r1"]
+    assert row.judge_win_rate == 0.75
+    assert row.judge_difference == 0.5
+    assert row.judge_difference_low is not None and row.judge_difference_high is not None
+    assert row.judge_difference_low < 0.5 < row.judge_difference_high
+    assert row.nll_difference == -1.0
+    assert rows["sft-matched"].judge_difference == 0.0
+
+
+def test_of_costs_the_lowest_is_the_best() -> None:
+    column = next(column for column in COLUMNS if column.key == "demonstration_nll_per_token")
+    models = [
+        SummaryRow(name=name, method="irft", round=1, path=name, demonstration_nll_per_token=value)
+        for name, value in {"a": 2.5, "b": 2.25, "c": None}.items()
+    ]
+    assert best_names(models, column) == {"b"}
