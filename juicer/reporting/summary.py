@@ -13,10 +13,13 @@ WIDTH = 120
 SHORT = {
     "reward_mean": "score",
     "win_rate_vs_sft": "wins",
+    "judge_mean": "judge",
+    "judge_win_rate": "j.wins",
     "oracle_mean": "oracle",
     "preference_accuracy": "pref.acc",
     "preference_accuracy_per_token": "per token",
     "preference_gap": "pref.gap",
+    "demonstration_nll_per_token": "NLL",
     "demonstration_gap": "demo.gap",
     "response_tokens": "tokens",
     "ended": "ended",
@@ -31,6 +34,8 @@ def format_table(summary: Summary) -> str:
     """The table of models as plain lines of at most 120 characters; > marks the champion, * the best of a column."""
     models, champion = summary.models, summary.champion.name
     columns = [column for column in shown_columns(models) if column.key in SHORT]
+    if any(column.key == "oracle_mean" for column in columns):  # the world's exact judgement says more
+        columns = [column for column in columns if column.key != "demonstration_nll_per_token"]
     if summary.champion.criterion != "demonstration_gap":
         columns = [column for column in columns if column.key != "demonstration_gap"]
     # Headings end where the numbers do, before the column of the asterisks.
@@ -40,7 +45,7 @@ def format_table(summary: Summary) -> str:
         cells = [f"{'>' if model.name == champion else ' '} {model.name}"]
         for column in columns:
             value = shown(model.metric(column.key), column.digits, signed=column.signed)
-            error = model.metric(column.error) if column.error in ("reward_sem", "oracle_sem") else None
+            error = model.metric(column.error) if column.error in ("reward_sem", "judge_sem", "oracle_sem") else None
             around = f" ±{shown(error, column.digits)}" if error is not None else ""
             # A hyphen, not the page's minus sign: terminal output is copied into other programs.
             cells.append(f"{value}{around}{'*' if model.name in best[column.key] else ' '}".replace("−", "-"))
