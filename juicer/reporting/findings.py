@@ -242,11 +242,11 @@ def _beyond_the_score(champion: SummaryRow, control: SummaryRow, rounds: Sequenc
     if subject.nll_difference is not None:
         found = _paired(subject.nll_difference, subject.nll_difference_sem, subject.nll_difference_low,
                         subject.nll_difference_high, subject.prompts)  # fmt: skip
-        values = (shown(each.demonstration_nll_per_token, 3) for each in (subject, control))
-        if found is not None and None not in (subject.demonstration_nll_per_token, control.demonstration_nll_per_token):
+        costs = [each.demonstration_nll_per_token for each in (subject, control)]
+        if found is not None and None not in costs:
             sentences.append(
-                f"Held-out demonstrations cost {' against '.join(values)} nats per token; per response the difference "
-                f"is {interval(found)}."
+                f"Held-out demonstrations cost {subject.name} {shown(costs[0], 3)} nats per token and {control.name} "
+                f"{shown(costs[1], 3)}; per response the difference is {interval(found)}."
             )
     accuracies = subject.preference_accuracy, control.preference_accuracy
     if subject.reward_difference is not None and None not in accuracies:

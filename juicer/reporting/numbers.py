@@ -45,6 +45,8 @@ class Column:
     error: str | None = None
     """Key of the standard error shown beside it."""
     signed: bool = False
+    fault: bool = False
+    """Whether it counts something that should not occur, so that a column of zeros says nothing."""
 
 
 COLUMNS = (
@@ -140,8 +142,14 @@ COLUMNS = (
     ),
     Column("response_tokens", "Tokens", "Mean length of a sampled response. Self-play can make it grow.", 1),
     Column("ended", "Ended", "Share of sampled responses that ended before the length limit.", 3, "high"),
-    Column("empty", "Empty", "Share of sampled responses without any text.", 3),
-    Column("repeated", "Repeated", "Share of sampled responses that say the same four words three times.", 3),
+    Column("empty", "Empty", "Share of sampled responses without any text.", 3, fault=True),
+    Column(
+        "repeated",
+        "Repeated",
+        "Share of sampled responses that say the same four words three times.",
+        3,
+        fault=True,
+    ),
     Column("kl_to_sft", "KL", "KL divergence to sft per response, in nats, on the model's own samples.", 2),
     Column(
         "distinct_2",
@@ -325,8 +333,13 @@ def flat(summary: Summary) -> DvcMetrics:
 
 
 def shown_columns(models: Sequence[SummaryRow]) -> list[Column]:
-    """The columns in which at least one model has a value."""
-    return [column for column in COLUMNS if any(model.metric(column.key) is not None for model in models)]
+    """The columns in which at least one model has a value; of rare faults, those that occurred."""
+
+    def shows(column: Column) -> bool:
+        values = [model.metric(column.key) for model in models]
+        return any(values) if column.fault else any(value is not None for value in values)
+
+    return [column for column in COLUMNS if shows(column)]
 
 
 def best_names(models: Sequence[SummaryRow], column: Column) -> set[str]:

@@ -281,4 +281,4 @@ def test_what_the_judge_and_the_scorer_are_worth_is_a_caveat() -> None:
 
 def test_the_cost_of_held_out_demonstrations_is_said_beside_the_score() -> None:
     (said,) = (each for each in findings(judged(1.0, nll=36.0)).sentences if each.startswith("Held-out demonstrations"))
-    assert "cost 3.000 against 2.500 nats per token; per response the difference is +6.000" in said
+    assert "cost rft-r1 3.000 nats per token and sft-matched 2.500; per response the difference is +6.000" in said

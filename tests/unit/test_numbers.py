@@ -326,3 +326,11 @@ def test_of_costs_the_lowest_is_the_best() -> None:
         for name, value in {"a": 2.5, "b": 2.25, "c": None}.items()
     ]
     assert best_names(models, column) == {"b"}
+
+
+def test_a_column_of_faults_is_shown_once_one_occurs() -> None:
+    def rows(*shares: float | None) -> list[SummaryRow]:
+        return [SummaryRow(name="a", method="irft", round=1, path="a", repeated=share) for share in shares]
+
+    assert "repeated" in [column.key for column in shown_columns(rows(0.0, 0.01))]
+    assert "repeated" not in [column.key for column in shown_columns(rows(0.0, 0.0, None))]
