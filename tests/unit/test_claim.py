@@ -17,6 +17,7 @@ from juicer.claim.copies import digest_of, files, plan, prepare
 from juicer.claim.measures import BY_KEY, values_of
 from juicer.claim.results import Claim, Compared, Samples, Versions
 from juicer.evaluation.results import EvaluatedModel
+from juicer.recipe.activation import dump, load
 from juicer.runtime.errors import InputError
 from tests.conftest import ROOT
 from tests.example_evaluations import evaluation
@@ -319,3 +320,16 @@ def test_inputs_that_git_ignores_are_linked_and_those_out_of_reach_are_refused(
     (project / "dvc.yaml").write_text(f"stages:\n  one:\n    cmd: x\n    deps: [{far}]\n")
     with pytest.raises(InputError, match="a copy of the project would not find this input"):
         prepare(job, files(planned.work), "again", planned.work)
+
+
+def test_params_yaml_with_changes_that_rule_a_variant_out_can_still_be_changed_and_run(tmp_path, monkeypatch) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Is it raining?", "response": "No."}\n')
+    monkeypatch.chdir(ROOT)
+    given = [f"fetch.source={rows}", "world=null"]  # the variant `clean` changes the world
+    params = tmp_path / "params.yaml"
+    params.write_text(dump(*load(ROOT / "recipes/quickstart.yaml", given)))
+    recipe, _ = load(params, ["seed=3"])
+    assert (recipe.seed, recipe.world) == (3, None)
+    with pytest.raises(InputError, match=r"claim\.variants\.clean"):
+        plan(params, [], [], ["clean"], tmp_path / "work")
