@@ -108,13 +108,12 @@ class Planner:
         check_lengths(self.recipe, self.policy, "policy.model")
         if self.graph.rft:
             check_lengths(self.recipe, self.reward, "rft.reward.model")
+        shapes = {"scorer": self.scorer, "judge": self.judge}
+        shapes |= {f"{role}_trunk": trunk for role, trunk in self.trunks.items()}
         for name in self.graph.downloads:
-            shape = {"scorer": self.scorer, "judge": self.judge}.get(name) or self.policy
+            shape = shapes.get(name) or self.policy
             if name == "reward":  # the download includes an output head, which the reward drops
                 shape = shape_in(self.recipe, str(self.recipe.rft.reward.model), "policy", "rft.reward.model")
-            for role in self.trunks:
-                if name == f"{role}_trunk":
-                    shape = self.trunks[role]
             self._add(f"download@{name}", shape, disk=shape.parameters * 2.0)
         for role, shape in self.trunks.items():
             self._preferences(role, shape)

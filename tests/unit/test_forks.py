@@ -5,8 +5,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from juicer.data.dialogues import Dialogue
-from juicer.models.forks import Fork, ForkBatch, fork_log_probabilities, forks_are_faster
-from juicer.models.log_probability import Batch, response_log_probabilities
+from juicer.models.forks import Fork, ForkBatch, fork_log_probabilities, forks_are_faster, score_forks
+from juicer.models.log_probability import Batch, response_log_probabilities, score_dialogues
 
 CPU = torch.device("cpu")
 FORKS = [
@@ -85,3 +85,18 @@ def test_any_number_of_responses_share_a_row(models, name):
     torch.testing.assert_close(fork_log_probabilities(model, batch), apart, atol=2e-5, rtol=1e-5)
     ends = batch.tokens.flatten()[batch.ends]
     assert ends.tolist() == [dialogue.response[-1] for dialogue in dialogues]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_forks_with_different_numbers_of_responses_are_scored_in_their_order(policy, monkeypatch, shared):
+    monkeypatch.setattr("juicer.models.forks.forks_are_faster", lambda model, forks: shared)
+    given = [
+        Fork([5, 6, 7], [8, 9], [10]),
+        Fork([5], [8, 9, 10, 11], [12, 13], [14]),
+        Fork([6, 7, 8, 9, 10], [11]),
+    ]
+    found = score_forks(policy, given, padding=0, batch_size=2)
+    assert [len(each) for each in found] == [2, 3, 1]
+    for fork, values in zip(given, found, strict=True):
+        rows = [Dialogue(fork.prompt, response) for response in fork.responses]
+        assert values == pytest.approx(score_dialogues(policy, rows, 0).tolist(), abs=1e-4)
