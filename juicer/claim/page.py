@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from juicer.claim.measures import BY_KEY, MEASURES
 from juicer.claim.power import after
 from juicer.claim.results import Claim, Compared, Figure, Samples
+from juicer.evaluation.pairs_record import accuracy_interval
 from juicer.reporting.formatting import shown
 
 PER_SEED = ("oracle", "accuracy_per_token", "gap", "kl", "response_tokens")
@@ -31,6 +32,7 @@ def page(claim: Claim, *, pictured: bool) -> str:
     parts += [f"{_heading(claim, variant)}{_values(claim, variant)}" for variant in claim.seeds]
     parts += ["## Seeds", "The value of each seed. results.json has those of all metrics."]
     parts += [f"{_heading(claim, variant)}{_by_seed(claim, variant)}" for variant in claim.seeds]
+    parts += _instruments(claim)
     parts += _samples(claim)
     return "\n\n".join(parts) + "\n"
 
@@ -159,6 +161,24 @@ def _by_seed(claim: Claim, variant: str) -> str:
     return _table(["model", "metric", *(f"seed {seed}" for seed in claim.seeds[variant])], rows)
 
 
+def _instruments(claim: Claim) -> list[str]:
+    rows = []
+    for variant, found in claim.instruments.items():
+        for role, value in (("scorer", found.scorer_accuracy), ("judge", found.judge_accuracy)):
+            if value is not None:
+                low, high = accuracy_interval(value, found.pairs)
+                rows.append([variant, role, str(found.pairs), shown(value, 3), f"{shown(low, 3)} to {shown(high, 3)}"])
+        if found.agreement is not None:
+            rows.append([variant, "both prefer the same", str(found.pairs), shown(found.agreement, 3), "–"])
+    if not rows:
+        return []
+    said = (
+        "How often they prefer the response that people chose, on held-out pairs that neither was trained on. A coin "
+        "would in 0.5 of them."
+    )
+    return ["## Scorer and judge", said, _table(["variant", "", "pairs", "share", "95% interval"], rows)]
+
+
 def _samples(claim: Claim) -> list[str]:
     if not any(each.samples for models in claim.samples.values() for each in models):
         return []
@@ -180,7 +200,9 @@ def _prompt(place: int, models: Sequence[Samples]) -> list[str]:
     ]
     for each in models:
         sample = each.samples[place]
-        score = f", score {shown(sample.score, 2)}" if sample.score is not None else ""
+        judged = each.judged[place] if place < len(each.judged) else None
+        score = f", judge {shown(judged, 2)}" if judged is not None else ""
+        score += f", score {shown(sample.score, 2)}" if sample.score is not None else ""
         cut = ", cut at the length limit" if sample.was_cut else ""
         parts.append(f"{each.name}{score}{cut}:\n\n{_quoted(sample.response)}")
     return parts

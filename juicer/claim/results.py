@@ -2,9 +2,11 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from juicer.claim.intervals import Over
 from juicer.evaluation.documents import Document
-from juicer.evaluation.results import ShownSample
+from juicer.evaluation.results import Instruments, ShownSample
 
 Chosen = Literal["best", "last"]
 
@@ -72,6 +74,8 @@ class Samples(Document):
 
     name: str
     samples: list[ShownSample]
+    judged: list[float | None] = Field(default_factory=list)
+    """The judge's score of each; empty without a judge."""
 
 
 class Versions(Document):
@@ -102,6 +106,8 @@ class Claim(Document):
     versions: Versions
     primary: list[str]
     """The metrics of the declared comparisons."""
+    instruments: dict[str, Instruments] = Field(default_factory=dict)
+    """Per variant, at its first finished seed: how far its scorer and judge can be trusted."""
     compared: list[Compared]
     points: list[Point]
     samples_seed: int | None

@@ -203,6 +203,11 @@ def collect(plan: Plan, samples: int) -> Claim:
             transformers=importlib.metadata.version("transformers"),
         ),
         primary=metrics,
+        instruments={
+            name: trusted
+            for name, seeds in variants.items()
+            if (trusted := next((each.instruments for each in seeds[0].models.values() if each.instruments), None))
+        },
         compared=compare(variants, metrics),
         points=points(variants, ["gap", *([score] if score else [])]),
         samples_seed=everywhere[0].seed,
@@ -214,7 +219,11 @@ def _samples(first: Sequence[Seed], most: int) -> list[Samples]:
     found: Mapping[str, EvaluatedModel] = {
         name: models[0] for name, _, chosen, models in chosen_models(first) if chosen != "last"
     }
-    return [Samples(name=name, samples=model.samples[:most]) for name, model in found.items()]
+    samples = {name: model.samples[:most] for name, model in found.items()}
+    return [
+        Samples(name=name, samples=shown, judged=found[name].held_out_judged[: len(shown)])
+        for name, shown in samples.items()
+    ]
 
 
 def _seconds(job: Job) -> float | None:

@@ -16,7 +16,7 @@ from juicer.claim.comparing import Seed, compare, points, primary
 from juicer.claim.copies import digest_of, files, plan, prepare
 from juicer.claim.measures import BY_KEY, values_of
 from juicer.claim.results import Claim, Compared, Samples, Versions
-from juicer.evaluation.results import EvaluatedModel
+from juicer.evaluation.results import EvaluatedModel, Instruments
 from juicer.recipe.activation import dump, load
 from juicer.runtime.errors import InputError
 from tests.conftest import ROOT
@@ -82,11 +82,18 @@ def whole(variants: dict[str, list[Seed]], shown: int = 3) -> Claim:
         processor="a processor",
         versions=Versions(juicer="a" * 40, changed=True, python="3.11", torch="2.11", transformers="5.17"),
         primary=metrics,
+        instruments={
+            name: Instruments(pairs=100, scorer_accuracy=0.6, judge_accuracy=0.7, agreement=0.8) for name in variants
+        },
         compared=compare(variants, metrics),
         points=points(variants, ["gap", metrics[0]]),
         samples_seed=0,
         samples={
-            name: [Samples(name=each, samples=found[0].models[each].samples[:shown]) for each in ("sft", "rft-r1")]
+            name: [
+                Samples(name=each, samples=model.samples[:shown], judged=model.held_out_judged[:shown])
+                for each, model in found[0].models.items()
+                if each in ("sft", "rft-r1")
+            ]
             for name, found in variants.items()
         },
     )
@@ -174,6 +181,7 @@ def test_the_page_says_what_was_compared_and_how(tmp_path: Path) -> None:
         "Holm's correction for the 12 declared comparisons", "over the prompts of a single seed", "by judge and",
         "not finished: 1, 2", "| metric | base | sft |", "| rft | judge | ", "3 seeds with 29 held-out prompts",
         "`irft.rounds=12`", "Juicer aaaaaaaaaaaa with changes", "## Samples", "![",
+        "| t12 | judge | 100 | 0.700 | 0.607 to 0.793 |", "| t12 | both prefer the same | 100 | 0.800 | – |",
     ):  # fmt: skip
         assert part in text, part
     assert any("rft" in line and "*" in line for line in said[0].splitlines())
@@ -322,7 +330,9 @@ def test_inputs_that_git_ignores_are_linked_and_those_out_of_reach_are_refused(
         prepare(job, files(planned.work), "again", planned.work)
 
 
-def test_params_yaml_with_changes_that_rule_a_variant_out_can_still_be_changed_and_run(tmp_path, monkeypatch) -> None:
+def test_params_yaml_with_changes_that_rule_a_variant_out_can_still_be_changed_and_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "Is it raining?", "response": "No."}\n')
     monkeypatch.chdir(ROOT)
