@@ -3,8 +3,9 @@
 Two at a time on CPUs, if there are threads for two; one on a machine with GPUs, unless the user asks for more. Another
 stage is begun beside a running one only if the free memory, less what the running ones will still take, is enough for
 it. What a stage takes is what it took here before; of a stage that never ran, it is BASE, and FACTOR times the bytes of
-its inputs if it computes with models: weights, gradients and two moments are four times the weights, and the rest is
-for activations. The same is added for what its inputs have grown by since it ran, as by the models of another recipe.
+its inputs if it trains: weights, gradients and two moments are four times the weights, and the rest is for activations.
+A stage that only reads models takes READING times these bytes: weights that are stored in 16 bits may be computed with
+in 32. The same is added for what its inputs have grown by since it ran, as by the models of another recipe.
 """
 
 import os
@@ -24,7 +25,7 @@ from juicer.stages.costs import COSTS, StageCost
 from juicer.stages.gpus import DEVICES, VISIBLE
 
 AT_A_TIME = 2
-BASE, FACTOR = 1.0 * GIB, 8
+BASE, FACTOR, READING = 1.0 * GIB, 8, 3
 LIGHT = 0.25 * GIB
 """What a stage without models takes that never ran, in bytes."""
 
@@ -59,19 +60,28 @@ class Needs:
 
     @classmethod
     def of(
-        cls, stage: str, inputs: Iterable[Path], gpus: int | None, costs: Path = COSTS, *, before: float = 0.0
+        cls,
+        stage: str,
+        inputs: Iterable[Path],
+        gpus: int | None,
+        costs: Path = COSTS,
+        *,
+        trains: bool = True,
+        before: float = 0.0,
     ) -> "Needs":
         """What a stage will take.
 
         Args:
             inputs: paths of its data and models.
             gpus: how many it uses where there are any; None if it computes with no model.
+            trains: whether it trains a model, and not only reads some.
             before: bytes of those of the inputs that it had when it ran last: another recipe's may be larger.
         """
-        size = 0.0 if gpus is None else FACTOR * sum(map(_size, inputs))
+        factor = FACTOR if trains else READING
+        size = 0.0 if gpus is None else factor * sum(map(_size, inputs))
         with suppress(InputError):
             if (taken := StageCost.read(costs / f"{stage}.json").peak_memory_mb) is not None:
-                return cls(taken * MIB + max(0.0, size - FACTOR * before), gpus or 0)
+                return cls(taken * MIB + max(0.0, size - factor * before), gpus or 0)
         return cls(LIGHT if gpus is None else BASE + size, gpus or 0)
 
 

@@ -202,7 +202,8 @@ def _bring_up_to_date(
 def _needs_of(stage: "Stage", processes: int, before: float) -> Needs:
     meta = meta_of(stage.addressing, stage.meta)
     gpus = None if meta.gpus is None else processes if meta.gpus == "per process" else min(meta.gpus, processes)
-    return Needs.of(stage.addressing, [Path(dep.fs_path) for dep in _files(stage)], gpus, before=before)
+    inputs = [Path(dep.fs_path) for dep in _files(stage)]
+    return Needs.of(stage.addressing, inputs, gpus, trains=meta.run == "training", before=before)
 
 
 def _files(stage: "Stage") -> "list[Dependency]":
