@@ -171,7 +171,8 @@ def _side_by_side(
     room = Room(lambda name: _needs_of(by_name[name], compute.processes, before[name]), gpus_here(compute))
     parent = warm.WarmParent(compute, Path(repo.root_dir)) if warm.possible(compute) and len(by_name) > 1 else None
     commands, turns = Commands(room, several, parent), Turns(repo)
-    work = Work(list(by_name), needs)
+    light = {name for name, stage in by_name.items() if meta_of(name, stage.meta).gpus is None}
+    work = Work(list(by_name), needs, light)
     try:
         with (
             _replaced(turns, commands),

@@ -4,7 +4,7 @@ It knows stages by their names only, and no DVC.
 """
 
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +23,8 @@ class Work:
     """All stages, as `dvc repro` would take them one after the other."""
     needs: Mapping[str, Sequence[str]]
     """The stages of `order` that have to be done before a stage."""
+    light: Collection[str] = ()
+    """The stages that take no time beside the others."""
 
 
 @dataclass
@@ -87,13 +89,17 @@ def run(
     return outcome
 
 
-def _ranks(work: Work) -> dict[str, tuple[int, int]]:
-    """A key by which ready stages are sorted: first those that the longest chain of other stages waits for."""
-    behind = dict.fromkeys(work.order, 0)
+def _ranks(work: Work) -> dict[str, tuple[int, int, int]]:
+    """A key by which ready stages are sorted: first those that the longest chain of other stages waits for.
+
+    Light stages make a chain longer only where two would be equal without them.
+    """
+    behind = dict.fromkeys(work.order, (0, 0))
     for stage in reversed(work.order):
+        long, stages = behind[stage]
         for need in work.needs.get(stage, ()):
-            behind[need] = max(behind[need], behind[stage] + 1)
-    return {stage: (-behind[stage], place) for place, stage in enumerate(work.order)}
+            behind[need] = max(behind[need], (long + (stage not in work.light), stages + 1))
+    return {stage: (-behind[stage][0], -behind[stage][1], place) for place, stage in enumerate(work.order)}
 
 
 @contextmanager
