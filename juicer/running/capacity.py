@@ -3,9 +3,10 @@
 Two at a time on CPUs, if there are threads for two; one on a machine with GPUs, unless the user asks for more. Another
 stage is begun beside a running one only if the free memory, less what the running ones will still take, is enough for
 it. What a stage takes is what it took here before; of a stage that never ran, it is BASE, and FACTOR times the bytes of
-its inputs if it trains: weights, gradients and two moments are four times the weights, and the rest is for activations.
-A stage that only reads models takes READING times these bytes: weights that are stored in 16 bits may be computed with
-in 32. The same is added for what its inputs have grown by since it ran, as by the models of another recipe.
+its largest input if it trains: weights, gradients and two moments are four times the weights, and the rest is for
+activations. Inputs that are only read take READING times their bytes: weights that are stored in 16 bits may be
+computed with in 32. The same is added for what its inputs have grown by since it ran, as by the models of another
+recipe.
 """
 
 import os
@@ -77,11 +78,12 @@ class Needs:
             trains: whether it trains a model, and not only reads some.
             before: bytes of those of the inputs that it had when it ran last: another recipe's may be larger.
         """
-        factor = FACTOR if trains else READING
-        size = 0.0 if gpus is None else factor * sum(map(_size, inputs))
+        sizes = [0.0] if gpus is None else [0.0, *map(_size, inputs)]
+        size = READING * sum(sizes) + (FACTOR - READING) * max(sizes) * trains
+        grown = max(0.0, 1 - before / sum(sizes)) if any(sizes) else 0.0
         with suppress(InputError):
             if (taken := StageCost.read(costs / f"{stage}.json").peak_memory_mb) is not None:
-                return cls(taken * MIB + max(0.0, size - factor * before), gpus or 0)
+                return cls(taken * MIB + grown * size, gpus or 0)
         return cls(LIGHT if gpus is None else BASE + size, gpus or 0)
 
 

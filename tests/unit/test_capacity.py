@@ -40,6 +40,8 @@ def test_a_stage_needs_what_it_took_here_before_or_else_a_multiple_of_its_models
     inputs = [tmp_path / "model", tmp_path / "not made yet"]
     assert Needs.of("sft", inputs, 1, tmp_path) == Needs(BASE + FACTOR * 1000, 1)
     assert Needs.of("evaluate@sft", inputs, 1, tmp_path, trains=False) == Needs(BASE + READING * 1000, 1)
+    (tmp_path / "judge").write_bytes(b"x" * 400)
+    assert Needs.of("sft", [*inputs, tmp_path / "judge"], 1, tmp_path) == Needs(BASE + FACTOR * 1000 + READING * 400, 1)
     assert Needs.of("fetch", inputs, None, tmp_path) == Needs(LIGHT, 0)
     (tmp_path / "sft.json").write_text(json.dumps({"stage": "sft", "peak_memory_mb": 512.0}))
     assert Needs.of("sft", inputs, 1, tmp_path, before=1000.0) == Needs(0.5 * GIB, 1)
