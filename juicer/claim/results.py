@@ -101,7 +101,8 @@ class Claim(Document):
     planned: list[int]
     """The seeds that were asked for."""
     seconds: dict[str, list[float | None]]
-    """Per variant and seed, the wall-clock time of the stages that ran for it; None where all were restored."""
+    """Per variant and seed, the sum of the wall-clock times of the stages that ran for it, also of those that ran side
+    by side; None where all were restored."""
     processor: str
     versions: Versions
     primary: list[str]
