@@ -72,7 +72,7 @@ def _intro(claim: Claim) -> list[str]:
         finished = claim.seeds[name]
         took = [each for each in claim.seconds[name] if each is not None]
         changes = ", ".join(f"`{word}`" for word in overrides) or "the recipe as it is"
-        times = f"; {shown(sum(took) / len(took) / 60, 1)} minutes of stages a seed" if took else ""
+        times = f"; the stages of a seed took {shown(sum(took) / len(took) / 60, 1)} minutes" if took else ""
         missing = [seed for seed in claim.planned if seed not in finished]
         left = f"; not finished: {', '.join(map(str, missing))}" if missing else ""
         lines.append(f"- {name}: seeds {', '.join(map(str, finished))}{left}{times}; {changes}")

@@ -79,7 +79,7 @@ class Needs:
             before: bytes of those of the inputs that it had when it ran last: another recipe's may be larger.
         """
         sizes = [0.0] if gpus is None else [0.0, *map(_size, inputs)]
-        size = READING * sum(sizes) + (FACTOR - READING) * max(sizes) * trains
+        size = READING * sum(sizes) + ((FACTOR - READING) * max(sizes) if trains else 0.0)
         grown = max(0.0, 1 - before / sum(sizes)) if any(sizes) else 0.0
         with suppress(InputError):
             if (taken := StageCost.read(costs / f"{stage}.json").peak_memory_mb) is not None:
