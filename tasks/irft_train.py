@@ -26,7 +26,7 @@ def run(stage: Stage) -> str:
     from juicer.data import demonstrations
     from juicer.data.dialogues import read_samples
     from juicer.methods.irft import irft_round
-    from juicer.methods.pairs import make_pairs
+    from juicer.methods.pairs import contrasts_of, make_pairs, with_replay
     from juicer.models.loading import (
         TRAINING_DTYPE,
         load_policy,
@@ -46,14 +46,17 @@ def run(stage: Stage) -> str:
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")
     template = load_template(given.policy, stage.read("template", TemplateSettings))
     rows = list(demonstrations.read(given.data / "train.jsonl"))
-    pairs = make_pairs(rows, read_samples(given.samples), template)
+    samples = with_replay(
+        read_samples(given.samples), stage.value("irft.replay"), derive(seed, "irft", given.round, "replay")
+    )
+    pairs = make_pairs(rows, samples, template)
     policy = load_policy(given.policy, compute, TRAINING_DTYPE)
     training = training_compute(compute, count_parameters(policy))
     own = settings.reference == "round" or given.policy == given.initial
     reference = policy if own else load_policy(given.initial, compute, TRAINING_DTYPE)
     adapters = add_adapters(policy, settings.lora, derive(seed, "irft", given.round, "adapters"))
     dialogues = [each for pair in pairs for each in (pair.demonstration, pair.sample)]
-    steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
+    steps = steps_for(settings.epochs, len(contrasts_of(pairs)), settings.batch_size)
     with (
         stage.training(peak_share(policy, dialogues), steps=steps) as context,
         mixed_precision(training),

@@ -1,15 +1,26 @@
-"""Sample responses of the current policy to a round's prompts (first half of a round of RFT)."""
+"""Sample responses of the current policy to a round's prompts (first third of a round of RFT)."""
+
+import argparse
+from pathlib import Path
 
 from juicer.settings.data import TemplateSettings
 from juicer.settings.training import GenerationSettings
-from juicer.stages.generation import arguments, generate
+from juicer.stages import generation
 from juicer.stages.launch import main
 from juicer.stages.stage import Stage
 
 
+def arguments(parser: argparse.ArgumentParser) -> None:
+    generation.arguments(parser)
+    parser.add_argument(
+        "--validation", type=Path, help="file for a response to each of some validation prompts, to watch the reward by"
+    )
+
+
 def run(stage: Stage) -> str:
-    sampling = stage.read("rft.sampling", GenerationSettings)
-    return generate(stage, "rft", stage.value("seed"), sampling, stage.read("template", TemplateSettings))
+    sampling, template = stage.read("rft.sampling", GenerationSettings), stage.read("template", TemplateSettings)
+    validation, watched = stage.arguments.validation, stage.value("rft.watched")
+    return generation.generate(stage, "rft", stage.value("seed"), sampling, template, validation, watched)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def run(stage: Stage) -> str:
     reward = load_reward(given.reward, compute, seed)
     learnt = read_training(given.reward) or {}
     facts = learnt["facts"]
-    sampled = {sample.id for sample in read_samples(given.samples)}
+    sampled = {sample.id for sample in read_samples(given.samples) if not sample.earlier}
     prompts = [row.prompt for row in demonstrations.read(given.data / "train.jsonl") if row.id in sampled]
     prompts = [prompt for prompt in prompts if reader.takes(prompt)]
     normaliser = (facts["normaliser_mean"], facts["normaliser_deviation"])

@@ -17,15 +17,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reward", type=Path, required=True, help="reward, or trunk, that the round starts from")
     parser.add_argument("--data", type=Path, required=True, help="curated data")
     parser.add_argument("--samples", type=Path, required=True, help="the policy's samples of this round")
+    parser.add_argument("--watched", type=Path, help="the policy's samples on validation prompts")
     parser.add_argument("--out", type=Path, required=True, help="reward model folder to write")
 
 
 def run(stage: Stage) -> str:
     from juicer.data import demonstrations
     from juicer.data.dialogues import read_samples
+    from juicer.methods.pairs import with_replay
     from juicer.methods.reading import reader_of
     from juicer.methods.reward import freeze_blocks, load_reward, score_rewards, train_reward
-    from juicer.models.loading import TRAINING_DTYPE, load_template, mixed_precision, save_model
+    from juicer.methods.teacher import Watched, watch
+    from juicer.models.loading import TRAINING_DTYPE, load_template, mixed_precision, read_training, save_model
     from juicer.models.precision import training_compute
     from juicer.models.shape import count_parameters
     from juicer.runtime.seeding import derive
@@ -37,21 +40,39 @@ def run(stage: Stage) -> str:
     shared = load_template(given.policy, stage.read("template", TemplateSettings))
     reader = reader_of(shared, given.policy, given.reward)
     rows = list(demonstrations.read(given.data / "train.jsonl"))
-    samples = read_samples(given.samples)
+    samples = with_replay(
+        read_samples(given.samples), stage.value("rft.replay"), derive(seed, "rft", given.round, "replay")
+    )
     pairs = reader.pairs(rows, samples)
     model = load_reward(given.reward, compute, derive(seed, "rft", "head"), TRAINING_DTYPE)
     training = training_compute(compute, count_parameters(model))
     freeze_blocks(model, settings.frozen_blocks)  # before peak_share counts the operations per token
     dialogues = [each for pair in pairs for each in (pair.demonstration, pair.sample)]
     steps = steps_for(settings.epochs, len(pairs), settings.batch_size)
+    validation = list(demonstrations.read(given.data / "validation.jsonl"))
+    fresh = read_samples(given.watched) if given.watched else []
+    watched = reader.pairs(validation, fresh) if fresh else []
+
+    def watching() -> Watched:
+        sides = ([pair.demonstration for pair in watched], [pair.sample for pair in watched])
+        with mixed_precision(training):
+            return Watched(*(score_rewards(model, each, reader.padding, context=stage.context) for each in sides))
+
+    carried = (read_training(given.reward) or {}).get("stage") == "rft_reward"
+    before = watching() if watched and carried else None
     with (
         stage.training(peak_share(model, dialogues), steps=steps) as context,
         mixed_precision(training),
     ):
         order = derive(seed, "rft", given.round, "reward order")
         record = train_reward(model, pairs, settings, reader.padding, order, context)
-    for split in ("validation", "held_out"):
-        judged = [row for row in demonstrations.read(given.data / f"{split}.jsonl") if row.rejected is not None]
+    if watched:
+        record.facts |= watch(watching(), before)
+    for split, split_rows in (
+        ("validation", validation),
+        ("held_out", demonstrations.read(given.data / "held_out.jsonl")),
+    ):
+        judged = [row for row in split_rows if row.rejected is not None]
         judged = [row for row in judged if reader.takes(row.prompt)]
         if not judged:
             continue

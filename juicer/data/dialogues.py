@@ -35,13 +35,18 @@ class Sample:
     """Whether the policy generated an end; otherwise the response was cut off at the limit."""
     log_probability: float
     """Sum over response tokens of log pi(token | before), in nats, at temperature 1."""
+    earlier: int = 0
+    """How many rounds ago it was sampled; 0 for a sample of the round's own policy."""
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
     """Write samples as JSON lines."""
     with path.open("w", encoding="utf-8") as file:
         for sample in samples:
-            file.write(json.dumps(asdict(sample), allow_nan=False) + "\n")
+            values = asdict(sample)
+            if not sample.earlier:
+                del values["earlier"]
+            file.write(json.dumps(values, allow_nan=False) + "\n")
 
 
 def read_samples(path: Path) -> list[Sample]:

@@ -8,14 +8,16 @@ stage draws them from weights that are bf16, these functions from float32 weight
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from juicer.data.demonstrations import Demonstration
+from juicer.data.dialogues import Sample
 from juicer.data.template import Template
 from juicer.methods.irft import irft_round
-from juicer.methods.pairs import make_pairs, part_of
+from juicer.methods.pairs import make_pairs, part_of, with_replay
 from juicer.methods.policy_alignment import align_policy
 from juicer.methods.ppo import align_policy_by_ppo
 from juicer.methods.reward import train_reward
@@ -58,16 +60,17 @@ def algorithm_1(
         The records of reward alignment and policy alignment, per round.
     """
     optimise = partial(align_policy_by_ppo, ppo=settings.ppo) if settings.optimiser == "ppo" else align_policy
-    records = []
+    records, known = [], list[Sample]()
     for t, part in enumerate(settings.parts, 1):
         rows = part_of(demonstrations, part, derive(seed, "slices"))
-        seeds = {name: derive(seed, "rft", f"r{t}", name) for name in ("sampling", "reward order", "policy")}
+        seeds = {name: derive(seed, "rft", f"r{t}", name) for name in ("sampling", "replay", "reward order", "policy")}
 
         # y' ~ pi_t(.|x)
         prompts = [(row.id, template.prompt(row.prompt)) for row in rows]
         with mixed_precision(compute):
             samples = sample_responses(policy.eval(), template, prompts, settings.sampling, seeds["sampling"])
-        pairs = make_pairs(rows, samples, template)
+        known = [*samples, *(replace(each, earlier=each.earlier + 1) for each in known)]
+        pairs = make_pairs(demonstrations, with_replay(known, settings.replay, seeds["replay"]), template)
 
         # theta <- theta + eta grad h(r(x, y) - r(x, y')), K steps
         with mixed_precision(training_compute(compute, count_parameters(reward))):
@@ -102,16 +105,17 @@ def algorithm_2(
     """
     training = training_compute(compute, count_parameters(policy))
     initial = copy.deepcopy(policy) if settings.training.reference == "initial" else None
-    records = []
+    records, known = [], list[Sample]()
     for t, part in enumerate(settings.parts, 1):
         rows = part_of(demonstrations, part, derive(seed, "slices"))
-        seeds = {name: derive(seed, "irft", f"r{t}", name) for name in ("sampling", "adapters", "order")}
+        seeds = {name: derive(seed, "irft", f"r{t}", name) for name in ("sampling", "replay", "adapters", "order")}
 
         # y' ~ pi_theta_t(.|x)
         prompts = [(row.id, template.prompt(row.prompt)) for row in rows]
         with mixed_precision(compute):
             samples = sample_responses(policy.eval(), template, prompts, settings.sampling, seeds["sampling"])
-        pairs = make_pairs(rows, samples, template)
+        known = [*samples, *(replace(each, earlier=each.earlier + 1) for each in known)]
+        pairs = make_pairs(demonstrations, with_replay(known, settings.replay, seeds["replay"]), template)
 
         # theta_{t+1}: K steps on -h(beta log pi/ref (y|x) - beta log pi/ref (y'|x)), ref = pi_theta_t or pi_0
         reference = policy if initial is None or t == 1 else initial

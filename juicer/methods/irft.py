@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from juicer.methods.objectives import implicit_reward, irft_loss
-from juicer.methods.pairs import Pair, response_tokens
+from juicer.methods.pairs import Pair, contrasts_of, response_tokens
 from juicer.models.forks import Fork, ForkBatch, fork_log_probabilities, forks_are_faster
 from juicer.models.log_probability import (
     compute_in_chunks,
@@ -20,6 +20,7 @@ from juicer.models.log_probability import (
     score_dialogues,
 )
 from juicer.runtime.context import LOCAL, WorkContext
+from juicer.runtime.errors import InputError
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.training.backends import Losses
 from juicer.training.loop import recompute_activations, shuffled_batches, steps_for, train_loop
@@ -34,8 +35,8 @@ TOLERANCE = 1e-4
 CHECKED = 16
 """Number of recorded log-probabilities that are compared with a forward pass, where there are that many."""
 
-PairLogProbabilities = Callable[[list[int]], tuple[Tensor, Tensor]]
-"""log pi(y|x) and log pi(y'|x) of the pairs with the given indices: (rows,) each."""
+ContrastLogProbabilities = Callable[[list[int]], tuple[Tensor, Tensor]]
+"""log pi(y|x), (rows,), and log pi(y'|x) of n samples of each, (rows, n), of the contrasts with the given indices."""
 
 
 def irft_round(
@@ -49,6 +50,8 @@ def irft_round(
 ) -> TrainingRecord:
     """K optimiser steps on one round's pairs (x, y, y'): theta_t becomes theta_{t+1}. Changes `policy` in place.
 
+    Pairs of the same contrast (one demonstration, n samples of it) are one row of a batch; n is the same for all.
+
     Args:
         policy: pi_theta_t, which has sampled y'.
         reference: pi_theta_t or pi_0. Only read, and only before the first step: its log-probabilities are constants
@@ -61,28 +64,31 @@ def irft_round(
     Returns:
         The record of the round: loss, margin and accuracy of the implicit reward per step.
     """
-    steps = steps_for(settings.epochs, len(pairs), settings.batch_size)  # K
-    batches = list(shuffled_batches(len(pairs), settings.batch_size, settings.epochs, seed))
-    record = TrainingRecord("irft_train", response_tokens=response_tokens(pairs, batches))
+    contrasts = contrasts_of(pairs)
+    steps = steps_for(settings.epochs, len(contrasts), settings.batch_size)  # K
+    batches = list(shuffled_batches(len(contrasts), settings.batch_size, settings.epochs, seed))
+    record = TrainingRecord("irft_train", response_tokens=response_tokens(pairs, batches, contrasts))
     log_ref, from_sampling = reference_log_probabilities(
         reference, pairs, padding, reused=reference is policy, context=context
     )
-    log_pi = pair_log_probabilities(policy, pairs, padding)
-    lengths = torch.tensor([len(pair.demonstration.response) for pair in pairs], device=policy.device)
+    log_pi = contrast_log_probabilities(policy, pairs, padding)
+    demonstrations = [pairs[each[0]].demonstration for each in contrasts]
+    lengths = torch.tensor([len(each.response) for each in demonstrations], device=policy.device)
 
     def loss_of(rows: list[int]) -> Losses:
         y, y_prime = log_pi(rows)
         ref_y, ref_y_prime = log_ref(rows)
-        # -h( beta [log pi(y|x) - log ref(y|x)] - beta [log pi(y'|x) - log ref(y'|x)] )
-        loss = irft_loss((y, y_prime), (ref_y, ref_y_prime), settings.beta, settings.h)
+        # -h( beta [log pi(y|x) - log ref(y|x)] - beta [log pi(y'|x) - log ref(y'|x)] ), or another objective
+        loss = irft_loss((y, y_prime), (ref_y, ref_y_prime), settings.beta, settings.objective, settings.contrast)
         if settings.sft_weight:
             # Divided by the round's mean length, so that a row's weight does not depend on its micro-batch.
             loss = loss - settings.sft_weight * y / lengths.float().mean()
         with torch.no_grad():
-            margin = implicit_reward(y, ref_y, settings.beta) - implicit_reward(y_prime, ref_y_prime, settings.beta)
+            r_y, r_y_prime = (implicit_reward(*each, settings.beta) for each in ((y, ref_y), (y_prime, ref_y_prime)))
+            margin = r_y[:, None] - r_y_prime
             return loss, {
-                "margin": margin,
-                "accuracy": (margin > 0).float(),
+                "margin": margin.mean(1),
+                "accuracy": (margin > 0).float().mean(1),
                 "demonstration_log_probability": y / lengths[rows],
             }
 
@@ -95,7 +101,7 @@ def irft_round(
         policy,
         settings,
         lower=torch.is_autocast_enabled(policy.device.type),
-        sequences=2,
+        sequences=1 + max(map(len, contrasts)),
         length=max(map(len, both)),
         heads=max(len(dialogue.response) for dialogue in both),
         in_chunks=True,
@@ -103,30 +109,50 @@ def irft_round(
         processes=context.processes,
     )
     micro = micro_batch(settings.micro_batch_size, settings.batch_size, step, context.processes)
-    tokens = [len(pair.demonstration) + len(pair.sample) for pair in pairs]
+    tokens = [
+        len(demonstration) + sum(len(pairs[place].sample) for place in each)
+        for demonstration, each in zip(demonstrations, contrasts, strict=True)
+    ]
     train_loop(policy, batches, steps, loss_of, settings.optimiser, micro, record, context, lengths=tokens)
     record.facts |= {"K": steps, "pairs": len(pairs), "captured": from_sampling}
+    if len(pairs) > len(contrasts):
+        record.facts["samples_per_demonstration"] = len(pairs) // len(contrasts)
     return record
 
 
 def reference_log_probabilities(
     reference: "PreTrainedModel", pairs: Sequence[Pair], padding: int, reused: bool, context: WorkContext = LOCAL
-) -> tuple[PairLogProbabilities, bool]:
+) -> tuple[ContrastLogProbabilities, bool]:
     """log ref(y|x) and log ref(y'|x), computed once for the whole round.
 
     Args:
         reused: whether the log-probabilities recorded while sampling may serve as log ref(y'|x).
 
     Returns:
-        The lookup by the pairs' indices, and whether recorded log-probabilities are used.
+        The lookup by the contrasts' indices, and whether recorded log-probabilities are used.
     """
-    demonstrations, samples = [pair.demonstration for pair in pairs], [pair.sample for pair in pairs]
+    contrasts = _places(contrasts_of(pairs))
+    places = torch.tensor(contrasts, device=reference.device)
+    demonstrations, samples = [pairs[each[0]].demonstration for each in contrasts], [pair.sample for pair in pairs]
     reference.eval()
     recorded = recorded_log_probabilities(reference, pairs, padding, context) if reused else None
     log_ref_y = score_dialogues(reference, demonstrations, padding, context=context)
     log_ref_y_prime = score_dialogues(reference, samples, padding, context=context) if recorded is None else recorded
-    both = [each.to(reference.device) for each in (log_ref_y, log_ref_y_prime)]
-    return lambda rows: (both[0][rows], both[1][rows]), recorded is not None
+    ref_y, ref_y_prime = (each.to(reference.device) for each in (log_ref_y, log_ref_y_prime))
+    return lambda rows: (ref_y[rows], ref_y_prime[places[rows]]), recorded is not None
+
+
+def _places(contrasts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The contrasts, all of which have to have as many samples.
+
+    Raises:
+        InputError: they have not.
+    """
+    counts = sorted({len(each) for each in contrasts})
+    if len(counts) > 1:
+        what = f"some demonstrations have {counts[0]} samples and others {counts[-1]}"
+        raise InputError(what, where="irft_train", do="generate the samples again")
+    return [list(each) for each in contrasts]
 
 
 def recorded_log_probabilities(
@@ -134,41 +160,53 @@ def recorded_log_probabilities(
 ) -> Tensor | None:
     """log pi(y'|x) of the samples as recorded while sampling, unless a forward pass over some of them disagrees.
 
-    They disagree in bf16, and where the weights that train have another type than the weights that sampled.
+    They disagree in bf16, and where the weights that train have another type than the weights that sampled. Those of
+    earlier policies' samples are not recorded, and are computed.
 
     Returns:
-        (pairs,) float32 on the CPU; None where any is missing or differs by more than `TOLERANCE`.
+        (pairs,) float32 on the CPU; None where none is recorded or one differs by more than `TOLERANCE`.
     """
-    known = [pair.sample_log_probability for pair in pairs if pair.sample_log_probability is not None]
-    if len(known) < len(pairs):
+    known = [row for row, pair in enumerate(pairs) if pair.sample_log_probability is not None]
+    if not known:
         return None
     # Samples of all lengths are checked, because errors grow with the length.
-    batches = length_sorted_batches([pair.sample for pair in pairs], len(pairs))
-    ordered = [row for rows in batches for row in rows]
+    batches = length_sorted_batches([pairs[row].sample for row in known], len(known))
+    ordered = [known[row] for rows in batches for row in rows]
     checked = ordered[:: max(1, len(ordered) // CHECKED)]
     computed = score_dialogues(policy, [pairs[row].sample for row in checked], padding, context=context)
-    recorded = torch.tensor(known)
-    return recorded if float((recorded[checked] - computed).abs().max()) <= TOLERANCE else None
+    recorded = torch.tensor([pair.sample_log_probability or 0.0 for pair in pairs])
+    if float((recorded[checked] - computed).abs().max()) > TOLERANCE:
+        return None
+    if missing := sorted({*range(len(pairs))} - {*known}):
+        others = score_dialogues(policy, [pairs[row].sample for row in missing], padding, context=context)
+        recorded[missing] = others.to(recorded.dtype)
+    return recorded
 
 
-def pair_log_probabilities(policy: "PreTrainedModel", pairs: Sequence[Pair], padding: int) -> PairLogProbabilities:
-    """log pi(y|x) and log pi(y'|x), differentiable, looked up by the pairs' indices.
+def contrast_log_probabilities(
+    policy: "PreTrainedModel", pairs: Sequence[Pair], padding: int
+) -> ContrastLogProbabilities:
+    """log pi(y|x) and log pi(y'|x), differentiable, looked up by the contrasts' indices.
 
-    Where it is faster, on some CPU models only (`forks_are_faster`), both responses of a pair share one row and their
-    prompt is computed once. The values are the same up to rounding.
+    Where it is faster, on some CPU models only (`forks_are_faster`), all responses of a contrast share one row and
+    their prompt is computed once. The values are the same up to rounding.
     """
-    forks = [Fork(pair.sample.prompt, pair.demonstration.response, pair.sample.response) for pair in pairs]
+    contrasts = [[pairs[place] for place in each] for each in _places(contrasts_of(pairs))]
+    forks = [
+        Fork(each[0].sample.prompt, each[0].demonstration.response, *(pair.sample.response for pair in each))
+        for each in contrasts
+    ]
     same_prompts = all(pair.demonstration.prompt == pair.sample.prompt for pair in pairs)
 
     def in_one_row(rows: list[int]) -> tuple[Tensor, Tensor]:
         chosen, compute = [forks[row] for row in rows], partial(fork_log_probabilities, policy)
-        both = compute_in_chunks(compute, chosen, padding, policy.device, batch_of=ForkBatch.of)
-        return both[:, 0], both[:, 1]
+        values = compute_in_chunks(compute, chosen, padding, policy.device, batch_of=ForkBatch.of)
+        return values[:, 0], values[:, 1:]
 
-    def in_two_rows(rows: list[int]) -> tuple[Tensor, Tensor]:
-        dialogues = [pairs[row].demonstration for row in rows] + [pairs[row].sample for row in rows]
-        compute = partial(response_log_probabilities, policy)
-        y, y_prime = compute_in_chunks(compute, dialogues, padding, policy.device).chunk(2)
-        return y, y_prime
+    def in_rows(rows: list[int]) -> tuple[Tensor, Tensor]:
+        dialogues = [contrasts[row][0].demonstration for row in rows]
+        dialogues += [pair.sample for row in rows for pair in contrasts[row]]
+        values = compute_in_chunks(partial(response_log_probabilities, policy), dialogues, padding, policy.device)
+        return values[: len(rows)], values[len(rows) :].view(len(rows), -1)
 
-    return in_one_row if same_prompts and forks_are_faster(policy, forks) else in_two_rows
+    return in_one_row if same_prompts and forks_are_faster(policy, forks) else in_rows

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 
@@ -18,7 +19,10 @@ class Pair:
     demonstration: Dialogue
     sample: Dialogue
     sample_log_probability: float | None = None
-    """log pi(y'|x) as recorded while the policy sampled y'; None where it was not recorded."""
+    """log pi(y'|x) as recorded while the policy sampled y'; None where it was not recorded, or by an earlier policy."""
+    contrast: int | None = None
+    """Number of the contrast that it is part of: pairs of one demonstration with several samples stand together and
+    share it. None for a pair that stands alone."""
 
 
 def part_of(rows: Sequence[Demonstration], part: str, seed: int) -> list[Demonstration]:
@@ -46,24 +50,66 @@ def make_pairs(demonstrations: Sequence[Demonstration], samples: Sequence[Sample
         InputError: a sample belongs to an unknown demonstration or occurs twice, or there are no pairs.
     """
     known = {row.id: row for row in demonstrations}
-    seen: set[tuple[str, int]] = set()
-    pairs = []
+    seen: set[tuple[str, int, int]] = set()
+    pairs: list[Pair] = []
+    contrast, last = -1, None
     for sample in samples:
         if sample.id not in known:
             what = f"sample {sample.id} does not belong to any demonstration"
             raise InputError(what, do="generate the samples again")
-        if (sample.id, sample.index) in seen:
+        if (sample.id, sample.index, sample.earlier) in seen:
             raise InputError(f"sample {sample.id} number {sample.index} occurs twice", do="generate the samples again")
-        seen.add((sample.id, sample.index))
+        seen.add((sample.id, sample.index, sample.earlier))
+        contrast, last = contrast + ((sample.id, sample.earlier) != last), (sample.id, sample.earlier)
         row = known[sample.id]
         demonstration = Dialogue(sample.prompt, template.response(row.prompt, row.response))
-        pairs.append(Pair(demonstration, Dialogue(sample.prompt, sample.response), sample.log_probability))
+        recorded = None if sample.earlier else sample.log_probability
+        pairs.append(Pair(demonstration, Dialogue(sample.prompt, sample.response), recorded, contrast))
     if not pairs:
         raise InputError("there are no demonstration/sample pairs", do="generate the samples again")
     return pairs
 
 
-def response_tokens(pairs: Sequence[Pair], batches: Iterable[Sequence[int]]) -> int:
-    """Number of response tokens, of demonstrations and of samples, in batches of pairs that are given by index."""
-    lengths = [len(pair.demonstration.response) + len(pair.sample.response) for pair in pairs]
+def contrasts_of(pairs: Sequence[Pair]) -> list[list[int]]:
+    """The indices of the pairs of each contrast: one demonstration, and its samples."""
+
+    def name(place: int) -> tuple[bool, int]:
+        contrast = pairs[place].contrast
+        return (True, place) if contrast is None else (False, contrast)
+
+    return [list(group) for _, group in groupby(range(len(pairs)), key=name)]
+
+
+def with_replay(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
+    """The samples that a round trains on: its own, but for a share of the prompts those of an earlier round instead.
+
+    The number of prompts stays the same, and samples of one prompt and round stay together. All earlier rounds'
+    are equally likely to be taken, in whatever number they are.
+
+    Args:
+        samples: the round's own samples, and those of earlier rounds (`Sample.earlier`), in any order.
+        share: of the round's prompts, rounded down; fewer where there are not as many earlier ones.
+    """
+    groups = [list(group) for _, group in groupby(samples, key=lambda sample: (sample.earlier, sample.id))]
+    own = [group for group in groups if not group[0].earlier]
+    earlier = [group for group in groups if group[0].earlier]
+    count = min(int(share * len(own)), len(earlier))
+    generator = torch.Generator().manual_seed(seed)
+    kept = torch.randperm(len(own), generator=generator)[count:].sort().values.tolist()
+    taken = torch.randperm(len(earlier), generator=generator)[:count].sort().values.tolist()
+    return [sample for group in [*(own[row] for row in kept), *(earlier[row] for row in taken)] for sample in group]
+
+
+def response_tokens(
+    pairs: Sequence[Pair], batches: Iterable[Sequence[int]], contrasts: Sequence[Sequence[int]] | None = None
+) -> int:
+    """Number of response tokens, of demonstrations and of samples, in batches of contrasts that are given by index.
+
+    Args:
+        contrasts: the pairs of each contrast; None for a pair each.
+    """
+    lengths = [
+        len(pairs[each[0]].demonstration.response) + sum(len(pairs[place].sample.response) for place in each)
+        for each in (contrasts if contrasts is not None else [[place] for place in range(len(pairs))])
+    ]
     return sum(lengths[row] for batch in batches for row in batch)

@@ -317,16 +317,18 @@ class Planner:
         settings, lengths, shape = self.recipe.irft, self.lengths, self.policy
         pairs = self._pairs(part, settings.sampling.samples_per_prompt, "irft")
         self._generate(f"irft_generate@{key}", pairs, settings.sampling)
-        training, run = settings.training, settings.training.epochs * pairs
+        samples = settings.sampling.samples_per_prompt
+        rows = pairs // samples
+        training, run = settings.training, settings.training.epochs * rows
         how = training_of(
             shape, training.optimiser.name, lora=training.lora, recomputed=training.gradient_checkpointing
         )
-        responses = lengths.response + lengths.sample
-        forward = shape.forward(2 * lengths.prompt + responses, self._sequence(), responses)
+        responses = lengths.response + samples * lengths.sample
+        forward = shape.forward((1 + samples) * lengths.prompt + responses, self._sequence(), responses)
         limit = self.recipe.template.max_response_tokens
         weights = float(shape.parameters * WEIGHT)
         initial = weights if training.reference == "initial" else 0.0
-        step = self._step(how, 2, limit, initial, in_chunks=True)
+        step = self._step(how, 1 + samples, limit, initial, in_chunks=True)
         micro = self._micro(training.batch_size, training.micro_batch_size, "irft.training.batch_size", step)
         # The reference reads all pairs before training starts.
         memory = max(step.peak(micro), weights + initial + self._read(shape) + self.overhead)
@@ -339,7 +341,7 @@ class Planner:
             micro=micro,
             tokens=run * responses,
             # The reference's log-probabilities are computed once, before the first step.
-            operations=pairs * forward + how.operations(run * forward),
+            operations=rows * forward + how.operations(run * forward),
             memory=memory,
             disk=shape.parameters * float(WEIGHT),
             advice="irft.training.micro_batch_size, gradient_checkpointing, lora",

@@ -44,6 +44,8 @@ class IrftRound(Settings):
     """Policy that the round starts from."""
     part: str
     """Slice of the demonstrations, "2/5" or "all"."""
+    earlier: OptionalInput = None
+    """Samples of the rounds before, where they are replayed."""
 
 
 class RftRound(Settings):
@@ -55,6 +57,8 @@ class RftRound(Settings):
     """Reward model, or trunk for the first round, that the round starts from."""
     part: str
     """Slice of the demonstrations, "2/5" or "all"."""
+    earlier: OptionalInput = None
+    """Samples of the rounds before, where they are replayed."""
 
 
 class Download(Settings):
@@ -184,12 +188,17 @@ def graph_of(recipe: Recipe, *, pinned: bool = True, kept: Mapping[str, Kept] | 
 
     irft, rft = {}, {}
     for t, part in enumerate(recipe.irft.parts, 1):
-        irft[f"r{t}"] = IrftRound(previous=f"models/irft/r{t - 1}" if t > 1 else SFT, part=part)
+        irft[f"r{t}"] = IrftRound(
+            previous=f"models/irft/r{t - 1}" if t > 1 else SFT,
+            part=part,
+            earlier=_earlier("irft", t, recipe.irft.replay),
+        )
     for t, part in enumerate(recipe.rft.parts, 1):
         rft[f"r{t}"] = RftRound(
             previous=f"models/rft/r{t - 1}/policy" if t > 1 else SFT,
             reward=f"models/rft/r{t - 1}/reward" if t > 1 else reward,
             part=part,
+            earlier=_earlier("rft", t, recipe.rft.replay),
         )
     last_irft = f"models/irft/r{recipe.irft.rounds}" if irft else None
     last_rft = f"models/rft/r{recipe.rft.rounds}/policy" if rft else None
@@ -233,6 +242,11 @@ def graph_of(recipe: Recipe, *, pinned: bool = True, kept: Mapping[str, Kept] | 
         leaderboard=measured,
         leaderboard_table=_leaderboard_table(list(measured)[-1]) if measured else None,
     )
+
+
+def _earlier(method: str, t: int, replay: float) -> str | None:
+    """The file with the samples of the rounds before round t; None where they are not replayed."""
+    return f"data/samples/{method}-r{t - 1}.jsonl" if replay and t > 1 else None
 
 
 def made_by_stages(recipe: Recipe) -> list[str]:

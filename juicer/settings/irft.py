@@ -1,29 +1,41 @@
 """Settings of IRFT, Algorithm 2 of the paper: implicit reward learning by self-play."""
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Batch, Epochs, Rounds
 from juicer.settings.training import GenerationSettings, LoraSettings, MicroBatch, OptimiserSettings
 
+Objective = Literal["logistic", "identity", "space", "bernoulli", "brier", "hinge", "kliep", "lsif", "spif"]
+ABSOLUTE: tuple[Objective, ...] = ("space", "bernoulli", "brier", "hinge", "kliep", "lsif", "spif")
+"""Objectives of the two rewards themselves, not of their difference: they estimate how much likelier a response is
+among demonstrations than among samples, so the reference has to be the policy that sampled."""
+Contrast = Literal["mean", "best"]
+
 
 class IrftTrainingSettings(Settings):
-    """K steps on the demonstration/sample pairs of one round; K = ceil(epochs * pairs / batch_size)."""
+    """K steps on the demonstrations of one round and their samples; K = ceil(epochs * demonstrations / batch_size)."""
 
     epochs: Epochs = Field(2.0, gt=0)
-    """Passes over the pairs of a round."""
+    """Passes over the demonstrations of a round, each with its samples."""
     batch_size: Batch = Field(32, ge=1)
-    """Pairs per optimiser step."""
+    """Demonstrations per optimiser step."""
     micro_batch_size: MicroBatch = "auto"
-    """Pairs per forward pass of one process, to save memory. `auto` takes the largest part of the process's
+    """Demonstrations per forward pass of one process, to save memory. `auto` takes the largest part of the process's
     share of the batch that fits by the plan (docs/scale.md), null takes the whole share."""
     reference: Literal["round", "initial"] = "round"
     """Reference policy: `round` is the policy at the start of the round (the paper's code, SPIN), `initial` the SFT
     policy in every round."""
-    h: Literal["logistic", "identity"] = "logistic"
-    """The function h of the objective: `logistic` is log sigmoid, `identity` gives the raw gradient of equation (2)."""
+    objective: Objective = "logistic"
+    """What is minimised, as a function of the rewards beta log(pi / ref) of demonstration and sample (docs/methods.md):
+    `logistic` is the paper's (and SPIN's) -log sigmoid of their difference, `identity` the raw gradient of equation
+    (2); `space` is noise-contrastive (SPACE); `bernoulli`, `brier`, `hinge`, `kliep` and `lsif` are GSIL's; `spif`
+    bounds the reward (chi-squared)."""
+    contrast: Contrast = "mean"
+    """With several samples of a demonstration (`irft.sampling.samples_per_prompt`): `mean` averages the loss over them,
+    `best` takes the one whose reward is the highest at that step."""
     beta: float = Field(0.1, gt=0)
     """Temperature of the KL term: scales the log-ratios to the reference."""
     sft_weight: float = Field(0.0, ge=0)
@@ -35,6 +47,25 @@ class IrftTrainingSettings(Settings):
     lora: LoraSettings | None = None
     """Low-rank adapters instead of full fine-tuning (the paper's 7B script: r 64, alpha 16); null trains everything.
     Without dropout: the objective compares the policy with itself, and dropout would add noise to that."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "h" in values:
+            raise ValueError("h is now called objective; write objective: logistic or objective: identity")
+        return values
+
+    @model_validator(mode="after")
+    def _has_its_reference(self) -> Self:
+        if self.objective not in ABSOLUTE:
+            return self
+        # Such a reward is the log-ratio to the policy that sampled, which is then not the reference.
+        if self.reference == "initial":
+            raise ValueError(
+                f"objective {self.objective} compares with the policy that sampled, but reference is initial; set "
+                "reference to round, or objective to logistic or identity"
+            )
+        return self
 
     @field_validator("lora")
     @classmethod
@@ -58,8 +89,28 @@ class IrftSettings(Settings):
     """With `split`, how often the rounds go through the demonstrations, which are then cut into T / passes parts."""
     sampling: GenerationSettings = GenerationSettings()
     """How the policy's responses are sampled."""
+    replay: float = Field(0.0, ge=0, lt=1)
+    """From the second round on, the share of a round's contrasts (a demonstration and its samples) that are taken from
+    all earlier rounds; the number of contrasts stays the same."""
     training: IrftTrainingSettings = IrftTrainingSettings()
     """The K optimiser steps of a round."""
+
+    @model_validator(mode="after")
+    def _samples_its_reference(self) -> Self:
+        objective, sampling = self.training.objective, self.sampling
+        if objective not in ABSOLUTE or not self.rounds:
+            return self
+        if self.replay:
+            raise ValueError(
+                f"training.objective {objective} needs samples of the reference, but replay takes some of earlier "
+                "policies; set replay to 0, or the objective to logistic or identity"
+            )
+        if sampling.temperature != 1 or sampling.top_p != 1:
+            raise ValueError(
+                f"training.objective {objective} needs samples drawn with the reference's own probabilities, which "
+                "another temperature or top_p excludes; set sampling.temperature and sampling.top_p to 1"
+            )
+        return self
 
     @property
     def parts(self) -> list[str]:

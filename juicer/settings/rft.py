@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from juicer.settings.base import Settings
-from juicer.settings.bounds import Batch, Blocks, Epochs, Passes, Rounds, Samples, Steps, Temperature
+from juicer.settings.bounds import Batch, Blocks, Epochs, Passes, Rounds, Rows, Samples, Steps, Temperature
 from juicer.settings.text import Commit, Place
 from juicer.settings.training import GenerationSettings, MicroBatch, OptimiserSettings
 
@@ -85,6 +85,12 @@ class RftSettings(Settings):
     all of them in every round."""
     sampling: GenerationSettings = GenerationSettings()
     """How the policy's responses are sampled."""
+    replay: float = Field(0.0, ge=0, lt=1)
+    """From the second round on, the share of a round's pairs that are taken from all earlier rounds, samples and
+    demonstrations; the number of pairs stays the same."""
+    watched: Rows = Field(200, ge=0)
+    """Validation prompts, at most, on which it is watched whether the reward still prefers demonstrations to the
+    policy's samples, and how far it has moved; 0 watches nothing."""
     reward: RewardSettings = RewardSettings()
     """Reward alignment."""
     optimiser: Literal["rloo", "ppo"] = "rloo"

@@ -49,7 +49,10 @@ def recipe(policy, tokenizer, tmp_path, monkeypatch):
 
 def run(program, name, **arguments):
     """Run a stage program in this process."""
-    program.run(Stage(name, argparse.Namespace(params=Path("params.yaml"), data=DATA, **arguments)))
+    parser = argparse.ArgumentParser()
+    program.arguments(parser)
+    optional = {action.dest: action.default for action in parser._actions if not action.required}
+    program.run(Stage(name, argparse.Namespace(params=Path("params.yaml"), **{**optional, "data": DATA, **arguments})))
 
 
 def assert_same_weights(model, saved):

@@ -8,6 +8,7 @@ import torch
 from juicer.data.dialogues import Dialogue, Sample
 from juicer.methods import policy_alignment
 from juicer.methods.irft import irft_round
+from juicer.methods.objectives import OBJECTIVES
 from juicer.methods.pairs import Pair
 from juicer.methods.policy_alignment import align_policy
 from juicer.methods.reward import train_reward
@@ -53,8 +54,8 @@ def expected_step(model, demonstrations, samples, train):
     return expectation(steps, [probabilities[row] for row in order])
 
 
-def irft_step(policy, reference, demonstrations, samples, h):
-    settings = IrftTrainingSettings(epochs=1, batch_size=1, h=h, beta=BETA, optimiser=STILL)
+def irft_step(policy, reference, demonstrations, samples, objective):
+    settings = IrftTrainingSettings(epochs=1, batch_size=1, objective=objective, beta=BETA, optimiser=STILL)
 
     def train(pairs):
         irft_round(policy, reference, pairs, settings, END_OF_TEXT, seed=0)
@@ -93,12 +94,12 @@ def test_every_response_is_sampled_as_often_as_the_policy_says():
         assert ((counts - count * probabilities).abs() < 4 * deviation).all()
 
 
-@pytest.mark.parametrize(("h", "share"), [("identity", 1.0), ("logistic", 0.5)])
-def test_the_first_irft_step_of_a_round_is_equation_2(h, share):
+@pytest.mark.parametrize(("objective", "share"), [("identity", 1.0), ("logistic", 0.5)])
+def test_the_first_irft_step_of_a_round_is_equation_2(objective, share):
     policy, demonstrations = WORLD.make_policy(0), WORLD.draw_distribution(1)
     samples = WORLD.log_policy(policy).detach().exp()
     # The loss is -beta times (2), by its definition; log sigmoid has the slope 1/2 where rewards are equal.
-    step = -irft_step(policy, policy, demonstrations, samples, h) / (BETA * share)
+    step = -irft_step(policy, policy, demonstrations, samples, objective) / (BETA * share)
     truth = flat_gradient(likelihood(WORLD.log_policy(policy), demonstrations), policy)
     assert relative_error(step, truth) < 1e-6
 
@@ -111,24 +112,92 @@ def test_an_irft_step_is_equation_2_whatever_the_reference():
     assert relative_error(step, truth) < 1e-6
 
 
-@pytest.mark.parametrize("h", ["identity", "logistic"])
-def test_a_later_step_contrasts_demonstrations_with_the_samples_of_the_round_s_start(h):
+@pytest.mark.parametrize("objective", ["identity", "logistic"])
+def test_a_later_step_contrasts_demonstrations_with_the_samples_of_the_round_s_start(objective):
     policy, reference, demonstrations = WORLD.make_policy(0), WORLD.make_policy(9), WORLD.draw_distribution(1)
     samples = WORLD.draw_distribution(2)
-    step = irft_step(policy, reference, demonstrations, samples, h)
-    ratio = WORLD.log_policy(policy) - WORLD.log_policy(reference).detach()
-    margin = BETA * (ratio[:, :, None] - ratio[:, None, :])
-    loss = -(margin if h == "identity" else margin.sigmoid().log())
+    step = irft_step(policy, reference, demonstrations, samples, objective)
+    reward = BETA * (WORLD.log_policy(policy) - WORLD.log_policy(reference).detach())
+    margin = reward[:, :, None] - reward[:, None, :]
+    loss = -(margin if objective == "identity" else margin.sigmoid().log())
     truth = flat_gradient((demonstrations[:, :, None] * samples[:, None, :] * loss).sum((1, 2)).mean(), policy)
     assert relative_error(step, truth) < 1e-6
 
 
-@pytest.mark.parametrize("h", ["identity", "logistic"])
-def test_irft_leaves_a_policy_alone_that_is_the_demonstrations(h):
+@pytest.mark.parametrize("objective", ["identity", "logistic"])
+def test_irft_leaves_a_policy_alone_that_is_the_demonstrations(objective):
     policy = WORLD.make_policy(0)
     samples = WORLD.log_policy(policy).detach().exp()
     elsewhere = flat_gradient(likelihood(WORLD.log_policy(policy), WORLD.draw_distribution(1)), policy)
-    assert irft_step(policy, policy, samples, samples, h).norm() < 1e-6 * BETA * elsewhere.norm()
+    assert irft_step(policy, policy, samples, samples, objective).norm() < 1e-6 * BETA * elsewhere.norm()
+
+
+SLOPES = {"brier": 0.25, "bernoulli": 0.5, "logistic": 0.5, "space": 0.5}
+"""By which an objective multiplies (2) where both rewards are zero, if it is not 1."""
+COUNTS = torch.tensor([1 + place % 3 for place in range(len(WORLD.responses))]).expand(len(WORLD.prompts), -1)
+"""How often each response is demonstrated."""
+BY_THEIR_EQUATIONS = {
+    "logistic": lambda y, y_prime: (y_prime - y).exp().log1p(),
+    "identity": lambda y, y_prime: y_prime - y,
+    "space": lambda y, y_prime: (-y).exp().log1p() + y_prime.exp().log1p(),
+    "bernoulli": lambda y, y_prime: (-y).exp().log1p() + y_prime.exp().log1p(),
+    "brier": lambda y, y_prime: (1 / (1 + y.exp())) ** 2 + (1 / (1 + (-y_prime).exp())) ** 2,
+    "hinge": lambda y, y_prime: (1 - y).clamp(min=0) + (1 + y_prime).clamp(min=0),
+    "kliep": lambda y, y_prime: y_prime.exp() - y,
+    "lsif": lambda y, y_prime: y_prime.exp() ** 2 / 2 - y.exp(),
+    "spif": lambda y, y_prime: y_prime - y + y**2 / 2 + y_prime**2 / 2,
+}
+"""Of the rewards of demonstration and sample, written anew."""
+
+
+def uniform_policy():
+    policy = WORLD.make_policy(0)
+    WORLD.realise(policy, torch.full(COUNTS.shape, 1 / len(WORLD.responses), dtype=torch.float64))
+    return policy
+
+
+def step_on_counts(policy, reference, counts, objective):
+    """The gradient of one step over all pairs at once: each y so often, each y' once, as a uniform policy samples."""
+    pairs = [
+        Pair(Dialogue([*prompt], y), Dialogue([*prompt], y_prime))
+        for prompt, often in zip(WORLD.prompts, counts, strict=True)
+        for y, times in zip(WORLD.responses, often.tolist(), strict=True)
+        for y_prime in WORLD.responses
+        for _ in range(times)
+    ]
+    settings = IrftTrainingSettings(
+        epochs=1, batch_size=len(pairs), micro_batch_size=None, objective=objective, beta=BETA, optimiser=STILL
+    )
+    with recorded_steps(policy) as steps:
+        irft_round(policy, reference, pairs, settings, END_OF_TEXT, seed=0)
+    (step,) = steps
+    return step
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_the_first_step_of_every_objective_is_a_multiple_of_equation_2(objective):
+    policy = uniform_policy()
+    step = -step_on_counts(policy, policy, COUNTS, objective) / (BETA * SLOPES.get(objective, 1.0))
+    truth = flat_gradient(likelihood(WORLD.log_policy(policy), COUNTS / COUNTS.sum(1, keepdim=True)), policy)
+    assert relative_error(step, truth) < 1e-6
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_a_later_step_of_every_objective_has_the_gradient_of_its_equation(objective):
+    policy, reference = WORLD.make_policy(4), uniform_policy()
+    step = step_on_counts(policy, reference, COUNTS, objective)
+    reward = BETA * (WORLD.log_policy(policy) - WORLD.log_policy(reference).detach())
+    loss = BY_THEIR_EQUATIONS[objective](reward[:, :, None], reward[:, None, :])
+    loss = loss.expand(-1, len(WORLD.responses), len(WORLD.responses)).mean(2)
+    truth = flat_gradient((loss * COUNTS / COUNTS.sum(1, keepdim=True)).sum(1).mean(), policy)
+    assert relative_error(step, truth) < 1e-6
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_every_objective_leaves_a_policy_alone_that_is_the_demonstrations(objective):
+    policy = uniform_policy()
+    elsewhere = step_on_counts(policy, policy, COUNTS, objective).norm()
+    assert step_on_counts(policy, policy, torch.ones_like(COUNTS), objective).norm() < 1e-6 * elsewhere
 
 
 def test_a_reward_step_of_rft_is_equation_2():

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from juicer.data.dialogues import Dialogue
-from juicer.methods.irft import irft_round, pair_log_probabilities
+from juicer.methods.irft import contrast_log_probabilities, irft_round, recorded_log_probabilities
 from juicer.methods.pairs import Pair
 from juicer.models.loading import TRAINING_DTYPE, mixed_precision
 from juicer.models.log_probability import score_dialogues
+from juicer.runtime.errors import InputError
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.settings.training import LoraSettings, OptimiserSettings
@@ -149,9 +150,9 @@ def test_a_prompt_is_computed_once_for_both_responses_where_that_pays(policy):
     rows = list(range(len(PAIRS)))
     places = []
     policy.get_input_embeddings().register_forward_hook(lambda _, given, __: places.append(given[0].numel()))
-    in_one_row = pair_log_probabilities(policy, PAIRS, 1)(rows)
+    in_one_row = contrast_log_probabilities(policy, PAIRS, 1)(rows)
     policy.config.model_type = "another"
-    in_two_rows = pair_log_probabilities(policy, PAIRS, 1)(rows)
+    in_two_rows = contrast_log_probabilities(policy, PAIRS, 1)(rows)
     assert places[0] == len(PAIRS) * 9 < sum(places[1:])
     for one, other in zip(in_one_row, in_two_rows, strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
@@ -159,6 +160,60 @@ def test_a_prompt_is_computed_once_for_both_responses_where_that_pays(policy):
 
 def test_pairs_with_different_prompts_are_not_forked(policy):
     pairs = [Pair(PAIRS[0].demonstration, PAIRS[1].sample)]
-    y, y_prime = pair_log_probabilities(policy, pairs, 1)([0])
+    y, y_prime = contrast_log_probabilities(policy, pairs, 1)([0])
     expected = score_dialogues(policy, [pairs[0].demonstration, pairs[0].sample], 1)
-    torch.testing.assert_close(torch.cat([y, y_prime]), expected, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat([y, y_prime[0]]), expected, atol=2e-5, rtol=1e-5)
+
+
+SEVERAL = [
+    Pair(Dialogue([5, 6 + i], [8, 9, 0]), Dialogue([5, 6 + i], [20, 21 + i + 2 * j, 22][: 2 + j]), contrast=i)
+    for i in range(4)
+    for j in range(2)
+]
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neox", "another"])
+def test_samples_of_one_demonstration_are_columns_of_a_row(policy, model_type):
+    policy.config.model_type = model_type
+    y, y_prime = contrast_log_probabilities(policy, SEVERAL, 1)([2, 0])
+    expected = score_dialogues(policy, [SEVERAL[place].demonstration for place in (4, 0)], 1)
+    torch.testing.assert_close(y, expected, atol=2e-5, rtol=1e-5)
+    columns = score_dialogues(policy, [SEVERAL[place].sample for place in (4, 5, 0, 1)], 1).view(2, 2)
+    torch.testing.assert_close(y_prime, columns, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("contrast", ["mean", "best"])
+def test_k_counts_demonstrations_and_the_record_counts_all_tokens(policy, contrast):
+    settings = SETTINGS.model_copy(update={"epochs": 3, "batch_size": 2, "contrast": contrast})
+    record = irft_round(policy, policy, SEVERAL, settings, 1, 0)
+    assert (record.steps, record.facts["K"], record.facts["pairs"]) == (6, 6, 8)
+    assert record.facts["samples_per_demonstration"] == 2
+    assert record.response_tokens == 3 * 4 * (3 + 2 + 3)
+
+
+def test_the_mean_over_samples_is_the_mean_of_their_pairs(policy):
+    """The first step with two samples has the gradient of both pairs, half each."""
+    one, other = copy.deepcopy(policy), copy.deepcopy(policy)
+    settings = SETTINGS.model_copy(update={"epochs": 1, "batch_size": 4})
+    together = irft_round(one, one, SEVERAL, settings, 1, 0)
+    alone = [replace(pair, contrast=None) for pair in SEVERAL]
+    apart = irft_round(other, other, alone, settings.model_copy(update={"batch_size": 8}), 1, 0)
+    assert together.curves["gradient_norm"]["value"] == pytest.approx(apart.curves["gradient_norm"]["value"], rel=1e-5)
+
+
+def test_demonstrations_with_different_numbers_of_samples_are_refused(policy):
+    with pytest.raises(InputError, match="some demonstrations have 1 samples and others 2"):
+        irft_round(policy, policy, SEVERAL[1:], SETTINGS, 1, 0)
+
+
+def test_log_probabilities_of_replayed_samples_are_computed_beside_recorded_ones(policy):
+    recorded = with_recorded(policy)
+    some = [replace(pair, sample_log_probability=None) if row % 2 else pair for row, pair in enumerate(recorded)]
+    values = recorded_log_probabilities(policy, some, 1)
+    assert values is not None
+    expected = torch.tensor([pair.sample_log_probability for pair in recorded])
+    torch.testing.assert_close(values, expected, atol=1e-4, rtol=0)
+
+
+def test_nothing_is_recorded_where_all_samples_are_of_earlier_policies(policy):
+    assert recorded_log_probabilities(policy, PAIRS, 1) is None

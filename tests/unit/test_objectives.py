@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from juicer.methods.objectives import contrastive_loss, implicit_reward, irft_loss, mean_and_deviation, normalise
+from juicer.methods.objectives import (
+    OBJECTIVES,
+    contrastive_loss,
+    implicit_reward,
+    irft_loss,
+    mean_and_deviation,
+    normalise,
+    space,
+)
 
 
 def test_implicit_reward_is_beta_times_the_log_ratio():
@@ -31,7 +39,8 @@ def test_logistic_contrast_stays_finite_for_extreme_margins():
 @pytest.mark.parametrize("h", ["logistic", "identity"])
 def test_irft_gradient_raises_the_demonstration_and_lowers_the_sample(h):
     log_policy = torch.tensor([[-5.0], [-4.0]], requires_grad=True)
-    irft_loss((log_policy[0], log_policy[1]), (torch.tensor([-5.0]), torch.tensor([-4.0])), 0.1, h).sum().backward()
+    reference = torch.tensor([-5.0]), torch.tensor([[-4.0]])
+    irft_loss((log_policy[0], log_policy[1][:, None]), reference, 0.1, h).sum().backward()
     expected = 0.1 * (0.5 if h == "logistic" else 1.0)
     assert log_policy.grad is not None
     assert log_policy.grad.flatten().tolist() == pytest.approx([-expected, expected])
@@ -58,3 +67,54 @@ def test_mean_and_deviation_are_taken_in_float64():
     rewards = torch.tensor([2.0**24, 1.0, 1.0])
     wide = rewards.double()
     assert mean_and_deviation(rewards) == (wide.mean().item(), wide.std(correction=0).item())
+
+
+OBJECTIVE_NAMES = sorted(OBJECTIVES)
+
+
+@pytest.mark.parametrize("name", OBJECTIVE_NAMES)
+def test_every_objective_pushes_equally_up_and_down_where_both_rewards_are_zero(name):
+    rewards = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(OBJECTIVES[name](rewards[:1], rewards[1:]).sum(), rewards)
+    assert gradient[0] < 0
+    assert gradient.sum().item() == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("logistic", math.log(1 + math.exp(-1.5))),
+        ("identity", -1.5),
+        ("space", math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-0.5))),
+        ("bernoulli", math.log(1 + math.exp(-1)) + math.log(1 + math.exp(-0.5))),
+        ("brier", (1 / (1 + math.e)) ** 2 + (1 / (1 + math.exp(0.5))) ** 2),
+        ("hinge", 0.5),
+        ("kliep", -1 + math.exp(-0.5)),
+        ("lsif", -math.e + math.exp(-1) / 2),
+        ("spif", -1.5 + 0.625),
+    ],
+)
+def test_an_objective_has_the_value_of_its_equation(name, value):
+    loss = OBJECTIVES[name](torch.tensor([1.0], dtype=torch.float64), torch.tensor([-0.5], dtype=torch.float64))
+    assert loss.item() == pytest.approx(value, abs=1e-12)
+
+
+def test_space_weighs_the_samples_by_their_number():
+    one, other = torch.tensor([0.7], dtype=torch.float64), torch.tensor([0.2], dtype=torch.float64)
+    share = [1 / (1 + 3 * math.exp(-value)) for value in (0.7, 0.2)]
+    expected = -math.log(share[0]) - 3 * math.log(1 - share[1])
+    assert space(one, other, mu=3).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_best_sample_is_the_one_with_the_highest_reward():
+    log_policy = torch.tensor([0.0]), torch.tensor([[1.0, 3.0, 2.0]])
+    zero = torch.tensor([0.0]), torch.zeros(1, 3)
+    assert irft_loss(log_policy, zero, 1.0, "identity", "best").tolist() == [3.0]
+    assert irft_loss(log_policy, zero, 1.0, "identity", "mean").tolist() == [2.0]
+
+
+def test_space_takes_the_number_of_samples_as_its_ratio():
+    log_policy = torch.tensor([0.3]), torch.tensor([[1.0, 0.5]])
+    zero = torch.tensor([0.0]), torch.zeros(1, 2)
+    expected = space(log_policy[0][:, None], log_policy[1], mu=2).mean()
+    assert irft_loss(log_policy, zero, 1.0, "space").item() == pytest.approx(expected.item())

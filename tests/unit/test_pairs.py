@@ -1,10 +1,12 @@
 """Samples meet the demonstrations they answer; slices of the data are disjoint and complete."""
 
+from dataclasses import replace
+
 import pytest
 
 from juicer.data.demonstrations import Demonstration
-from juicer.data.dialogues import Sample
-from juicer.methods.pairs import make_pairs, part_of, response_tokens
+from juicer.data.dialogues import Sample, read_samples, write_samples
+from juicer.methods.pairs import contrasts_of, make_pairs, part_of, response_tokens, with_replay
 from juicer.runtime.errors import InputError
 
 ROWS = [Demonstration.make([{"role": "user", "content": f"hello {i}"}], "well") for i in range(10)]
@@ -80,3 +82,50 @@ def test_response_tokens_are_those_of_both_sides_each_time_that_a_pair_is_traine
     pairs = make_pairs(ROWS, [sample_of(ROWS[0], [7, 8, 9]), sample_of(ROWS[1], [7])], template)
     demonstration = len(template.response(ROWS[0].prompt, "well"))
     assert response_tokens(pairs, [[0], [1, 0]]) == 3 * demonstration + 3 + 1 + 3
+
+
+def test_samples_of_one_demonstration_are_one_contrast(template):
+    samples = [sample_of(ROWS[row], index=index) for row in (3, 1) for index in (0, 1)]
+    pairs = make_pairs(ROWS, samples, template)
+    assert contrasts_of(pairs) == [[0, 1], [2, 3]]
+    assert contrasts_of([replace(pair, contrast=None) for pair in pairs]) == [[0], [1], [2], [3]]
+    assert response_tokens(pairs, [[1], [1]], contrasts_of(pairs)) == 2 * (len(pairs[0].demonstration.response) + 4)
+
+
+def test_an_earlier_sample_of_a_demonstration_is_a_contrast_of_its_own_and_is_not_recorded(template):
+    samples = [sample_of(ROWS[0]), replace(sample_of(ROWS[0]), earlier=1)]
+    pairs = make_pairs(ROWS, samples, template)
+    assert contrasts_of(pairs) == [[0], [1]]
+    assert [pair.sample_log_probability for pair in pairs] == [-1.0, None]
+
+
+def earlier_and_own(rounds, samples=1):
+    return [
+        replace(sample_of(row, index=index), earlier=earlier)
+        for earlier in range(rounds)
+        for row in ROWS
+        for index in range(samples)
+    ]
+
+
+def test_replay_takes_a_share_of_the_contrasts_from_all_earlier_rounds_and_keeps_their_number():
+    samples = earlier_and_own(rounds=3, samples=2)
+    chosen = with_replay(samples, 0.4, seed=0)
+    assert len(chosen) == 20
+    assert [sample.earlier for sample in chosen].count(0) == 12
+    assert {sample.earlier for sample in chosen} == {0, 1, 2}
+    assert all(one.id == other.id for one, other in zip(chosen[::2], chosen[1::2], strict=True))
+    assert chosen == with_replay(samples, 0.4, seed=0) != with_replay(samples, 0.4, seed=1)
+
+
+@pytest.mark.parametrize(("rounds", "share"), [(1, 0.5), (2, 0.0)])
+def test_without_replay_the_round_trains_on_its_own_samples_in_their_order(rounds, share):
+    samples = earlier_and_own(rounds)
+    assert with_replay(samples, share, seed=0) == samples[: len(ROWS)]
+
+
+def test_samples_remember_how_many_rounds_ago_they_were_drawn(tmp_path):
+    samples = earlier_and_own(rounds=2)
+    write_samples(tmp_path / "samples.jsonl", samples)
+    assert read_samples(tmp_path / "samples.jsonl") == samples
+    assert "earlier" not in (tmp_path / "samples.jsonl").read_text().splitlines()[0]

@@ -63,7 +63,7 @@ def losses(trainer):
 def test_a_round_of_irft_is_dpo_with_samples_as_the_rejected_responses(policy, template, tmp_path, name):
     pairs, other = make_pairs(40), copy.deepcopy(policy)
     optimiser = OptimiserSettings(name=name, learning_rate=RATES[name])
-    settings = IrftTrainingSettings(epochs=5, batch_size=BATCH, beta=BETA, h="logistic", optimiser=optimiser)
+    settings = IrftTrainingSettings(epochs=5, batch_size=BATCH, beta=BETA, optimiser=optimiser)
     record = irft_round(policy, policy, pairs, settings, template.padding, SEED)
 
     order = [pairs[row] for rows in shuffled_batches(len(pairs), BATCH, 5, SEED) for row in rows]

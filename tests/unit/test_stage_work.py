@@ -7,7 +7,7 @@ import argparse
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from juicer.data import demonstrations
 from juicer.data.demonstrations import Demonstration
-from juicer.data.dialogues import Dialogue, Sample, write_samples
+from juicer.data.dialogues import Dialogue, Sample, read_samples, write_samples
 from juicer.evaluation.metrics import Evaluation
 from juicer.evaluation.results import EvaluatedModel, Instruments, Merits, Metrics, PerPrompt
 from juicer.methods.reading import RewardReader
@@ -150,7 +150,7 @@ def work(template, tmp_path, monkeypatch) -> Work:
         return record
 
     def irft_round(policy, reference, pairs, settings, padding, seed, context):
-        noted.note("irft_round", policy=policy, reference=reference, seed=seed)
+        noted.note("irft_round", policy=policy, reference=reference, pairs=pairs, seed=seed)
         return training_record("irft_train", "margin", "accuracy")
 
     def add_adapters(policy, settings, seed):
@@ -337,6 +337,54 @@ def test_the_reference_of_a_round_of_irft_is_its_start_or_the_sft_policy_as_the_
     work.recipe("irft.training.reference=initial")
     (call,) = irft(work, samples, "r2", before)
     assert (call["policy"].folder, call["reference"].folder) == (before, SFT)
+
+
+def replayed(samples: Path) -> list[str]:
+    """Add a sample of an earlier policy for each of the other demonstrations; returns their ids."""
+    others = [row.id for row in demonstrations.read(Path("data/train.jsonl"))][1::2]
+    own = read_samples(samples)
+    write_samples(samples, [*own, *(replace(own[0], id=name, earlier=1) for name in others)])
+    return others
+
+
+def test_replay_takes_a_share_of_the_demonstrations_from_earlier_rounds(work, samples):
+    others = replayed(samples)
+    alone = [pair.contrast for pair in irft(work, samples)[0]["pairs"]]
+    work.recipe("irft.replay=0.5")
+    (call,) = irft(work, samples)
+    assert len(call["pairs"]) == len(alone) == len(others) == 6
+    assert sum(pair.sample_log_probability is None for pair in call["pairs"]) == 3
+
+
+def test_replayed_prompts_are_none_of_those_that_the_policy_is_aligned_on(work, samples):
+    replayed(samples)
+    assert rft(work, samples)["aligned"]["prompts"] == [f"train {number}" for number in range(0, 12, 2)]
+
+
+def test_a_round_writes_the_samples_of_earlier_rounds_behind_its_own(work, samples):
+    replayed(samples)
+    given = {"round": "r2", "part": "all", "policy": SFT, "earlier": samples, "out": Path("irft-r2.jsonl")}
+    work.run(irft_generate, "irft_generate@r2", **given)
+    found = read_samples(Path("irft-r2.jsonl"))
+    assert [sample.earlier for sample in found] == [0] * 12 + [1] * 6 + [2] * 6
+
+
+def test_a_round_of_rft_answers_some_validation_prompts_with_a_seed_of_its_own(work):
+    work.recipe("rft.watched=2", "rft.sampling.samples_per_prompt=3")
+    given = {"round": "r1", "part": "all", "policy": SFT, "out": Path("rft-r1.jsonl")}
+    work.run(rft_generate, "rft_generate@r1", **given, validation=Path("watched.jsonl"))
+    trained, watched = work.take("sample_responses")
+    rows = [row.id for row in demonstrations.read(Path("data/validation.jsonl"))]
+    assert [sample.id for sample in read_samples(Path("watched.jsonl"))] == rows[:2] == watched["ids"]
+    assert trained["seed"] != watched["seed"]
+
+
+def test_without_watching_a_round_of_rft_writes_no_samples_on_validation_prompts(work):
+    work.recipe("rft.watched=0")
+    given = {"round": "r1", "part": "all", "policy": SFT, "out": Path("rft-r1.jsonl")}
+    work.run(rft_generate, "rft_generate@r1", **given, validation=Path("watched.jsonl"))
+    assert Path("watched.jsonl").read_text() == ""
+    assert len(work.take("sample_responses")) == 1
 
 
 def rft(work: Work, samples: Path, round: str = "r1", policy: Path = SFT, start: Path = SFT) -> dict[str, Any]:
