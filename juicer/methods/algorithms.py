@@ -61,14 +61,16 @@ def algorithm_1(
     """
     optimise = partial(align_policy_by_ppo, ppo=settings.ppo) if settings.optimiser == "ppo" else align_policy
     records, known = [], list[Sample]()
+    anchor = copy.deepcopy(policy) if settings.contrast == "initial" else None
     for t, part in enumerate(settings.parts, 1):
         rows = part_of(demonstrations, part, derive(seed, "slices"))
         seeds = {name: derive(seed, "rft", f"r{t}", name) for name in ("sampling", "replay", "reward order", "policy")}
 
-        # y' ~ pi_t(.|x)
+        # y' ~ pi_t(.|x), or pi_0(.|x)
         prompts = [(row.id, template.prompt(row.prompt)) for row in rows]
         with mixed_precision(compute):
-            samples = sample_responses(policy.eval(), template, prompts, settings.sampling, seeds["sampling"])
+            sampled = policy if anchor is None else anchor
+            samples = sample_responses(sampled.eval(), template, prompts, settings.sampling, seeds["sampling"])
         known = [*samples, *(replace(each, earlier=each.earlier + 1) for each in known)]
         pairs = make_pairs(demonstrations, with_replay(known, settings.replay, seeds["replay"]), template)
 

@@ -53,6 +53,8 @@ class RftRound(Settings):
 
     previous: str
     """Policy that the round starts from."""
+    sampled: str
+    """Policy whose responses are contrasted with the demonstrations."""
     reward: str
     """Reward model, or trunk for the first round, that the round starts from."""
     part: str
@@ -196,6 +198,7 @@ def graph_of(recipe: Recipe, *, pinned: bool = True, kept: Mapping[str, Kept] | 
     for t, part in enumerate(recipe.rft.parts, 1):
         rft[f"r{t}"] = RftRound(
             previous=f"models/rft/r{t - 1}/policy" if t > 1 else SFT,
+            sampled=f"models/rft/r{t - 1}/policy" if t > 1 and recipe.rft.contrast == "round" else SFT,
             reward=f"models/rft/r{t - 1}/reward" if t > 1 else reward,
             part=part,
             earlier=_earlier("rft", t, recipe.rft.replay),

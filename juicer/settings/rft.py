@@ -85,6 +85,10 @@ class RftSettings(Settings):
     all of them in every round."""
     sampling: GenerationSettings = GenerationSettings()
     """How the policy's responses are sampled."""
+    contrast: Literal["round", "initial"] = "round"
+    """Policy whose responses the reward learns to tell from demonstrations: `round` is the policy at the start of the
+    round (Algorithm 1), `initial` the SFT policy, sampled anew in every round. With `initial` the reward keeps its
+    direction when the policy passes the demonstrations (docs/methods.md)."""
     replay: float = Field(0.0, ge=0, lt=1)
     """From the second round on, the share of a round's pairs that are taken from all earlier rounds, samples and
     demonstrations; the number of pairs stays the same."""

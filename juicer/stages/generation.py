@@ -1,8 +1,9 @@
 """The generate step that IRFT and RFT share: sample the policy's own responses to a round's prompts."""
 
 import argparse
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,22 +24,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="samples to write (.jsonl)")
 
 
+@dataclass(frozen=True)
+class Watching:
+    """One response to each of some validation prompts, beside the round's own."""
+
+    policy: Path
+    """Model folder of the policy that answers them."""
+    out: Path
+    """Samples to write (.jsonl)."""
+    prompts: int
+    """The first so many, at most."""
+
+
 def generate(
     stage: Stage,
     method: str,
     seed: int,
     sampling: GenerationSettings,
     template_settings: TemplateSettings,
-    validation: Path | None = None,
-    watched: int = 0,
+    watching: Watching | None = None,
 ) -> str:
-    """Sample with the policy in `--policy`; see `juicer.sampling.decoding`.
-
-    Args:
-        validation: file for one response to each of the first `watched` validation prompts; None writes none.
-    """
+    """Sample with the policy in `--policy`; see `juicer.sampling.decoding`."""
     from juicer.data import demonstrations
-    from juicer.data.dialogues import read_samples, write_samples
+    from juicer.data.dialogues import Sample, read_samples, write_samples
     from juicer.methods.pairs import part_of
     from juicer.models.loading import load_policy, load_template
     from juicer.runtime.seeding import derive
@@ -49,33 +57,58 @@ def generate(
     rows = part_of(list(demonstrations.read(given.data / "train.jsonl")), given.part, derive(seed, "slices"))
     template = load_template(given.policy, template_settings)
     compute = stage.read("compute", ComputeSettings)
-    prompts = [(row.id, template.prompt(row.prompt)) for row in rows]
-    asked = []
-    if validation is not None and watched:
-        held_back = list(demonstrations.read(given.data / "validation.jsonl"))[:watched]
-        asked = [(row.id, template.prompt(row.prompt)) for row in held_back]
     purpose = derive(seed, method, given.round, "sampling")
-    share = len(rows) * sampling.samples_per_prompt // stage.processes.world_size
-    with ExitStack() as opened:
-        if sampling.engine == "vllm":
-            longest = max(len(prompt) for _, prompt in [*prompts, *asked]) + template.settings.max_response_tokens
-            llm = opened.enter_context(engine(given.policy, compute, longest, sampling.batch_size, stage.processes))
-            sample = partial(sample_by_vllm, llm)
+
+    def draw(policy: Path, jobs: Sequence[Job]) -> list[list[Sample]]:
+        prompts = [prompt for job in jobs for _, prompt in job.prompts]
+        with ExitStack() as opened:
+            if sampling.engine == "vllm":
+                longest = max(map(len, prompts)) + template.settings.max_response_tokens
+                llm = opened.enter_context(engine(policy, compute, longest, sampling.batch_size, stage.processes))
+                sample = partial(sample_by_vllm, llm)
+            else:
+                sample = partial(sample_responses, load_policy(policy, compute))
+            found = []
+            for job in jobs:
+                share = len(job.prompts) * job.sampling.samples_per_prompt // stage.processes.world_size
+                with stage.batches(share, "sample", *job.name) as context:
+                    found.append(sample(template, job.prompts, job.sampling, job.seed, context))
+            return found
+
+    own = Job([(row.id, template.prompt(row.prompt)) for row in rows], sampling, purpose)
+    asked = []
+    if watching is not None and watching.prompts:
+        held_back = list(demonstrations.read(given.data / "validation.jsonl"))[: watching.prompts]
+        asked = [(row.id, template.prompt(row.prompt)) for row in held_back]
+    samples, watched = [], []
+    if watching is not None and asked:
+        single = sampling.model_copy(update={"samples_per_prompt": 1})
+        beside = Job(asked, single, derive(purpose, "validation"), ("validation",))
+        if watching.policy == given.policy:
+            samples, watched = draw(given.policy, [own, beside])
         else:
-            sample = partial(sample_responses, load_policy(given.policy, compute))
-        with stage.batches(share, "sample") as context:
-            samples = sample(template, prompts, sampling, purpose, context)
-        if asked:
-            single = sampling.model_copy(update={"samples_per_prompt": 1})
-            with stage.batches(len(asked) // stage.processes.world_size, "sample", "validation") as context:
-                watching = sample(template, asked, single, derive(purpose, "validation"), context)
+            (samples,), (watched,) = draw(given.policy, [own]), draw(watching.policy, [beside])
+    else:
+        (samples,) = draw(given.policy, [own])
     tokens = sum(len(sample.response) for sample in samples)
     stage.record(samples=len(samples), response_tokens=tokens)
     earlier = read_samples(given.earlier) if given.earlier else []
-    if validation is not None:
-        with stage.publish(validation) as path:
-            write_samples(path, watching if asked else [])
+    if watching is not None:
+        with stage.publish(watching.out) as path:
+            write_samples(path, watched)
     with stage.publish(given.out) as path:
         write_samples(path, [*samples, *(replace(each, earlier=each.earlier + 1) for each in earlier)])
     ended = sum(sample.ended for sample in samples) / len(samples)
     return f"{len(samples)} responses, {tokens / len(samples):.1f} tokens each, {ended:.0%} ended by themselves"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Prompts that one policy answers."""
+
+    prompts: list[tuple[str, list[int]]]
+    """Id and tokens of each."""
+    sampling: GenerationSettings
+    seed: int
+    name: tuple[str, ...] = ()
+    """Tells its progress and its kept samples from those of another job of the stage."""

@@ -60,37 +60,51 @@ def assert_same_weights(model, saved):
     assert all(torch.equal(one, saved.state_dict()[name]) for name, one in model.state_dict().items())
 
 
-@pytest.mark.parametrize("reference", ["round", "initial"])
-@pytest.mark.parametrize("slices", ["split", "all"])
-def test_algorithm_2_gives_the_weights_of_its_stages(recipe, reference, slices):
-    settings = recipe("irft.rounds=2", f"irft.training.reference={reference}", f"irft.slice={slices}")
+@pytest.mark.parametrize(
+    ("reference", "slices", "more"),
+    [
+        ("round", "split", []),
+        ("initial", "all", []),
+        ("initial", "split", ["irft.replay=0.5"]),
+        ("round", "all", ["irft.replay=0.25", "irft.sampling.samples_per_prompt=2"]),
+    ],
+)
+def test_algorithm_2_gives_the_weights_of_its_stages(recipe, reference, slices, more):
+    settings = recipe("irft.rounds=2", f"irft.training.reference={reference}", f"irft.slice={slices}", *more)
     template = load_template(SFT, settings.template)
     policy, start = (load_policy(SFT, settings.compute, TRAINING_DTYPE) for _ in range(2))
     records = algorithm_2(policy, ROWS, template, settings.irft, settings.compute, settings.seed)
 
-    previous = SFT
+    previous, earlier = SFT, None
     for name, part in zip(("r1", "r2"), settings.irft.parts, strict=True):
         samples, out = Path(f"{name}.jsonl"), Path(f"models/{name}")
-        run(irft_generate, f"irft_generate@{name}", round=name, part=part, policy=previous, out=samples)
+        run(irft_generate, f"irft_generate@{name}", round=name, part=part, policy=previous, earlier=earlier,
+            out=samples)  # fmt: skip
+        earlier = samples
         run(irft_train, f"irft_train@{name}", round=name, policy=previous, initial=SFT, samples=samples, out=out)
         previous = out
     assert_same_weights(policy, load_policy(previous, settings.compute, TRAINING_DTYPE))
     assert any(not torch.equal(one, two) for one, two in zip(policy.parameters(), start.parameters(), strict=True))
-    assert [record.facts["pairs"] for record in records] == ([6, 6] if slices == "split" else [12, 12])
+    pairs = settings.irft.sampling.samples_per_prompt * (6 if slices == "split" else 12)
+    assert [record.facts["pairs"] for record in records] == [pairs, pairs]
 
 
-def test_algorithm_1_gives_the_weights_of_its_stages(recipe, tmp_path):
-    settings = recipe("rft.rounds=2", "rft.slice=split", "rft.policy.steps=3", "rft.policy.prompts_per_step=2")
+@pytest.mark.parametrize("contrast", ["round", "initial"])
+def test_algorithm_1_gives_the_weights_of_its_stages(recipe, tmp_path, contrast):
+    small = ["rft.policy.steps=3", "rft.policy.prompts_per_step=2"]
+    settings = recipe("rft.rounds=2", "rft.slice=split", f"rft.contrast={contrast}", "rft.replay=0.4", *small)
     compute, seed = settings.compute, settings.seed
     template = load_template(SFT, settings.template)
     policy, start = (load_policy(SFT, compute, TRAINING_DTYPE) for _ in range(2))
     reward = load_reward(SFT, compute, derive(seed, "rft", "head"), TRAINING_DTYPE)
     records = algorithm_1(policy, reward, SFT, ROWS, template, settings.rft, compute, seed, tmp_path / "scratch")
 
-    previous, learnt = SFT, SFT
+    previous, learnt, earlier = SFT, SFT, None
     for name, part in zip(("r1", "r2"), settings.rft.parts, strict=True):
         samples, judge, out = Path(f"{name}.jsonl"), Path(f"models/{name}/reward"), Path(f"models/{name}/policy")
-        run(rft_generate, f"rft_generate@{name}", round=name, part=part, policy=previous, out=samples)
+        sampled = SFT if contrast == "initial" else previous
+        run(rft_generate, f"rft_generate@{name}", round=name, part=part, policy=sampled, earlier=earlier, out=samples)
+        earlier = samples
         run(rft_reward, f"rft_reward@{name}", round=name, policy=previous, reward=learnt,
             samples=samples, out=judge)  # fmt: skip
         run(rft_policy, f"rft_policy@{name}", round=name, policy=previous, initial=SFT, reward=judge,

@@ -379,6 +379,13 @@ def test_a_round_of_rft_answers_some_validation_prompts_with_a_seed_of_its_own(w
     assert trained["seed"] != watched["seed"]
 
 
+def test_where_pi_0_is_sampled_for_the_pairs_the_current_policy_answers_the_validation_prompts(work):
+    current = Path("models/rft/r1/policy")
+    given = {"round": "r2", "part": "all", "policy": SFT, "current": current, "out": Path("rft-r2.jsonl")}
+    work.run(rft_generate, "rft_generate@r2", **given, validation=Path("watched.jsonl"))
+    assert [call["policy"].folder for call in work.take("sample_responses")] == [SFT, current]
+
+
 def test_without_watching_a_round_of_rft_writes_no_samples_on_validation_prompts(work):
     work.recipe("rft.watched=0")
     given = {"round": "r1", "part": "all", "policy": SFT, "out": Path("rft-r1.jsonl")}
