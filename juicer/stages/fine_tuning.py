@@ -26,11 +26,11 @@ def starting_samples(
     seed: int,
 ) -> "Samples":
     """The policy's own responses to the prompts of the demonstrations; none unless the objective needs them."""
+    if settings.objective != "dft":
+        return []
     from juicer.methods.sft_variants import sample_start
     from juicer.models.loading import mixed_precision
 
-    if settings.objective != "dft":
-        return []
     share = len(prompts) * settings.dft.samples // stage.processes.world_size
     with stage.batches(share, "sample", "samples") as context, mixed_precision(compute):
         samples = sample_start(policy, template, prompts, settings.dft, seed, context)
@@ -40,10 +40,12 @@ def starting_samples(
 
 def tokens_per_step(dialogues: "Sequence[Dialogue]", samples: "Samples", settings: SftSettings) -> float:
     """Response tokens that an optimiser step trains on, on average; those of samples included."""
-    from juicer.methods import sft, sft_variants
-
     if settings.objective == "nll":
+        from juicer.methods import sft
+
         return sft.mean_tokens_per_step(dialogues, settings.batch_size)
+    from juicer.methods import sft_variants
+
     return sft_variants.mean_tokens_per_step(dialogues, samples, settings.batch_size)
 
 
@@ -69,16 +71,18 @@ def fine_tune(
         part: name of this training, of several in one stage.
         steps: number of optimiser steps; None for `settings.epochs` epochs.
     """
-    from juicer.methods.sft import train_sft
-    from juicer.methods.sft_variants import steps_of, train_variant
     from juicer.training.utilisation import peak_share
 
     share = peak_share(policy, [*dialogues, *(each for own in samples for each in own)])
     if settings.objective == "nll":
+        from juicer.methods.sft import train_sft
+
         with stage.scratch() as scratch, stage.training(share, part) as context:
             return train_sft(
                 policy, template, dialogues, settings, compute, seed, scratch, context, stage=name, steps=steps
             )
+    from juicer.methods.sft_variants import steps_of, train_variant
+
     planned = steps_of(len(dialogues), settings, steps)
     with stage.training(share, part, steps=planned) as context:
         return train_variant(
