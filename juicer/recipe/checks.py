@@ -168,8 +168,16 @@ def check_consistent(recipe: Recipe, where: str) -> None:
 
 
 def _check_control(recipe: Recipe, where: str) -> None:
-    """The control trains as `sft` does, but may have an objective that does not allow dropout."""
+    """The control trains as `sft` does, but may have an objective that does not allow dropout.
+
+    Neither `gem` nor `dft` has been shown to take the same steps with sharded weights.
+    """
     objective, lora = recipe.sft_matched.objective, recipe.sft.lora
+    objectives = {"sft.objective": recipe.sft.objective, "sft_matched.objective": objective or "nll"}
+    for key, each in objectives.items():
+        if recipe.compute.zero_stage and each != "nll" and (key == "sft.objective" or recipe.sft_matched.enabled):
+            do = f"set compute.zero_stage to 0, or {key} to nll"
+            raise InputError(f"{key} {each!r} is not supported with compute.zero_stage", where=where, do=do)
     if recipe.sft_matched.enabled and objective not in (None, "nll") and lora is not None and lora.dropout:
         what = f"sft_matched.objective: {dropout_refused('sft.lora.dropout', objective)}"
         raise InputError(what, where=where, do="set it to 0, or sft_matched.objective to nll")

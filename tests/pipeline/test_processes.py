@@ -161,17 +161,14 @@ def test_two_processes_take_the_steps_of_one(project, stage, zero_stage):
         torch.testing.assert_close(weights[1][name], weight, atol=2e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("objective", "zero_stage"), [("gem", 3), ("dft", 0), ("dft", 3)])
-def test_two_processes_fine_tune_by_another_objective_as_one(project, objective, zero_stage):
+@pytest.mark.parametrize("objective", ["gem", "dft"])
+def test_two_processes_fine_tune_by_another_objective_as_one(project, objective):
     # The last batch has one row, so that a process only pads its share.
     given = [f"sft.objective={objective}", "sft.epochs=2.03", "sft.micro_batch_size=2"]
-    spread = ["compute.processes=2", f"compute.zero_stage={zero_stage}"]
     outs = []
-    for name, more in ((f"{objective}-one", []), (f"{objective}-two-{zero_stage}", spread)):
-        out = project / name
-        if not out.exists():
-            call(project, "sft", name, params(project, f"{name}.yaml", *given, *more))
-        outs.append(out)
+    for name, more in ((f"{objective}-one", []), (f"{objective}-two", ["compute.processes=2"])):
+        call(project, "sft", name, params(project, f"{name}.yaml", *given, *more))
+        outs.append(project / name)
     one, two = (json.loads((out / "training.json").read_text()) for out in outs)
     assert one["steps"] == two["steps"] == 5
     assert one["response_tokens"] == two["response_tokens"]

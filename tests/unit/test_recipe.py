@@ -316,3 +316,11 @@ def test_ppo_is_refused_where_trl_has_none_before_any_work_but_not_in_a_plan(mon
 def test_ppo_runs_in_one_process_only():
     with pytest.raises(InputError, match="'ppo' runs in a single process"):
         load(QUICKSTART, ["rft.optimiser=ppo", "compute.processes=2"])
+
+
+def test_other_objectives_refuse_sharded_weights():
+    sharded = ["compute.processes=2", "compute.zero_stage=3"]
+    for key in ("sft.objective", "sft_matched.objective"):
+        with pytest.raises(InputError, match=f"{key} 'gem' is not supported with compute.zero_stage"):
+            load(QUICKSTART, [*sharded, f"{key}=gem"])
+    assert load(QUICKSTART, sharded)
