@@ -20,24 +20,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(stage: Stage) -> str:
     from juicer.data import demonstrations
     from juicer.data.dialogues import Dialogue
-    from juicer.methods.sft import train_sft
     from juicer.models.loading import TRAINING_DTYPE, load_policy, load_template, save_policy
     from juicer.runtime.seeding import derive
+    from juicer.stages.fine_tuning import fine_tune, starting_samples
     from juicer.training.record import TrainingRecord
-    from juicer.training.utilisation import peak_share
 
     given, settings = stage.arguments, stage.read("sft", SftSettings)
     compute = stage.read("compute", ComputeSettings)
     template = load_template(given.policy, stage.read("template", TemplateSettings))
     policy = load_policy(given.policy, compute, TRAINING_DTYPE)
-    dialogues = [
-        Dialogue(template.prompt(row.prompt), template.response(row.prompt, row.response))
-        for row in demonstrations.read(given.data / "train.jsonl")
-    ]
+    rows = list(demonstrations.read(given.data / "train.jsonl"))
+    dialogues = [Dialogue(template.prompt(row.prompt), template.response(row.prompt, row.response)) for row in rows]
     if settings.epochs:
-        seed = derive(stage.value("seed"), "sft")
-        with stage.scratch() as scratch, stage.training(peak_share(policy, dialogues)) as context:
-            record = train_sft(policy, template, dialogues, settings, compute, seed, scratch, context)
+        seed = stage.value("seed")
+        prompts = [(row.id, dialogue.prompt) for row, dialogue in zip(rows, dialogues, strict=True)]
+        samples = starting_samples(stage, policy, template, prompts, settings, compute, derive(seed, "sft", "sampling"))
+        record = fine_tune(stage, policy, template, dialogues, samples, settings, compute, derive(seed, "sft"))
     else:
         record = TrainingRecord("sft")
     stage.record(steps=record.steps, response_tokens=record.response_tokens)

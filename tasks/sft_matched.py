@@ -1,11 +1,13 @@
 """The control: SFT continued for as many optimiser steps and response tokens as the more expensive method used.
 
+A recipe can give it a budget of its own, which counts where it is the larger, and another objective than that of SFT.
 All learning rates of the recipe are tried; the model that is best on validation prompts is kept.
 """
 
 import argparse
 import gc
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -35,7 +37,6 @@ def run(stage: Stage) -> str:
     from juicer.evaluation.choice import best_on_validation
     from juicer.evaluation.metrics import evaluate_policy
     from juicer.evaluation.results import Merits
-    from juicer.methods.sft import mean_tokens_per_step, train_sft
     from juicer.models.loading import (
         TRAINING_DTYPE,
         load_policy,
@@ -45,48 +46,56 @@ def run(stage: Stage) -> str:
         save_policy,
     )
     from juicer.runtime.seeding import derive
-    from juicer.training.utilisation import peak_share
+    from juicer.stages.fine_tuning import fine_tune, starting_samples, tokens_per_step
 
     given, control = stage.arguments, stage.read("sft_matched", SftMatchedSettings)
     settings, sampling = stage.read("sft", SftSettings), stage.read("evaluation.sampling", SamplingSettings)
+    settings = settings.model_copy(update={"objective": control.objective or settings.objective})
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")
     scoring = stage.read("scorer", ScorerSettings)
     template = load_template(given.policy, stage.read("template", TemplateSettings))
-    dialogues = [
-        Dialogue(template.prompt(row.prompt), template.response(row.prompt, row.response))
-        for row in demonstrations.read(given.data / "train.jsonl")
-    ]
-    used = [read_training(folder) or {} for folder in (given.irft, given.rft) if folder]
+    rows = list(demonstrations.read(given.data / "train.jsonl"))
+    dialogues = [Dialogue(template.prompt(row.prompt), template.response(row.prompt, row.response)) for row in rows]
+    used = [{"total_steps": control.steps or 0, "total_response_tokens": control.response_tokens or 0}]
+    used += [read_training(folder) or {} for folder in (given.irft, given.rft) if folder]
     steps = max(record.get("total_steps", 0) for record in used)
     tokens = max(record.get("total_response_tokens", 0) for record in used)
+    samples: Sequence[Sequence[Dialogue]] = []
+    if settings.objective == "dft":
+        # All learning rates start from the same policy, so they share its responses.
+        policy = load_policy(given.policy, compute, TRAINING_DTYPE)
+        prompts = [(row.id, dialogue.prompt) for row, dialogue in zip(rows, dialogues, strict=True)]
+        purpose = derive(seed, "sft-matched", "sampling")
+        samples = starting_samples(stage, policy, template, prompts, settings, compute, purpose)
+        del policy
     # At least as many steps and at least as many tokens as the method.
-    steps = max(steps, math.ceil(tokens / mean_tokens_per_step(dialogues, settings.batch_size)))
+    steps = max(steps, math.ceil(tokens / tokens_per_step(dialogues, samples, settings)))
 
     best = None
     tried = {}
     for rate in control.learning_rates:
         policy = load_policy(given.policy, compute, TRAINING_DTYPE)
         optimiser = settings.optimiser.model_copy(update={"learning_rate": rate})
-        with stage.scratch() as scratch, stage.training(peak_share(policy, dialogues), f"{rate:g}") as context:
-            record = train_sft(
-                policy,
-                template,
-                dialogues,
-                settings.model_copy(update={"optimiser": optimiser}),
-                compute,
-                derive(seed, "sft-matched"),
-                scratch,
-                context,
-                stage="sft_matched",
-                steps=steps,
-            )
+        record = fine_tune(
+            stage,
+            policy,
+            template,
+            dialogues,
+            samples,
+            settings.model_copy(update={"optimiser": optimiser}),
+            compute,
+            derive(seed, "sft-matched"),
+            name="sft_matched",
+            part=f"{rate:g}",
+            steps=steps,
+        )
         stage.record(steps=record.steps, response_tokens=record.response_tokens)
         # The trainer leaves the model in training mode, in which gradient checkpointing disables the key-value cache.
         policy.eval()
         merits = Merits()
         if len(control.learning_rates) > 1:
             scorer = scorers.load(scoring, given.scorer, compute)
-            rows = list(demonstrations.read(given.data / "validation.jsonl"))[: control.prompts]
+            validation = list(demonstrations.read(given.data / "validation.jsonl"))[: control.prompts]
             with mixed_precision(compute):
                 judged = evaluate_policy(
                     policy,
@@ -94,7 +103,7 @@ def run(stage: Stage) -> str:
                     scorer,
                     None,
                     template,
-                    rows,
+                    validation,
                     sampling,
                     derive(seed, "evaluation"),
                     stage.context,

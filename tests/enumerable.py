@@ -63,6 +63,17 @@ class World:
 
         return self._of_every_response(of)
 
+    def entropic_matching(self, policy: PreTrainedModel, temperature: float) -> Tensor:
+        """sum_t sum_v q_t(v) [log pi(v) - log pi(y_t)] of every response, q = softmax(z / temperature) a constant."""
+
+        def of(tokens: Tensor, response: Tensor) -> Tensor:
+            logits = policy(input_ids=tokens).logits[:, -response.shape[1] - 1 : -1]
+            q, log_pi = (logits / temperature).softmax(-1).detach(), logits.log_softmax(-1)
+            taken = log_pi.gather(2, response[:, :, None])
+            return (q * (log_pi - taken)).sum((1, 2))
+
+        return self._of_every_response(of)
+
     def reward(self, model: PreTrainedModel) -> Tensor:
         """r(x, y) of every response, (prompts, responses), differentiable; nothing is padded."""
 

@@ -85,11 +85,20 @@ def response_log_probabilities(policy: "PreTrainedModel", batch: Batch) -> Tenso
     Returns:
         (batch,) float32, differentiable.
     """
+    return response_sums(policy, _log_likelihoods, batch)
+
+
+def response_sums(policy: "PreTrainedModel", function: Callable[[Tensor, Tensor], Tensor], batch: Batch) -> Tensor:
+    """A function of logits and tokens, see `apply_to_logits`, summed over the response tokens of each dialogue.
+
+    Returns:
+        (batch, ...) float32, differentiable.
+    """
     given = features(policy, batch.tokens, batch.mask, use_cache=False)
     predicted = batch.response[:, 1:]
-    tokens = token_log_probabilities(policy, given[:, :-1][predicted], batch.tokens[:, 1:][predicted])
+    tokens = apply_to_logits(policy, function, given[:, :-1][predicted], batch.tokens[:, 1:][predicted])
     rows = predicted.nonzero()[:, 0]
-    return torch.zeros(len(batch.tokens), device=tokens.device).index_add(0, rows, tokens)
+    return torch.zeros(len(batch.tokens), *tokens.shape[1:], device=tokens.device).index_add(0, rows, tokens)
 
 
 def token_log_probabilities(policy: "PreTrainedModel", given: Tensor, targets: Tensor) -> Tensor:
@@ -102,9 +111,11 @@ def token_log_probabilities(policy: "PreTrainedModel", given: Tensor, targets: T
     Returns:
         (positions,) float32, differentiable.
     """
-    return apply_to_logits(
-        policy, lambda logits, targets: -cross_entropy(logits, targets, reduction="none"), given, targets
-    )
+    return apply_to_logits(policy, _log_likelihoods, given, targets)
+
+
+def _log_likelihoods(logits: Tensor, targets: Tensor) -> Tensor:
+    return -cross_entropy(logits, targets, reduction="none")
 
 
 def apply_to_logits(

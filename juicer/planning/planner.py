@@ -13,6 +13,7 @@ from juicer.recipe.schema import Recipe
 from juicer.runtime.devices import GIB, Device
 from juicer.runtime.errors import InputError
 from juicer.settings.preferences import Role as PreferenceRole
+from juicer.settings.sft import SftObjective
 from juicer.settings.training import MicroBatch, SamplingSettings
 from juicer.training.memory import CPU_OVERHEAD, CPU_RLOO, OVERHEAD, WEIGHT, Step, Training, logit_bytes
 
@@ -263,29 +264,46 @@ class Planner:
         """Mean number of rows in a step of SFT; the last batch of an epoch is smaller."""
         return self.rows / math.ceil(self.rows / self.recipe.sft.batch_size)
 
-    def _sft_stage(self, name: str, steps: int, times: int) -> StagePlan:
+    def _sft_tokens(self, objective: SftObjective) -> float:
+        """Response tokens that a row of SFT trains on; DFT's row has samples too."""
+        samples = self.recipe.sft.dft.samples if objective == "dft" else 0
+        return self.lengths.response + samples * self.lengths.sample
+
+    def _sft_stage(self, name: str, steps: int, times: int, objective: SftObjective) -> StagePlan:
         settings, training, lengths = self.recipe.sft, self._sft_training(), self.lengths
         length, rows = lengths.prompt + lengths.response, steps * self._sft_batch()
         limit = self.recipe.template.max_response_tokens
-        head = limit if self._alone_on_cpu else self.longest
-        step = self._step(training, 1, head, in_chunks=self._alone_on_cpu)
+        # TRL passes prompts through the output head, except on a CPU.
+        in_chunks = objective != "nll" or self._alone_on_cpu
+        samples = settings.dft.samples if objective == "dft" else 0
+        step = self._step(training, 1 + samples, limit if in_chunks else self.longest, in_chunks=in_chunks)
         micro = self._micro(settings.batch_size, settings.micro_batch_size, "sft.batch_size", step)
-        return self._add(
+        forward = self.policy.forward(rows * length, length)
+        stage = self._add(
             name,
             self.policy,
             trained=training.trained if steps else 0,
             steps=steps,
-            tokens=rows * lengths.response,
-            operations=times * training.operations(self.policy.forward(rows * length, length)),
+            tokens=rows * self._sft_tokens(objective),
+            operations=times * training.operations(forward),
             micro=micro if steps else 0,
             memory=step.peak(micro) if steps else self.policy.parameters * WEIGHT + self.overhead,
             disk=self.policy.parameters * float(WEIGHT),
             advice="sft.micro_batch_size, sft.gradient_checkpointing, sft.lora",
         )
+        if samples and steps:
+            # Sampled once, read once as the reference by every training, then trained on.
+            length, drawn = lengths.prompt + lengths.sample, self.rows * samples
+            once = self.policy.forward(drawn * length, length, drawn * lengths.sample)
+            trained = self.policy.forward(rows * samples * length, length, rows * samples * lengths.sample)
+            stage.operations += once + times * (once + training.operations(trained))
+            stage.decoded += once
+            stage.decoding += self._decoding(drawn, settings.dft.sampling_batch_size)
+        return stage
 
     def _sft(self) -> None:
         settings = self.recipe.sft
-        self._sft_stage("sft", math.ceil(settings.epochs * self.rows / settings.batch_size), 1)
+        self._sft_stage("sft", math.ceil(settings.epochs * self.rows / settings.batch_size), 1, settings.objective)
 
     def _generate(self, name: str, pairs: int, sampling: SamplingSettings) -> None:
         lengths, shape = self.lengths, self.policy
@@ -417,11 +435,13 @@ class Planner:
         self._count("rft", settings.steps, samples * lengths.sample)
 
     def _control(self) -> None:
-        rates = len(self.recipe.sft_matched.learning_rates)
-        tokens = max(used[1] for used in self._methods.values())
-        by_tokens = math.ceil(tokens / (self._sft_batch() * self.lengths.response))
-        steps = max(by_tokens, *(used[0] for used in self._methods.values()))
-        control = self._sft_stage("sft_matched@control", steps, rates)
+        settings = self.recipe.sft_matched
+        rates, objective = len(settings.learning_rates), settings.objective or self.recipe.sft.objective
+        budgets = [(settings.steps or 0, float(settings.response_tokens or 0)), *self._methods.values()]
+        tokens = max(used[1] for used in budgets)
+        by_tokens = math.ceil(tokens / (self._sft_batch() * self._sft_tokens(objective)))
+        steps = max(by_tokens, *(used[0] for used in budgets))
+        control = self._sft_stage("sft_matched@control", steps, rates, objective)
         if rates > 1:
             prompts = self.recipe.sft_matched.prompts
             if prompts is None:

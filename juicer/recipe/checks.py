@@ -28,6 +28,7 @@ from juicer.settings.base import Settings
 from juicer.settings.data import ScorerSettings
 from juicer.settings.preferences import FOLDERS
 from juicer.settings.preferences import Role as PreferenceRole
+from juicer.settings.sft import dropout_refused
 from juicer.settings.sources import FetchSettings
 from juicer.sources.files import is_path, is_pattern
 
@@ -146,6 +147,7 @@ def check_consistent(recipe: Recipe, where: str) -> None:
     if recipe.policy.digest is not None and (recipe.tiny is not None or recipe.policy.model == WORLD_POLICY):
         what = "policy.digest is that of a real model, but the recipe's policy is a tiny one that a stage makes"
         raise InputError(what, where=where, do="set policy.digest to null")
+    _check_control(recipe, where)
     _check_shares(recipe, where)
     _check_preferences(recipe, where)
     if recipe.irft.rounds % recipe.irft.passes:
@@ -163,6 +165,22 @@ def check_consistent(recipe: Recipe, where: str) -> None:
                 f"pretrain.policy.context = {recipe.pretrain.policy.context}",
                 where=where,
             )
+
+
+def _check_control(recipe: Recipe, where: str) -> None:
+    """The control trains as `sft` does, but may have an objective that does not allow dropout.
+
+    Neither `gem` nor `dft` has been shown to take the same steps with sharded weights.
+    """
+    objective, lora = recipe.sft_matched.objective, recipe.sft.lora
+    objectives = {"sft.objective": recipe.sft.objective, "sft_matched.objective": objective or "nll"}
+    for key, each in objectives.items():
+        if recipe.compute.zero_stage and each != "nll" and (key == "sft.objective" or recipe.sft_matched.enabled):
+            do = f"set compute.zero_stage to 0, or {key} to nll"
+            raise InputError(f"{key} {each!r} is not supported with compute.zero_stage", where=where, do=do)
+    if recipe.sft_matched.enabled and objective not in (None, "nll") and lora is not None and lora.dropout:
+        what = f"sft_matched.objective: {dropout_refused('sft.lora.dropout', objective)}"
+        raise InputError(what, where=where, do="set it to 0, or sft_matched.objective to nll")
 
 
 def _check_installed(recipe: Recipe, where: str) -> None:

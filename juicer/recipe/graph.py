@@ -205,7 +205,8 @@ def graph_of(recipe: Recipe, *, pinned: bool = True, kept: Mapping[str, Kept] | 
         )
     last_irft = f"models/irft/r{recipe.irft.rounds}" if irft else None
     last_rft = f"models/rft/r{recipe.rft.rounds}/policy" if rft else None
-    controlled = recipe.sft_matched.enabled and bool(irft or rft)
+    budget = recipe.sft_matched.steps or recipe.sft_matched.response_tokens
+    controlled = recipe.sft_matched.enabled and bool(irft or rft or budget)
 
     models: dict[str, Evaluated] = {}
     previous: str | None = None

@@ -57,6 +57,7 @@ Samples = Annotated[int, AtMost(10_000, "each is a response of its own to every 
 Steps = Annotated[int, AtMost(10**7, "the run would not end")]
 Epochs = Annotated[float, AtMost(1000, "the run would not end")]
 Passes = Annotated[int, AtMost(100, "the run would not end")]
+ResponseTokens = Annotated[int, AtMost(10**13, "the run would not end")]
 Tokens = Annotated[int, AtMost(2**20, "no model reads a longer text")]
 Threads = Annotated[int, AtMost(1024, "no machine has more cores")]
 Processes = Annotated[int, AtMost(4096, "each process needs a GPU")]

@@ -1,4 +1,4 @@
-"""The training loop of IRFT and of the reward model: K optimiser steps over seeded batches, each step recorded."""
+"""The training loop of IRFT, the reward model, GEM and DFT: K optimiser steps over seeded batches, each recorded."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -96,6 +96,7 @@ def train_loop(
     context: WorkContext = LOCAL,
     *,
     lengths: Sequence[int] | None = None,
+    after_step: Callable[[], None] | None = None,
 ) -> None:
     """Take `steps` optimiser steps, one per batch of row indices.
 
@@ -103,6 +104,7 @@ def train_loop(
         loss_of: returns the loss, and other quantities to plot, of the rows with the given indices: (rows,) each.
         micro_batch_size: rows per forward pass of a process; the gradient is always that of the mean over the batch. A
             checkpoint goes on with its own.
+        after_step: is called after every step, before a checkpoint is saved, by all processes.
         lengths: of all rows; the rows of several micro-batches are taken in their order, which saves padding.
         context: the rows of each batch are divided over its processes, each of which holds the whole model before and
             after; training resumes from its checkpoint, which is saved between two steps; its progress counts steps.
@@ -156,6 +158,8 @@ def train_loop(
         context.emit_tokens(record.response_tokens / steps)
         backend.step()
         schedule.step()
+        if after_step is not None:
+            after_step()
         context.progress(1)
         if checkpoint and checkpoint.due():
             checkpoint.save(write)

@@ -161,6 +161,26 @@ def test_two_processes_take_the_steps_of_one(project, stage, zero_stage):
         torch.testing.assert_close(weights[1][name], weight, atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("objective", ["gem", "dft"])
+def test_two_processes_fine_tune_by_another_objective_as_one(project, objective):
+    # The last batch has one row, so that a process only pads its share.
+    given = [f"sft.objective={objective}", "sft.epochs=2.03", "sft.micro_batch_size=2"]
+    outs = []
+    for name, more in ((f"{objective}-one", []), (f"{objective}-two", ["compute.processes=2"])):
+        call(project, "sft", name, params(project, f"{name}.yaml", *given, *more))
+        outs.append(project / name)
+    one, two = (json.loads((out / "training.json").read_text()) for out in outs)
+    assert one["steps"] == two["steps"] == 5
+    assert one["response_tokens"] == two["response_tokens"]
+    for name, curve in one["curves"].items():
+        assert two["curves"][name]["value"] == pytest.approx(curve["value"], rel=1e-3, abs=2e-4), name
+    normaliser = "mean_log_normaliser"
+    assert two["facts"].get(normaliser) == pytest.approx(one["facts"].get(normaliser), rel=1e-3, abs=2e-4)
+    weights = [load_file(out / "model.safetensors") for out in outs]
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, atol=2e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("stage", "zero_stage", "machines", "killed"),
     [

@@ -6,17 +6,19 @@ import pytest
 import torch
 
 from juicer.data.dialogues import Dialogue, Sample
-from juicer.methods import policy_alignment
+from juicer.methods import policy_alignment, sft_variants
 from juicer.methods.irft import irft_round
 from juicer.methods.objectives import OBJECTIVES
 from juicer.methods.pairs import Pair
 from juicer.methods.policy_alignment import align_policy
 from juicer.methods.reward import train_reward
+from juicer.methods.sft_variants import train_variant
 from juicer.models.loading import save_policy
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.settings.rft import PolicyAlignmentSettings, RewardSettings
+from juicer.settings.sft import DftSettings, GemSettings, SftSettings
 from juicer.settings.training import OptimiserSettings, SamplingSettings
 from juicer.training.loop import shuffled_batches
 from tests.enumerable import (
@@ -33,6 +35,7 @@ from tests.enumerable import (
 
 WORLD = World()
 BETA = 0.3
+COMPUTE = ComputeSettings(device="cpu", threads=1)
 # Too small to change a weight, so that every step is taken from the same parameters.
 STILL = OptimiserSettings(name="rmsprop", learning_rate=1e-300, warmup_ratio=0, max_gradient_norm=None)
 
@@ -216,6 +219,101 @@ def test_only_the_identity_leaves_the_reward_alone_once_the_policy_is_the_demons
     )
     # log sigmoid weighs the pairs that the reward has in the wrong order more: bounded, but not (2).
     assert identity < 1e-6 * logistic
+
+
+def variant_step(policy, rows, probabilities, samples, **objective):
+    """The mean gradient of one step on each row, under the rows' probabilities.
+
+    A row's loss is divided by the mean length of all demonstrations, which is taken back here.
+    """
+    settings = SftSettings(epochs=1, batch_size=1, optimiser=STILL, **objective)
+    with recorded_steps(policy) as steps:
+        train_variant(policy, rows, samples, settings, END_OF_TEXT, COMPUTE, seed=0)
+    order = [row for batch in shuffled_batches(len(rows), 1, 1.0, seed=0) for row in batch]
+    mean_length = sum(len(row.response) for row in rows) / len(rows)
+    return mean_length * expectation(steps, [probabilities[row] for row in order])
+
+
+def gem_step(policy, demonstrations, temperature):
+    """The expected step of GEM over all demonstrations y ~ demonstrations, (prompts, responses)."""
+    rows = [Dialogue([*prompt], y) for prompt in WORLD.prompts for y in WORLD.responses]
+    probabilities = (demonstrations / len(WORLD.prompts)).flatten().tolist()
+    return variant_step(policy, rows, probabilities, [], objective="gem", gem=GemSettings(temperature=temperature))
+
+
+def dft_step(policy, demonstrations, reference, monkeypatch, temperature=1.0, moving_average=1e-12):
+    """The expected step of DFT with one sample, over all y ~ demonstrations and y' ~ reference.
+
+    The policy may have left the reference already: the log-probabilities of the latter are put in the place of the
+    policy's. With so small a moving average u stays the 1 that it is at first.
+    """
+    rows, samples, log_reference, probabilities = [], [], [], []
+    for number, prompt in enumerate(WORLD.prompts):
+        for row, y in enumerate(WORLD.responses):
+            for column, y_prime in enumerate(WORLD.responses):
+                rows.append(Dialogue([*prompt], y))
+                samples.append([Dialogue([*prompt], y_prime)])
+                log_reference.append(float(reference[number, column].log()))
+                joint = demonstrations[number, row] * reference[number, column]
+                probabilities.append(float(joint) / len(WORLD.prompts))
+    monkeypatch.setattr(sft_variants, "score_dialogues", lambda *given, context: torch.tensor(log_reference))
+    dft = DftSettings(samples=1, temperature=temperature, moving_average=moving_average)
+    return variant_step(policy, rows, probabilities, samples, objective="dft", dft=dft)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_an_expected_step_of_gem_is_the_gradient_of_entropic_matching(temperature):
+    policy, demonstrations = WORLD.make_policy(0), WORLD.draw_distribution(1)
+    step = gem_step(policy, demonstrations, temperature)
+    value = (demonstrations * WORLD.entropic_matching(policy, temperature)).sum(1).mean()
+    assert relative_error(step, flat_gradient(value, policy)) < 1e-6
+
+
+def test_gem_at_temperature_1_takes_the_steps_of_the_likelihood():
+    policy, demonstrations = WORLD.make_policy(0), WORLD.draw_distribution(1)
+    truth = flat_gradient(likelihood(WORLD.log_policy(policy), demonstrations), policy)
+    assert relative_error(-gem_step(policy, demonstrations, 1.0), truth) < 1e-6
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_gem_leaves_a_policy_alone_that_is_the_demonstrations_at_its_temperature(temperature):
+    policy, demonstrations = WORLD.make_policy(0), WORLD.draw_distribution(1)
+    WORLD.realise(policy, demonstrations)
+    if temperature < 1:
+        sharp = gem_step(policy, demonstrations, temperature)
+        # Logits b log p_data: softmax(z / b) is p_data, and the policy is flatter than the data.
+        with torch.no_grad():
+            policy.get_output_embeddings().weight.mul_(temperature)
+    else:
+        sharp = gem_step(policy, demonstrations, 0.7)
+    assert gem_step(policy, demonstrations, temperature).norm() < 1e-5 * sharp.norm()
+
+
+def test_a_step_of_dft_at_its_start_is_that_of_the_likelihood(monkeypatch):
+    policy, demonstrations = WORLD.make_policy(0), WORLD.draw_distribution(1)
+    reference = WORLD.log_policy(policy).detach().exp()
+    step = dft_step(policy, demonstrations, reference, monkeypatch, moving_average=0.85)
+    truth = flat_gradient(likelihood(WORLD.log_policy(policy), demonstrations), policy)
+    assert relative_error(-step, truth) < 1e-6
+
+
+def test_a_step_of_dft_at_temperature_1_with_the_exact_normaliser_is_that_of_the_likelihood(monkeypatch):
+    policy, reference, demonstrations = WORLD.make_policy(0), WORLD.draw_distribution(2), WORLD.draw_distribution(1)
+    step = dft_step(policy, demonstrations, reference, monkeypatch)
+    truth = flat_gradient(likelihood(WORLD.log_policy(policy), demonstrations), policy)
+    assert relative_error(-step, truth) < 1e-6
+
+
+def test_an_expected_step_of_dft_is_the_gradient_of_its_objective_for_its_normaliser(monkeypatch):
+    policy, reference, demonstrations = WORLD.make_policy(0), WORLD.draw_distribution(2), WORLD.draw_distribution(1)
+    tau, gamma = 2.0, 0.4
+    step = dft_step(policy, demonstrations, reference, monkeypatch, tau, gamma)
+    log_policy = WORLD.log_policy(policy)
+    ratio = (log_policy / tau).exp() / reference
+    # tau times the gradient of the ratio, over the normaliser that the sample itself has moved from 1.
+    contrast = tau * (reference * ratio / (gamma * ratio.detach() + 1 - gamma)).sum(1).mean()
+    truth = flat_gradient(contrast - likelihood(log_policy, demonstrations), policy)
+    assert relative_error(step, truth) < 1e-6
 
 
 def align_over_all_groups(policy, reference, reward, normaliser, folder, monkeypatch):

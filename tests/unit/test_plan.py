@@ -74,6 +74,28 @@ def test_the_control_is_planned_with_the_steps_or_tokens_of_the_method():
     assert stage_of(stages, "sft_matched@control").tokens == pytest.approx(method)
 
 
+def test_the_control_is_planned_with_its_own_budget_where_that_is_larger():
+    steps = stage_of(planned("ultrachat-irft-t5"), "sft_matched@control").steps
+    for budget, expected in ((f"steps={2 * steps}", 2 * steps), (f"steps={steps // 2}", steps)):
+        stages = planned("ultrachat-irft-t5", f"sft_matched.{budget}")
+        assert stage_of(stages, "sft_matched@control").steps == expected
+    stages = planned("hh-sft", "irft.rounds=0", "rft.rounds=0", "sft_matched.response_tokens=1000000")
+    assert stage_of(stages, "sft_matched@control").tokens >= 1000000
+
+
+def test_dft_costs_its_samples_and_gem_what_the_likelihood_costs():
+    nll, gem, dft = (
+        stage_of(planned("hh-sft", f"sft.objective={objective}", lengths=Lengths(60, 40, 40)), "sft")
+        for objective in ("nll", "gem", "dft")
+    )
+    assert (nll.steps, nll.tokens, nll.operations) == (gem.steps, gem.tokens, gem.operations)
+    assert dft.steps == nll.steps and dft.tokens == pytest.approx(3 * nll.tokens)
+    # Training on three sequences, and once each reading and sampling two.
+    assert 3 * nll.operations < dft.operations < 5 * nll.operations
+    assert dft.decoding > 0 == nll.decoding
+    assert dft.memory > gem.memory
+
+
 def test_an_sft_policy_that_is_taken_as_it_is_takes_no_step():
     assert stage_of(planned("ultrachat-irft-t1"), "sft").steps == 0
 

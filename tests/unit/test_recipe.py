@@ -87,9 +87,40 @@ def test_without_methods_there_is_nothing_to_match():
     assert graph["table"] == "evaluation/tables/sft.json"
 
 
+@pytest.mark.parametrize("budget", ["steps", "response_tokens"])
+def test_without_methods_a_budget_makes_the_control(budget):
+    none = ["irft.rounds=0", "rft.rounds=0", f"sft_matched.{budget}=100"]
+    graph = params_of(*none)["graph"]
+    assert graph["sft_matched"]["control"] == {"irft": ABSENT, "rft": ABSENT}
+    assert list(graph["models"]) == ["base", "sft", "sft-matched"]
+    assert params_of(*none, "sft_matched.enabled=false")["graph"]["sft_matched"] == {}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sft.objective=dft"], "'sft': lora.dropout must be 0: the objective dft compares pi with itself"),
+        (["sft.objective=gem"], "'sft': lora.dropout must be 0: only the objective nll trains with dropout"),
+        (["sft_matched.objective=dft"], "sft_matched.objective: sft.lora.dropout must be 0: the objective dft"),
+        (["sft_matched.objective=gem"], "sft_matched.objective: sft.lora.dropout must be 0: only the objective nll"),
+    ],
+)
+def test_objectives_that_train_without_dropout_refuse_adapters_with_it(overrides, message):
+    lora = ["sft.lora={r: 4, dropout: 0.1}"]
+    with pytest.raises(InputError) as error:
+        load(QUICKSTART, [*lora, *overrides])
+    assert message in str(error.value)
+    assert load(QUICKSTART, [*overrides, "sft.lora={r: 4}"])
+    assert load(QUICKSTART, [*lora, "sft_matched.objective=nll"])
+    assert load(QUICKSTART, [*lora, "sft_matched.objective=dft", "sft_matched.enabled=false"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("sft.objective=sft", "'nll', 'gem' or 'dft', not 'sft'"),
+        ("sft.dft.moving_average=0", "'sft.dft.moving_average': input should be greater than 0"),
+        ("sft_matched.steps=0", "'sft_matched.steps': input should be greater than or equal to 1"),
         ("irtf.rounds=2", "unknown parameter 'irtf' (did you mean 'irft'?)"),
         ("regster.model_name=x", "unknown parameter 'regster' (did you mean 'register'?)"),
         ("register.modl_name=x", "unknown parameter 'register.modl_name' (did you mean 'model_name'?)"),
@@ -287,3 +318,11 @@ def test_ppo_is_refused_where_trl_has_none_before_any_work_but_not_in_a_plan(mon
 def test_ppo_runs_in_one_process_only():
     with pytest.raises(InputError, match="'ppo' runs in a single process"):
         load(QUICKSTART, ["rft.optimiser=ppo", "compute.processes=2"])
+
+
+def test_other_objectives_refuse_sharded_weights():
+    sharded = ["compute.processes=2", "compute.zero_stage=3"]
+    for key in ("sft.objective", "sft_matched.objective"):
+        with pytest.raises(InputError, match=f"{key} 'gem' is not supported with compute.zero_stage"):
+            load(QUICKSTART, [*sharded, f"{key}=gem"])
+    assert load(QUICKSTART, sharded)

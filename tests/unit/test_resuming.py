@@ -15,6 +15,7 @@ from juicer.methods.pairs import Pair
 from juicer.methods.policy_alignment import align_policy
 from juicer.methods.reward import load_reward, train_reward
 from juicer.methods.sft import train_sft
+from juicer.methods.sft_variants import train_variant
 from juicer.models.loading import save_policy
 from juicer.runtime.context import WorkContext
 from juicer.runtime.memo import CheckpointedMemo
@@ -185,6 +186,22 @@ def test_sft_resumed_within_or_after_the_first_epoch_gives_the_same_bytes(
         return model, train_sft(model, template, DIALOGUES, settings, COMPUTE, 0, scratch, context)
 
     assert_same(*interrupted(work, policy, interrupt_after))
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(r=2)])
+@pytest.mark.parametrize("objective", ["gem", "dft"])
+def test_sft_by_another_objective_resumed_in_the_second_epoch_gives_the_same_bytes(
+    interrupted, policy, objective, lora
+):
+    settings = SftSettings(objective=objective, epochs=3, batch_size=4, micro_batch_size=2, optimiser=ADAM, lora=lora)
+    samples = [[Dialogue(each.prompt, each.response[::-1]), Dialogue(each.prompt, [7, 0])] for each in DIALOGUES]
+    given = samples if objective == "dft" else []
+
+    def work(model, checkpoint):
+        context = WorkContext(checkpoint=checkpoint)
+        return model, train_variant(model, DIALOGUES, given, settings, 1, COMPUTE, 0, context)
+
+    assert_same(*interrupted(work, policy, interrupt_after=4))
 
 
 @pytest.mark.parametrize("interrupt_after", [2, 3])

@@ -20,6 +20,7 @@ from juicer.data.demonstrations import Demonstration
 from juicer.data.dialogues import Dialogue, Sample, read_samples, write_samples
 from juicer.evaluation.metrics import Evaluation
 from juicer.evaluation.results import EvaluatedModel, Instruments, Merits, Metrics, PerPrompt
+from juicer.methods import sft_variants
 from juicer.methods.reading import RewardReader
 from juicer.models.loading import TRAINING_DTYPE
 from juicer.recipe.activation import dump, load
@@ -29,7 +30,7 @@ from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import TemplateSettings
 from juicer.stages.stage import Stage
 from juicer.training.record import TrainingRecord
-from tasks import evaluate, irft_generate, irft_train, rft_generate, rft_policy, rft_reward, sft_matched
+from tasks import evaluate, irft_generate, irft_train, rft_generate, rft_policy, rft_reward, sft, sft_matched
 from tests.example_evaluations import metrics
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
@@ -479,6 +480,55 @@ def test_the_control_takes_at_least_the_steps_and_the_tokens_of_the_longer_metho
     tokens = {0: 0, "1 token": 1, "10 steps": 10 * per_step, "31.5 steps": round(31.5 * per_step)}
     (call,) = control(work, **{name: cost and (cost[0], tokens[cost[1]]) for name, cost in used.items()})
     assert call["steps"] == steps
+
+
+@pytest.mark.parametrize(
+    ("budget", "used", "steps"),
+    [
+        ("steps=40", {"irft": (30, 0)}, 40),
+        ("steps=20", {"irft": (30, 0)}, 30),
+        ("response_tokens=1", {"irft": (30, 0)}, 30),
+        ("response_tokens=1", {}, 1),
+        ("steps=1", {}, 1),
+        ("response_tokens=10000", {"rft": (30, 20)}, "10000 tokens"),
+        ("response_tokens=10", {"rft": (3, 10000)}, "10000 tokens"),
+    ],
+)
+def test_the_control_takes_at_least_the_budget_of_the_recipe(work, template, budget, used, steps):
+    rounds = [] if used else ["irft.rounds=0", "rft.rounds=0"]
+    work.recipe("sft.batch_size=4", "sft_matched.learning_rates=[1e-3]", f"sft_matched.{budget}", *rounds)
+    rows = list(demonstrations.read(Path("data/train.jsonl")))
+    per_step = sum(len(template.response(row.prompt, row.response)) for row in rows) / 3
+    (call,) = control(work, **used)
+    assert call["steps"] == (math.ceil(10000 / per_step) if steps == "10000 tokens" else steps)
+
+
+@pytest.mark.parametrize(("program", "name"), [(sft, "sft"), (sft_matched, "sft-matched")])
+def test_dft_contrasts_with_samples_of_its_start_that_have_a_seed_of_their_own(work, monkeypatch, program, name):
+    def sample_start(policy, template, prompts, settings, seed, context):
+        work.note("sample_start", folder=policy.folder, ids=[each for each, _ in prompts], seed=seed)
+        return [[Dialogue(prompt, [1, 2])] * settings.samples for _, prompt in prompts]
+
+    def train_variant(policy, dialogues, samples, settings, padding, compute, seed, context, *, stage, steps):
+        work.note("train_variant", folder=policy.folder, samples=samples, settings=settings, seed=seed, steps=steps)
+        prompts = [[each.prompt] * settings.dft.samples for each in dialogues]
+        assert [[each.prompt for each in own] for own in samples] == prompts
+        return training_record(stage, steps=steps or 1)
+
+    monkeypatch.setattr(sft_variants, "sample_start", sample_start)
+    monkeypatch.setattr(sft_variants, "train_variant", train_variant)
+    work.recipe("sft.objective=dft", "sft_matched.learning_rates=[1e-3, 1e-4]", "sft_matched.steps=9")
+    rows = list(demonstrations.read(Path("data/train.jsonl")))
+    if program is sft:
+        work.run(sft, "sft", policy=SFT, out=Path("models/made"))
+    else:
+        control(work, rft=(8, 20))
+    (sampled,) = work.take("sample_start")  # once for all rates
+    calls = work.take("train_variant")
+    assert sampled == {"folder": SFT, "ids": [row.id for row in rows], "seed": derive(0, name, "sampling")}
+    assert {call["seed"] for call in calls} == {derive(0, name)}
+    assert [call["steps"] for call in calls] == ([None] if program is sft else [9, 9])
+    assert {call["settings"].objective for call in calls} == {"dft"}
 
 
 def test_the_control_continues_sft_on_the_demonstrations_and_all_of_it_counts(work, template):

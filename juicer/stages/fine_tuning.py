@@ -1,0 +1,90 @@
+"""What the stages `sft` and `sft_matched` share: SFT by the objective of a recipe."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.sft import SftSettings
+from juicer.stages.stage import WORK, Stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from juicer.data.dialogues import Dialogue
+    from juicer.data.template import Template
+    from juicer.methods.sft_variants import Samples
+    from juicer.training.record import TrainingRecord
+
+
+def starting_samples(
+    stage: Stage,
+    policy: "PreTrainedModel",
+    template: "Template",
+    prompts: Sequence[tuple[str, list[int]]],
+    settings: SftSettings,
+    compute: ComputeSettings,
+    seed: int,
+) -> "Samples":
+    """The policy's own responses to the prompts of the demonstrations; none unless the objective needs them."""
+    if settings.objective != "dft":
+        return []
+    from juicer.methods.sft_variants import sample_start
+    from juicer.models.loading import mixed_precision
+
+    share = len(prompts) * settings.dft.samples // stage.processes.world_size
+    with stage.batches(share, "sample", "samples") as context, mixed_precision(compute):
+        samples = sample_start(policy, template, prompts, settings.dft, seed, context)
+    stage.record(samples=sum(map(len, samples)))
+    return samples
+
+
+def tokens_per_step(dialogues: "Sequence[Dialogue]", samples: "Samples", settings: SftSettings) -> float:
+    """Response tokens that an optimiser step trains on, on average; those of samples included."""
+    if settings.objective == "nll":
+        from juicer.methods import sft
+
+        return sft.mean_tokens_per_step(dialogues, settings.batch_size)
+    from juicer.methods import sft_variants
+
+    return sft_variants.mean_tokens_per_step(dialogues, samples, settings.batch_size)
+
+
+def fine_tune(
+    stage: Stage,
+    policy: "PreTrainedModel",
+    template: "Template",
+    dialogues: "Sequence[Dialogue]",
+    samples: "Samples",
+    settings: SftSettings,
+    compute: ComputeSettings,
+    seed: int,
+    *,
+    name: str = "sft",
+    part: str = WORK,
+    steps: int | None = None,
+) -> "TrainingRecord":
+    """Train `policy`, in place, by the objective of the settings.
+
+    Args:
+        samples: as `starting_samples` gives them.
+        name: of the record.
+        part: name of this training, of several in one stage.
+        steps: number of optimiser steps; None for `settings.epochs` epochs.
+    """
+    from juicer.training.utilisation import peak_share
+
+    share = peak_share(policy, [*dialogues, *(each for own in samples for each in own)])
+    if settings.objective == "nll":
+        from juicer.methods.sft import train_sft
+
+        with stage.scratch() as scratch, stage.training(share, part) as context:
+            return train_sft(
+                policy, template, dialogues, settings, compute, seed, scratch, context, stage=name, steps=steps
+            )
+    from juicer.methods.sft_variants import steps_of, train_variant
+
+    planned = steps_of(len(dialogues), settings, steps)
+    with stage.training(share, part, steps=planned) as context:
+        return train_variant(
+            policy, dialogues, samples, settings, template.padding, compute, seed, context, stage=name, steps=steps
+        )
