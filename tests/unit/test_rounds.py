@@ -321,3 +321,19 @@ def test_the_report_says_why_the_rounds_ended(last, said):
 def test_a_report_without_auto_says_nothing_of_it():
     summary = summarise(parsed(table(1, 1)), "quickstart", 0)
     assert "rounds" not in summary.as_json() and not any("stopped" in each for each in findings(summary).sentences)
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_snapshot_brings_its_rounds_back_unless_params_yaml_was_edited(edited, project, capsys):
+    before = Path("params.yaml").read_bytes()
+    copy = project / "copy"
+    copy.mkdir()
+    recipe, _ = load(Path("params.yaml"), [])
+    grown = dump(recipe, graph_of(recipe, rounds={"rft": FoundRounds(ran=2, kept=1)}))
+    (copy / "params.yaml").write_text(grown)
+    if edited:
+        Path("params.yaml").write_text("name: other")
+    cli.bring_back_rounds(copy, before)
+    assert Path("params.yaml").read_text() == ("name: other" if edited else grown)
+    assert ("was edited meanwhile" in capsys.readouterr().out) is edited
+    assert (origin_of(Path("params.yaml")) is None) is edited
