@@ -25,6 +25,7 @@ from flows.remote import check_machines, run_stage_remotely
 from flows.server import check_server
 from flows.workspace import (
     ACTIVE,
+    PARAMS,
     activate_recipe,
     check_clean,
     discard_damage,
@@ -33,6 +34,7 @@ from flows.workspace import (
     prepare,
     recipes,
 )
+from juicer.recipe.rounds import DECIDES, advance, are_open
 from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError
 from juicer.stages.workspace import hold
@@ -74,19 +76,36 @@ def align(
             name = activate_recipe(recipe, overrides)
             prepare(log.info)
             discard_damage(log.info)
+
+            def bring_up_to_date(planned: list[PlannedStage], options: list[str]) -> tuple[str | None, str]:
+                """Run a plan; returns what failed, if anything, and how many stages ended how."""
+                log.info("Plan:\n%s", plan_table(planned))
+                board = Board(planned)
+                try:
+                    with order_of_lock([stage.name for stage in planned]):
+                        return execute(planned, board, at_a_time, options, commit, cancel), board.line()
+                finally:
+                    board.close()
+
+            # Not by force: what decides over the rounds is as good if it was made before, and runs again below.
+            while not from_stage and are_open(PARAMS, until_stage):
+                failed, _ = bring_up_to_date(plan(until_stage=DECIDES), [])
+                if failed:
+                    return Failed(message=failed)
+                said = advance(PARAMS)
+                if said is None:
+                    break
+                log.info("%s", said)
+                if commit:
+                    do = "commit params.yaml, which says so, and run this again"
+                    raise InputError(f"{said}, and the other machines do not know", do=do)
             planned = plan(from_stage=from_stage, until_stage=until_stage, force=force)
-            log.info("Plan:\n%s", plan_table(planned))
-            board = Board(planned)
-            try:
-                with order_of_lock([stage.name for stage in planned]):
-                    failed = execute(planned, board, at_a_time, ["--force"] if force else [], commit, cancel)
-            finally:
-                board.close()
+            failed, line = bring_up_to_date(planned, ["--force"] if force else [])
             if failed:
                 return Failed(message=failed)
             publish_report()
             publish_mlflow_links(name)
-            return Completed(message=board.line())
+            return Completed(message=line)
     except InputError as error:
         log.error("%s", error)
         return Failed(message=str(error))

@@ -94,7 +94,7 @@ def params_on_trial(recipe: str, overrides: Sequence[str]) -> str:
     if recipe == ACTIVE and not overrides:
         validate(read_yaml(PARAMS), str(PARAMS))
         return PARAMS.read_text(encoding="utf-8")
-    return dump(*load(path, list(overrides)))
+    return dump(*load(path, list(overrides), active=PARAMS))
 
 
 def order_of_lock(order: Sequence[str]) -> AbstractContextManager[None]:

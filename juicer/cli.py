@@ -249,7 +249,7 @@ def on_trial(project: Project, recipe: str | None, overrides: Sequence[str], *, 
     if path == PARAMS and not overrides and not tiny:
         validated()
         return PARAMS.read_text(encoding="utf-8")
-    return dump(*load(path, overrides, tiny=tiny))
+    return dump(*load(path, overrides, tiny=tiny, active=PARAMS))
 
 
 def validated() -> str:
@@ -305,6 +305,8 @@ def run(
         params = on_trial(project, recipe, overrides, tiny=tiny)
         print(f"Nothing is changed. With {project.shown(chosen(project, recipe))}:\n")
         show_status(flow("status").read(params))
+        for line in open_rounds(params):
+            print(line)
         return
     from juicer.stages.workspace import hold
 
@@ -317,6 +319,7 @@ def run(
             reproduce_in_snapshot(held, at_a_time, until)
             return
         try:
+            find_rounds(held, at_a_time, until)
             reproduce(held, at_a_time, until)
         finally:
             workspace.keep_lock()
@@ -325,6 +328,41 @@ def run(
 
 def _how_many(at_a_time: int | None) -> list[str]:
     return [] if at_a_time is None else ["--at-a-time", str(at_a_time)]
+
+
+def find_rounds(held: "Held", at_a_time: int | None = None, until: str | None = None) -> None:
+    """Run and compare the rounds of methods on `rounds: auto` until one ends them; params.yaml records how many.
+
+    Nothing happens without such methods, or if the run ends before their number matters.
+
+    Raises:
+        InputError, typer.Exit: as `reproduce`.
+    """
+    from juicer.recipe import rounds
+
+    while rounds.are_open(PARAMS, until or ""):
+        reproduce(held, at_a_time, rounds.DECIDES)
+        said = rounds.advance(PARAMS)
+        if said is None:
+            return
+        print(said, flush=True)
+
+
+def open_rounds(params: str) -> list[str]:
+    """What a plan has to say of methods on `rounds: auto`.
+
+    Args:
+        params: the text of params.yaml.
+    """
+    from juicer.runtime.files import value_at
+    from juicer.runtime.yaml_text import parse_yaml
+
+    values = parse_yaml(params, str(PARAMS))
+    return [
+        f"{method}.rounds is auto: {found['ran']} here; juicer run adds more while they improve, up to "
+        f"{value_at(values, f'{method}.auto.most')}"
+        for method, found in value_at(values, "graph.rounds", {}).items()
+    ]
 
 
 def reproduce(held: "Held", at_a_time: int | None = None, until: str | None = None) -> None:
@@ -366,7 +404,8 @@ def reproduce_in_snapshot(held: "Held", at_a_time: int | None = None, until: str
     # A stage takes the variable of the store for a server's, and would show its run from the first second.
     live = os.environ.get("JUICER_LIVE_SECONDS", str(SECONDS))
     variables = {"MLFLOW_TRACKING_URI": absolute(project_uri()), "JUICER_LIVE_SECONDS": live}
-    folder, known = snapshot.take(read_yaml(PARAMS))
+    params, before = read_yaml(PARAMS), PARAMS.read_bytes()
+    folder, known = snapshot.take(params)
     # From here on nothing of the project is read: it may be edited.
     print(f"running in {folder}{', where an earlier run stopped' if known else ''}", flush=True)
     command = [sys.executable, "-m", "juicer", "run", *_how_many(at_a_time)]
@@ -377,8 +416,28 @@ def reproduce_in_snapshot(held: "Held", at_a_time: int | None = None, until: str
         print(f"juicer: {folder} is kept; juicer run --snapshot resumes there if no file has changed", file=sys.stderr)
         raise typer.Exit(128 + told[0] if told else code)
     snapshot.bring_back(folder)
+    if params.get("graph", {}).get("rounds"):
+        bring_back_rounds(folder, before)
     keep_lock()
     snapshot.discard(folder)
+
+
+def bring_back_rounds(folder: Path, before: bytes) -> None:
+    """Take over the rounds that a copy of the project has found, unless params.yaml was edited meanwhile.
+
+    Args:
+        folder: the copy.
+        before: what params.yaml was when it was copied.
+    """
+    from juicer.recipe.origin import origin_of, written_from
+    from juicer.runtime.files import replace_text
+
+    if PARAMS.read_bytes() != before:
+        print(f"{PARAMS} was edited meanwhile and stays as it is; its recipe's rounds are found again by juicer run")
+        return
+    origin = origin_of(PARAMS)
+    replace_text(PARAMS, (folder / PARAMS).read_text(encoding="utf-8"))
+    written_from(PARAMS, (), False, PARAMS, origin)
 
 
 @contextlib.contextmanager
@@ -433,7 +492,7 @@ def use(
         raise InputError("no recipe given", where="juicer use", do=f"one of: {known}")
     path = recipe_file(project, recipe)
     if dry_run:
-        whole, graph = load(path, overrides, tiny=tiny)
+        whole, graph = load(path, overrides, tiny=tiny, active=PARAMS)
         for said in probe_models(whole, str(path)):
             print(said, file=sys.stderr)
         print(dump(whole, graph), end="")

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from juicer.evaluation.benchmark_results import BenchmarkedModel
 from juicer.evaluation.results import EvaluatedModel
+from juicer.evaluation.rounds import RoundComparisons
 from juicer.reporting import costs
 from juicer.reporting.findings import findings
 from juicer.reporting.leaderboard_table import leaderboard_of
@@ -26,6 +27,7 @@ from tasks.tabulate import read_table
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", type=Path, required=True, help="table of all evaluations")
     parser.add_argument("--leaderboard", type=optional_path, help="table of the benchmarks")
+    parser.add_argument("--rounds", type=optional_path, help="comparisons of the rounds of methods on auto")
     parser.add_argument("--raw", type=Path, required=True, help="raw data: its provenance.json")
     parser.add_argument("--data", type=Path, required=True, help="curated data: its curation.json")
     parser.add_argument("--report", type=Path, default=Path("report"), help="folder of the page, default report")
@@ -38,6 +40,10 @@ def run(stage: Stage) -> str:
     matters = stage.read("report", ReportSettings).matters
     summary = summarise(table, stage.value("name"), stage.value("seed"), matters)
     paper, rounds = stage.value("leaderboard.paper"), stage.value("irft.rounds")
+    if rounds == "auto":
+        rounds = max((model.round for model in table.models if model.method == "irft"), default=0)
+    if given.rounds is not None:
+        summary = summary.model_copy(update={"rounds": RoundComparisons.read(given.rounds).rounds})
     if benchmarks := read_table(given.leaderboard, BenchmarkedModel).models:
         board = leaderboard_of(benchmarks, paper=paper, rounds=rounds)
         summary = summary.model_copy(update={"leaderboard": board})

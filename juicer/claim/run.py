@@ -18,6 +18,7 @@ from juicer.claim.copies import MARK, PARAMS, Job, Plan, digest_of, files, finis
 from juicer.claim.measures import SCORES
 from juicer.claim.results import Claim, Samples, Versions
 from juicer.evaluation.results import EvaluatedModel
+from juicer.recipe.graph import reported
 from juicer.reporting.costs import gather
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml, remove, value_at
@@ -160,7 +161,7 @@ def read(job: Job) -> Seed:
     Raises:
         InputError: one of its files is missing or damaged; names it.
     """
-    names = value_at(read_yaml(job.folder / PARAMS), "graph.models")
+    names = reported(value_at(read_yaml(job.folder / PARAMS), "graph"))
     models = {name: EvaluatedModel.read(job.folder / f"evaluation/models/{name}.json") for name in names}
     if CONTROL not in models:
         raise InputError(f"there is no {CONTROL}, with which all are compared", where=str(job.folder))

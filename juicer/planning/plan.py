@@ -9,6 +9,7 @@ from juicer.planning.lengths import sampled_lengths
 from juicer.planning.planner import Lengths, Planner, check_memory
 from juicer.planning.tables import format_comparison, format_plan
 from juicer.recipe.activation import existing, load
+from juicer.recipe.graph import FoundRounds, graph_of, on_auto
 from juicer.recipe.probing import probe_models
 from juicer.recipe.rows import check_rows
 from juicer.recipe.schema import Recipe
@@ -76,7 +77,11 @@ def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bo
     device = device_named(assumed.gpu)
     if not 0 < assumed.utilisation <= 1:
         raise InputError(f"--utilisation is {assumed.utilisation}", do="use a share above 0 and at most 1")
-    recipe, graph = load(existing(path), overrides, tiny=tiny, pinned=False)
+    recipe, graph = load(existing(path), overrides, tiny=tiny, pinned=False, active=Path("params.yaml"))
+    found = {method: getattr(recipe, method).auto.most for method in on_auto(recipe)}
+    if found and not measured:
+        most = {method: FoundRounds(ran=number, kept=number) for method, number in found.items()}
+        graph = graph_of(recipe, pinned=False, kept=graph.kept, rounds=most)
     if assumed.gpu.upper() == CPU:
         recipe = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"device": "cpu"})})
     said = probe_models(recipe, str(path))
@@ -103,6 +108,9 @@ def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bo
     unpinned = [name for name, each in graph.downloads.items() if not each.revision]
     print(f"\nNot pinned yet: {', '.join(unpinned)}. " if unpinned else "\n", end="")
     print("".join(f"{line}\n" for line in planner.said()), end="")
+    for method, number in found.items():
+        counted = f"the {graph.rounds[method].ran} that ran are" if measured else f"at most {number}, all of them"
+        print(f"{method}.rounds is auto: {counted} counted.")
     print("Not counted: the leaderboard. Disk: the outputs once; DVC's cache holds them once more.")
     if measured:
         print("\n" + format_comparison(compare(stages, graph)))

@@ -7,13 +7,14 @@ import copy
 import io
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from juicer.recipe.checks import as_plain, check_consistent, check_models, check_pinned
-from juicer.recipe.graph import GB, Graph, graph_of, local_inputs, size_of
+from juicer.recipe.checks import as_plain, check_consistent, check_models, check_pairs, check_pinned
+from juicer.recipe.graph import GB, FoundRounds, Graph, Method, graph_of, local_inputs, on_auto, size_of
 from juicer.recipe.inputs import check_inputs
 from juicer.recipe.origin import origin_of, written_from
 from juicer.recipe.probing import probe_models
@@ -97,12 +98,15 @@ def _without_tilde(value: Any) -> Any:
     return os.path.expanduser(value) if str(value).startswith("~") else value  # noqa: PTH111  Path.expanduser raises for ~x
 
 
-def load(path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bool = True) -> tuple[Recipe, Graph]:
+def load(
+    path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bool = True, active: Path | None = None
+) -> tuple[Recipe, Graph]:
     """Read a recipe, apply `key=value` overrides (values are YAML), validate it and derive its graph.
 
     Args:
         tiny: whether the recipe is scaled down first, see TINY; overrides are applied after that.
         pinned: whether a Hugging Face id without a revision is an error.
+        active: the params.yaml in use: where its recipe is the same, the rounds that were found for it stay.
     """
     written = _read(path)
     values = changed(written, (*(_scaled_down(written) if tiny else ()), *overrides))
@@ -116,11 +120,22 @@ def load(path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bo
     if recipe.leaderboard.enabled and mirror is not None and not Path(mirror).is_dir():
         do = f"make it on a machine with a network: python -m tasks.mirror --out {mirror}"
         raise InputError(f"leaderboard.mirror: no such folder: {mirror}", where=str(path), do=do)
-    graph = graph_of(recipe, pinned=pinned)
+    graph = graph_of(recipe, pinned=pinned, rounds=_found_before(recipe, active))
     if pinned:
         check_pinned(recipe.fetch, str(path))
-    check_rows(recipe.fetch)
+    check_pairs(recipe, check_rows(recipe.fetch), str(path))
     return recipe, graph
+
+
+def _found_before(recipe: Recipe, active: Path | None) -> Mapping[Method, FoundRounds]:
+    """The rounds that params.yaml records for the methods on `auto`, if its recipe is the same."""
+    if active is None or not active.is_file() or not on_auto(recipe):
+        return {}
+    with suppress(InputError):  # one of an earlier version, or edited by hand, is written anew
+        values = dict(read_yaml(active))
+        graph = Graph.parse(values.pop("graph", {}), str(active))
+        return graph.rounds if Recipe.parse(values, str(active)) == recipe else {}
+    return {}
 
 
 def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -257,7 +272,7 @@ def dump(recipe: Recipe, graph: Graph) -> str:
 
 def activate(path: Path, overrides: Sequence[str], params: Path, *, tiny: bool = False) -> str:
     """Make a recipe the active one. Writes `params` only if something changes; returns what was done, in one line."""
-    recipe, graph = load(path, overrides, tiny=tiny)
+    recipe, graph = load(path, overrides, tiny=tiny, active=params)
     text, beside = dump(recipe, graph), _not_kept(recipe, graph)
     beside += "".join(f"; {said}" for said in (*map(str, check_rows(recipe.fetch)), *probe_models(recipe, str(path))))
     if params.is_file() and params.read_text(encoding="utf-8") == text:

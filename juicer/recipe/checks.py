@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ from juicer.recipe.graph import (
     WORLD_POLICY,
     WORLD_SCORER,
     Graph,
+    criterion_of,
     graph_of,
     made_by_stages,
     named_inputs,
+    on_auto,
 )
+from juicer.recipe.rows import FirstRows
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
 from juicer.settings.base import Settings
@@ -95,7 +98,7 @@ def validate(params: dict[str, Any], where: str) -> Recipe:
     for method, rounds in (("irft", graph.irft), ("rft", graph.rft)):
         _check_chain(method, rounds, where)
     _check_kept(recipe, graph, where)
-    expected, found = as_plain(graph_of(recipe, kept=graph.kept)), as_plain(graph)
+    expected, found = as_plain(graph_of(recipe, kept=graph.kept, rounds=graph.rounds)), as_plain(graph)
     if expected != found:
         key = _first_difference(expected, found)
         active = Path("recipes") / f"{recipe.name}.yaml"
@@ -150,7 +153,8 @@ def check_consistent(recipe: Recipe, where: str) -> None:
     _check_control(recipe, where)
     _check_shares(recipe, where)
     _check_preferences(recipe, where)
-    if recipe.irft.rounds % recipe.irft.passes:
+    _check_auto(recipe, where)
+    if recipe.irft.rounds != "auto" and recipe.irft.rounds % recipe.irft.passes:
         what = f"irft.rounds = {recipe.irft.rounds} is not a multiple of irft.passes = {recipe.irft.passes}"
         raise InputError(what, where=where, do="change one of the two")
     needs_tiny = recipe.policy.model == WORLD_POLICY or recipe.scorer.model == WORLD_SCORER
@@ -181,6 +185,38 @@ def _check_control(recipe: Recipe, where: str) -> None:
     if recipe.sft_matched.enabled and objective not in (None, "nll") and lora is not None and lora.dropout:
         what = f"sft_matched.objective: {dropout_refused('sft.lora.dropout', objective)}"
         raise InputError(what, where=where, do="set it to 0, or sft_matched.objective to nll")
+
+
+def _check_auto(recipe: Recipe, where: str) -> None:
+    """Check that the rounds of a method on `auto` do not depend on their number, and that something can decide."""
+    for method in on_auto(recipe):
+        settings = recipe.irft if method == "irft" else recipe.rft
+        if method == "irft" and recipe.irft.passes != 1:
+            what = f"irft.rounds is auto, but irft.passes is {recipe.irft.passes}"
+            raise InputError(what, where=where, do="set irft.passes to 1, or irft.rounds to a number")
+        if settings.slice == "split":
+            what = f"{method}.rounds is auto, but {method}.slice is split: the parts depend on the number of rounds"
+            raise InputError(what, where=where, do=f"set {method}.slice to all, or {method}.rounds to a number")
+        if criterion_of(recipe, method) == "score" and recipe.scorer.kind == "none":
+            what = f"{method}.auto.criterion is score, but the recipe has no scorer"
+            raise InputError(what, where=where, do=f"add one, or set {method}.auto.criterion to preferences")
+
+
+def check_pairs(recipe: Recipe, found: Sequence[FirstRows], where: str) -> None:
+    """Check that there are rejected responses where preferences decide over the rounds of a method on `auto`.
+
+    Args:
+        found: the first rows of the sources on this machine; nothing is said where another source may have pairs.
+    """
+    deciding = [method for method in on_auto(recipe) if criterion_of(recipe, method) == "preferences"]
+    whole = len(found) == len(recipe.fetch.sources) and not recipe.fetch.is_world
+    if deciding and whole and not any(each.pairs for each in found):
+        method = deciding[0]
+        what = f"{method}.rounds is auto, but there is nothing to decide by: "
+        what += "the first rows have no rejected responses"
+        what += ", and the recipe has no scorer" if recipe.scorer.kind == "none" else ""
+        do = f"set {method}.rounds to a number, or add a scorer or rejected responses"
+        raise InputError(what, where=where, do=do)
 
 
 def _check_installed(recipe: Recipe, where: str) -> None:

@@ -4,12 +4,13 @@ import re
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
+from juicer.settings.auto import RoundCriterion
 from juicer.settings.base import Settings
 from juicer.settings.data import ScorerSettings
 from juicer.settings.preferences import FOLDERS
@@ -77,6 +78,36 @@ class TinyModel(Settings):
     """The real model's config.json."""
 
 
+Method = Literal["irft", "rft"]
+
+
+class FoundRounds(Settings):
+    """What is known so far of the rounds of a method on `rounds: auto`."""
+
+    ran: int = Field(ge=1)
+    """Rounds that ran, or are to run."""
+    kept: int = Field(ge=1)
+    """The first of them, that the report has: all, or all but the last one, which is discarded."""
+
+    @model_validator(mode="after")
+    def _discards_one(self) -> Self:
+        if self.kept not in (self.ran, self.ran - 1):
+            raise ValueError(f"kept = {self.kept} is neither ran = {self.ran} nor one less")
+        return self
+
+
+class Comparison(Settings):
+    """A round of a method on `rounds: auto`, which is compared with the one before."""
+
+    before: str
+    """Evaluation of the round before; for the first round that of SFT."""
+    earlier: OptionalInput
+    """The comparisons so far; None for the first one."""
+    criterion: RoundCriterion
+    most: int
+    """Largest number of rounds that are tried."""
+
+
 class Evaluated(Settings):
     """A model to be evaluated, and the table that its row is added to."""
 
@@ -84,7 +115,7 @@ class Evaluated(Settings):
     method: str
     round: int
     previous: OptionalInput
-    """The table so far; None for the first row."""
+    """The table so far; None for the first row, and for a round that is discarded: no table that is read has it."""
 
 
 class SftControl(Settings):
@@ -133,6 +164,12 @@ class Graph(Settings):
     rft: dict[str, RftRound]
     sft_matched: dict[str, SftControl]
     models: dict[str, Evaluated]
+    rounds: dict[Method, FoundRounds]
+    """The methods on `rounds: auto`. Found while they run (`juicer.recipe.rounds`), and recorded here."""
+    comparisons: dict[str, Comparison]
+    """Every round of these methods."""
+    decisions: OptionalInput
+    """All of their comparisons."""
     benchmarks: str
     """Folder with the data of the leaderboard."""
     mirror: dict[str, str]
@@ -140,12 +177,19 @@ class Graph(Settings):
     leaderboard_table: OptionalInput
 
 
-def graph_of(recipe: Recipe, *, pinned: bool = True, kept: Mapping[str, Kept] | None = None) -> Graph:
+def graph_of(
+    recipe: Recipe,
+    *,
+    pinned: bool = True,
+    kept: Mapping[str, Kept] | None = None,
+    rounds: Mapping[Method, FoundRounds] | None = None,
+) -> Graph:
     """Derive the graph of rounds from a recipe.
 
     Args:
         pinned: reject a model id without a revision, which a plan does not need.
         kept: the local inputs that are kept; None decides it by their sizes. The others have to exist.
+        rounds: what is known of the rounds of the methods on `auto`, which otherwise begin with one round.
 
     Raises:
         InputError: a model id has no revision, or a file of a source does not exist.
@@ -188,14 +232,18 @@ def graph_of(recipe: Recipe, *, pinned: bool = True, kept: Mapping[str, Kept] | 
     if recipe.rft.reward.model is not None and recipe.rft.rounds:
         reward = located("reward", "rft.reward", recipe.rft.reward.model, recipe.rft.reward.revision)
 
+    found = _found(recipe, rounds or {})
+    ran = {"irft": recipe.irft.most_rounds, "rft": recipe.rft.most_rounds}
+    last = ran | {method: each.kept for method, each in found.items()}
+    ran |= {method: each.ran for method, each in found.items()}
     irft, rft = {}, {}
-    for t, part in enumerate(recipe.irft.parts, 1):
+    for t, part in enumerate(recipe.irft.parts[: ran["irft"]], 1):
         irft[f"r{t}"] = IrftRound(
             previous=f"models/irft/r{t - 1}" if t > 1 else SFT,
             part=part,
             earlier=_earlier("irft", t, recipe.irft.replay),
         )
-    for t, part in enumerate(recipe.rft.parts, 1):
+    for t, part in enumerate(recipe.rft.parts[: ran["rft"]], 1):
         rft[f"r{t}"] = RftRound(
             previous=f"models/rft/r{t - 1}/policy" if t > 1 else SFT,
             sampled=f"models/rft/r{t - 1}/policy" if t > 1 and recipe.rft.contrast == "round" else SFT,
@@ -203,8 +251,8 @@ def graph_of(recipe: Recipe, *, pinned: bool = True, kept: Mapping[str, Kept] | 
             part=part,
             earlier=_earlier("rft", t, recipe.rft.replay),
         )
-    last_irft = f"models/irft/r{recipe.irft.rounds}" if irft else None
-    last_rft = f"models/rft/r{recipe.rft.rounds}/policy" if rft else None
+    last_irft = f"models/irft/r{last['irft']}" if irft else None
+    last_rft = f"models/rft/r{last['rft']}/policy" if rft else None
     budget = recipe.sft_matched.steps or recipe.sft_matched.response_tokens
     controlled = recipe.sft_matched.enabled and bool(irft or rft or budget)
 
@@ -213,6 +261,10 @@ def graph_of(recipe: Recipe, *, pinned: bool = True, kept: Mapping[str, Kept] | 
 
     def add(name: str, path: str, method: str, number: int) -> None:
         nonlocal previous
+        if number > last.get(method, 0):
+            # Evaluated, because that is why it is discarded; its row is in a table of its own.
+            models[name] = Evaluated(path=path, method=method, round=number, previous=None)
+            return
         models[name] = Evaluated(path=path, method=method, round=number, previous=previous)
         previous = f"evaluation/tables/{name}.json"
 
@@ -220,11 +272,12 @@ def graph_of(recipe: Recipe, *, pinned: bool = True, kept: Mapping[str, Kept] | 
     add("sft", SFT, "sft", 0)
     if controlled:
         add("sft-matched", SFT_MATCHED, "sft-matched", 0)
-    for t in range(1, recipe.irft.rounds + 1):
+    for t in range(1, ran["irft"] + 1):
         add(f"irft-r{t}", f"models/irft/r{t}", "irft", t)
-    for t in range(1, recipe.rft.rounds + 1):
+    for t in range(1, ran["rft"] + 1):
         add(f"rft-r{t}", f"models/rft/r{t}/policy", "rft", t)
-    measured = _measured(recipe, models)
+    measured = _measured(recipe, models, last)
+    comparisons = _comparisons(recipe, found)
     mirror = recipe.leaderboard.mirror
     return Graph(
         base=base,
@@ -241,6 +294,9 @@ def graph_of(recipe: Recipe, *, pinned: bool = True, kept: Mapping[str, Kept] | 
         rft=rft,
         sft_matched={"control": SftControl(irft=last_irft, rft=last_rft)} if controlled else {},
         models=models,
+        rounds=found,
+        comparisons=comparisons,
+        decisions=decisions_after(list(comparisons)[-1]) if comparisons else None,
         benchmarks=mirror or BENCHMARKS,
         mirror={"hub": BENCHMARKS} if measured and mirror is None else {},
         leaderboard=measured,
@@ -273,16 +329,77 @@ def config_of(model: str, key: str) -> Path:
     return kept
 
 
-def _measured(recipe: Recipe, models: dict[str, Evaluated]) -> dict[str, Evaluated]:
-    """The models of the leaderboard, each with the table that its row is added to; none if it is switched off."""
+def criterion_of(recipe: Recipe, method: Method) -> RoundCriterion:
+    """What decides over the rounds of a method on `rounds: auto`."""
+    auto = recipe.irft.auto if method == "irft" else recipe.rft.auto
+    return auto.criterion or ("preferences" if recipe.scorer.kind == "none" else "score")
+
+
+def on_auto(recipe: Recipe) -> list[Method]:
+    """The methods on `rounds: auto`."""
+    methods: tuple[Method, Method] = ("irft", "rft")
+    return [method for method in methods if getattr(recipe, method).rounds == "auto"]
+
+
+def reported(graph: Mapping[str, Any]) -> list[str]:
+    """The names of the models that the report has: all that are evaluated, but for the rounds that are discarded.
+
+    Args:
+        graph: the section of a params.yaml, also of one without rounds that are found.
+    """
+    found = graph.get("rounds", {})
+    return [
+        name
+        for name, model in graph["models"].items()
+        if model["method"] not in found or model["round"] <= found[model["method"]]["kept"]
+    ]
+
+
+def decisions_after(name: str) -> str:
+    """Where the comparisons up to that of a round are, for example of rft-r2."""
+    return f"evaluation/rounds/{name}.json"
+
+
+def _found(recipe: Recipe, known: Mapping[Method, FoundRounds]) -> dict[Method, FoundRounds]:
+    """What is known of the rounds of each method on `auto`."""
+    found: dict[Method, FoundRounds] = {}
+    for method in on_auto(recipe):
+        each, most = known.get(method, FoundRounds(ran=1, kept=1)), getattr(recipe, method).auto.most
+        found[method] = each if each.ran <= most else FoundRounds(ran=most, kept=most)
+    return found
+
+
+def _comparisons(recipe: Recipe, found: Mapping[Method, FoundRounds]) -> dict[str, Comparison]:
+    comparisons: dict[str, Comparison] = {}
+    earlier: str | None = None
+    for method, each in found.items():
+        most, before = getattr(recipe, method).auto.most, "sft"
+        for name in (f"{method}-r{t}" for t in range(1, each.ran + 1)):
+            comparisons[name] = Comparison(
+                before=f"evaluation/models/{before}.json",
+                earlier=earlier,
+                criterion=criterion_of(recipe, method),
+                most=most,
+            )
+            before, earlier = name, decisions_after(name)
+    return comparisons
+
+
+def _measured(recipe: Recipe, models: dict[str, Evaluated], last: Mapping[str, int]) -> dict[str, Evaluated]:
+    """The models of the leaderboard, each with the table that its row is added to; none if it is switched off.
+
+    Args:
+        last: the last round of each method.
+    """
     measured: dict[str, Evaluated] = {}
     if not recipe.leaderboard.enabled:
         return measured
     previous: str | None = None
-    last = {"irft": recipe.irft.rounds, "rft": recipe.rft.rounds}
     for name, model in models.items():
         if name == "sft" and recipe.sft.epochs == 0:
             continue  # it equals base, and the benchmarks take hours
+        if model.round > last.get(model.method, 0):
+            continue
         if recipe.leaderboard.rounds == "all" or model.round == last.get(model.method, 0):
             measured[name] = model.model_copy(update={"previous": previous})
             previous = _leaderboard_table(name)

@@ -57,8 +57,8 @@ def _trained(recipe: Recipe) -> list[tuple[Any, bool]]:
     """The sections that train the policy, and whether the recipe uses them."""
     return [
         (recipe.sft, recipe.sft.epochs > 0),
-        (recipe.irft.training, recipe.irft.rounds > 0),
-        (recipe.rft.policy, recipe.rft.rounds > 0),
+        (recipe.irft.training, bool(recipe.irft.rounds)),
+        (recipe.rft.policy, bool(recipe.rft.rounds)),
     ]
 
 

@@ -22,6 +22,8 @@ class FirstRows:
     rows: int
     demonstrations: int
     left_out: list[LeftOut]
+    pairs: int = 0
+    """Demonstrations that come with a rejected response."""
 
     def __str__(self) -> str:
         """One sentence."""
@@ -49,18 +51,19 @@ def check_rows(fetch: FetchSettings) -> list[FirstRows]:
 
 def first_rows(source: Source) -> FirstRows:
     """Convert the first rows of one local source; errors as `check_rows`."""
-    reader, left_out, demonstrations = Reader(source.reading), list[LeftOut](), 0
+    reader, left_out, demonstrations, pairs = Reader(source.reading), list[LeftOut](), 0, 0
     for _, rows in rows_of_source(source.path, among_others=source.among_others):
         for each in reader.convert(islice(rows, FIRST - reader.rows)):
             if isinstance(each, LeftOut):
                 left_out.append(each)
             else:
                 demonstrations += 1
+                pairs += each.rejected is not None
         if reader.rows >= FIRST:
             break
     if not reader.rows:
         raise InputError("the source has no rows", where=source.path, do="check fetch.source")
-    found = FirstRows(source.path, str(reader.format), reader.rows, demonstrations, left_out)
+    found = FirstRows(source.path, str(reader.format), reader.rows, demonstrations, left_out, pairs)
     if not demonstrations and left_out and all(each.unusable for each in left_out):
         raise _nothing_usable(found)
     return found

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from juicer.evaluation.documents import Document, Number
 from juicer.evaluation.results import Criterion, Instruments, Merits, Row
+from juicer.evaluation.rounds import RoundComparison
 
 
 class SummaryRow(Row):
@@ -174,6 +175,8 @@ class Summary(Document):
     """None in the summary of an earlier version, whose differences are compared with none."""
     leaderboard: LeaderboardSummary | None = None
     """Left out of the file where the benchmarks were not run."""
+    rounds: list[RoundComparison] | None = None
+    """Of the methods on `rounds: auto`, each round against the one before; left out of the file without such."""
 
     def model(self, name: str) -> SummaryRow:
         """The model of this name.

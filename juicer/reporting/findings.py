@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from juicer.evaluation.choice import best_on_validation
 from juicer.evaluation.pairs_record import accuracy_interval
 from juicer.evaluation.results import Instruments
+from juicer.evaluation.rounds import RoundComparison
 from juicer.evaluation.significance import FEWEST, Difference, Verdict, share_difference
 from juicer.reporting.contract import Champion, Matters, Summary, SummaryRow
 from juicer.reporting.formatting import scalar, shown
@@ -138,7 +139,7 @@ def findings(summary: Summary) -> Findings:
     """The headline, sentences and caveats of a summary."""
     champion, control = summary.model(summary.champion.name), summary.model(summary.control)
     rounds = [best for method in METHODS if (best := best_round(summary.models, method)) is not None]
-    sentences = [_chosen(summary.champion)]
+    sentences = [_chosen(summary.champion), *_about_rounds(summary)]
     sentences += [_compared(model, control, summary.matters) for model in rounds]
     sentences += _beyond_the_score(champion, control, rounds)
     headline = _headline(summary, champion, control, rounds)
@@ -199,6 +200,51 @@ def _chosen(champion: Champion) -> str:
         f"The champion, {champion.name}, was chosen on validation prompts: {by}. "
         "All other figures are from held-out prompts."
     )
+
+
+def _about_rounds(summary: Summary) -> list[str]:
+    """Why the rounds of each method on `rounds: auto` ended."""
+    last = {each.method: each for each in summary.rounds or ()}
+    return [_ended(each, [model.name for model in summary.models]) for each in last.values()]
+
+
+def _ended(last: RoundComparison, reported: Sequence[str]) -> str:
+    method, number, before = last.method.upper(), last.round, before_of(last)
+    criterion = "mean score" if last.criterion == "score" else "preference accuracy"
+    on = f"{last.count} validation {'prompts' if last.criterion == 'score' else 'pairs'}"
+    how = f"{shown(last.difference, 3, signed=True)}{around_round(last)}"
+    if last.ending == "limit":
+        return (
+            f"{method} stopped after round {number} because {last.method}.auto.most allows no more: it still improves "
+            f"on {before} (its {criterion} on {on}: {how})."
+        )
+    if last.ending == "open":
+        return (
+            f"{method} has not ended: round {number} improves on {before} (its {criterion} on {on}: {how}), so another "
+            "round is to be tried: juicer run."
+        )
+    few = f"; {on} are too few to tell" if last.count < FEWEST else ""
+    found = f"its {criterion} on {on} is not above that of {before} beyond noise ({how}{few})"
+    if last.ending == "kept":
+        rest = "a method keeps at least one round, but this one is not shown to be better than SFT"
+    elif f"{last.method}-r{number}" in reported:
+        rest = f"round {number} is to be discarded: juicer run"
+    else:
+        rest = f"round {number} is discarded"
+    return f"{method} stopped after round {number}: {found}; {rest}."
+
+
+def before_of(found: RoundComparison) -> str:
+    """What a round is compared with, in prose."""
+    return "SFT" if found.round == 1 else f"round {found.round - 1}"
+
+
+def around_round(found: RoundComparison) -> str:
+    """The 95% interval of the difference, for example ", 95% interval −0.02 to +0.05"."""
+    if found.low is None or found.high is None:
+        return ""
+    low, high = (shown(end, 3, signed=True) for end in (found.low, found.high))
+    return f", 95% interval {low} to {high}"
 
 
 def _compared(model: SummaryRow, control: SummaryRow, matters: Matters | None) -> str:

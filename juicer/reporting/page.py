@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from juicer.evaluation.results import EvaluatedModel, ShownSample, Table, Training
+from juicer.evaluation.rounds import RoundComparison
 from juicer.reporting.charts import curve_panel, figure_over_rounds, histogram_figure, marker
 from juicer.reporting.contract import LeaderboardRow, LeaderboardSummary, Summary, SummaryRow
-from juicer.reporting.findings import METHODS, findings, title
+from juicer.reporting.findings import METHODS, around_round, before_of, findings, title
 from juicer.reporting.formatting import shown
 from juicer.reporting.leaderboard_table import HEADINGS, scores_of
 from juicer.reporting.numbers import Column, best_names, shown_columns
@@ -88,6 +89,18 @@ class ModelTable:
     lines: list[ModelLine]
     prompts: int | None
     """Number of held-out prompts, if known."""
+
+
+@dataclass(frozen=True)
+class RoundLine:
+    """One round of a method on `rounds: auto`, against the one before."""
+
+    name: str
+    colour: str
+    cells: list[str]
+
+
+ROUND_HEADINGS = ("Against", "By", "Value", "Before", "Difference", "On", "KL to SFT", "Improves")
 
 
 @dataclass(frozen=True)
@@ -183,6 +196,7 @@ def render(content: Content) -> str:
     there = {
         "models": "All models",
         "leaderboard": "Leaderboard" if summary.leaderboard else "",
+        "rounds": "How many rounds" if summary.rounds else "",
         "figures": "By round" if figures else "",
         "training": "Training curves" if training else "",
         "curation": "Curation",
@@ -199,6 +213,8 @@ def render(content: Content) -> str:
         sections={name: heading for name, heading in there.items() if heading},
         models=_models(summary),
         board=_board(summary.leaderboard) if summary.leaderboard else None,
+        rounds=[_round_line(found) for found in summary.rounds or ()],
+        round_headings=ROUND_HEADINGS,
         legend=_legend(summary.models),
         figures=figures,
         training=training,
@@ -252,6 +268,22 @@ def _models(summary: Summary) -> ModelTable:
         for place, model in enumerate(models)
     ]
     return ModelTable(columns, lines, next((model.prompts for model in models if model.prompts), None))
+
+
+def _round_line(found: RoundComparison) -> RoundLine:
+    improves = "yes" if found.improved else "not beyond noise"
+    improves += {"discarded": ": discarded", "kept": ": kept, as the only one", "limit": "", "open": ""}[found.ending]
+    cells = [
+        before_of(found),
+        "mean score" if found.criterion == "score" else "preference accuracy",
+        shown(found.value, 3),
+        shown(found.value_before, 3),
+        f"{shown(found.difference, 3, signed=True)}{around_round(found)}",
+        f"{found.count} {'prompts' if found.criterion == 'score' else 'pairs'}",
+        shown(found.kl_to_sft, 2),
+        improves,
+    ]
+    return RoundLine(f"{found.method}-r{found.round}", _colour(found.method), cells)
 
 
 def _board(board: LeaderboardSummary) -> Board:

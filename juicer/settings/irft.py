@@ -4,6 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from juicer.settings.auto import AutoRounds, AutoSettings
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Batch, Epochs, Rounds
 from juicer.settings.training import GenerationSettings, LoraSettings, MicroBatch, OptimiserSettings
@@ -80,8 +81,11 @@ class IrftTrainingSettings(Settings):
 class IrftSettings(Settings):
     """Algorithm 2: rounds of generating responses and training on the demonstration/sample pairs."""
 
-    rounds: Rounds = Field(5, ge=0)
-    """T, the number of rounds (generate, then train); 0 switches the method off, 1 is SPIN's iteration 0."""
+    rounds: AutoRounds = 5
+    """T, the number of rounds (generate, then train); 0 switches the method off, 1 is SPIN's iteration 0. `auto` adds
+    rounds while they improve, see irft.auto; it needs `slice: all`."""
+    auto: AutoSettings = AutoSettings()
+    """How `rounds: auto` finds T; a number of rounds does not read it."""
     slice: Literal["split", "all"] = "split"
     """Demonstrations of a round: `split` cuts the shuffled demonstrations into T equal parts, one per round; `all` uses
     all of them in every round."""
@@ -115,5 +119,11 @@ class IrftSettings(Settings):
     @property
     def parts(self) -> list[str]:
         """The part of the demonstrations that each round sees, as `juicer.methods.pairs.part_of` reads it."""
-        count = self.rounds // self.passes
-        return ["all" if self.slice == "all" else f"{t % count + 1}/{count}" for t in range(self.rounds)]
+        rounds = self.most_rounds
+        count = rounds // self.passes
+        return ["all" if self.slice == "all" else f"{t % count + 1}/{count}" for t in range(rounds)]
+
+    @property
+    def most_rounds(self) -> int:
+        """T; with `auto` the largest that is tried."""
+        return self.auto.most if self.rounds == "auto" else self.rounds

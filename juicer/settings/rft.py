@@ -4,8 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from juicer.settings.auto import AutoRounds, AutoSettings
 from juicer.settings.base import Settings
-from juicer.settings.bounds import Batch, Blocks, Epochs, Passes, Rounds, Rows, Samples, Steps, Temperature
+from juicer.settings.bounds import Batch, Blocks, Epochs, Passes, Rows, Samples, Steps, Temperature
 from juicer.settings.text import Commit, Place
 from juicer.settings.training import GenerationSettings, MicroBatch, OptimiserSettings
 
@@ -78,8 +79,11 @@ class PpoSettings(Settings):
 class RftSettings(Settings):
     """Algorithm 1: rounds of generating responses, reward alignment and policy alignment."""
 
-    rounds: Rounds = Field(1, ge=0)
-    """T, the number of rounds (generate, reward, policy); 0 switches the method off."""
+    rounds: AutoRounds = 1
+    """T, the number of rounds (generate, reward, policy); 0 switches the method off. `auto` adds rounds while they
+    improve, see rft.auto; it needs `slice: all`."""
+    auto: AutoSettings = AutoSettings()
+    """How `rounds: auto` finds T; a number of rounds does not read it."""
     slice: Literal["split", "all"] = "split"
     """Demonstrations of a round: `split` cuts the shuffled demonstrations into T equal parts, one per round; `all` uses
     all of them in every round."""
@@ -108,4 +112,10 @@ class RftSettings(Settings):
     @property
     def parts(self) -> list[str]:
         """The part of the demonstrations that each round sees, as `juicer.methods.pairs.part_of` reads it."""
-        return ["all" if self.slice == "all" else f"{t + 1}/{self.rounds}" for t in range(self.rounds)]
+        rounds = self.most_rounds
+        return ["all" if self.slice == "all" else f"{t + 1}/{rounds}" for t in range(rounds)]
+
+    @property
+    def most_rounds(self) -> int:
+        """T; with `auto` the largest that is tried."""
+        return self.auto.most if self.rounds == "auto" else self.rounds

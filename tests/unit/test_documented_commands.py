@@ -93,6 +93,7 @@ def folder(tmp_path, monkeypatch):
 def test_a_documented_command_is_valid(command, folder, monkeypatch):
     given = [word for word in arguments(command) if word != OF_A_RUN]
     monkeypatch.setattr(cli, "reproduce", lambda held, at_a_time, until: None)
+    monkeypatch.setattr(cli, "find_rounds", lambda held, at_a_time, until: None)
     monkeypatch.setattr(cli, "reproduce_in_snapshot", lambda held, at_a_time, until: None)
     monkeypatch.setattr(cli, "summary", lambda: None)
     if given[0] not in CARRIED_OUT or "--dry-run" in given:

@@ -1,0 +1,30 @@
+"""Settings of `rounds: auto`: a round is added while the last one improves on the one before."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from juicer.settings.base import Settings
+from juicer.settings.bounds import Rounds
+
+RoundCriterion = Literal["score", "preferences"]
+
+
+def _kind(value: Any) -> str:
+    return "=auto" if value == "auto" else "=rounds"
+
+
+AutoRounds = Annotated[
+    Annotated[Rounds, Field(ge=0), Tag("=rounds")] | Annotated[Literal["auto"], Tag("=auto")], Discriminator(_kind)
+]
+"""Number of rounds, or `auto`."""
+
+
+class AutoSettings(Settings):
+    """How `rounds: auto` finds the number of rounds, on validation prompts and with 95% intervals."""
+
+    most: Rounds = Field(6, ge=1)
+    """Largest number of rounds that are tried."""
+    criterion: RoundCriterion | None = None
+    """What a round has to raise, beyond noise, for another one to be tried: `score` is the mean score of its responses,
+    `preferences` the preference accuracy; null takes the score where the recipe has a scorer."""
