@@ -57,8 +57,8 @@ def run(stage: Stage) -> str:
         for row in demonstrations.read(given.data / "train.jsonl")
     ]
     used = [read_training(folder) or {} for folder in (given.irft, given.rft) if folder]
-    steps = max(record.get("total_steps", 0) for record in used)
-    tokens = max(record.get("total_response_tokens", 0) for record in used)
+    steps = max([control.steps or 0, *(record.get("total_steps", 0) for record in used)])
+    tokens = max([control.response_tokens or 0, *(record.get("total_response_tokens", 0) for record in used)])
     # At least as many steps and at least as many tokens as the method.
     steps = max(steps, math.ceil(tokens / mean_tokens_per_step(dialogues, settings.batch_size)))
 

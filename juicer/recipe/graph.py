@@ -193,7 +193,7 @@ def graph_of(recipe: Recipe, *, pinned: bool = True, kept: Mapping[str, Kept] | 
         )
     last_irft = f"models/irft/r{recipe.irft.rounds}" if irft else None
     last_rft = f"models/rft/r{recipe.rft.rounds}/policy" if rft else None
-    controlled = recipe.sft_matched.enabled and bool(irft or rft)
+    controlled = recipe.sft_matched.enabled and bool(irft or rft or recipe.sft_matched.steps)
 
     models: dict[str, Evaluated] = {}
     previous: str | None = None

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from juicer.settings.base import Settings
-from juicer.settings.bounds import Batch, Epochs, Rows
+from juicer.settings.bounds import Batch, Epochs, Rows, Steps, TrainedTokens
 from juicer.settings.training import LoraSettings, MicroBatch, OptimiserSettings
 
 
@@ -36,3 +36,8 @@ class SftMatchedSettings(Settings):
     """Peak learning rates to try; the model that is best on validation is kept."""
     prompts: Rows | None = Field(None, ge=1)
     """Largest number of validation prompts that several learning rates are compared on; null compares on all."""
+    steps: Steps | None = Field(None, ge=1)
+    """At least so many optimiser steps, besides those that the methods used. With it the control needs no method; `juicer
+    compare-methods` sets it."""
+    response_tokens: TrainedTokens | None = Field(None, ge=1)
+    """At least so many response tokens, besides those that the methods used."""
