@@ -96,18 +96,23 @@ def _without_tilde(value: Any) -> Any:
     return os.path.expanduser(value) if str(value).startswith("~") else value  # noqa: PTH111  Path.expanduser raises for ~x
 
 
-def load(path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bool = True) -> tuple[Recipe, Graph]:
+def load(
+    path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bool = True, repeated: bool = True
+) -> tuple[Recipe, Graph]:
     """Read a recipe, apply `key=value` overrides (values are YAML), validate it and derive its graph.
 
     Args:
         tiny: whether the recipe is scaled down first, see TINY; overrides are applied after that.
         pinned: whether a Hugging Face id without a revision is an error.
+        repeated: whether the variants and methods of the sections `claim` and `methods` are checked too.
     """
     written = _read(path)
     values = changed(written, (*(_scaled_down(written) if tiny else ()), *overrides))
     recipe = _from_home(_parsed(values, str(path)))
     check_consistent(recipe, str(path))
-    if "graph" not in read_yaml(path):  # params.yaml has the changes of its command line, see _check_variants
+    if repeated and "graph" not in read_yaml(
+        path
+    ):  # params.yaml has the changes of its command line, see _check_variants
         _check_variants(recipe, values, written, str(path))
     check_models(recipe, str(path), whole=pinned)
     check_inputs(recipe, whole=pinned)

@@ -17,7 +17,7 @@ TAKEN = ("base", "sft")
 
 
 class MethodsSettings(Settings):
-    """What `juicer compare-methods` compares, at the same steps and tokens, from the same SFT. No stage depends on it."""
+    """What `juicer compare-methods` compares, at equal steps and tokens, from the same SFT. No stage depends on it."""
 
     seeds: list[Annotated[Seed, Field(ge=0)]] = Field([0, 1, 2, 3, 4], min_length=1, max_length=1000)
     """Seeds to repeat the comparison with."""

@@ -37,7 +37,7 @@ class SftMatchedSettings(Settings):
     prompts: Rows | None = Field(None, ge=1)
     """Largest number of validation prompts that several learning rates are compared on; null compares on all."""
     steps: Steps | None = Field(None, ge=1)
-    """At least so many optimiser steps, besides those that the methods used. With it the control needs no method; `juicer
-    compare-methods` sets it."""
+    """At least so many optimiser steps, besides those that the methods used. With it the control needs no method;
+    `juicer compare-methods` sets it."""
     response_tokens: TrainedTokens | None = Field(None, ge=1)
     """At least so many response tokens, besides those that the methods used."""
