@@ -58,11 +58,12 @@ def headline(variant: str, compared: Sequence[Compared], verdicts: Sequence[Verd
     title, figures = BY_KEY[metric].title, {each.name: each.figure(metric) for each in compared}
     parts = []
     for outcome in ("better", "worse"):
-        those = [each for each in verdicts if each.outcome == outcome]
-        named = [_by(each.method, figures[each.name], first=not place) for place, each in enumerate(those)]
-        if named:
-            first, *others = named
-            parts.append("; ".join([first.format(f"{outcome} than {control}"), *others]))
+        named = [(each.method, _by(figures[each.name])) for each in verdicts if each.outcome == outcome]
+        if len(named) == 1:
+            parts.append(f"{named[0][0]} is {outcome} than {control} {named[0][1]}")
+        elif named:
+            *first, last = (f"{method} ({by})" for method, by in named)
+            parts.append(f"{', '.join(first)} and {last} are {outcome} than {control}")
     left = [figure for each in verdicts if each.outcome == "not shown to differ" and (figure := figures[each.name])]
     able = [each.detectable for each in left if each.detectable is not None]
     if left:
@@ -72,11 +73,11 @@ def headline(variant: str, compared: Sequence[Compared], verdicts: Sequence[Verd
     return f"On `{variant}`, by {title}: {'; '.join(parts)}."
 
 
-def _by(method: str, figure: Figure | None, *, first: bool) -> str:
+def _by(figure: Figure | None) -> str:
     assert figure is not None and figure.difference is not None
     digits = BY_KEY[figure.metric].digits
     width = f" ± {shown(figure.difference_half_width, digits)}" if figure.difference_half_width is not None else ""
-    return f"{method} {'is {} ' if first else ''}by {shown(abs(figure.difference), digits)}{width}"
+    return f"by {shown(abs(figure.difference), digits)}{width}"
 
 
 def _detectable(able: Sequence[float], digits: int) -> str:
