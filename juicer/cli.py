@@ -533,7 +533,7 @@ class Listing(TyperCommand):
             elif option == "--seeds" and re.fullmatch(r"[+-]?\d+", word):
                 # With an equals sign, so that a negative number is no option.
                 words[-1:] = [f"--seeds={word}"] if words[-1] == option else [words[-1], f"--seeds={word}"]
-            elif option in ("--variants", "--methods") and not word.startswith("-"):
+            elif option in ("--variants", "--methods") and not word.startswith("-") and "=" not in word:
                 words[-1:] = [f"{option}={word}"] if words[-1] == option else [words[-1], f"{option}={word}"]
             else:
                 option = ""

@@ -41,7 +41,8 @@ def page(found: MethodComparison, *, pictured: bool) -> str:
     """
     control = found.reference
     parts = [f"# {found.recipe}: methods from one SFT checkpoint, against {control}", "\n\n".join(found.headlines)]
-    parts += less(found.efforts, control)
+    if said := less(found.efforts, control):
+        parts.append("\n".join(f"- {each}" for each in said))
     if pictured:
         parts.append(
             f"![Differences to {control} with 95% intervals; filled: holds after the correction]({FIGURE}.svg)"
