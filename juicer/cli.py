@@ -603,7 +603,7 @@ def claim(
     )
 
 
-@app.command(cls=Listing)
+@app.command("compare-methods", cls=Listing)
 def compare_methods(
     words: Words = None,
     tiny: Tiny = False,
