@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import webbrowser
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +27,7 @@ from juicer.runtime.errors import Cancelled, InputError, did_you_mean
 from juicer.runtime.process_groups import stage_environment
 
 if TYPE_CHECKING:
+    from juicer.claim.copies import Plan
     from juicer.recipe.schema import Recipe
     from juicer.settings.sources import ReadingSettings
     from juicer.stages.workspace import Held
@@ -579,44 +580,51 @@ def describe(
 
 
 class Listing(TyperCommand):
-    """A command whose options --seeds and --variants take several words after them."""
+    """A command whose options --seeds, --variants and --methods take several words after them."""
 
     def parse_args(self, context: Any, args: list[str]) -> list[str]:
         """Repeat the option before each of its words, as the parser of options wants it."""
         words, option = list[str](), ""
         for word in args:
-            if word in ("--seeds", "--variants"):
+            if word in ("--seeds", "--variants", "--methods"):
                 option = word
                 words.append(word)
             elif option == "--seeds" and re.fullmatch(r"[+-]?\d+", word):
                 # With an equals sign, so that a negative number is no option.
                 words[-1:] = [f"--seeds={word}"] if words[-1] == option else [words[-1], f"--seeds={word}"]
-            elif option == "--variants" and not word.startswith("-"):
-                words[-1:] = [f"--variants={word}"] if words[-1] == option else [words[-1], f"--variants={word}"]
+            elif option in ("--variants", "--methods") and not word.startswith("-") and "=" not in word:
+                words[-1:] = [f"{option}={word}"] if words[-1] == option else [words[-1], f"{option}={word}"]
             else:
                 option = ""
                 words.append(word)
         return super().parse_args(context, words)
 
 
+Seeds = Annotated[
+    list[int] | None, typer.Option(help="One or more seeds; by default those of the recipe.", metavar="SEED...")
+]
+Variants = Annotated[
+    list[str] | None, typer.Option(help="One or more variants of the recipe; by default all.", metavar="NAME...")
+]
+Jobs = Annotated[int, typer.Option(min=1, help="Runs at the same time, of different seeds where there are several.")]
+ShownSamples = Annotated[int, typer.Option(min=0, help="Prompts whose responses are shown, at most.")]
+Again = Annotated[bool, typer.Option("--again", help="No runs: the results of the finished seeds anew.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run; change nothing.")]
+
+
 @app.command(cls=Listing)
 def claim(
     words: Words = None,
     tiny: Tiny = False,
-    seeds: Annotated[
-        list[int] | None, typer.Option(help="One or more seeds; by default those of the recipe.", metavar="SEED...")
-    ] = None,
-    variants: Annotated[
-        list[str] | None,
-        typer.Option(help="One or more variants of the recipe; by default all.", metavar="NAME..."),
-    ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Seeds at the same time.")] = 1,
+    seeds: Seeds = None,
+    variants: Variants = None,
+    jobs: Jobs = 1,
     work: Annotated[
         Path | None, typer.Option(help="Folder of the runs and results; by default .juicer/claim/RECIPE.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=0, help="Prompts whose responses are shown, at most.")] = 20,
-    again: Annotated[bool, typer.Option("--again", help="No runs: the results of the finished seeds anew.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; change nothing.")] = False,
+    samples: ShownSamples = 20,
+    again: Again = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Repeat a recipe over seeds, with intervals.
 
@@ -634,7 +642,6 @@ def claim(
     from juicer.claim import reporting
     from juicer.claim.copies import plan
     from juicer.claim.run import collect
-    from juicer.claim.run import run as run_all
 
     project = enter()
     recipe, overrides = split(words)
@@ -646,22 +653,113 @@ def claim(
         project.path(work) if work else None,
         tiny=tiny,
     )
-    if not again:
-        print("\n".join(reporting.announced(planned)), flush=True)
+    _repeat(
+        planned,
+        None if again else lambda: reporting.announced(planned),
+        lambda: reporting.publish(collect(planned, samples), planned.work),
+        jobs,
+        dry_run=dry_run,
+    )
+
+
+@app.command("compare-methods", cls=Listing)
+def compare_methods(
+    words: Words = None,
+    tiny: Tiny = False,
+    seeds: Seeds = None,
+    variants: Variants = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="One or more methods of the recipe; by default all. The controls always run.", metavar="NAME..."
+        ),
+    ] = None,
+    jobs: Jobs = 1,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder of the runs and results; by default .juicer/methods/RECIPE.")
+    ] = None,
+    samples: ShownSamples = 20,
+    again: Again = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Compare methods from one SFT, at equal steps and tokens.
+
+    Each method of the recipe's section methods (juicer describe methods) is trained alone from the same SFT, over seeds
+    and variants. Then each control, SFT trained on, gets at least the steps and response tokens of the method that used
+    most. What comes out is one table with intervals, compute and a verdict. Stages that methods have in common run
+    once. The same command resumes after an interruption.
+
+    \b
+    Examples:
+      juicer compare-methods quickstart --dry-run
+      juicer compare-methods quickstart --seeds 0 1 2 --variants imperfect --jobs 2
+      juicer compare-methods quickstart --methods irft rft-t1 --seeds 0
+      juicer compare-methods quickstart --again    the tables anew, from what has finished
+    """
+    from juicer.claim.methods.collect import collect
+    from juicer.claim.methods.plan import announced, plan_methods
+    from juicer.claim.methods.reporting import publish
+
+    project = enter()
+    recipe, overrides = split(words)
+    planned = plan_methods(
+        chosen(project, recipe),
+        overrides,
+        seeds or (),
+        variants or (),
+        methods or (),
+        project.path(work) if work else None,
+        tiny=tiny,
+    )
+    _repeat(
+        planned,
+        None if again else lambda: announced(planned),
+        lambda: publish(collect(planned, samples), planned.work),
+        jobs,
+        dry_run=dry_run,
+    )
+
+
+def _repeat(
+    planned: "Plan",
+    announced: Callable[[], list[str]] | None,
+    publish: Callable[[], list[str]],
+    jobs: int,
+    *,
+    dry_run: bool,
+) -> None:
+    """Run the jobs of a plan, and publish what has finished.
+
+    Args:
+        planned: the jobs.
+        announced: what to say first; None runs nothing.
+        publish: writes the results and returns what to print.
+        jobs: how many at a time.
+        dry_run: whether to stop after what is said first.
+    """
+    from juicer.claim.run import run as run_all
+
+    if announced is not None:
+        print("\n".join(announced()), flush=True)
     if dry_run:
         return
     failed = []
-    if not again:
+    if announced is not None:
         with _terminated_as_interrupted():
             try:
                 failed = run_all(planned, jobs, lambda line: print(line, flush=True))
             except KeyboardInterrupt as error:
                 print("juicer: interrupted; what has finished is kept, and the same command resumes", file=sys.stderr)
                 raise typer.Exit(128 + getattr(error, "number", signal.SIGINT)) from error
+    what = f"{len(failed)} of {len(planned.jobs)} runs failed: {', '.join(job.name for job in failed)}"
     if not failed or any(job.finished for job in planned.jobs):
-        print("\n".join(["", *reporting.publish(collect(planned, samples), planned.work)]))
+        try:
+            print("\n".join(["", *publish()]))
+        except InputError:
+            # That too little is left to compare follows from what failed.
+            if not failed:
+                raise
     if failed:
-        what = f"{len(failed)} of {len(planned.jobs)} runs failed: {', '.join(job.name for job in failed)}"
         raise InputError(what, where=str(failed[0].log), do="see its last lines; the same command resumes")
 
 

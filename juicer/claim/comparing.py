@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import NamedTuple
 
 from juicer.claim.intervals import Estimate, estimate, holm, over_units
 from juicer.claim.measures import BY_KEY, MEASURES, SCORES, Measure, difference, values_of
@@ -15,8 +16,21 @@ from juicer.reporting.formatting import significant
 METHODS = ("irft", "rft")
 CONTROL = "sft-matched"
 ROUNDS: dict[Chosen, str] = {"best": "best round", "last": "last round"}
-DECLARED = ("sft", *METHODS)
-"""Methods whose chosen round is compared with the control by the primary metrics; declared before any run."""
+
+
+@dataclass(frozen=True)
+class Entrants:
+    """What is compared with what."""
+
+    methods: tuple[str, ...]
+    controls: tuple[str, ...]
+    """All are compared with the first one."""
+    declared: tuple[str, ...]
+    """Those whose chosen round is compared with the control by the primary metrics; declared before any run."""
+
+
+ENTRANTS = Entrants(METHODS, (CONTROL,), ("sft", *METHODS))
+"""Those of `juicer claim`."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +40,13 @@ class Seed:
     seed: int
     models: Mapping[str, EvaluatedModel]
     """By name, in the order of the recipe."""
+    reference: str = CONTROL
+    """Name of the model that all are compared with."""
 
     @property
     def control(self) -> EvaluatedModel:
         """The model that all are compared with."""
-        return self.models[CONTROL]
+        return self.models[self.reference]
 
     def rounds(self, method: str) -> list[EvaluatedModel]:
         """The models of a method, by round."""
@@ -58,14 +74,17 @@ def measured(measure: Measure, seeds: Sequence[Seed]) -> bool:
     )
 
 
-def compare(variants: Mapping[str, Sequence[Seed]], primary: Sequence[str]) -> list[Compared]:
-    """Every model of every variant against the control of the same variant and seed.
+def compare(
+    variants: Mapping[str, Sequence[Seed]], primary: Sequence[str], entrants: Entrants = ENTRANTS
+) -> list[Compared]:
+    """Every model of every variant against the control of the same variant and seed, over the seeds that have it.
 
     Args:
         variants: the finished seeds of each, at least one.
         primary: the metrics of the declared comparisons.
+        entrants: the methods and controls.
     """
-    found = [each for name, seeds in variants.items() for each in _of_variant(name, seeds, primary)]
+    found = [each for name, seeds in variants.items() for each in _of_variant(name, seeds, primary, entrants)]
     declared = [figure for each in found for figure in each.figures if figure.declared]
     holding = dict(zip(map(id, declared), holm([1.0 if each.p is None else each.p for each in declared]), strict=True))
     return [
@@ -81,39 +100,57 @@ def compare(variants: Mapping[str, Sequence[Seed]], primary: Sequence[str]) -> l
     ]
 
 
-def _of_variant(variant: str, seeds: Sequence[Seed], primary: Sequence[str]) -> list[Compared]:
+def _of_variant(variant: str, seeds: Sequence[Seed], primary: Sequence[str], entrants: Entrants) -> list[Compared]:
     found = []
-    for name, method, chosen, models in chosen_models(seeds):
-        declared = method in DECLARED and chosen != "last"
+    for each in chosen_models(seeds, entrants):
+        declared = each.method in entrants.declared and each.chosen != "last"
         figures = [
             figure
             for measure in MEASURES
-            if (figure := _figure(measure, seeds, models, declared and measure.key in primary)) is not None
+            if (figure := _figure(measure, each.seeds, each.models, declared and measure.key in primary)) is not None
         ]
-        rounds = [each.round for each in models]
-        found.append(Compared(variant=variant, name=name, method=method, chosen=chosen, rounds=rounds, figures=figures))
+        rounds = [model.round for model in each.models]
+        found.append(
+            Compared(
+                variant=variant, name=each.name, method=each.method, chosen=each.chosen, rounds=rounds, figures=figures
+            )
+        )
     return found
 
 
-def chosen_models(seeds: Sequence[Seed]) -> list[tuple[str, str, Chosen | None, list[EvaluatedModel]]]:
-    """Name, method, choice and the models of the seeds that are compared, in the order of the tables."""
-    found: list[tuple[str, str, Chosen | None, list[EvaluatedModel]]] = []
-    for name in ("base", "sft", CONTROL):
-        if all(name in each.models for each in seeds):
-            found.append((name, name, None, [each.models[name] for each in seeds]))
-    for method in METHODS:
-        rounds = [each.rounds(method) for each in seeds]
-        if not all(rounds):
+class Selected(NamedTuple):
+    """The models of one row of the tables."""
+
+    name: str
+    method: str
+    chosen: Chosen | None
+    seeds: list[Seed]
+    """Those that have the method."""
+    models: list[EvaluatedModel]
+    """One of each of these seeds."""
+
+
+def chosen_models(seeds: Sequence[Seed], entrants: Entrants = ENTRANTS) -> list[Selected]:
+    """The models that are compared, in the order of the tables."""
+    found = []
+    for name in ("base", "sft", *entrants.controls):
+        having = [each for each in seeds if name in each.models]
+        if having:
+            found.append(Selected(name, name, None, having, [each.models[name] for each in having]))
+    for method in entrants.methods:
+        having = [each for each in seeds if each.rounds(method)]
+        if not having:
             continue
+        rounds = [each.rounds(method) for each in having]
         if max(map(len, rounds)) == 1:
-            found.append((method, method, None, [each[0] for each in rounds]))
+            found.append(Selected(method, method, None, having, [each[0] for each in rounds]))
             continue
-        best = [model for each in seeds if (model := each.best(method)) is not None]
-        if len(best) == len(seeds):
-            found.append((f"{method}, {ROUNDS['best']}", method, "best", best))
+        best = [model for each in having if (model := each.best(method)) is not None]
+        if len(best) == len(having):
+            found.append(Selected(f"{method}, {ROUNDS['best']}", method, "best", having, best))
         # Without anything to choose by, the last round is what the comparison is about.
-        last: Chosen | None = "last" if len(best) == len(seeds) else None
-        found.append((f"{method}, {ROUNDS['last']}", method, last, [each[-1] for each in rounds]))
+        last: Chosen | None = "last" if len(best) == len(having) else None
+        found.append(Selected(f"{method}, {ROUNDS['last']}", method, last, having, [each[-1] for each in rounds]))
     return found
 
 

@@ -8,11 +8,13 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from juicer.recipe.activation import dump, load
+from juicer.recipe.graph import Graph
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_yaml, remove, replace_text
@@ -34,20 +36,30 @@ MARK, COPIED = Path(".juicer/claim-finished"), Path(".juicer/claim-code")
 
 @dataclass(frozen=True)
 class Job:
-    """One variant at one seed."""
+    """One variant at one seed, of one method where several are compared."""
 
     variant: str
     seed: int
     folder: Path
     """The copy of the project that it runs in."""
     recipe: Recipe
-    params: str = field(repr=False)
+    graph: Graph = field(repr=False)
+    method: str | None = None
+    """The method or control that it is for; None where the whole recipe is repeated."""
+    turn: int = 0
+    """It starts after the jobs of the same variant and seed that have a lower one."""
+    params: str = field(init=False, repr=False)
     """The text of params.yaml."""
+
+    def __post_init__(self) -> None:
+        # The comparison itself changes nothing of a run, so that another list of seeds does not either.
+        alone = self.recipe.model_copy(update={"claim": ClaimSettings(), "methods": None})
+        object.__setattr__(self, "params", dump(alone, self.graph))
 
     @property
     def name(self) -> str:
         """How the job is called in messages."""
-        return f"{self.variant}, seed {self.seed}"
+        return ", ".join([self.variant, *([self.method] if self.method else []), f"seed {self.seed}"])
 
     @property
     def log(self) -> Path:
@@ -64,6 +76,12 @@ class Job:
         mark = self.folder / MARK
         return mark.is_file() and mark.read_text(encoding="utf-8") == self.digest(code)
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether it has finished with these parameters, with whatever code."""
+        params = self.folder / PARAMS
+        return self.finished and params.is_file() and params.read_text(encoding="utf-8") == self.params
+
     def digest(self, code: str) -> str:
         """A name for the code and the parameters."""
         return hashlib.sha256(f"{code}\n{self.params}".encode()).hexdigest()
@@ -73,6 +91,9 @@ class Job:
 class Plan:
     """What a claim runs."""
 
+    command: ClassVar[str] = "claim"
+    """The command of juicer that runs it."""
+
     path: Path
     """The recipe's file."""
     recipe: Recipe
@@ -80,6 +101,14 @@ class Plan:
     seeds: list[int]
     work: Path
     jobs: list[Job]
+
+    def settled(self, job: Job) -> Job:
+        """The job as it is run, once those before it have ended.
+
+        Raises:
+            InputError: it cannot be run.
+        """
+        return job
 
 
 def plan(
@@ -105,28 +134,55 @@ def plan(
         InputError: a variant is unknown, a seed is negative, or a variant has nothing to compare.
     """
     recipe, _ = load(path, overrides, tiny=tiny)
-    if negative := [seed for seed in seeds if seed < 0]:
-        raise InputError(f"a seed cannot be negative: {negative[0]}", where="--seeds", do="choose 0 or above")
-    for name in variants:
-        if name not in recipe.claim.variants:
-            what = f"the recipe has no variant {name!r}"
-            raise InputError(what, where=str(path), do=did_you_mean(name, recipe.claim.variants))
-    wanted = {name: words for name, words in recipe.claim.variants.items() if not variants or name in variants}
-    numbers = list(dict.fromkeys(seeds)) or recipe.claim.seeds
+    wanted = chosen(variants, recipe.claim.variants, "variant", path)
+    numbers = seeds_of(seeds, recipe.claim.seeds)
     folder = (work or Path(".juicer/claim", recipe.name)).absolute()
     jobs = []
     for name, words in wanted.items():
         where = f"{path}: claim.variants.{name}" if words else str(path)
         for seed in numbers:
-            try:
-                whole, graph = load(path, [*overrides, *words, f"seed={seed}", NOT_KEPT], tiny=tiny)
-            except InputError as error:
-                raise InputError(error.what, where=where, do=error.do) from error
+            whole, graph = loaded(path, [*overrides, *words], seed, where, tiny=tiny)
             _check(whole, where)
-            # The claim itself changes nothing of a run, so that another list of seeds does not either.
-            text = dump(whole.model_copy(update={"claim": ClaimSettings()}), graph)
-            jobs.append(Job(name, seed, folder / name / f"seed-{seed}", whole, text))
+            jobs.append(Job(name, seed, folder / name / f"seed-{seed}", whole, graph))
     return Plan(path, recipe, wanted, numbers, folder, jobs)
+
+
+def chosen(names: Sequence[str], known: Mapping[str, list[str]], kind: str, path: Path) -> dict[str, list[str]]:
+    """Those of the `known` that are named; all if none is.
+
+    Args:
+        kind: what they are, for an error.
+
+    Raises:
+        InputError: a name is not known.
+    """
+    for name in names:
+        if name not in known:
+            raise InputError(f"the recipe has no {kind} {name!r}", where=str(path), do=did_you_mean(name, known))
+    return {name: words for name, words in known.items() if not names or name in names}
+
+
+def seeds_of(given: Sequence[int], own: Sequence[int]) -> list[int]:
+    """The seeds of the command line, or else the recipe's `own`.
+
+    Raises:
+        InputError: a seed is negative.
+    """
+    if negative := [seed for seed in given if seed < 0]:
+        raise InputError(f"a seed cannot be negative: {negative[0]}", where="--seeds", do="choose 0 or above")
+    return list(dict.fromkeys(given)) or list(own)
+
+
+def loaded(path: Path, words: Sequence[str], seed: int, where: str, *, tiny: bool) -> tuple[Recipe, Graph]:
+    """The recipe of a job.
+
+    Raises:
+        InputError: the recipe refuses it; names `where`.
+    """
+    try:
+        return load(path, [*words, f"seed={seed}", NOT_KEPT], tiny=tiny, repeated=False)
+    except InputError as error:
+        raise InputError(error.what, where=where, do=error.do) from error
 
 
 def _check(recipe: Recipe, where: str) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from juicer.claim.measures import BY_KEY
-from juicer.claim.results import Claim, Point
+from juicer.claim.results import Claim, Found, Point
 from juicer.runtime.files import temporary_beside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawn
 
 METHODS = {"irft": ("IRFT", "#1f6fb4", "o"), "rft": ("RFT", "#c2410c", "s")}
 LINES = {"sft": ("SFT", "#5f6368", (0, (1, 1.6))), "sft-matched": ("sft-matched", "#15803d", (0, (5, 2)))}
@@ -22,6 +23,12 @@ SHIFT = 0.06
 """By which the methods stand beside each other, in rounds, so that their error bars do not overlap."""
 LABELS = {"judge": "average score by judge", "score": "average score"}
 ENDS = ("svg", "png")
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "font.family": "DejaVu Sans",
+    "svg.hashsalt": "juicer",
+    "axes.titlesize": 9.5,
+}
 INCHES, ROW = 8.4, 2.9
 """Width, and height of a row."""
 
@@ -38,13 +45,7 @@ def draw(claim: Claim, stem: Path) -> list[Path]:
     from matplotlib.figure import Figure
 
     variants = list(claim.seeds)
-    style: dict[Any, Any] = {
-        "font.size": 9,
-        "font.family": "DejaVu Sans",
-        "svg.hashsalt": "juicer",
-        "axes.titlesize": 9.5,
-    }
-    with rc_context(style):
+    with rc_context(STYLE):
         size = (INCHES if len(metrics) > 1 else INCHES / 1.8, ROW * len(variants) + 0.7)
         figure = Figure(figsize=size, facecolor="white", layout="constrained")
         grid = figure.subplots(len(variants), len(metrics), squeeze=False, sharey="col", sharex="row")
@@ -54,7 +55,7 @@ def draw(claim: Claim, stem: Path) -> list[Path]:
                 axes.set_ylabel(LABELS.get(metric, BY_KEY[metric].title))
                 # With a shared scale, only the outer panels would have numbers.
                 axes.tick_params(labelleft=True, labelbottom=True)
-                axes.set_title(_title(claim, variant), loc="left", color="#202124")
+                axes.set_title(titled(claim, variant), loc="left", color="#202124")
         handles = {
             label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
@@ -66,18 +67,24 @@ def draw(claim: Claim, stem: Path) -> list[Path]:
             frameon=False,
             handlelength=2.6,
         )
-        files = [stem.with_name(f"{stem.name}.{end}") for end in ENDS]
-        for file in files:
-            with temporary_beside(file) as temporary:
-                made = temporary.with_name(f"{temporary.name}.{file.suffix[1:]}")
-                figure.savefig(
-                    made, format=file.suffix[1:], dpi=160, metadata={"Date": None} if file.suffix == ".svg" else {}
-                )
-                made.replace(file)
+        return save(figure, stem)
+
+
+def save(figure: "Drawn", stem: Path) -> list[Path]:
+    """Write a picture as STEM.svg and STEM.png; returns the files. Within `rc_context(STYLE)`."""
+    files = [stem.with_name(f"{stem.name}.{end}") for end in ENDS]
+    for file in files:
+        with temporary_beside(file) as temporary:
+            made = temporary.with_name(f"{temporary.name}.{file.suffix[1:]}")
+            figure.savefig(
+                made, format=file.suffix[1:], dpi=160, metadata={"Date": None} if file.suffix == ".svg" else {}
+            )
+            made.replace(file)
     return files
 
 
-def _title(claim: Claim, variant: str) -> str:
+def titled(claim: Found, variant: str) -> str:
+    """A variant and the number of its seeds."""
     count = len(claim.seeds[variant])
     return f"{variant} ({count} seed{'s' if count != 1 else ''})"
 

@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 
 from juicer.claim.measures import BY_KEY, MEASURES
 from juicer.claim.power import after
-from juicer.claim.results import Claim, Compared, Figure, Samples
+from juicer.claim.results import Claim, Compared, Figure, Found, Samples
 from juicer.evaluation.pairs_record import accuracy_interval
 from juicer.reporting.formatting import shown
 
 PER_SEED = ("oracle", "accuracy_per_token", "gap", "kl", "response_tokens")
 """Metrics of the table of seeds, besides the primary ones; results.json has all."""
+DECLARED_OF = "sft and each method's chosen round"
+"""What is compared in a claim."""
 FIGURE = "claim"
 """Name of the picture's files, without their ends."""
 
@@ -23,46 +25,44 @@ def page(claim: Claim, *, pictured: bool) -> str:
     """
     parts = [f"# {claim.recipe}: each method against SFT of the same effort", *_intro(claim)]
     if pictured:
-        caption = "Preference gap (left) and score (right) by round, with 95% intervals; SFT and sft-matched as lines."
-        parts.append(f"![{caption}]({FIGURE}.svg)")
-    parts += ["## Differences to sft-matched", _caption(claim)]
-    parts += [f"{_heading(claim, variant)}{_differences(claim, variant)}" for variant in claim.seeds]
+        said = "Preference gap (left) and score (right) by round, with 95% intervals; SFT and sft-matched as lines."
+        parts.append(f"![{said}]({FIGURE}.svg)")
+    parts += ["## Differences to sft-matched", caption(claim, DECLARED_OF)]
+    parts += [f"{heading(claim, variant)}{differences_table(claim, variant)}" for variant in claim.seeds]
     parts += ["### Power", "\n".join(f"- {sentence}" for sentence in after(claim))]
     parts += ["## Values", "Means over the seeds of the held-out values, with 95% intervals."]
-    parts += [f"{_heading(claim, variant)}{_values(claim, variant)}" for variant in claim.seeds]
+    parts += [f"{heading(claim, variant)}{values_table(claim, variant)}" for variant in claim.seeds]
     parts += ["## Seeds", "The value of each seed. results.json has those of all metrics."]
-    parts += [f"{_heading(claim, variant)}{_by_seed(claim, variant)}" for variant in claim.seeds]
-    parts += _instruments(claim)
-    parts += _samples(claim)
+    parts += [f"{heading(claim, variant)}{seeds_table(claim, variant)}" for variant in claim.seeds]
+    parts += instruments(claim)
+    parts += samples(claim)
     return "\n\n".join(parts) + "\n"
 
 
-def differences(claim: Claim) -> str:
+def differences(claim: Found) -> str:
     """The table of the primary metrics, for a terminal."""
     tables = []
     for variant in claim.seeds:
-        compared = [each for each in _of(claim, variant) if each.method != "sft-matched"]
+        compared = [each for each in claim.of(variant) if each.method != claim.reference]
         rows = [
-            [each.name, *(_difference(found, key) if (found := each.figure(key)) else "–" for key in claim.primary)]
+            [each.name, *(difference(found, key) if (found := each.figure(key)) else "–" for key in claim.primary)]
             for each in compared
         ]
         head = ["model", *(BY_KEY[key].title for key in claim.primary)]
         seeds = ", ".join(map(str, claim.seeds[variant]))
-        tables.append(f"{variant} (seeds {seeds}): difference to sft-matched\n\n{_aligned([head, *rows])}")
+        tables.append(f"{variant} (seeds {seeds}): difference to {claim.reference}\n\n{aligned([head, *rows])}")
     return "\n\n".join(tables)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (zip(row, widths, strict=True) for row in rows)
     return "\n".join("  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in lines)
 
 
-def _of(claim: Claim, variant: str) -> list[Compared]:
-    return [each for each in claim.compared if each.variant == variant]
-
-
-def _heading(claim: Claim, variant: str) -> str:
+def heading(claim: Found, variant: str) -> str:
+    """The heading of a variant; none where there is one."""
     return f"### {variant}\n\n" if len(claim.seeds) > 1 else ""
 
 
@@ -76,20 +76,30 @@ def _intro(claim: Claim) -> list[str]:
         missing = [seed for seed in claim.planned if seed not in finished]
         left = f"; not finished: {', '.join(map(str, missing))}" if missing else ""
         lines.append(f"- {name}: seeds {', '.join(map(str, finished))}{left}{times}; {changes}")
-    versions = claim.versions
-    code = (versions.juicer or "no commit")[:12] + (" with changes" if versions.changed else "")
-    made = (
-        f"Juicer {code}, Python {versions.python}, torch {versions.torch}, transformers {versions.transformers}, "
-        f"{claim.processor}."
-    )
     chosen = (
         "The round of a method is chosen on validation prompts. Every figure is from held-out prompts, and every "
         "difference is paired: the same prompts, seed and variant."
     )
-    return [chosen, "\n".join(lines), made]
+    return [chosen, "\n".join(lines), made_with(claim)]
 
 
-def _caption(claim: Claim) -> str:
+def made_with(claim: Found) -> str:
+    """The versions and the processor, in a sentence."""
+    versions = claim.versions
+    code = (versions.juicer or "no commit")[:12] + (" with changes" if versions.changed else "")
+    return (
+        f"Juicer {code}, Python {versions.python}, torch {versions.torch}, transformers {versions.transformers}, "
+        f"{claim.processor}."
+    )
+
+
+def caption(claim: Found, declared_of: str) -> str:
+    """What the differences and their intervals are.
+
+    Args:
+        claim: the results.
+        declared_of: what the declared comparisons are of.
+    """
     declared = [figure for each in claim.compared for figure in each.figures if figure.declared]
     over = {figure.over for each in claim.compared for figure in each.figures if figure.difference is not None}
     said = {
@@ -103,7 +113,7 @@ def _caption(claim: Claim) -> str:
     one = " A metric with one number a seed has no interval with one seed." if single else ""
     holm = (
         f" An asterisk marks a difference that holds after Holm's correction for the {len(declared)} declared "
-        f"comparisons, which are those of sft and each method's chosen round with sft-matched by {titles}: the chance "
+        f"comparisons, which are those of {declared_of} with {claim.reference} by {titles}: the chance "
         "that any of them is not real is 5%. All other differences are not corrected."
         if declared
         else ""
@@ -113,18 +123,21 @@ def _caption(claim: Claim) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
 
 
-def _differences(claim: Claim, variant: str) -> str:
-    models = [each for each in _of(claim, variant) if each.method != "sft-matched"]
-    return _by_metric(models, _difference)
+def differences_table(claim: Found, variant: str) -> str:
+    """Every metric's difference to the control."""
+    models = [each for each in claim.of(variant) if each.method != claim.reference]
+    return _by_metric(models, difference)
 
 
-def _values(claim: Claim, variant: str) -> str:
-    return _by_metric(_of(claim, variant), _value)
+def values_table(claim: Found, variant: str) -> str:
+    """The mean of every metric."""
+    return _by_metric(claim.of(variant), _value)
 
 
 def _by_metric(models: Sequence[Compared], cell: Callable[[Figure, str], str]) -> str:
@@ -133,10 +146,11 @@ def _by_metric(models: Sequence[Compared], cell: Callable[[Figure, str], str]) -
         for measure in MEASURES
         if any(each.figure(measure.key) for each in models)
     ]
-    return _table(["metric", *(each.name for each in models)], rows)
+    return table(["metric", *(each.name for each in models)], rows)
 
 
-def _difference(figure: Figure, key: str) -> str:
+def difference(figure: Figure, key: str) -> str:
+    """A difference, its interval and its asterisk."""
     digits = BY_KEY[key].digits
     width = f" ± {shown(figure.difference_half_width, digits)}" if figure.difference_half_width is not None else ""
     return f"{shown(figure.difference, digits, signed=True)}{width}{'*' if figure.holds else ''}"
@@ -148,20 +162,28 @@ def _value(figure: Figure, key: str) -> str:
     return f"{shown(figure.mean, digits)}{width}"
 
 
-def _by_seed(claim: Claim, variant: str) -> str:
+def seeds_table(claim: Found, variant: str) -> str:
+    """The values of each seed, "–" for one that a model does not have."""
     keys = [*claim.primary, *(key for key in PER_SEED if key not in claim.primary)]
     rows = []
-    for each in _of(claim, variant):
+    for each in claim.of(variant):
+        own = claim.seeds_of(each)
+
+        def line(title: str, values: Sequence[str], name: str = each.name, own: Sequence[int] = own) -> list[str]:
+            cells = dict(zip(own, values, strict=True))
+            return [name, title, *(cells.get(seed, "–") for seed in claim.seeds[variant])]
+
         if each.chosen is not None:
-            rows.append([each.name, "round", *map(str, each.rounds)])
+            rows.append(line("round", [*map(str, each.rounds)]))
         for key in keys:
             if (figure := each.figure(key)) is not None:
                 digits = BY_KEY[key].digits
-                rows.append([each.name, BY_KEY[key].title, *(shown(value, digits) for value in figure.by_seed)])
-    return _table(["model", "metric", *(f"seed {seed}" for seed in claim.seeds[variant])], rows)
+                rows.append(line(BY_KEY[key].title, [shown(value, digits) for value in figure.by_seed]))
+    return table(["model", "metric", *(f"seed {seed}" for seed in claim.seeds[variant])], rows)
 
 
-def _instruments(claim: Claim) -> list[str]:
+def instruments(claim: Found) -> list[str]:
+    """How far the scorer and the judge can be trusted; nothing where it was not measured."""
     rows = []
     for variant, found in claim.instruments.items():
         for role, value in (("scorer", found.scorer_accuracy), ("judge", found.judge_accuracy)):
@@ -176,10 +198,11 @@ def _instruments(claim: Claim) -> list[str]:
         "How often they prefer the response that people chose, on held-out pairs that neither was trained on. A coin "
         "would in 0.5 of them."
     )
-    return ["## Scorer and judge", said, _table(["variant", "", "pairs", "share", "95% interval"], rows)]
+    return ["## Scorer and judge", said, table(["variant", "", "pairs", "share", "95% interval"], rows)]
 
 
-def _samples(claim: Claim) -> list[str]:
+def samples(claim: Found) -> list[str]:
+    """The prompts and the responses of all models; nothing where there are none."""
     if not any(each.samples for models in claim.samples.values() for each in models):
         return []
     parts = ["## Samples", f"The first held-out prompts and one response of each model, of seed {claim.samples_seed}."]

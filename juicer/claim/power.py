@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import stdev
 
-from juicer.claim.comparing import CONTROL, DECLARED
+from juicer.claim.comparing import CONTROL
 from juicer.claim.measures import BY_KEY, SCORES, difference, values_of
-from juicer.claim.results import Claim, Figure
+from juicer.claim.results import Figure, Found
 from juicer.evaluation.results import EvaluatedModel
 from juicer.evaluation.significance import Difference
 from juicer.reporting.formatting import shown
@@ -65,7 +65,7 @@ def before(prompts: int | None, known: tuple[str, int, float] | None) -> str:
     )
 
 
-def after(claim: Claim) -> list[str]:
+def after(claim: Found) -> list[str]:
     """What the finished seeds could have shown, a sentence per variant and primary metric."""
     sentences = []
     for variant, seeds in claim.seeds.items():
@@ -73,8 +73,7 @@ def after(claim: Claim) -> list[str]:
             figures = [
                 found
                 for each in claim.compared
-                if each.variant == variant and each.method in DECLARED and each.chosen != "last"
-                if (found := each.figure(key)) is not None
+                if each.variant == variant and (found := each.figure(key)) is not None and found.declared
             ]
             able = [each.detectable for each in figures if each.detectable is not None]
             if not able:

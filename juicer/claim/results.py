@@ -90,8 +90,8 @@ class Versions(Document):
     transformers: str
 
 
-class Claim(Document):
-    """The whole of results.json."""
+class Found(Document):
+    """What every comparison found."""
 
     recipe: str
     variants: dict[str, list[str]]
@@ -100,9 +100,6 @@ class Claim(Document):
     """The finished seeds of each variant."""
     planned: list[int]
     """The seeds that were asked for."""
-    seconds: dict[str, list[float | None]]
-    """Per variant and seed, the sum of the wall-clock times of the stages that ran for it, also of those that ran side
-    by side; None where all were restored."""
     processor: str
     versions: Versions
     primary: list[str]
@@ -110,7 +107,28 @@ class Claim(Document):
     instruments: dict[str, Instruments] = Field(default_factory=dict)
     """Per variant, at its first finished seed: how far its scorer and judge can be trusted."""
     compared: list[Compared]
-    points: list[Point]
     samples_seed: int | None
     samples: dict[str, list[Samples]]
     """Per variant, at its first finished seed."""
+
+    @property
+    def reference(self) -> str:
+        """The control that all are compared with."""
+        return "sft-matched"
+
+    def of(self, variant: str) -> list[Compared]:
+        """The models of a variant."""
+        return [each for each in self.compared if each.variant == variant]
+
+    def seeds_of(self, compared: Compared) -> list[int]:
+        """The seeds that a model's values are of."""
+        return self.seeds[compared.variant]
+
+
+class Claim(Found):
+    """The whole of results.json."""
+
+    seconds: dict[str, list[float | None]]
+    """Per variant and seed, the sum of the wall-clock times of the stages that ran for it, also of those that ran side
+    by side; None where all were restored."""
+    points: list[Point]

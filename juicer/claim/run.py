@@ -13,15 +13,15 @@ from typing import TextIO
 
 from filelock import FileLock, Timeout
 
-from juicer.claim.comparing import CONTROL, Seed, chosen_models, compare, points, primary
+from juicer.claim.comparing import CONTROL, ENTRANTS, Entrants, Seed, chosen_models, compare, points, primary
 from juicer.claim.copies import MARK, PARAMS, Job, Plan, digest_of, files, finish, prepare
 from juicer.claim.measures import SCORES
 from juicer.claim.results import Claim, Samples, Versions
-from juicer.evaluation.results import EvaluatedModel
+from juicer.evaluation.results import EvaluatedModel, Instruments
 from juicer.recipe.graph import reported
 from juicer.reporting.costs import gather
 from juicer.runtime.errors import InputError
-from juicer.runtime.files import read_yaml, remove, value_at
+from juicer.runtime.files import read_yaml, remove, replace_text, value_at
 from juicer.runtime.process_groups import run_in_group, stage_environment
 from juicer.stages.git import changed_files, head
 
@@ -45,14 +45,14 @@ def run(plan: Plan, at_a_time: int, say: Say) -> list[Job]:
         say: told what begins, ends and fails, a line each.
 
     Raises:
-        InputError: another claim works in the folder, or an input cannot be found from there.
+        InputError: another command works in the folder, or an input cannot be found from there.
     """
     plan.work.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(plan.work / ".lock", timeout=0):
             return _run(plan, at_a_time, say)
     except Timeout as error:
-        what = "another claim is working in this folder"
+        what = f"another juicer {plan.command} is working in this folder"
         raise InputError(
             what, where=str(plan.work), do="wait until it ends, or choose another: --work FOLDER"
         ) from error
@@ -61,23 +61,32 @@ def run(plan: Plan, at_a_time: int, say: Say) -> list[Job]:
 def _run(plan: Plan, at_a_time: int, say: Say) -> list[Job]:
     paths = files(plan.work)
     code = digest_of(paths)
-    waiting = [job for job in plan.jobs if not job.is_up_to_date(code)]
+    waiting = [job for job in plan.jobs if not is_up_to_date(plan, job, code)]
     if done := len(plan.jobs) - len(waiting):
         say(f"{done} of {len(plan.jobs)} runs have finished before")
     # All copies first: the project may be edited while they run.
     for job in waiting:
-        prepare(job, paths, code, plan.work)
-    queue = _Queue(waiting)
-    started, failed, cancel = time.monotonic(), list[Job](), threading.Event()
+        prepare(_settled(plan, job) or job, paths, code, plan.work)
+    queue = _Queue(waiting, cancel := threading.Event())
+    started, failed = time.monotonic(), list[Job]()
     total = len(plan.jobs)
 
     def work() -> None:
         while not cancel.is_set() and (job := queue.next()) is not None:
             number = plan.jobs.index(job) + 1
-            say(f"[{number}/{total}] {job.name}: started; its output: {job.log}")
             began = time.monotonic()
             try:
-                problem = _carry_out(job, code, cancel)
+                now = plan.settled(job)
+                if now.is_up_to_date(code):
+                    say(f"[{number}/{total}] {job.name}: has finished before")
+                    continue
+                # What has ended since may have changed its parameters.
+                prepare(now, paths, code, plan.work)
+                say(f"[{number}/{total}] {job.name}: started; its output: {job.log}")
+                problem = _carry_out(now, code, cancel)
+            except InputError as error:
+                replace_text(job.log, f"{error}\n")
+                problem = error.what
             finally:
                 queue.ended(job)
             if cancel.is_set():
@@ -101,26 +110,57 @@ def _run(plan: Plan, at_a_time: int, say: Say) -> list[Job]:
     return [job for job in plan.jobs if job in failed]
 
 
+def is_up_to_date(plan: Plan, job: Job, code: str) -> bool:
+    """Whether a job has finished with this code and its parameters, and the jobs that these depend on have too."""
+    now = _settled(plan, job)
+    if now is None or not now.is_up_to_date(code):
+        return False
+    return now is job or all(is_up_to_date(plan, each, code) for each in plan.jobs if _follows(job, each))
+
+
+def _settled(plan: Plan, job: Job) -> Job | None:
+    """The job as it would be run now; None where that is not known yet."""
+    try:
+        return plan.settled(job)
+    except InputError:
+        return None
+
+
+def _follows(job: Job, other: Job) -> bool:
+    """Whether a job waits for another one."""
+    return other.turn < job.turn and (other.variant, other.seed) == (job.variant, job.seed)
+
+
 class _Queue:
     """Jobs that wait, for several threads."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self._waiting, self._running, self._lock = list(jobs), list[int](), threading.Lock()
+    def __init__(self, jobs: Sequence[Job], cancel: threading.Event) -> None:
+        self._waiting, self._running, self._cancel = list(jobs), list[Job](), cancel
+        self._changed = threading.Condition()
 
     def next(self) -> Job | None:
-        """The first job whose seed is not at work, else the first; None if none waits."""
-        with self._lock:
-            if not self._waiting:
-                return None
-            job = next((each for each in self._waiting if each.seed not in self._running), self._waiting[0])
-            self._waiting.remove(job)
-            self._running.append(job.seed)
-            return job
+        """The first job that may start whose seed is not at work, else the first one; None if none waits any more.
+
+        Waits while all that are left follow jobs at work.
+        """
+        with self._changed:
+            while self._waiting and not self._cancel.is_set():
+                left = [*self._waiting, *self._running]
+                free = [job for job in self._waiting if not any(_follows(job, other) for other in left)]
+                if free:
+                    seeds = {job.seed for job in self._running}
+                    job = next((each for each in free if each.seed not in seeds), free[0])
+                    self._waiting.remove(job)
+                    self._running.append(job)
+                    return job
+                self._changed.wait(0.5)
+            return None
 
     def ended(self, job: Job) -> None:
-        """Another job of the same seed may begin."""
-        with self._lock:
-            self._running.remove(job.seed)
+        """Those that follow the job may start."""
+        with self._changed:
+            self._running.remove(job)
+            self._changed.notify_all()
 
 
 def _carry_out(job: Job, code: str, cancel: threading.Event) -> str | None:
@@ -161,11 +201,20 @@ def read(job: Job) -> Seed:
     Raises:
         InputError: one of its files is missing or damaged; names it.
     """
-    names = reported(value_at(read_yaml(job.folder / PARAMS), "graph"))
-    models = {name: EvaluatedModel.read(job.folder / f"evaluation/models/{name}.json") for name in names}
+    models = models_of(job)
     if CONTROL not in models:
         raise InputError(f"there is no {CONTROL}, with which all are compared", where=str(job.folder))
     return Seed(job.seed, models)
+
+
+def models_of(job: Job) -> dict[str, EvaluatedModel]:
+    """The evaluations of a finished job, by name, in the order of the recipe.
+
+    Raises:
+        InputError: one of the files is missing or damaged; names it.
+    """
+    names = reported(value_at(read_yaml(job.folder / PARAMS), "graph"))
+    return {name: EvaluatedModel.read(job.folder / f"evaluation/models/{name}.json") for name in names}
 
 
 def collect(plan: Plan, samples: int) -> Claim:
@@ -179,7 +228,9 @@ def collect(plan: Plan, samples: int) -> Claim:
     """
     finished = [job for job in plan.jobs if job.finished]
     if not finished:
-        raise InputError("no seed has finished", where=str(plan.work), do=f"run them: juicer claim {plan.path}")
+        raise InputError(
+            "no seed has finished", where=str(plan.work), do=f"run them: juicer {plan.command} {plan.path}"
+        )
     found = [(job, read(job)) for job in finished]
     variants = {
         name: seeds for name in plan.variants if (seeds := [seed for job, seed in found if job.variant == name])
@@ -187,7 +238,6 @@ def collect(plan: Plan, samples: int) -> Claim:
     everywhere = [seed for seeds in variants.values() for seed in seeds]
     metrics = primary(everywhere)
     score = next((key for key in SCORES if key in metrics), None)
-    code = digest_of(files(plan.work))
     return Claim(
         recipe=plan.recipe.name,
         variants={name: plan.variants[name] for name in variants},
@@ -195,35 +245,43 @@ def collect(plan: Plan, samples: int) -> Claim:
         planned=list(plan.seeds),
         seconds={name: [_seconds(job) for job in finished if job.variant == name] for name in variants},
         processor=processor(),
-        versions=Versions(
-            juicer=head(),
-            changed=bool(changed_files(":(exclude)dvc.lock", ":(exclude)params.yaml"))
-            or not all(job.is_up_to_date(code) for job in finished),
-            python=platform.python_version(),
-            torch=importlib.metadata.version("torch"),
-            transformers=importlib.metadata.version("transformers"),
-        ),
+        versions=versions(finished, digest_of(files(plan.work))),
         primary=metrics,
-        instruments={
-            name: trusted
-            for name, seeds in variants.items()
-            if (trusted := next((each.instruments for each in seeds[0].models.values() if each.instruments), None))
-        },
+        instruments=instruments(variants),
         compared=compare(variants, metrics),
         points=points(variants, ["gap", *([score] if score else [])]),
         samples_seed=everywhere[0].seed,
-        samples={name: _samples(seeds[:1], samples) for name, seeds in variants.items()},
+        samples={name: samples_of(seeds[:1], samples) for name, seeds in variants.items()},
     )
 
 
-def _samples(first: Sequence[Seed], most: int) -> list[Samples]:
-    found: Mapping[str, EvaluatedModel] = {
-        name: models[0] for name, _, chosen, models in chosen_models(first) if chosen != "last"
+def versions(jobs: Sequence[Job], code: str) -> Versions:
+    """What the figures of finished jobs were computed with."""
+    return Versions(
+        juicer=head(),
+        changed=bool(changed_files(":(exclude)dvc.lock", ":(exclude)params.yaml"))
+        or not all(job.is_up_to_date(code) for job in jobs),
+        python=platform.python_version(),
+        torch=importlib.metadata.version("torch"),
+        transformers=importlib.metadata.version("transformers"),
+    )
+
+
+def instruments(variants: Mapping[str, Sequence[Seed]]) -> dict[str, Instruments]:
+    """How far the scorer and the judge of each variant can be trusted, at its first seed."""
+    return {
+        name: trusted
+        for name, seeds in variants.items()
+        if (trusted := next((each.instruments for each in seeds[0].models.values() if each.instruments), None))
     }
-    samples = {name: model.samples[:most] for name, model in found.items()}
+
+
+def samples_of(first: Sequence[Seed], most: int, entrants: Entrants = ENTRANTS) -> list[Samples]:
+    """At most so many responses of each model that is compared, of one seed."""
+    found = {each.name: each.models[0] for each in chosen_models(first, entrants) if each.chosen != "last"}
     return [
-        Samples(name=name, samples=shown, judged=found[name].held_out_judged[: len(shown)])
-        for name, shown in samples.items()
+        Samples(name=name, samples=model.samples[:most], judged=model.held_out_judged[: len(model.samples[:most])])
+        for name, model in found.items()
     ]
 
 

@@ -6,14 +6,14 @@ The commands are `juicer use` and `juicer check`.
 import copy
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from juicer.recipe.checks import as_plain, check_consistent, check_models, check_pairs, check_pinned
+from juicer.recipe.checks import as_plain, check_consistent, check_models, check_pairs, check_pinned, check_single
 from juicer.recipe.graph import GB, FoundRounds, Graph, Method, graph_of, local_inputs, on_auto, size_of
 from juicer.recipe.inputs import check_inputs
 from juicer.recipe.origin import origin_of, written_from
@@ -25,7 +25,6 @@ from juicer.runtime.files import read_yaml, replace_text, value_at
 from juicer.runtime.yaml_text import parse_yaml
 from juicer.settings.base import S, Settings
 from juicer.settings.bounds import shortened
-from juicer.settings.claim import ClaimSettings
 from juicer.settings.preferences import ROLES
 from juicer.settings.sources import SourceSettings
 
@@ -99,7 +98,13 @@ def _without_tilde(value: Any) -> Any:
 
 
 def load(
-    path: Path, overrides: Sequence[str], *, tiny: bool = False, pinned: bool = True, active: Path | None = None
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    tiny: bool = False,
+    pinned: bool = True,
+    active: Path | None = None,
+    repeated: bool = True,
 ) -> tuple[Recipe, Graph]:
     """Read a recipe, apply `key=value` overrides (values are YAML), validate it and derive its graph.
 
@@ -107,13 +112,16 @@ def load(
         tiny: whether the recipe is scaled down first, see TINY; overrides are applied after that.
         pinned: whether a Hugging Face id without a revision is an error.
         active: the params.yaml in use: where its recipe is the same, the rounds that were found for it stay.
+        repeated: whether the variants and methods of the sections `claim` and `methods` are checked too.
     """
     written = _read(path)
     values = changed(written, (*(_scaled_down(written) if tiny else ()), *overrides))
     recipe = _from_home(_parsed(values, str(path)))
     check_consistent(recipe, str(path))
-    if "graph" not in read_yaml(path):  # params.yaml has the changes of its command line, see _check_variants
-        _check_variants(recipe.claim, values, written, str(path))
+    if repeated and "graph" not in read_yaml(
+        path
+    ):  # params.yaml has the changes of its command line, see _check_variants
+        _check_variants(recipe, values, written, str(path))
     check_models(recipe, str(path), whole=pinned)
     check_inputs(recipe, whole=pinned)
     mirror = recipe.leaderboard.mirror
@@ -152,30 +160,51 @@ def _parsed(values: dict[str, Any], where: str) -> Recipe:
     return recipe if recipe.fetch.is_world else recipe.model_copy(update={"world": None})
 
 
-def _check_variants(claim: ClaimSettings, values: dict[str, Any], written: dict[str, Any], where: str) -> None:
-    """Check every variant of the section `claim`.
+def _check_variants(recipe: Recipe, values: dict[str, Any], written: dict[str, Any], where: str) -> None:
+    """Check every variant of the section `claim`, and every variant, method and control of the section `methods`.
 
-    A variant that only a change on the command line makes impossible is none of `juicer run`'s business: `juicer claim`
-    refuses it.
+    One that only a change on the command line makes impossible is none of `juicer run`'s business: `juicer claim` and
+    `juicer compare-methods` refuse it.
 
     Args:
         values: the recipe with the changes of the command line.
         written: the recipe as it is written.
 
     Raises:
-        InputError: the recipe refuses an override of a variant; names the variant.
+        InputError: the recipe refuses an override of a variant, method or control; names it.
     """
-    for name, overrides in claim.variants.items():
-        refused = _refusal(values, overrides, where)
-        if refused is not None and _refusal(written, overrides, where) is not None:
-            do = refused.do or "correct the variant's overrides"
-            raise InputError(refused.what, where=f"{where}: claim.variants.{name}", do=do)
+    for key, overrides in _repeated(recipe):
+        method = key.startswith("methods.compared.")
+        refused = _refusal(values, overrides, where, method=method)
+        if refused is not None and _refusal(written, overrides, where, method=method) is not None:
+            do = refused.do or "correct the overrides"
+            raise InputError(refused.what, where=f"{where}: {key}", do=do)
 
 
-def _refusal(values: dict[str, Any], overrides: Sequence[str], where: str) -> InputError | None:
-    """The error of a recipe with these overrides; None if it is valid."""
+def _repeated(recipe: Recipe) -> Iterator[tuple[str, list[str]]]:
+    """What the recipe is repeated with: the key of a variant, method or control, and all of its overrides."""
+    for name, overrides in recipe.claim.variants.items():
+        yield f"claim.variants.{name}", overrides
+    if recipe.methods is not None:
+        for variant, changes in recipe.methods.variants.items():
+            words = [*recipe.methods.shared, *changes]
+            yield f"methods.variants.{variant}", words
+            for kind, named in (("compared", recipe.methods.compared), ("controls", recipe.methods.controls)):
+                for name, overrides in named.items():
+                    yield f"methods.{kind}.{name}", [*words, *overrides]
+
+
+def _refusal(values: dict[str, Any], overrides: Sequence[str], where: str, *, method: bool) -> InputError | None:
+    """The error of a recipe with these overrides; None if it is valid.
+
+    Args:
+        method: whether they have to make it the recipe of a single method.
+    """
     try:
-        check_consistent(_parsed(changed(values, overrides), where), where)
+        recipe = _parsed(changed(values, overrides), where)
+        check_consistent(recipe, where)
+        if method:
+            check_single(recipe, where)
     except InputError as error:
         return error
     return None

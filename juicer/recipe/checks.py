@@ -219,6 +219,14 @@ def check_pairs(recipe: Recipe, found: Sequence[FirstRows], where: str) -> None:
         raise InputError(what, where=where, do=do)
 
 
+def check_single(recipe: Recipe, where: str) -> None:
+    """Check that a recipe has one method and not both: rounds other than 0, also those that are decided later."""
+    irft, rft = recipe.irft.rounds, recipe.rft.rounds
+    if (irft != 0) == (rft != 0):
+        what = f"exactly one of irft.rounds and rft.rounds has to be above 0, not {irft} and {rft}"
+        raise InputError(what, where=where, do="set the other one to 0")
+
+
 def _check_installed(recipe: Recipe, where: str) -> None:
     """Packages that the recipe needs. Checked when a stage starts, because a plan of such a recipe needs none of them.
 

@@ -11,6 +11,7 @@ from juicer.settings.evaluation import EvaluationSettings
 from juicer.settings.irft import IrftSettings
 from juicer.settings.keep import KeepSettings
 from juicer.settings.leaderboard import LeaderboardSettings
+from juicer.settings.methods import MethodsSettings
 from juicer.settings.models import PolicySettings, RegisterSettings
 from juicer.settings.preferences import PreferencesSettings
 from juicer.settings.report import ReportSettings
@@ -51,5 +52,6 @@ class Recipe(Settings):
     leaderboard: LeaderboardSettings = LeaderboardSettings()
     report: ReportSettings = ReportSettings()
     claim: ClaimSettings = ClaimSettings()
+    methods: MethodsSettings | None = None
     keep: KeepSettings = KeepSettings()
     register_: RegisterSettings = Field(RegisterSettings(), alias="register")

@@ -45,6 +45,7 @@ COLUMNS = (
     Column("steps", "Steps", 0),
     Column("response_tokens", "Response tokens", 0),
 )
+LEDGER = COSTS.parent / "cost_ledger.json"
 RESTORED, WAITING = "restored, not run here", "not run yet"
 
 
@@ -89,7 +90,7 @@ def gather(root: Path) -> list[StageRow]:
     stage now, and a stage is shown with the cost of its present state only. Stages that dvc.yaml no longer has are left
     out.
     """
-    ledger_path = root / COSTS.parent / "cost_ledger.json"
+    ledger_path = root / LEDGER
     ledger = _ledger(ledger_path)
     files = {path.stem: path for path in sorted((root / COSTS).glob("*.json"))}
     locked: dict[str, Any] | None = None
@@ -113,6 +114,26 @@ def gather(root: Path) -> list[StageRow]:
     kept = {name: {state: cost.as_json() for state, cost in known.items()} for name, known in ledger.items() if known}
     replace_text(ledger_path, json.dumps(kept, indent=1) + "\n")
     return rows
+
+
+def completed(rows: Sequence[StageRow], root: Path, copies: Sequence[Path]) -> list[StageRow]:
+    """The rows of `root` with the costs of restored stages, where another copy of the project ran the same stage.
+
+    Args:
+        rows: what `gather` found in `root`.
+        copies: folders in which `gather` was called before.
+    """
+    known: dict[tuple[str, str], StageCost] = {}
+    for each in copies:
+        for name, states in _ledger(each / LEDGER).items():
+            known |= {(name, state): cost for state, cost in states.items()}
+    locked = (read_yaml(root / "dvc.lock").get("stages") or {}) if (root / "dvc.lock").is_file() else {}
+    return [
+        StageRow(row.stage, found)
+        if row.cost is None and row.stage in locked and (found := known.get((row.stage, _digest(locked[row.stage]))))
+        else row
+        for row in rows
+    ]
 
 
 def render(rows: Sequence[StageRow]) -> str:

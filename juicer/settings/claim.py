@@ -10,8 +10,28 @@ from juicer.settings.bounds import Seed, shortened
 
 NAME = re.compile(r"(?!cache$)[a-z0-9][a-z0-9-]{0,59}")
 """A folder beside that of the cache."""
-OWN = ("seed", "name", "claim", "extends", "graph")
+OWN = ("seed", "name", "claim", "methods", "extends", "graph")
 """Keys that a variant cannot change: `juicer claim` sets the seed, and the others name the recipe itself."""
+
+
+def check_seeds(seeds: list[int]) -> list[int]:
+    """Refuse a seed that is given twice."""
+    twice = next((seed for place, seed in enumerate(seeds) if seed in seeds[:place]), None)
+    if twice is not None:
+        raise ValueError(f"seed {twice} is given twice")
+    return seeds
+
+
+def check_variants(variants: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Refuse a name that is no folder's, and a variant of what only the command decides."""
+    for name, overrides in variants.items():
+        if not NAME.fullmatch(name):
+            what = f"variant {shortened(name)} is not a name of lower-case letters, digits and hyphens, or is cache"
+            raise ValueError(what)
+        own = [word for word in overrides if re.split(r"[.=]", word)[0] in OWN]
+        if own:
+            raise ValueError(f"variant {name!r} sets {shortened(own[0])}, which no variant can change")
+    return variants
 
 
 class ClaimSettings(Settings):
@@ -22,22 +42,5 @@ class ClaimSettings(Settings):
     variants: dict[str, list[str]] = Field({"default": []}, min_length=1, max_length=100)
     """Changes of the recipe that are compared too: `key=value` overrides by the variant's name, a folder's name."""
 
-    @field_validator("seeds")
-    @classmethod
-    def _differ(cls, seeds: list[int]) -> list[int]:
-        twice = next((seed for place, seed in enumerate(seeds) if seed in seeds[:place]), None)
-        if twice is not None:
-            raise ValueError(f"seed {twice} is given twice")
-        return seeds
-
-    @field_validator("variants")
-    @classmethod
-    def _named(cls, variants: dict[str, list[str]]) -> dict[str, list[str]]:
-        for name, overrides in variants.items():
-            if not NAME.fullmatch(name):
-                what = f"variant {shortened(name)} is not a name of lower-case letters, digits and hyphens, or is cache"
-                raise ValueError(what)
-            own = [word for word in overrides if re.split(r"[.=]", word)[0] in OWN]
-            if own:
-                raise ValueError(f"variant {name!r} sets {shortened(own[0])}, which no variant can change")
-        return variants
+    _seeds = field_validator("seeds")(check_seeds)
+    _variants = field_validator("variants")(check_variants)

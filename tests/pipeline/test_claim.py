@@ -1,8 +1,6 @@
 """`juicer claim` over two seeds and two variants, in copies of a project whose stages write down given figures."""
 
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,13 +10,9 @@ from pathlib import Path
 import pytest
 
 from juicer.claim.results import Claim
-from juicer.stages.git import git
-from tests import python
 from tests.example_evaluations import evaluation
-from tests.small_pipeline import commit
-from tests.stub_models import write_stub
+from tests.stub_project import call, environment, make_project, ran
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = {"base": ("base", 0), "sft": ("sft", 0), "sft-matched": ("sft-matched", 0), "irft-r1": ("irft", 1)}
 RECIPE = """
 extends: quickstart.yaml
@@ -37,7 +31,6 @@ claim:
     imperfect-t12: [irft.training.beta=0.5]
     clean: [irft.training.beta=0.7]
 """
-ROW = {"id": "0", "prompt": "How do I fly a kite?", "response": "Hold the line.", "rejected": "No."}
 MAKE = """
 import json, os, sys, time
 from pathlib import Path
@@ -96,48 +89,17 @@ stages:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with a model that git ignores, as the working directory."""
-    folder = tmp_path / "project"
-    (folder / "figures").mkdir(parents=True)
-    for name in ("tasks", "flows"):
-        (folder / name).symlink_to(ROOT / name)
-    (folder / "recipes").mkdir()
-    shutil.copy(ROOT / "recipes/quickstart.yaml", folder / "recipes/quickstart.yaml")
-    for name, text in {"dvc.yaml": GRAPH, "make.py": MAKE, "recipes/mine.yaml": RECIPE}.items():
-        (folder / name).write_text(text)
-    (folder / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
-    for name, (method, number) in NAMES.items():
-        made = evaluation(name, method, number, quality=0.3 + 0.2 * number)
-        (folder / f"figures/{name}.json").write_text(json.dumps(made))
-    write_stub(folder / "models/mine")
-    for name in (".gitignore", ".dvcignore", ".dvc/config"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
+    figures = {
+        name: evaluation(name, method, number, quality=0.3 + 0.2 * number) for name, (method, number) in NAMES.items()
+    }
+    folder = make_project(tmp_path / "project", RECIPE, GRAPH, MAKE, figures)
     monkeypatch.chdir(folder)
-    git("init", "-q")
-    commit(folder, "first")
     return folder
-
-
-def environment(folder: Path, **more: str) -> dict[str, str]:
-    return {**python.environment(ROOT), "RAN": str(folder.parent / "ran"), **more}
 
 
 def claim(folder: Path, *words: str, code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
     """Run `juicer claim mine`, which has to end with `code`."""
-    command = [sys.executable, "-m", "juicer", "claim", "mine", *words]
-    done = subprocess.run(
-        command, cwd=folder, env=environment(folder, **more), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
-
-
-def ran(folder: Path) -> list[str]:
-    """The stages that have run since the last call, and where."""
-    path = folder.parent / "ran"
-    found = path.read_text().splitlines() if path.exists() else []
-    path.unlink(missing_ok=True)
-    return found
+    return call(folder, "claim", "mine", *words, code=code, **more)
 
 
 def test_every_variant_and_seed_runs_once_shares_what_it_can_and_is_resumed(project: Path) -> None:

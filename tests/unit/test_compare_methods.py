@@ -1,0 +1,372 @@
+"""Several methods from one SFT: what a recipe refuses, the control's budget, the verdicts and the tables."""
+
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from juicer import cli
+from juicer.claim.comparing import Entrants, Seed, compare, primary
+from juicer.claim.copies import PARAMS, Plan
+from juicer.claim.methods import figure, page, reporting
+from juicer.claim.methods.collect import effort_of, joined
+from juicer.claim.methods.plan import CONTROLS, Budget, MethodsPlan, budget_of, plan_methods
+from juicer.claim.methods.results import Effort, MethodComparison
+from juicer.claim.methods.verdict import headline, less, verdicts_of
+from juicer.claim.results import Versions
+from juicer.claim.run import _Queue, is_up_to_date
+from juicer.evaluation.results import EvaluatedModel
+from juicer.recipe.activation import load
+from juicer.reporting.costs import RESTORED, StageRow, completed, gather
+from juicer.runtime.errors import InputError
+from juicer.settings.sft import SftMatchedSettings
+from tests.conftest import ROOT
+from tests.example_evaluations import evaluation, training_of
+
+ENTRANTS = Entrants(("irft", "rft-t1"), ("sft-matched", "gem"), ("irft", "rft-t1", "gem"))
+QUICKSTART = Path("recipes/quickstart.yaml")
+
+
+def model(name: str, method: str, number: int, quality: float, steps: int = 0, **common: Any) -> EvaluatedModel:
+    """An evaluation as a run writes it, of a model that was trained for `steps` since SFT."""
+    training = training_of(method, max(steps, 1), steps, number, ("loss",))
+    return EvaluatedModel.parse(evaluation(name, method, number, quality=quality, training=training, **common), name)
+
+
+def run(*own: EvaluatedModel) -> dict[str, EvaluatedModel]:
+    """The models of one run."""
+    common = [model("base", "base", 0, 0.0), model("sft", "sft", 0, 0.3)]
+    return {each.name: each for each in (*common, *own)}
+
+
+def seed(number: int, *, rft: bool = True, gem: float = 0.5, **given: Any) -> Seed:
+    """A finished seed: RFT is far better, IRFT is not, and of both controls the second one is as good."""
+    shift = 0.01 * (number % 3)
+    runs = {
+        "irft": (
+            False,
+            run(
+                model("irft-r1", "irft", 1, 0.5 - shift, 40, validation=0.4, **given),
+                model("irft-r2", "irft", 2, 0.5 + 2 * shift, 80, validation=0.9, **given),
+            ),
+        ),
+        **({"rft-t1": (False, run(model("rft-r1", "rft", 1, 0.9 + shift, 60, **given)))} if rft else {}),
+        "sft-matched": (True, run(model("sft-matched", "sft-matched", 0, 0.5, 80, **given))),
+        "gem": (True, run(model("sft-matched", "sft-matched", 0, gem + shift, 100, **given))),
+    }
+    return Seed(number, joined(runs))
+
+
+def whole(seeds: list[Seed], planned: list[int]) -> MethodComparison:
+    """The document of a comparison."""
+    metrics = primary(seeds)
+    compared = compare({"imperfect": seeds}, metrics, ENTRANTS)
+    verdicts = verdicts_of(compared, metrics[0])
+    seconds = {("imperfect", each.seed, "irft"): 90.0 for each in seeds}
+    efforts = [effort_of("imperfect", name, seeds, seconds) for name in (*ENTRANTS.methods, *ENTRANTS.controls)]
+    return MethodComparison(
+        recipe="mine",
+        variants={"imperfect": []},
+        shared=["evaluation.prompts=60"],
+        methods={"irft": ["rft.rounds=0"], "rft-t1": ["irft.rounds=0"]},
+        controls={"sft-matched": [], "gem": []},
+        seeds={"imperfect": [each.seed for each in seeds]},
+        planned=planned,
+        missing={"imperfect": {"rft-t1": [each.seed for each in seeds if not each.rounds("rft-t1")]}},
+        starts={"imperfect": True},
+        processor="a processor",
+        versions=Versions(juicer="a" * 40, changed=False, python="3.11", torch="2.11", transformers="5.17"),
+        primary=metrics,
+        compared=compared,
+        efforts=[each for each in efforts if each is not None],
+        verdicts=verdicts,
+        headlines=[headline("imperfect", compared, verdicts, "sft-matched")],
+        samples_seed=0,
+        samples={},
+    )
+
+
+def test_each_method_is_compared_with_the_first_control_by_its_best_and_its_last_round() -> None:
+    found = compare({"imperfect": [seed(0), seed(1), seed(2)]}, ["score"], ENTRANTS)
+    assert [each.name for each in found] == [
+        "base", "sft", "sft-matched", "gem", "irft, best round", "irft, last round", "rft-t1",
+    ]  # fmt: skip
+    declared = [each.name for each in found for one in each.figures if one.declared]
+    assert declared == ["gem", "irft, best round", "rft-t1"]
+    assert all(one.difference is None for each in found if each.name == "sft-matched" for one in each.figures)
+
+
+def test_a_method_is_compared_over_the_seeds_that_have_it() -> None:
+    found = whole([seed(0), seed(1, rft=False), seed(2)], [0, 1, 2])
+    rft = next(each for each in found.compared if each.name == "rft-t1")
+    score = rft.figure("score")
+    assert score is not None and len(score.by_seed) == 2 and found.seeds_of(rft) == [0, 2]
+    text = page.page(found, pictured=False)
+    assert "rft-t1 has not finished: seeds 1" in text
+    assert any(line.startswith("| rft-t1 | score | ") and " | – | " in line for line in text.splitlines())
+
+
+def test_the_budget_is_the_most_steps_and_the_most_tokens_of_any_method() -> None:
+    record = {**training_of("rft_policy", 5, 50, 1, ("loss",)), "total_response_tokens": 90_000}
+    tokens = EvaluatedModel.parse(evaluation("rft-r1", "rft", 1, quality=0.5, training=record), "rft-r1")
+    models = [model("irft-r1", "irft", 1, 0.5, 40), model("irft-r2", "irft", 2, 0.5, 80), tokens]
+    assert budget_of([*run().values(), *models]) == Budget(steps=80, response_tokens=90_000)
+    assert budget_of(run().values()) is None
+
+
+def test_the_effort_is_that_of_all_rounds_and_less_than_the_controls_is_said() -> None:
+    seeds = [seed(0), seed(1)]
+    irft, rft = (effort_of("imperfect", name, seeds, {}) for name in ("irft", "rft-t1"))
+    assert irft is not None and (irft.steps, irft.steps_share, irft.is_less) == ([80, 80], 1.0, False)
+    assert rft is not None and (rft.steps_share, rft.tokens_share, rft.is_less) == (0.75, 0.75, True)
+    assert effort_of("imperfect", "dft", seeds, {}) is None
+    assert less([irft, rft], "sft-matched") == [
+        "On `imperfect`, rft-t1 was trained for less than sft-matched: 75% of its steps and 75% of its response tokens."
+    ]
+    nothing = Effort(
+        variant="a", method="b", steps=[0], response_tokens=[0], seconds=[None], steps_share=None, tokens_share=None
+    )
+    assert less([nothing], "sft-matched") == []
+
+
+def test_the_verdict_is_in_plain_words() -> None:
+    found = whole([seed(each) for each in range(4)], [0, 1, 2, 3])
+    outcomes = {each.method: each.outcome for each in found.verdicts}
+    assert outcomes == {"gem": "not shown to differ", "irft": "not shown to differ", "rft-t1": "better"}
+    assert found.headlines[0].startswith("On `imperfect`, by score: rft-t1 is better than sft-matched by 1.")
+    assert "no other method is shown to differ (a difference of " in found.headlines[0]
+    irft = next(each for each in found.verdicts if each.method == "irft")
+    assert irft.text.startswith("not shown to differ; a difference of ")
+
+
+def test_where_nothing_differs_or_nothing_is_measured_the_headline_says_so() -> None:
+    only = Entrants(("irft",), ("sft-matched",), ("irft",))
+    compared = compare({"clean": [seed(each) for each in range(3)]}, ["score"], only)
+    said = headline("clean", compared, verdicts_of(compared, "score"), "sft-matched")
+    assert said.startswith("On `clean`, by score: no method is shown to differ from sft-matched (a difference of ")
+    assert "nothing measures how good" in headline("clean", compared, [], "sft-matched")
+
+
+def test_two_that_are_worse_are_named_together() -> None:
+    both = Entrants(("rft-t1",), ("sft-matched", "gem"), ("rft-t1", "gem"))
+    compared = compare({"a": [seed(each, gem=0.1) for each in range(4)]}, ["score"], both)
+    verdicts = verdicts_of(compared, "score")
+    assert "gem is worse than sft-matched by 1." in headline("a", compared, verdicts, "sft-matched")
+    better = [each.model_copy(update={"outcome": "worse"}) for each in verdicts]
+    said = headline("a", compared, better, "sft-matched")
+    assert "gem (by 1." in said and said.endswith("are worse than sft-matched.") and ") and rft-t1 (by 1." in said
+
+
+def test_a_run_without_the_model_that_it_is_for_is_refused() -> None:
+    with pytest.raises(InputError, match="the run of gem has no model of its own"):
+        joined({"irft": (False, run(model("irft-r1", "irft", 1, 0.5))), "gem": (True, run())})
+
+
+def test_the_page_has_a_row_per_method_with_its_effort_and_verdict(tmp_path: Path) -> None:
+    found = whole([seed(each) for each in range(3)], [0, 1, 2])
+    said = reporting.publish(found, tmp_path)
+    assert MethodComparison.read(tmp_path / "results.json") == found
+    text = (tmp_path / "methods.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if " | verdict |" in line or "better |" in line]
+    assert [cell.strip("| ") for cell in rows[0]] == [
+        "model", "score", "preference accuracy", "oracle", "preference accuracy per token", "KL to sft, nats",
+        "steps", "response tokens", "minutes", "verdict",
+    ]  # fmt: skip
+    assert rows[1][0] == "| rft-t1" and rows[1][-4:-1] == ["60 (75%†)", "42\u202f000 (75%†)", "–"]
+    for part in (
+        "![Differences to sft-matched", "80 (100%) | 56\u202f000 (100%) | 1.5 | not shown", "what all are compared",
+        "Holm's correction for the 6 declared comparisons", "† marks less than 90% of the control",
+        "`evaluation.prompts=60`",
+    ):  # fmt: skip
+        assert part in text, part
+    order = [name for line in said[0].splitlines() if (name := line.split("  ")[0]) in ("sft", "rft-t1", "gem")]
+    assert order == ["sft", "rft-t1", "gem"]
+
+
+def test_the_picture_has_the_same_bytes_for_the_same_results(tmp_path: Path) -> None:
+    found = whole([seed(each) for each in range(3)], [0, 1, 2])
+    first, second = (figure.draw(found, tmp_path / name) for name in ("a", "b"))
+    assert [path.name for path in first] == ["a.svg", "a.png"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert figure.draw(found.model_copy(update={"verdicts": []}), tmp_path / "c") == []
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A git checkout with the quickstart, as the working directory."""
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / QUICKSTART).write_bytes((ROOT / QUICKSTART).read_bytes())
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(section: dict[str, Any] | None) -> None:
+    """Replace the quickstart's section `methods`."""
+    values = YAML(typ="safe").load(QUICKSTART.read_text())
+    with QUICKSTART.open("w") as stream:
+        YAML(typ="safe").dump({**values, "methods": section}, stream)
+
+
+IRFT = {"irft": ["rft.rounds=0"]}
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        (
+            {"compared": {"a": []}},
+            "methods.compared.a: exactly one of irft.rounds and rft.rounds has to be above 0, not 3",
+        ),
+        ({"compared": {"a": ["irft.rounds=0", "rft.rounds=0"]}}, "methods.compared.a: exactly one of"),
+        ({"compared": {"a": ["rft.rounds=0", "irft.ronds=2"]}}, "methods.compared.a: unknown parameter 'irft.ronds'"),
+        ({"compared": {"a": ["oops"]}}, "methods.compared.a: 'oops' is not an override"),
+        ({"compared": {"a": ["sft.epochs=1"]}}, "method 'a' sets 'sft.epochs=1', which all have in common"),
+        ({"compared": {"sft": ["rft.rounds=0"]}}, "method 'sft' is not a name"),
+        ({"compared": {"A b": ["rft.rounds=0"]}}, "method 'A b' is not a name"),
+        ({"compared": {}}, "methods.compared"),
+        ({"compared": IRFT, "controls": {"irft": []}}, "'irft' is both a method and a control"),
+        ({"compared": IRFT, "controls": {"b": ["sft_matched.rates=[1]"]}}, "methods.controls.b: unknown parameter"),
+        ({"compared": IRFT, "controls": {"b": ["seed=1"]}}, "control 'b' sets 'seed=1'"),
+        ({"compared": IRFT, "shared": ["seed=1"]}, "sets 'seed=1', which no variant can change"),
+        ({"compared": IRFT, "shared": ["methods=null"]}, "sets 'methods=null', which no variant can change"),
+        ({"compared": IRFT, "variants": {"v": ["world.rws=1"]}}, "methods.variants.v: unknown parameter 'world.rws'"),
+        ({"compared": IRFT, "variants": {"v": ["irft.rounds=0"]}}, "methods.compared.irft: exactly one of"),
+        ({"compared": IRFT, "seeds": [1, 1]}, "seed 1 is given twice"),
+        ({}, "parameter 'methods.compared' is missing"),
+        (None, "the recipe has no section methods, so there is nothing to compare"),
+    ],
+)
+def test_a_recipe_refuses_a_wrong_section_when_it_is_read(
+    project: Path, section: dict[str, Any] | None, told: str
+) -> None:
+    write(section)
+    with pytest.raises(InputError) as error:
+        plan_methods(QUICKSTART, [], [], [], [], None)
+    assert told in str(error.value)
+    if section is not None:
+        with pytest.raises(InputError):
+            load(QUICKSTART, [])
+
+
+def test_a_change_on_the_command_line_does_not_make_a_recipe_unreadable(project: Path) -> None:
+    write({"compared": {"t2": ["rft.rounds=0", "irft.passes=3"]}})
+    assert load(QUICKSTART, ["irft.rounds=4"])[0].irft.rounds == 4
+    with pytest.raises(InputError, match=r"methods\.compared\.t2: irft.rounds = 4 is not a multiple"):
+        plan_methods(QUICKSTART, ["irft.rounds=4"], [], [], [], None)
+
+
+def test_each_method_and_control_of_a_seed_is_a_run_of_its_own(project: Path) -> None:
+    planned = plan_methods(QUICKSTART, ["evaluation.prompts=9"], [3, 4], ["clean"], ["rft-t1", "irft"], None)
+    names = [job.name for job in planned.jobs]
+    assert names == [f"clean, {name}, seed {seed}" for seed in (3, 4) for name in ("irft", "rft-t1", "sft-matched")]
+    assert planned.jobs[0].folder == project / ".juicer/methods/quickstart/clean/irft/seed-3"
+    values = [YAML(typ="safe").load(job.params) for job in planned.jobs[:3]]
+    assert [(each["irft"]["rounds"], each["rft"]["rounds"]) for each in values] == [(3, 0), (0, 1), (0, 0)]
+    assert [each["sft_matched"]["enabled"] for each in values] == [False, False, True]
+    assert [list(each["graph"]["models"]) for each in values][1:] == [
+        ["base", "sft", "rft-r1"],
+        ["base", "sft", "sft-matched"],
+    ]
+    assert {each["methods"] for each in values} == {None}
+    assert {(each["world"]["label_noise"], each["evaluation"]["prompts"]) for each in values} == {(0, 9)}
+    # A control equals all methods of the recipe, not only those that were asked for.
+    assert len(planned.known) == 2 * 4
+
+
+def finish(planned: MethodsPlan, method: str, code: str, *models: EvaluatedModel) -> None:
+    """Leave what the run of a method leaves."""
+    job = next(each for each in planned.known if each.method == method)
+    (job.folder / "evaluation/models").mkdir(parents=True, exist_ok=True)
+    for name, each in run(*models).items():
+        (job.folder / f"evaluation/models/{name}.json").write_text(each.model_dump_json(exclude_unset=True))
+    (job.folder / PARAMS).write_text(job.params)
+    (job.folder / ".juicer").mkdir(exist_ok=True)
+    (job.folder / ".juicer/claim-finished").write_text(job.digest(code))
+
+
+def test_a_control_gets_the_budget_of_the_methods_that_have_finished(project: Path) -> None:
+    write({"compared": {**IRFT, "rft-t1": ["irft.rounds=0", "rft.rounds=1"]}})
+    planned = plan_methods(QUICKSTART, ["irft.rounds=1"], [0], [], [], None)
+    irft, rft, control = planned.jobs
+    assert planned.settled(irft) is irft
+    with pytest.raises(InputError, match="no method has finished"):
+        planned.settled(control)
+    finish(planned, "irft", "code", model("irft-r1", "irft", 1, 0.5, 40))
+    first = planned.settled(control)
+    assert (first.recipe.sft_matched.steps, first.recipe.sft_matched.response_tokens) == (40, 28_000)
+    finish(planned, "rft-t1", "code", model("rft-r1", "rft", 1, 0.5, 60))
+    second = planned.settled(control)
+    assert second.recipe.sft_matched.steps == 60 and first.params != second.params
+    assert is_up_to_date(planned, rft, "code") and not is_up_to_date(planned, control, "code")
+    # A method that ran with other parameters says nothing about these.
+    (rft.folder / PARAMS).write_text("other")
+    assert planned.settled(control).params == first.params
+
+
+def test_controls_wait_for_the_methods_of_their_seed_only(project: Path) -> None:
+    planned: Plan = plan_methods(QUICKSTART, [], [0, 1], ["clean"], ["irft", "rft-t1"], None)
+    queue = _Queue(planned.jobs, threading.Event())
+    one, two = queue.next(), queue.next()
+    # The first method of each seed, which runs what all have in common.
+    assert one is planned.jobs[0] and two is planned.jobs[3]
+    queue.ended(one)
+    three = queue.next()
+    assert three is planned.jobs[1]
+    queue.ended(three)
+    four = queue.next()
+    assert four is planned.jobs[2] and four.turn == CONTROLS
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["quickstart", "--methods", "irtf"], "has no method 'irtf' (did you mean 'irft'?)"),
+        (["quickstart", "--variants", "cleen"], "has no variant 'cleen' (did you mean 'clean'?)"),
+        (["quickstart", "--seeds", "-1"], "a seed cannot be negative: -1"),
+        (["quickstart", "methods=null"], "the recipe has no section methods"),
+        (["quickstart", "--again"], "(run them: juicer compare-methods recipes/quickstart.yaml)"),
+        (["quickstart", "--methods", "irft", "irft.passes=2"], "irft.rounds = 3 is not a multiple of irft.passes = 2"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_before_anything_runs(project: Path, words: list[str], told: str) -> None:
+    done = CliRunner().invoke(cli.app, ["compare-methods", *words], prog_name="juicer")
+    assert done.exit_code in (1, 2) and len(done.stderr.splitlines()) == 1, done.output
+    assert told in done.stderr
+    assert not (project / ".juicer").exists()
+
+
+def test_a_dry_run_lists_the_runs(project: Path) -> None:
+    words = ["quickstart", "--seeds", "7", "--variants", "clean", "--methods", "irft", "rft-t2", "--dry-run"]
+    done = CliRunner().invoke(cli.app, ["compare-methods", *words])
+    assert done.exit_code == 0, done.stderr
+    assert "1 variant, 2 methods, 1 control, 1 seed, 3 runs" in done.stdout
+    assert "    rft-t2: seeds 7; irft.rounds=0 rft.rounds=2" in done.stdout and "0 of 3 runs" in done.stdout
+    assert not (project / ".juicer").exists()
+
+
+def test_a_restored_stage_costs_what_it_took_where_it_ran(tmp_path: Path) -> None:
+    lock = "stages:\n  train@r1: {cmd: x, outs: [{path: a, md5: b}]}\n"
+    ran, restored = tmp_path / "ran", tmp_path / "restored"
+    for folder in (ran, restored):
+        folder.mkdir()
+        (folder / "dvc.lock").write_text(lock)
+    (ran / ".juicer/costs").mkdir(parents=True)
+    (ran / ".juicer/costs/train@r1.json").write_text('{"stage": "train@r1", "seconds": 7.0}')
+    gather(ran)
+    rows = completed([StageRow("train@r1", None, RESTORED), StageRow("other", None, RESTORED)], restored, [ran])
+    assert [row.cost.seconds if row.cost else None for row in rows] == [7.0, None]
+
+
+def test_a_control_may_be_given_a_budget_without_any_method() -> None:
+    given = ["irft.rounds=0", "rft.rounds=0"]
+    assert load(ROOT / QUICKSTART, given)[1].sft_matched == {}
+    graph = load(ROOT / QUICKSTART, [*given, "sft_matched.steps=5"])[1]
+    assert list(graph.sft_matched) == ["control"] and "sft-matched" in graph.models
+    assert SftMatchedSettings.parse({"learning_rates": [1e-3], "response_tokens": 10**9}, "x").response_tokens == 10**9
