@@ -68,9 +68,15 @@ def test_what_a_stage_calls_initial_or_sft_is_the_sft_policy_in_every_round() ->
         assert "models/sft" in STAGES[name]["deps"]
 
 
-@pytest.mark.parametrize("name", ["irft_generate", "irft_train", "rft_generate", "rft_policy"])
+@pytest.mark.parametrize("name", ["irft_generate", "irft_train", "rft_policy"])
 def test_a_round_starts_at_the_policy_of_the_round_before(name: str) -> None:
     assert options_of(name)["--policy"] == f"@graph.{name.partition('_')[0]}.@key.previous"
+
+
+def test_rft_samples_what_the_recipe_contrasts_and_watches_the_policy_of_the_round_before() -> None:
+    options = options_of("rft_generate")
+    assert options["--policy"] == "@graph.rft.@key.sampled"
+    assert options["--current"] == "@graph.rft.@key.previous"
 
 
 @pytest.mark.parametrize("name", ["irft_generate", "rft_generate"])
