@@ -24,7 +24,7 @@ from torch import Tensor
 from bench import results_file
 from juicer.data.dialogues import Dialogue
 from juicer.methods.irft import irft_round
-from juicer.methods.objectives import contrastive_loss, irft_loss
+from juicer.methods.objectives import identity, implicit_reward
 from juicer.methods.pairs import Pair
 from juicer.methods.reward import rewards
 from juicer.models.log_probability import compute_in_chunks, response_log_probabilities
@@ -88,10 +88,8 @@ def run_exactly(method: Method, rounds: int, steps: int, rate: float) -> list[Po
         return compute_in_chunks(compute, DIALOGUES, END_OF_TEXT, CPU, len(DIALOGUES)).view_as(DEMONSTRATIONS)
 
     def loss_of(start: Tensor) -> Tensor:
-        (y, y_prime), (start_y, start_y_prime) = ((each[:, :, None], each[:, None, :]) for each in (values(), start))
-        if method == "irft":
-            return irft_loss((y, y_prime), (start_y, start_y_prime), BETA, "identity")
-        return contrastive_loss(y, y_prime, "identity")
+        reward = implicit_reward(values(), start, BETA) if method == "irft" else values()
+        return identity(reward[:, :, None], reward[:, None, :])
 
     optimiser = torch.optim.SGD(model.parameters(), lr=rate / BETA)
     points = []
@@ -120,9 +118,7 @@ def run_as_it_is(rounds: int, steps: int, samples: int, learning_rate: float) ->
     prompts = [(str(number), [*prompt]) for number, prompt in enumerate(WORLD.prompts)]
     sampling = SamplingSettings(samples_per_prompt=samples, batch_size=samples * len(prompts))
     optimiser = OptimiserSettings(name="rmsprop", learning_rate=learning_rate, warmup_ratio=0, max_gradient_norm=None)
-    settings = IrftTrainingSettings(
-        epochs=steps, batch_size=samples * len(prompts), beta=BETA, h="logistic", optimiser=optimiser
-    )
+    settings = IrftTrainingSettings(epochs=steps, batch_size=samples * len(prompts), beta=BETA, optimiser=optimiser)
     points = []
     for finished in range(rounds):
         points.append(measure(finished * steps, WORLD.log_policy(policy), policy))

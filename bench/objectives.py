@@ -11,6 +11,7 @@ but solved. Plotted is KL(pi_E || pi_t): zero where the policy is the demonstrat
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def run(objective: Objective, rounds: Rounds, beta: float) -> list[float]:
     return found
 
 
-def plot(runs: dict[str, dict[str, dict[float, list[float]]]], file: Path) -> None:
+def plot(runs: Mapping[str, Mapping[Objective, Mapping[float, Sequence[float]]]], file: Path) -> None:
     """A row per length of the rounds, a panel per objective, a line per beta."""
     from matplotlib import pyplot
 

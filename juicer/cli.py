@@ -309,6 +309,7 @@ def run(
         for line in open_rounds(params):
             print(line)
         return
+    from juicer.recipe.rounds import AFTER
     from juicer.stages.workspace import hold
 
     with hold(wait=True) as held:
@@ -324,7 +325,8 @@ def run(
             reproduce(held, at_a_time, until)
         finally:
             workspace.keep_lock()
-    summary()
+    if until in (None, *AFTER):
+        summary()
 
 
 def _how_many(at_a_time: int | None) -> list[str]:

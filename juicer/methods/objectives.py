@@ -128,9 +128,9 @@ def irft_loss(
     r_y = implicit_reward(log_policy[0], log_reference[0], beta)
     r_y_prime = implicit_reward(log_policy[1], log_reference[1], beta)
     if contrast == "best":
-        r_y_prime = r_y_prime.max(1, keepdim=True).values
-    loss = partial(space, mu=r_y_prime.shape[1]) if objective == "space" else OBJECTIVES[objective]
-    return loss(r_y[:, None], r_y_prime).mean(1)
+        r_y_prime = r_y_prime.max(-1, keepdim=True).values
+    loss = partial(space, mu=r_y_prime.shape[-1]) if objective == "space" else OBJECTIVES[objective]
+    return loss(r_y[..., None], r_y_prime).mean(-1)
 
 
 def normalise(reward: Tensor, mean: float, standard_deviation: float) -> Tensor:

@@ -65,6 +65,14 @@ def test_every_command_explains_itself_by_examples_that_it_accepts(
         assert "no such option: --no-such-option" in told.lower()
 
 
+@pytest.mark.parametrize(("until", "asked"), [("sft", ["stages"]), ("report", ["stages", "summary"])])
+def test_a_run_that_ends_before_the_report_has_no_summary_to_show(
+    project: Path, stages: list[str], until: str, asked: list[str]
+) -> None:
+    assert juicer("run", "quickstart", "--until", until).exit_code == 0
+    assert stages == asked
+
+
 def test_no_command_is_a_question_for_help() -> None:
     done = juicer()
     assert done.exit_code == 0

@@ -19,7 +19,6 @@ COMMAND = re.compile(rf"(?<![\w/.-])(?:(?:python -m )?juicer (?:{NAMES})\b|make 
 QUICKSTART = "recipes/quickstart.yaml"
 PLACEHOLDERS = {
     "<40 hexadecimal digits>": "a" * 40,
-    "h=hinge": "h=identity",  # docs/contributing.md: the reader adds it
     "--at-a-time N": "--at-a-time 2",
     "RECIPE=...": f"RECIPE={QUICKSTART}",
     "[RECIPE]": QUICKSTART,
