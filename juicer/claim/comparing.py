@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from juicer.claim.intervals import Estimate, estimate, holm, over_units
 from juicer.claim.measures import BY_KEY, MEASURES, SCORES, Measure, difference, values_of
-from juicer.claim.results import Chosen, Compared, Figure, Point
+from juicer.claim.results import Against, Chosen, Compared, Figure, Gain, Point
 from juicer.evaluation.choice import best_on_validation
 from juicer.evaluation.results import EvaluatedModel
 from juicer.reporting.formatting import significant
@@ -154,49 +154,99 @@ def chosen_models(seeds: Sequence[Seed], entrants: Entrants = ENTRANTS) -> list[
     return found
 
 
-def _figure(measure: Measure, seeds: Sequence[Seed], models: Sequence[EvaluatedModel], declared: bool) -> Figure | None:
-    """A metric of one model, over the seeds; None where it was not measured in all of them."""
-    pairs = list(zip(seeds, models, strict=True))
-    own = [values_of(measure, model, each.control, each.seed) for each, model in pairs]
-    control = [values_of(measure, each.control, each.control, each.seed) for each in seeds]
-    known = [each for each in own if each is not None]
-    others = [each for each in control if each is not None]
-    deviation: float | None = None
-    if len(known) == len(others) == len(seeds):
-        mean, prompts = estimate(known), min(map(len, known))
-        by_seed = [fmean(each.values()) for each in known]
-        paired = [difference(a, b) for a, b in zip(known, others, strict=True)]
+class Gap(NamedTuple):
+    """Paired differences of two models of each seed."""
+
+    estimate: Estimate
+    by_seed: list[float]
+    prompts: int | None
+    """Prompts of a seed that have a value, at the fewest; None where a seed gives one number."""
+    deviation: float | None
+    """Standard deviation of the differences over prompts, averaged over the seeds; None without prompts."""
+
+
+def gap_between(
+    measure: Measure, seeds: Sequence[Seed], models: Sequence[EvaluatedModel], others: Sequence[EvaluatedModel]
+) -> Gap | None:
+    """A metric of one model of each seed less that of another; None where it was not measured in all of them."""
+    own, other = (
+        [values_of(measure, model, each.control, each.seed) for each, model in zip(seeds, side, strict=True)]
+        for side in (models, others)
+    )
+    if None not in own and None not in other:
+        paired = [difference(a or {}, b or {}) for a, b in zip(own, other, strict=True)]
         if not all(paired):
             return None
-        gap, gaps = estimate(paired), [fmean(each.values()) for each in paired]
         spreads = [stdev(each.values()) for each in paired if len(each) > 1]
         deviation = math.sqrt(fmean(spread**2 for spread in spreads)) if spreads else None
+        gaps = [fmean(each.values()) for each in paired]
+        return Gap(estimate(paired), gaps, min(len(each or ()) for each in own), deviation)
+    numbers, references = ([measure.model(model) for model in side] for side in (models, others))
+    gaps = [a - b for a, b in zip(numbers, references, strict=True) if a is not None and b is not None]
+    return Gap(over_units(gaps, "seeds"), gaps, None, None) if len(gaps) == len(seeds) else None
+
+
+def _figure(measure: Measure, seeds: Sequence[Seed], models: Sequence[EvaluatedModel], declared: bool) -> Figure | None:
+    """A metric of one model, over the seeds; None where it was not measured in all of them."""
+    gap = gap_between(measure, seeds, models, [each.control for each in seeds])
+    if gap is None:
+        return None
+    if gap.prompts is not None:
+        own = [
+            values_of(measure, model, each.control, each.seed) or {} for each, model in zip(seeds, models, strict=True)
+        ]
+        mean, by_seed = estimate(own), [fmean(each.values()) for each in own]
     else:
-        numbers = [measure.model(model) for model in models]
-        references = [measure.model(each.control) for each in seeds]
-        by_seed = [each for each in numbers if each is not None]
-        compared = [each for each in references if each is not None]
-        if len(by_seed) < len(seeds) or len(compared) < len(seeds):
-            return None
-        gaps = [a - b for a, b in zip(by_seed, compared, strict=True)]
-        mean, gap, prompts = over_units(by_seed, "seeds"), over_units(gaps, "seeds"), None
-    itself = all(model is each.control for each, model in pairs)
+        by_seed = [value for model in models if (value := measure.model(model)) is not None]
+        mean = over_units(by_seed, "seeds")
+    itself = all(model is each.control for each, model in zip(seeds, models, strict=True))
     return Figure(
         metric=measure.key,
-        over=gap.over,
-        prompts=prompts,
+        over=gap.estimate.over,
+        prompts=gap.prompts,
         mean=_rounded(mean.mean),
         half_width=_finite(mean.half_width),
-        difference=None if itself else _rounded(gap.mean),
-        difference_half_width=None if itself else _finite(gap.half_width),
-        p=None if itself else float(f"{gap.p:.3g}"),
-        detectable=None if itself else _finite(gap.detectable),
-        deviation=None if itself else significant(deviation),
+        difference=None if itself else _rounded(gap.estimate.mean),
+        difference_half_width=None if itself else _finite(gap.estimate.half_width),
+        p=None if itself else float(f"{gap.estimate.p:.3g}"),
+        detectable=None if itself else _finite(gap.estimate.detectable),
+        deviation=None if itself else significant(gap.deviation),
         declared=declared,
         holds=None,
         by_seed=[_rounded(each) for each in by_seed],
-        difference_by_seed=None if itself else [_rounded(each) for each in gaps],
+        difference_by_seed=None if itself else [_rounded(each) for each in gap.by_seed],
     )
+
+
+def gains(variants: Mapping[str, Sequence[Seed]], metrics: Sequence[str], entrants: Entrants) -> list[Gain]:
+    """How the last round of each method with several rounds compares with its first round, and with its best one.
+
+    Args:
+        metrics: keys of `MEASURES`.
+    """
+    found = []
+    for variant, seeds in variants.items():
+        for method in entrants.methods:
+            having = [each for each in seeds if len(each.rounds(method)) > 1]
+            rounds = [each.rounds(method) for each in having]
+            best = [model for each in having if (model := each.best(method)) is not None]
+            compared: dict[Against, list[EvaluatedModel]] = {"first": [each[0] for each in rounds], "best": best}
+            for against, others in compared.items():
+                for metric in metrics if having and len(others) == len(having) else ():
+                    gap = gap_between(BY_KEY[metric], having, [each[-1] for each in rounds], others)
+                    if gap is not None:
+                        found.append(
+                            Gain(
+                                variant=variant,
+                                method=method,
+                                against=against,
+                                metric=metric,
+                                difference=_rounded(gap.estimate.mean),
+                                half_width=_finite(gap.estimate.half_width),
+                                by_seed=[_rounded(each) for each in gap.by_seed],
+                            )
+                        )
+    return found
 
 
 def points(variants: Mapping[str, Sequence[Seed]], metrics: Sequence[str]) -> list[Point]:

@@ -9,6 +9,7 @@ from juicer.evaluation.documents import Document
 from juicer.evaluation.results import Instruments, ShownSample
 
 Chosen = Literal["best", "last"]
+Against = Literal["first", "best"]
 
 
 class Figure(Document):
@@ -56,6 +57,20 @@ class Compared(Document):
     def figure(self, metric: str) -> Figure | None:
         """The figure of a metric; None where it was not measured."""
         return next((each for each in self.figures if each.metric == metric), None)
+
+
+class Gain(Document):
+    """The last round of a method less another of its rounds, in one metric, paired over the seeds."""
+
+    variant: str
+    method: str
+    against: Against
+    """The first round, or the best one on validation prompts of each seed."""
+    metric: str
+    difference: float
+    half_width: float | None
+    """Of its 95% interval; None where there is a single unit."""
+    by_seed: list[float]
 
 
 class Point(Document):

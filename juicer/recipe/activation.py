@@ -28,6 +28,8 @@ from juicer.settings.bounds import shortened
 from juicer.settings.preferences import ROLES
 from juicer.settings.sources import SourceSettings
 
+WHOLE = ("methods",)
+"""Sections that replace those of an extended recipe instead of being merged: its methods are not to come unseen."""
 EXTENDED = 10
 """Longest chain of recipes that extend each other."""
 TINY = (
@@ -238,7 +240,7 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise InputError(f"more than {EXTENDED} recipes extend each other", where=where, do="copy some values")
     whole = _read(existing(extended, where), (path, *below))
     Recipe.parse(whole, str(extended))
-    return _merged(whole, values)
+    return _merged({key: value for key, value in whole.items() if key not in WHOLE or key not in values}, values)
 
 
 def _real(path: Path, where: str) -> Path:

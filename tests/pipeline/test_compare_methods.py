@@ -19,7 +19,7 @@ scorer: {kind: none, model: null}
 template: {max_prompt_tokens: 48, max_response_tokens: 16}
 methods:
   seeds: [0]
-  variants: {clean: []}
+  variants: {imperfect: [], clean: []}
   compared:
     irft: [irft.rounds=2, rft.rounds=0]
     rft-t1: [irft.rounds=0, rft.rounds=1]

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from juicer import cli
-from juicer.claim.comparing import Entrants, Seed, compare, primary
+from juicer.claim.comparing import Entrants, Seed, compare, gains, primary
 from juicer.claim.copies import PARAMS, Plan
 from juicer.claim.methods import figure, page, reporting
 from juicer.claim.methods.collect import effort_of, joined
@@ -83,6 +83,7 @@ def whole(seeds: list[Seed], planned: list[int]) -> MethodComparison:
         primary=metrics,
         compared=compared,
         efforts=[each for each in efforts if each is not None],
+        gains=gains({"imperfect": seeds}, metrics, ENTRANTS),
         verdicts=verdicts,
         headlines=[headline("imperfect", compared, verdicts, "sft-matched")],
         samples_seed=0,
@@ -125,7 +126,7 @@ def test_the_effort_is_that_of_all_rounds_and_less_than_the_controls_is_said() -
     assert rft is not None and (rft.steps_share, rft.tokens_share, rft.is_less) == (0.75, 0.75, True)
     assert effort_of("imperfect", "dft", seeds, {}) is None
     assert less([irft, rft], "sft-matched") == [
-        "On `imperfect`, rft-t1 was trained for less than sft-matched: 75% of its steps and 75% of its response tokens."
+        "On `imperfect`, rft-t1 was trained for less than sft-matched: 75% of its response tokens."
     ]
     nothing = Effort(
         variant="a", method="b", steps=[0], response_tokens=[0], seconds=[None], steps_share=None, tokens_share=None
@@ -176,10 +177,10 @@ def test_the_page_has_a_row_per_method_with_its_effort_and_verdict(tmp_path: Pat
         "model", "score", "preference accuracy", "oracle", "preference accuracy per token", "KL to sft, nats",
         "steps", "response tokens", "minutes", "verdict",
     ]  # fmt: skip
-    assert rows[1][0] == "| rft-t1" and rows[1][-4:-1] == ["60 (75%†)", "42\u202f000 (75%†)", "–"]
+    assert rows[1][0] == "| rft-t1" and rows[1][-4:-1] == ["60 (75%)", "42\u202f000 (75%†)", "–"]
     for part in (
         "![Differences to sft-matched", "80 (100%) | 56\u202f000 (100%) | 1.5 | not shown", "what all are compared",
-        "Holm's correction for the 6 declared comparisons", "† marks less than 90% of the control",
+        "Holm's correction for the 6 declared comparisons", "† marks less than 90% of the control's tokens",
         "`evaluation.prompts=60`",
     ):  # fmt: skip
         assert part in text, part
@@ -197,13 +198,24 @@ def test_the_picture_has_the_same_bytes_for_the_same_results(tmp_path: Path) -> 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A git checkout with the quickstart, as the working directory."""
+    """A git checkout with the quickstart and four methods, as the working directory."""
     (tmp_path / "recipes").mkdir()
     (tmp_path / "tasks").mkdir()
     (tmp_path / "dvc.yaml").touch()
     (tmp_path / QUICKSTART).write_bytes((ROOT / QUICKSTART).read_bytes())
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     monkeypatch.chdir(tmp_path)
+    write(
+        {
+            "variants": {"imperfect": [], "clean": ["world.label_noise=0"]},
+            "compared": {
+                "irft": ["rft.rounds=0"],
+                "irft-identity": ["rft.rounds=0", "irft.training.objective=identity"],
+                "rft-t1": ["irft.rounds=0", "rft.rounds=1"],
+                "rft-t2": ["irft.rounds=0", "rft.rounds=2"],
+            },
+        }
+    )
     return tmp_path
 
 
@@ -370,3 +382,31 @@ def test_a_control_may_be_given_a_budget_without_any_method() -> None:
     graph = load(ROOT / QUICKSTART, [*given, "sft_matched.steps=5"])[1]
     assert list(graph.sft_matched) == ["control"] and "sft-matched" in graph.models
     assert SftMatchedSettings.parse({"learning_rates": [1e-3], "response_tokens": 10**9}, "x").response_tokens == 10**9
+
+
+def test_the_methods_of_a_recipe_replace_those_of_the_recipe_that_it_extends(project: Path) -> None:
+    mine = Path("recipes/mine.yaml")
+    mine.write_text("extends: quickstart.yaml\nname: mine\nmethods: {compared: {only: [rft.rounds=0]}}\n")
+    methods = load(mine, [])[0].methods
+    assert methods is not None and list(methods.compared) == ["only"] and list(methods.variants) == ["default"]
+
+
+def test_later_rounds_are_compared_with_the_first_and_the_best_one():
+    found = whole([seed(0), seed(1), seed(2)], [0, 1, 2])
+    mine = [each for each in found.gains if each.metric == "score"]
+    assert [(each.method, each.against) for each in mine] == [("irft", "first"), ("irft", "best")]
+    first, best = mine
+    last, start = (
+        [next(each for each in made.rounds("irft") if each.round == number) for made in map(seed, range(3))]
+        for number in (2, 1)
+    )
+    means = [
+        sum(score for score in model.held_out_scores if score is not None) / len(model.held_out_scores)
+        for model in (*last, *start)
+    ]
+    assert first.by_seed == pytest.approx([one - other for one, other in zip(means[:3], means[3:], strict=True)], 1e-4)
+    assert first.difference == pytest.approx(sum(first.by_seed) / 3, 1e-4) and first.half_width is not None
+    # The second round is the best one on validation prompts.
+    assert best.by_seed == [0.0, 0.0, 0.0]
+    said = page(found, pictured=False)
+    assert "## Do later rounds help?" in said and "| irft | last less best | +0.000 |" in said.replace(" ± 0.000", "")

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from juicer.claim.comparing import Seed, compare, primary
+from juicer.claim.comparing import Seed, compare, gains, measured, primary
 from juicer.claim.copies import Job, digest_of, files
+from juicer.claim.measures import BY_KEY
 from juicer.claim.methods.plan import CONTROLS, MethodsPlan
 from juicer.claim.methods.results import Effort, MethodComparison
 from juicer.claim.methods.verdict import headline, verdicts_of
@@ -90,6 +91,7 @@ def collect(plan: MethodsPlan, samples: int) -> MethodComparison:
             for name in names
             if (effort := effort_of(variant, name, seeds, seconds)) is not None
         ],
+        gains=gains(variants, [*metrics, *(["oracle"] if measured(BY_KEY["oracle"], everywhere) else [])], entrants),
         verdicts=verdicts,
         headlines=[
             headline(

@@ -20,7 +20,7 @@ from juicer.claim.page import (
     values_table,
 )
 from juicer.claim.power import after
-from juicer.claim.results import Compared
+from juicer.claim.results import Compared, Gain
 from juicer.reporting.formatting import shown
 
 DECLARED_OF = "each method's chosen round, and of every other control,"
@@ -28,6 +28,10 @@ ALSO = ("oracle", "accuracy_per_token", "kl")
 """Metrics of the main table besides the primary ones; the table of all metrics has the others."""
 FIGURE = "methods"
 """Name of the picture's files, without their ends."""
+GAINS = (
+    "The last round of each method with several rounds less its first one, and less the one that is best on validation "
+    "prompts; on held-out prompts, paired, with 95% intervals that are not corrected for their number."
+)
 LESS = "†"
 """Marks a method with less than the control."""
 
@@ -50,6 +54,9 @@ def page(found: MethodComparison, *, pictured: bool) -> str:
     parts += [f"## Differences to {control}", caption(found, DECLARED_OF), _effort_caption(found)]
     parts += [f"{heading(found, variant)}{_main(found, variant)}" for variant in found.seeds]
     parts += ["### Power", "\n".join(f"- {sentence}" for sentence in after(found))]
+    if found.gains:
+        parts += ["## Do later rounds help?", GAINS]
+        parts += [f"{heading(found, each)}{_gains(found, each)}" for each in found.seeds if _has_gains(found, each)]
     parts += ["## What was compared", *_intro(found)]
     parts += [f"## All differences to {control}"]
     parts += [f"{heading(found, variant)}{differences_table(found, variant)}" for variant in found.seeds]
@@ -60,6 +67,10 @@ def page(found: MethodComparison, *, pictured: bool) -> str:
     parts += instruments(found)
     parts += samples(found)
     return "\n\n".join(parts) + "\n"
+
+
+def _has_gains(found: MethodComparison, variant: str) -> bool:
+    return any(each.variant == variant for each in found.gains)
 
 
 def summary(found: MethodComparison) -> str:
@@ -105,14 +116,30 @@ def _effort(found: MethodComparison, compared: Compared) -> list[str]:
     minutes = [each / 60 for each in effort.seconds if each is not None]
     return [
         _amount(effort.steps, None if is_control else effort.steps_share),
-        _amount(effort.response_tokens, None if is_control else effort.tokens_share),
+        _amount(effort.response_tokens, None if is_control else effort.tokens_share, marked=effort.is_less),
         shown(fmean(minutes), 1) if minutes else "–",
     ]
 
 
-def _amount(values: Sequence[int], share: float | None) -> str:
+def _amount(values: Sequence[int], share: float | None, *, marked: bool = False) -> str:
     said = shown(fmean(values), 0)
-    return said if share is None else f"{said} ({share:.0%}{LESS if share < EQUAL else ''})"
+    return said if share is None else f"{said} ({share:.0%}{LESS if marked else ''})"
+
+
+def _gains(found: MethodComparison, variant: str) -> str:
+    mine = [each for each in found.gains if each.variant == variant]
+    metrics = list(dict.fromkeys(each.metric for each in mine))
+    rows = []
+    for method, against in dict.fromkeys((each.method, each.against) for each in mine):
+        cells = {each.metric: _gain(each) for each in mine if (each.method, each.against) == (method, against)}
+        rows.append([method, f"last less {against}", *(cells.get(metric, "–") for metric in metrics)])
+    return table(["method", "rounds", *(BY_KEY[metric].title for metric in metrics)], rows)
+
+
+def _gain(gain: Gain) -> str:
+    digits = BY_KEY[gain.metric].digits
+    width = f" ± {shown(gain.half_width, digits)}" if gain.half_width is not None else ""
+    return f"{shown(gain.difference, digits, signed=True)}{width}"
 
 
 def _verdict(found: MethodComparison, compared: Compared) -> str:
@@ -124,12 +151,14 @@ def _verdict(found: MethodComparison, compared: Compared) -> str:
 
 def _effort_caption(found: MethodComparison) -> str:
     marked = any(each.is_less for each in found.efforts)
-    less_than = f" {LESS} marks less than {EQUAL:.0%} of the control." if marked else ""
+    less_than = f" {LESS} marks less than {EQUAL:.0%} of the control's tokens." if marked else ""
     titles = f" by {BY_KEY[found.primary[0]].title}" if found.primary else ""
     return (
         f"The verdict is{titles}, after the correction; it names the smallest difference that would have been shown, "
         "with a probability of 80%. Steps and response tokens are those of all rounds since SFT, means over the seeds, "
-        f"with their share of those of {found.reference}: it got at least as many of both as the method that used most."
+        f"with their share of those of {found.reference}: it got at least as many of both as the method that used "
+        "most. Equal tokens are not equal steps: a step of IRFT has a demonstration and its samples, one of RLOO many "
+        "responses."
         f"{less_than} Minutes are of a method's own stages (training, sampling, evaluation of its models); stages that "
         "all have in common are run once and not counted, and a round that two methods share counts for both."
     )

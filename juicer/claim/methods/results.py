@@ -2,11 +2,11 @@
 
 from typing import Literal
 
-from juicer.claim.results import Compared, Found
+from juicer.claim.results import Compared, Found, Gain
 from juicer.evaluation.documents import Document
 
 EQUAL = 0.9
-"""A method with less than this share of the control's steps or tokens is said to have had less."""
+"""A method with less than this share of the control's response tokens is said to have had less."""
 Outcome = Literal["better", "worse", "not shown to differ"]
 
 
@@ -28,8 +28,11 @@ class Effort(Document):
 
     @property
     def is_less(self) -> bool:
-        """Whether it had clearly less than the control."""
-        return any(share is not None and share < EQUAL for share in (self.steps_share, self.tokens_share))
+        """Whether it was trained on clearly fewer response tokens than the control.
+
+        Steps do not count here: one of IRFT has two responses for each demonstration, one of RLOO has a whole batch.
+        """
+        return self.tokens_share is not None and self.tokens_share < EQUAL
 
 
 class Verdict(Document):
@@ -59,6 +62,8 @@ class MethodComparison(Found):
     starts: dict[str, bool]
     """Per variant, whether all methods and controls of a seed started from the same SFT weights, byte by byte."""
     efforts: list[Effort]
+    gains: list[Gain]
+    """Whether later rounds help: the last round of each method against its first and its best one."""
     verdicts: list[Verdict]
     headlines: list[str]
     """A sentence per variant."""

@@ -92,9 +92,6 @@ def less(efforts: Sequence[Effort], control: str) -> list[str]:
     sentences = []
     for each in efforts:
         if each.is_less:
-            shares = (("steps", each.steps_share), ("response tokens", each.tokens_share))
-            parts = [f"{share:.0%} of its {what}" for what, share in shares if share is not None and share < 0.9]
-            sentences.append(
-                f"On `{each.variant}`, {each.method} was trained for less than {control}: {' and '.join(parts)}."
-            )
+            what = f"{each.tokens_share:.0%} of its response tokens"
+            sentences.append(f"On `{each.variant}`, {each.method} was trained for less than {control}: {what}.")
     return sentences
