@@ -86,7 +86,8 @@ def test_nothing_runs_twice_raising_t_runs_the_new_round_and_lowering_it_restore
 def test_a_misspelt_parameter_stops_the_run_in_one_line_and_loses_no_model(project):
     params = project / "params.yaml"
     before = params.read_text()
-    params.write_text(before.replace("\nsft:\n  epochs: 1.0", "\nsft:\n  epoch: 1.0"))
+    start = before.index("\nsft:\n")
+    params.write_text(before[:start] + before[start:].replace("\n  epochs: 1.0", "\n  epoch: 1.0", 1))
     try:
         assert params.read_text() != before
         done = call(project, "tasks.sft", "--policy", "models/world/policy", "--data", "data/curated", "--out",
