@@ -1,13 +1,13 @@
 """What a claim says before it runs, and the files that it leaves."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from juicer.claim import figure, power
 from juicer.claim.copies import Plan, digest_of, files
 from juicer.claim.page import FIGURE, differences, page
-from juicer.claim.results import Claim
+from juicer.claim.results import Claim, Found
 from juicer.runtime.files import replace_text
 
 RESULTS, PAGE = "results.json", "claim.md"
@@ -38,14 +38,25 @@ def _evaluations(plan: Plan) -> Iterator[Path]:
 
 def publish(claim: Claim, folder: Path) -> list[str]:
     """Write results.json, the page and the picture; returns what to print."""
-    replace_text(folder / RESULTS, json.dumps(claim.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     pictures = figure.draw(claim, folder / FIGURE)
-    replace_text(folder / PAGE, page(claim, pictured=bool(pictures)))
-    written = [folder / PAGE, folder / RESULTS, *pictures]
+    return write(claim, folder, PAGE, page(claim, pictured=bool(pictures)), pictures, differences(claim))
+
+
+def write(found: Found, folder: Path, name: str, text: str, pictures: Sequence[Path], tables: str) -> list[str]:
+    """Write results.json and the page beside the pictures; returns what to print.
+
+    Args:
+        name: the page's file name.
+        text: the page.
+        tables: what is printed first.
+    """
+    replace_text(folder / RESULTS, json.dumps(found.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    replace_text(folder / name, text)
+    written = [folder / name, folder / RESULTS, *pictures]
     return [
-        differences(claim),
+        tables,
         "",
         "± is the 95% interval; * holds after Holm's correction for the declared comparisons.",
-        *power.after(claim),
+        *power.after(found),
         f"written: {', '.join(map(str, written))}",
     ]

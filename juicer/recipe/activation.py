@@ -29,7 +29,7 @@ from juicer.settings.preferences import ROLES
 from juicer.settings.sources import SourceSettings
 
 WHOLE = ("methods",)
-"""Sections that replace those of an extended recipe instead of being merged: its methods are not to come unseen."""
+"""Sections that replace those of an extended recipe, where merging would add methods that nobody asked for."""
 EXTENDED = 10
 """Longest chain of recipes that extend each other."""
 TINY = (
@@ -120,9 +120,8 @@ def load(
     values = changed(written, (*(_scaled_down(written) if tiny else ()), *overrides))
     recipe = _from_home(_parsed(values, str(path)))
     check_consistent(recipe, str(path))
-    if repeated and "graph" not in read_yaml(
-        path
-    ):  # params.yaml has the changes of its command line, see _check_variants
+    # params.yaml has the changes of its command line, see _check_variants
+    if repeated and "graph" not in read_yaml(path):
         _check_variants(recipe, values, written, str(path))
     check_models(recipe, str(path), whole=pinned)
     check_inputs(recipe, whole=pinned)

@@ -3,14 +3,15 @@
 Pure functions, no files. Models are compared on held-out prompts and chosen on validation prompts.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import stdev
 from typing import Literal
 
 from juicer.evaluation.choice import best_on_validation
 from juicer.evaluation.results import EvaluatedModel, Merits, Table
-from juicer.evaluation.significance import interval
+from juicer.evaluation.rounds import score_difference
+from juicer.evaluation.significance import Difference
 from juicer.reporting.contract import Champion, DvcMetrics, Matters, Summary, SummaryRow
 from juicer.reporting.formatting import significant
 from juicer.reporting.leaderboard_table import scores_of
@@ -178,24 +179,19 @@ def paired_difference(scores: Scores, others: Scores) -> tuple[float | None, flo
 
     Both are None if nothing was scored; one prompt has no standard error.
     """
-    return _mean_and_error([mine - other for mine, other in _paired(scores, others)])
+    found = _difference(scores, others)
+    return (None, None) if found is None else (found.mean, found.error if found.count > 1 else None)
 
 
 def paired_interval(scores: Scores, others: Scores) -> tuple[float | None, float | None]:
     """The 95% interval of the mean of score - other's score over the same prompts; None below two of them."""
-    differences = [mine - other for mine, other in _paired(scores, others)]
-    mean, error = _mean_and_error(differences)
-    return (None, None) if mean is None or error is None else interval(differences, mean, error)
+    found = _difference(scores, others)
+    return (None, None) if found is None or found.count < 2 else (found.low, found.high)
 
 
-def _mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
-    if not values:
-        return None, None
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return mean, None
-    variance = sum((each - mean) ** 2 for each in values) / (len(values) - 1)
-    return mean, math.sqrt(variance / len(values))
+def _difference(scores: Scores, others: Scores) -> Difference | None:
+    pairs = _paired(scores, others)
+    return score_difference([mine for mine, _ in pairs], [other for _, other in pairs])
 
 
 def _paired(scores: Scores, others: Scores) -> list[tuple[float, float]]:
@@ -260,8 +256,7 @@ def summarise(table: Table[EvaluatedModel], recipe: str, seed: int, matters: Mat
 def _matters(control: EvaluatedModel, settings: MattersSettings) -> Matters:
     def of(scores: Scores) -> float | None:
         known = [score for score in scores if score is not None]
-        _, error = _mean_and_error(known)
-        return None if error is None else significant(settings.score * error * math.sqrt(len(known)))
+        return significant(settings.score * stdev(known)) if len(known) > 1 else None
 
     matters = Matters(score=of(control.held_out_scores), share=settings.share)
     judge = of(control.held_out_judged)
