@@ -72,7 +72,7 @@ class Services:
         """The server's answer. On a busy machine SQLite is locked now and then; all clients try again on a 503."""
         answer: httpx.Response = until(lambda: self._asked(method, path, **content), path)
         answer.raise_for_status()
-        return answer.json()
+        return answer.json() if answer.content else None
 
     def _asked(self, method: str, path: str, **content: Any) -> httpx.Response | None:
         answer = self.client.request(method, path, **content)
@@ -80,6 +80,9 @@ class Services:
 
     def post(self, path: str, **body: Any) -> Any:
         return self.request("POST", path, json=body)
+
+    def patch(self, path: str, **body: Any) -> Any:
+        return self.request("PATCH", path, json=body)
 
     def get(self, path: str) -> Any:
         return self.request("GET", path)

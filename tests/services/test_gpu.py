@@ -96,12 +96,12 @@ def test_a_stage_waits_for_nobody_on_a_machine_without_a_gpu(taken, modelling, t
 @pytest.mark.parametrize(("wanted", "expected"), [(0, 0), (1, 1), (2, 2), (8, 3)])
 def test_a_stage_holds_a_unit_for_each_gpu_but_no_more_than_there_are(with_gpu, wanted, expected):
     limit = "/v2/concurrency_limits/gpu"
-    with_gpu.client.patch(limit, json={"limit": 3}).raise_for_status()
+    with_gpu.patch(limit, limit=3)
     try:
         with gpus_held(wanted, print, threading.Event()):
             assert units(with_gpu) == expected
     finally:
-        with_gpu.client.patch(limit, json={"limit": 1}).raise_for_status()
+        with_gpu.patch(limit, limit=1)
     assert units(with_gpu) == 0
 
 
