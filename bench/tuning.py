@@ -34,14 +34,15 @@ def run(method: str, overrides: list[str]) -> dict[str, float | None]:
     recipe, graph = load(PARAMS, overrides)
     compute, seed = recipe.compute, recipe.seed
     template = load_template(SFT, recipe.template)
+    if method == "rft" and recipe.rft.reward.model:
+        raise SystemExit("rft.reward.model is set, but here the reward starts from the SFT policy")
     rows = list(demonstrations.read(DATA / "train.jsonl"))
     policy, sft = (load_policy(SFT, compute, TRAINING_DTYPE) for _ in range(2))
     started = time.monotonic()
     if method == "irft":
         used = sum(each.response_tokens for each in algorithm_2(policy, rows, template, recipe.irft, compute, seed))
     else:
-        trunk = Path(recipe.rft.reward.model) if recipe.rft.reward.model else SFT
-        reward = load_reward(trunk, compute, derive(seed, "rft", "head"), TRAINING_DTYPE)
+        reward = load_reward(SFT, compute, derive(seed, "rft", "head"), TRAINING_DTYPE)
         with tempfile.TemporaryDirectory() as scratch:
             records = algorithm_1(policy, reward, SFT, rows, template, recipe.rft, compute, seed, Path(scratch))
         used = sum(each.response_tokens for pair in records for each in pair)

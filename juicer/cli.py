@@ -754,7 +754,7 @@ def _repeat(
                 print("juicer: interrupted; what has finished is kept, and the same command resumes", file=sys.stderr)
                 raise typer.Exit(128 + getattr(error, "number", signal.SIGINT)) from error
     what = f"{len(failed)} of {len(planned.jobs)} runs failed: {', '.join(job.name for job in failed)}"
-    if not failed or any(job.finished for job in planned.jobs):
+    if not failed or any(job.is_measured for job in planned.jobs):
         try:
             print("\n".join(["", *publish()]))
         except InputError:

@@ -32,10 +32,15 @@ ENOUGH = 0.95
 TESTS = {
     "juicer/methods/objectives.py": ("objectives",),
     "juicer/methods/pairs.py": ("pairs",),
+    "juicer/methods/sft_objectives.py": ("sft_objectives",),
+    "juicer/methods/teacher.py": ("teacher",),
     "juicer/sampling/decoding.py": ("sampling",),
     "juicer/sampling/steppers.py": ("sampling", "steppers"),
     "juicer/evaluation/metrics.py": ("evaluation",),
     "juicer/evaluation/choice.py": ("choice",),
+    "juicer/evaluation/rounds.py": ("rounds",),
+    "juicer/claim/intervals.py": ("claim_intervals",),
+    "juicer/claim/methods/verdict.py": ("verdicts",),
     "juicer/reporting/numbers.py": ("numbers", "findings"),
     "tasks/sft_matched.py": ("stage_work:control or rates",),
 }

@@ -87,17 +87,21 @@ def compare(
     found = [each for name, seeds in variants.items() for each in _of_variant(name, seeds, primary, entrants)]
     declared = [figure for each in found for figure in each.figures if figure.declared]
     holding = dict(zip(map(id, declared), holm([1.0 if each.p is None else each.p for each in declared]), strict=True))
-    return [
-        each.model_copy(
-            update={
-                "figures": [
-                    figure.model_copy(update={"holds": holding[id(figure)]}) if id(figure) in holding else figure
-                    for figure in each.figures
-                ]
-            }
-        )
-        for each in found
-    ]
+
+    def tested(figure: Figure) -> Figure:
+        if id(figure) not in holding:
+            return figure
+        able = _detectable(figure, len(declared))
+        return figure.model_copy(update={"holds": holding[id(figure)], "detectable": able})
+
+    return [each.model_copy(update={"figures": list(map(tested, each.figures))}) for each in found]
+
+
+def _detectable(figure: Figure, comparisons: int) -> float | None:
+    """What a declared difference could have shown among so many that are tested together."""
+    if figure.difference is None or figure.error is None or not figure.degrees:
+        return None
+    return _finite(Estimate(figure.difference, figure.error, figure.degrees, figure.over).detectable(comparisons))
 
 
 def _of_variant(variant: str, seeds: Sequence[Seed], primary: Sequence[str], entrants: Entrants) -> list[Compared]:
@@ -209,7 +213,9 @@ def _figure(measure: Measure, seeds: Sequence[Seed], models: Sequence[EvaluatedM
         difference=None if itself else _rounded(gap.estimate.mean),
         difference_half_width=None if itself else _finite(gap.estimate.half_width),
         p=None if itself else float(f"{gap.estimate.p:.3g}"),
-        detectable=None if itself else _finite(gap.estimate.detectable),
+        error=None if itself else _finite(gap.estimate.error),
+        degrees=None if itself else _rounded(gap.estimate.degrees),
+        detectable=None if itself else _finite(gap.estimate.detectable()),
         deviation=None if itself else significant(gap.deviation),
         declared=declared,
         holds=None,

@@ -31,7 +31,7 @@ CODE = ("juicer", "tasks", "flows", "recipes")
 NOT_KEPT = "keep.up_to_gb=0"
 """A claim registers no version to restore, so it copies no inputs into DVC."""
 MARK, COPIED = Path(".juicer/claim-finished"), Path(".juicer/claim-code")
-"""In a copy: what it was finished with, and what it was copied from."""
+"""In a copy: the code and parameters that it was finished with, and the code that it was copied from."""
 
 
 @dataclass(frozen=True)
@@ -66,25 +66,24 @@ class Job:
         """What the run prints goes there."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
-    @property
-    def finished(self) -> bool:
-        """Whether it has finished, with whatever code."""
-        return (self.folder / MARK).is_file()
-
     def is_up_to_date(self, code: str) -> bool:
         """Whether it has finished with this code and these parameters."""
-        mark = self.folder / MARK
-        return mark.is_file() and mark.read_text(encoding="utf-8") == self.digest(code)
+        return self._mark == self.mark(code)
 
     @property
     def is_measured(self) -> bool:
         """Whether it has finished with these parameters, with whatever code."""
-        params = self.folder / PARAMS
-        return self.finished and params.is_file() and params.read_text(encoding="utf-8") == self.params
+        # Not by params.yaml: a run with `rounds: auto` changes it, and a new plan changes it before its run begins.
+        return self._mark.partition("\n")[2] == self.mark("").partition("\n")[2]
 
-    def digest(self, code: str) -> str:
-        """A name for the code and the parameters."""
-        return hashlib.sha256(f"{code}\n{self.params}".encode()).hexdigest()
+    def mark(self, code: str) -> str:
+        """What is written into a copy that has finished with this code: the code, and a digest of the parameters."""
+        return f"{code}\n{hashlib.sha256(self.params.encode()).hexdigest()}\n"
+
+    @property
+    def _mark(self) -> str:
+        mark = self.folder / MARK
+        return mark.read_text(encoding="utf-8") if mark.is_file() else ""
 
 
 @dataclass(frozen=True)
@@ -219,6 +218,8 @@ def digest_of(paths: Iterable[Path]) -> str:
 def prepare(job: Job, paths: Sequence[Path], code: str, work: Path) -> None:
     """Make the copy of a job, or bring the code of one that is there up to date. Results and checkpoints in it stay.
 
+    What has finished with the same parameters stays finished, whatever the code, until its next run begins.
+
     Args:
         paths: the files to copy.
         code: their `digest_of`.
@@ -243,11 +244,18 @@ def prepare(job: Job, paths: Sequence[Path], code: str, work: Path) -> None:
             subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
         replace_text(folder / ".dvc/config.local", f'[cache]\n    dir = "{work / "cache"}"\n')
         replace_text(copied, code)
-    params = folder / PARAMS
-    if not params.is_file() or params.read_text(encoding="utf-8") != job.params:
-        replace_text(params, job.params)
+    if not job.is_measured:
+        begin(job)
     for name in _inputs(folder):
         _link(name, folder, work)
+
+
+def begin(job: Job) -> None:
+    """Take the mark of an earlier run from a copy, and give it the parameters of the next one."""
+    remove(job.folder / MARK)
+    params = job.folder / PARAMS
+    if not params.is_file() or params.read_text(encoding="utf-8") != job.params:
+        replace_text(params, job.params)
 
 
 def _inputs(folder: Path) -> list[str]:
@@ -275,4 +283,4 @@ def finish(job: Job, code: str) -> None:
         for path in stage.outputs:
             if Path(path).parts[0] in ("models", "data"):
                 remove(job.folder / path)
-    replace_text(job.folder / MARK, job.digest(code))
+    replace_text(job.folder / MARK, job.mark(code))

@@ -36,12 +36,20 @@ class Estimate(NamedTuple):
         """
         return _two_sided(abs(self.mean) / self.error, self.degrees) if self.degrees and self.error else 1.0
 
-    @property
-    def detectable(self) -> float:
-        """The smallest true difference whose interval excludes zero with a probability of 80%; else infinite."""
+    def detectable(self, comparisons: int = 1) -> float:
+        """The smallest true difference that is called one with a probability of 80%; else infinite.
+
+        Args:
+            comparisons: how many are tested together. The level is that of Holm's first and strictest step, 0.05 over
+                their number; with 1 it is that of the 95% interval.
+        """
         if not self.degrees or not self.error:
             return math.inf
-        return self.half_width + _quantile(POWER, self.degrees) * self.error
+        from scipy.special import nctdtrinc
+
+        # Student's t around a true difference is noncentral; in units of the error, that difference is its centre.
+        critical = _quantile(1 - (1 - UPPER) / comparisons, self.degrees)
+        return float(nctdtrinc(self.degrees, 1 - POWER, critical)) * self.error
 
 
 def _quantile(probability: float, degrees: float) -> float:
@@ -78,8 +86,12 @@ def crossed(values: Sequence[Sequence[float]]) -> Estimate:
 
     With d[s, p] = m + a[s] + b[p] + e[s, p], the true variance of the mean is var(a) / S + var(b) / P + var(e) / (S P).
     The first term of V expects var(b) / P + var(e) / (S P), the second var(a) / S + var(e) / (S P). V thus counts the
-    last part twice: it is conservative, by little. Seeds alone would take no account of which prompts happened to be
-    held out; all S * P values as if they were independent would take the P responses of one training run for P runs.
+    last part twice. Seeds alone would take no account of which prompts happened to be held out; all S * P values as if
+    they were independent would take the P responses of one training run for P runs.
+
+    From five seeds on, the interval covers the truth in 94 to 97 of 100 simulations. With fewer, var(a) is often
+    underestimated while the degrees of freedom are those of the prompts: 93 with three seeds and 89 with two, where the
+    effect of the seed is three tenths of the noise and there are 300 prompts.
 
     Args:
         values: one row per seed, all of the same length; at least two rows.
@@ -116,7 +128,10 @@ def _variance(values: Sequence[float]) -> float:
 
 
 def holm(values: Sequence[float], level: float = 0.05) -> list[bool]:
-    """Which of many p-values are significant together, by Holm: the chance that one of them is not real is `level`."""
+    """Which of many p-values are significant together, by Holm.
+
+    The chance of calling any difference one where there is none is at most `level`.
+    """
     found, refused = [False] * len(values), False
     for place, number in enumerate(sorted(range(len(values)), key=values.__getitem__)):
         refused = refused or values[number] > level / (len(values) - place)

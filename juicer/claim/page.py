@@ -1,6 +1,7 @@
 """claim.md: the tables, the power and the samples of a claim, in Markdown."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from juicer.claim.measures import BY_KEY, MEASURES
@@ -93,14 +94,19 @@ def made_with(claim: Found) -> str:
     )
 
 
-def caption(claim: Found, declared_of: str) -> str:
+def caption(claim: Found, declared_of: str, *, apart: bool = False) -> str:
     """What the differences and their intervals are.
 
     Args:
         claim: the results.
         declared_of: what the declared comparisons are of.
+        apart: whether each variant's are corrected for themselves.
     """
-    declared = [figure for each in claim.compared for figure in each.figures if figure.declared]
+    declared = Counter(each.variant for each in claim.compared for figure in each.figures if figure.declared)
+    number, of_each = str(declared.total()), ""
+    if apart and len(declared) > 1:
+        low, high = min(declared.values()), max(declared.values())
+        number, of_each = str(high) if low == high else f"{low} to {high}", " of each variant"
     over = {figure.over for each in claim.compared for figure in each.figures if figure.difference is not None}
     said = {
         "seeds and prompts": "over seeds and prompts, where all seeds have the same held-out prompts",
@@ -112,9 +118,9 @@ def caption(claim: Found, declared_of: str) -> str:
     single = any(len(seeds) == 1 for seeds in claim.seeds.values())
     one = " A metric with one number a seed has no interval with one seed." if single else ""
     holm = (
-        f" An asterisk marks a difference that holds after Holm's correction for the {len(declared)} declared "
-        f"comparisons, which are those of {declared_of} with {claim.reference} by {titles}: the chance "
-        "that any of them is not real is 5%. All other differences are not corrected."
+        f" An asterisk marks a difference that holds after Holm's correction for the {number} declared "
+        f"comparisons{of_each}, which are those of {declared_of} with {claim.reference} by {titles}: the chance "
+        "of an asterisk on any difference that is none is at most 5%. All other differences are not corrected."
         if declared
         else ""
     )

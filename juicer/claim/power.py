@@ -55,7 +55,7 @@ def before(prompts: int | None, known: tuple[str, int, float] | None) -> str:
         return (
             f"Power: with {count} held-out prompts, whose paired differences in {title} had a standard deviation of "
             f"{shown(deviation, 3)} in an earlier run, one seed shows {shown(smallest(count, deviation), 3)} or more "
-            f"{PROBABILITY}; further seeds also average the training runs."
+            f"{PROBABILITY}, before a correction for several comparisons; further seeds also average the training runs."
         )
     count = prompts or 300
     given = f"{count} held-out prompts" if prompts else f"{count} held-out prompts, say,"
@@ -86,7 +86,7 @@ def after(claim: Found) -> list[str]:
             between = f"{low}" if low == high else f"{low} to {high}"
             sentences.append(
                 f"{variant}: {_units(figures, len(seeds))} could have shown a difference of {between} in "
-                f"{BY_KEY[key].title}, {PROBABILITY}{_spread(figures)}."
+                f"{BY_KEY[key].title} after the correction, {PROBABILITY}{_spread(figures)}."
             )
     return sentences
 

@@ -33,7 +33,7 @@ def announced(plan: Plan) -> list[str]:
 
 
 def _evaluations(plan: Plan) -> Iterator[Path]:
-    yield from (job.folder / HERE for job in plan.jobs if job.finished)
+    yield from (job.folder / HERE for job in plan.jobs if job.is_measured)
 
 
 def publish(claim: Claim, folder: Path) -> list[str]:

@@ -28,8 +28,13 @@ class Figure(Document):
     """To sft-matched; None for sft-matched itself, like all below."""
     difference_half_width: float | None
     p: float | None
+    error: float | None
+    """Standard error of the difference; None where there is a single unit."""
+    degrees: float | None
+    """Degrees of freedom of Student's t for it; 0 where there is a single unit."""
     detectable: float | None
-    """The smallest true difference that would have been shown, with a probability of 80%."""
+    """The smallest true difference that would have been shown with a probability of 80%: for a declared difference
+    after the correction, at the level of its strictest step; for others by the 95% interval."""
     deviation: float | None
     """Standard deviation, over prompts, of the paired differences, averaged over the seeds."""
     declared: bool

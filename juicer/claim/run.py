@@ -14,14 +14,14 @@ from typing import TextIO
 from filelock import FileLock, Timeout
 
 from juicer.claim.comparing import CONTROL, ENTRANTS, Entrants, Seed, chosen_models, compare, points, primary
-from juicer.claim.copies import MARK, PARAMS, Job, Plan, digest_of, files, finish, prepare
+from juicer.claim.copies import PARAMS, Job, Plan, begin, digest_of, files, finish, prepare
 from juicer.claim.measures import SCORES
 from juicer.claim.results import Claim, Samples, Versions
 from juicer.evaluation.results import EvaluatedModel, Instruments
 from juicer.recipe.graph import reported
 from juicer.reporting.costs import gather
 from juicer.runtime.errors import InputError
-from juicer.runtime.files import read_yaml, remove, replace_text, value_at
+from juicer.runtime.files import read_yaml, replace_text, value_at
 from juicer.runtime.process_groups import run_in_group, stage_environment
 from juicer.stages.git import changed_files, head
 
@@ -165,7 +165,7 @@ class _Queue:
 
 def _carry_out(job: Job, code: str, cancel: threading.Event) -> str | None:
     """Run a job in its copy. Returns why it failed, None if it did not."""
-    remove(job.folder / MARK)
+    begin(job)
     last = ""
     with job.log.open("w", encoding="utf-8") as log:
 
@@ -207,13 +207,18 @@ def read(job: Job) -> Seed:
     return Seed(job.seed, models)
 
 
-def models_of(job: Job) -> dict[str, EvaluatedModel]:
+def models_of(job: Job, *, discarded: bool = False) -> dict[str, EvaluatedModel]:
     """The evaluations of a finished job, by name, in the order of the recipe.
+
+    Args:
+        job: a finished one.
+        discarded: whether the rounds that `rounds: auto` tried and discarded are among them.
 
     Raises:
         InputError: one of the files is missing or damaged; names it.
     """
-    names = reported(value_at(read_yaml(job.folder / PARAMS), "graph"))
+    graph = value_at(read_yaml(job.folder / PARAMS), "graph")
+    names = list(graph["models"]) if discarded else reported(graph)
     return {name: EvaluatedModel.read(job.folder / f"evaluation/models/{name}.json") for name in names}
 
 
@@ -226,7 +231,7 @@ def collect(plan: Plan, samples: int) -> Claim:
     Raises:
         InputError: no job has finished.
     """
-    finished = [job for job in plan.jobs if job.finished]
+    finished = [job for job in plan.jobs if job.is_measured]
     if not finished:
         raise InputError(
             "no seed has finished", where=str(plan.work), do=f"run them: juicer {plan.command} {plan.path}"

@@ -24,6 +24,7 @@ from juicer.methods.reward import train_reward
 from juicer.models.loading import mixed_precision
 from juicer.models.precision import training_compute
 from juicer.models.shape import count_parameters
+from juicer.runtime.errors import InputError
 from juicer.runtime.seeding import derive
 from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings
@@ -51,14 +52,18 @@ def algorithm_1(
 
     Args:
         policy: pi_0, the SFT policy.
-        reward: r_theta_0; theta is carried from round to round.
+        reward: r_theta_0, which reads the tokens of the policy; theta is carried from round to round.
         initial: folder of pi_0, the reference of the KL term.
         demonstrations: (x, y).
         scratch: folder for the trainer's files.
 
     Returns:
         The records of reward alignment and policy alignment, per round.
+
+    Raises:
+        InputError: T is not a number.
     """
+    _check_rounds(settings.rounds, "rft.rounds")
     optimise = partial(align_policy_by_ppo, ppo=settings.ppo) if settings.optimiser == "ppo" else align_policy
     records, known = [], list[Sample]()
     anchor = copy.deepcopy(policy) if settings.contrast == "initial" else None
@@ -104,7 +109,11 @@ def algorithm_2(
 
     Returns:
         The record of each round.
+
+    Raises:
+        InputError: T is not a number.
     """
+    _check_rounds(settings.rounds, "irft.rounds")
     training = training_compute(compute, count_parameters(policy))
     initial = copy.deepcopy(policy) if settings.training.reference == "initial" else None
     records, known = [], list[Sample]()
@@ -126,3 +135,9 @@ def algorithm_2(
             records.append(irft_round(policy, reference, pairs, settings.training, template.padding, seeds["order"]))
         merge_adapters(adapters)
     return records
+
+
+def _check_rounds(rounds: int | str, key: str) -> None:
+    if rounds == "auto":
+        what = "the number of rounds has to be known here; `auto` is decided between the stages of a run"
+        raise InputError(what, where=key, do="set it to a number, or use juicer run")

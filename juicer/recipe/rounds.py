@@ -80,5 +80,7 @@ def _said(method: Method, ran: Sequence[RoundComparison], before: FoundRounds, a
     if after.ran > before.ran:
         return f"{method}-r{before.ran} improves on {ran[-1].before}, so {method}-r{after.ran} is tried"
     last = ran[after.ran - 1]
+    if after.kept == last.round and last.improved:
+        return f"{method}-r{last.round} improves on {last.before}, and {method}.auto.most allows no further round"
     kept = f"{after.kept} rounds are" if after.kept > 1 else "1 round is"
     return f"{method}-r{last.round} does not improve on {last.before} beyond noise, so {kept} kept"

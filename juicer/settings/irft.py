@@ -66,6 +66,11 @@ class IrftTrainingSettings(Settings):
                 f"objective {self.objective} compares with the policy that sampled, but reference is initial; set "
                 "reference to round, or objective to logistic or identity"
             )
+        if self.contrast == "best":
+            raise ValueError(
+                f"objective {self.objective} needs samples of the reference as they come, but contrast is best, which "
+                "selects; set contrast to mean, or objective to logistic or identity"
+            )
         return self
 
     @field_validator("lora")

@@ -10,7 +10,7 @@ from juicer.settings.bounds import Seed, shortened
 from juicer.settings.claim import NAME, check_seeds, check_variants
 
 Overrides = list[str]
-OWN = ("irft", "rft", "sft_matched")
+OWN = {"method": ("irft", "rft"), "control": ("sft_matched",)}
 """Sections that a method or a control may change: the stages of all others are what they have in common."""
 TAKEN = ("base", "sft")
 """Names of models that every comparison has."""
@@ -48,10 +48,11 @@ class MethodsSettings(Settings):
                 if not NAME.fullmatch(name) or name in TAKEN:
                     what = "is not a name of lower-case letters, digits and hyphens, or is cache, base or sft"
                     raise ValueError(f"{kind} {shortened(name)} {what}")
-                other = [word for word in words if "=" in word and re.split(r"[.=]", word)[0] not in OWN]
+                other = [word for word in words if "=" in word and re.split(r"[.=]", word)[0] not in OWN[kind]]
                 if other:
-                    why = "which all have in common: put it into a variant, or into methods.shared"
-                    raise ValueError(f"{kind} {name!r} sets {shortened(other[0])}, {why}")
+                    why = f"but a {kind} changes only {' and '.join(OWN[kind])}"
+                    do = "what all have in common belongs into a variant or into methods.shared"
+                    raise ValueError(f"{kind} {name!r} sets {shortened(other[0])}, {why}; {do}")
         both = next((name for name in self.compared if name in self.controls), None)
         if both is not None:
             raise ValueError(f"{both!r} is both a method and a control")

@@ -211,7 +211,7 @@ def test_the_power_is_said_before_and_after() -> None:
     assert all(
         "cannot tell how far" in each for each in power.after(whole({"default": seeds(1, rows=False, judge=False)}))[1:]
     )
-    assert len(sentences) == 2 and "in judge, with a probability of 80%" in sentences[0]
+    assert len(sentences) == 2 and "in judge after the correction, with a probability of 80%" in sentences[0]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def test_the_interval_of_five_seeds_is_student_s() -> None:
     found = over_units([1.0, 2.0, 3.0, 4.0, 5.0], "seeds")
     assert (found.mean, found.half_width) == (3.0, pytest.approx(2.77645 * 0.5**0.5, rel=1e-5))
     assert found.p == pytest.approx(0.0132, abs=1e-4)
-    assert found.detectable == pytest.approx((2.77645 + 0.94096) * 0.5**0.5, rel=1e-4)
+    assert found.detectable() == pytest.approx(3.76106 * 0.5**0.5, rel=1e-5)
 
 
 @pytest.mark.parametrize(("count", "quantile"), [(2, 12.706), (3, 4.303), (5, 2.776), (30, 2.045)])
@@ -29,10 +29,10 @@ def test_the_half_width_of_an_interval_over_seeds_is_student_s(count: int, quant
 
 def test_one_unit_has_no_interval_and_no_p_value() -> None:
     found = over_units([0.3], "seeds")
-    assert (found.mean, found.half_width, found.p, found.detectable) == (0.3, math.inf, 1.0, math.inf)
+    assert (found.mean, found.half_width, found.p, found.detectable()) == (0.3, math.inf, 1.0, math.inf)
     assert over_units([0.0, 0.0], "seeds").p == 1.0
     equal = over_units([0.2, 0.2], "seeds")
-    assert (equal.half_width, equal.p, equal.detectable) == (0.0, 1.0, math.inf)
+    assert (equal.half_width, equal.p, equal.detectable()) == (0.0, 1.0, math.inf)
 
 
 def test_the_crossed_variance_is_the_sum_of_that_of_prompt_means_and_that_of_seed_means() -> None:

@@ -11,18 +11,21 @@ from typer.testing import CliRunner
 
 from juicer import cli
 from juicer.claim.comparing import Entrants, Seed, compare, gains, primary
-from juicer.claim.copies import PARAMS, Plan
+from juicer.claim.copies import PARAMS, Plan, begin, prepare
+from juicer.claim.intervals import Estimate
 from juicer.claim.methods import figure, page, reporting
 from juicer.claim.methods.collect import effort_of, joined
 from juicer.claim.methods.plan import CONTROLS, Budget, MethodsPlan, budget_of, plan_methods
 from juicer.claim.methods.results import Effort, MethodComparison
 from juicer.claim.methods.verdict import headline, less, verdicts_of
 from juicer.claim.results import Versions
-from juicer.claim.run import _Queue, is_up_to_date
+from juicer.claim.run import _Queue, is_up_to_date, models_of
 from juicer.evaluation.results import EvaluatedModel
-from juicer.recipe.activation import load
+from juicer.recipe.activation import dump, load
+from juicer.recipe.graph import FoundRounds, graph_of
 from juicer.reporting.costs import RESTORED, StageRow, completed, gather
 from juicer.runtime.errors import InputError
+from juicer.settings.claim import ClaimSettings
 from juicer.settings.sft import SftMatchedSettings
 from tests.conftest import ROOT
 from tests.example_evaluations import evaluation, training_of
@@ -61,13 +64,24 @@ def seed(number: int, *, rft: bool = True, gem: float = 0.5, **given: Any) -> Se
     return Seed(number, joined(runs))
 
 
+def used(seeds: list[Seed]) -> dict[tuple[str, int, str], Budget]:
+    """What each method of each seed was trained for."""
+    methods = {model.method for each in seeds for model in each.models.values()}
+    return {
+        ("imperfect", each.seed, name): budget_of(each.rounds(name)) or Budget(0, 0)
+        for each in seeds
+        for name in methods
+    }
+
+
 def whole(seeds: list[Seed], planned: list[int]) -> MethodComparison:
     """The document of a comparison."""
-    metrics = primary(seeds)
+    metrics = primary(seeds)[:1]
     compared = compare({"imperfect": seeds}, metrics, ENTRANTS)
-    verdicts = verdicts_of(compared, metrics[0])
+    verdicts = verdicts_of(compared, metrics[0], len(planned))
     seconds = {("imperfect", each.seed, "irft"): 90.0 for each in seeds}
-    efforts = [effort_of("imperfect", name, seeds, seconds) for name in (*ENTRANTS.methods, *ENTRANTS.controls)]
+    names = (*ENTRANTS.methods, *ENTRANTS.controls)
+    efforts = [effort_of("imperfect", name, seeds, used(seeds), seconds) for name in names]
     return MethodComparison(
         recipe="mine",
         variants={"imperfect": []},
@@ -77,6 +91,7 @@ def whole(seeds: list[Seed], planned: list[int]) -> MethodComparison:
         seeds={"imperfect": [each.seed for each in seeds]},
         planned=planned,
         missing={"imperfect": {"rft-t1": [each.seed for each in seeds if not each.rounds("rft-t1")]}},
+        alone={},
         starts={"imperfect": True},
         processor="a processor",
         versions=Versions(juicer="a" * 40, changed=False, python="3.11", torch="2.11", transformers="5.17"),
@@ -121,10 +136,10 @@ def test_the_budget_is_the_most_steps_and_the_most_tokens_of_any_method() -> Non
 
 def test_the_effort_is_that_of_all_rounds_and_less_than_the_controls_is_said() -> None:
     seeds = [seed(0), seed(1)]
-    irft, rft = (effort_of("imperfect", name, seeds, {}) for name in ("irft", "rft-t1"))
+    irft, rft = (effort_of("imperfect", name, seeds, used(seeds), {}) for name in ("irft", "rft-t1"))
     assert irft is not None and (irft.steps, irft.steps_share, irft.is_less) == ([80, 80], 1.0, False)
     assert rft is not None and (rft.steps_share, rft.tokens_share, rft.is_less) == (0.75, 0.75, True)
-    assert effort_of("imperfect", "dft", seeds, {}) is None
+    assert effort_of("imperfect", "dft", seeds, used(seeds), {}) is None
     assert less([irft, rft], "sft-matched") == [
         "On `imperfect`, rft-t1 was trained for less than sft-matched: 75% of its response tokens."
     ]
@@ -144,10 +159,30 @@ def test_the_verdict_is_in_plain_words() -> None:
     assert irft.text.startswith("not shown to differ; a difference of ")
 
 
+def test_a_method_without_all_of_its_seeds_has_no_verdict() -> None:
+    found = whole([seed(0), seed(1, rft=False), seed(2), seed(3)], [0, 1, 2, 3])
+    rft = next(each for each in found.verdicts if each.method == "rft-t1")
+    figure = next(each.figure("score") for each in found.compared if each.name == "rft-t1")
+    assert figure is not None and figure.holds
+    assert (rft.outcome, rft.text) == ("open", "open: 3 of 4 seeds")
+    assert "rft-t1 is open, because seeds are missing" in found.headlines[0]
+
+
+def test_each_variant_is_a_family_of_its_own_and_what_it_could_show_takes_the_correction_in() -> None:
+    found = whole([seed(each) for each in range(4)], [0, 1, 2, 3])
+    declared = [one for each in found.compared for one in each.figures if one.declared]
+    assert {one.metric for one in declared} == {"score"} and len(declared) == 3
+    for one in declared:
+        assert one.difference is not None and one.error is not None and one.degrees is not None
+        mine = Estimate(one.difference, one.error, one.degrees, one.over)
+        assert one.detectable == pytest.approx(mine.detectable(3), rel=1e-5)
+        assert one.detectable > mine.detectable() * 1.1
+
+
 def test_where_nothing_differs_or_nothing_is_measured_the_headline_says_so() -> None:
     only = Entrants(("irft",), ("sft-matched",), ("irft",))
     compared = compare({"clean": [seed(each) for each in range(3)]}, ["score"], only)
-    said = headline("clean", compared, verdicts_of(compared, "score"), "sft-matched")
+    said = headline("clean", compared, verdicts_of(compared, "score", 3), "sft-matched")
     assert said.startswith("On `clean`, by score: no method is shown to differ from sft-matched (a difference of ")
     assert "nothing measures how good" in headline("clean", compared, [], "sft-matched")
 
@@ -155,7 +190,7 @@ def test_where_nothing_differs_or_nothing_is_measured_the_headline_says_so() -> 
 def test_two_that_are_worse_are_named_together() -> None:
     both = Entrants(("rft-t1",), ("sft-matched", "gem"), ("rft-t1", "gem"))
     compared = compare({"a": [seed(each, gem=0.1) for each in range(4)]}, ["score"], both)
-    verdicts = verdicts_of(compared, "score")
+    verdicts = verdicts_of(compared, "score", 4)
     assert "gem is worse than sft-matched by 1." in headline("a", compared, verdicts, "sft-matched")
     better = [each.model_copy(update={"outcome": "worse"}) for each in verdicts]
     said = headline("a", compared, better, "sft-matched")
@@ -180,7 +215,7 @@ def test_the_page_has_a_row_per_method_with_its_effort_and_verdict(tmp_path: Pat
     assert rows[1][0] == "| rft-t1" and rows[1][-4:-1] == ["60 (75%)", "42\u202f000 (75%†)", "–"]
     for part in (
         "![Differences to sft-matched", "80 (100%) | 56\u202f000 (100%) | 1.5 | not shown", "what all are compared",
-        "Holm's correction for the 6 declared comparisons", "† marks less than 90% of the control's tokens",
+        "Holm's correction for the 3 declared comparisons", "† marks less than 90% of the control's tokens",
         "`evaluation.prompts=60`",
     ):  # fmt: skip
         assert part in text, part
@@ -239,7 +274,12 @@ IRFT = {"irft": ["rft.rounds=0"]}
         ({"compared": {"a": ["irft.rounds=0", "rft.rounds=0"]}}, "methods.compared.a: exactly one of"),
         ({"compared": {"a": ["rft.rounds=0", "irft.ronds=2"]}}, "methods.compared.a: unknown parameter 'irft.ronds'"),
         ({"compared": {"a": ["oops"]}}, "methods.compared.a: 'oops' is not an override"),
-        ({"compared": {"a": ["sft.epochs=1"]}}, "method 'a' sets 'sft.epochs=1', which all have in common"),
+        (
+            {"compared": {"a": ["sft.epochs=1"]}},
+            "method 'a' sets 'sft.epochs=1', but a method changes only irft and rft",
+        ),
+        ({"compared": {"a": ["sft_matched.steps=1"]}}, "method 'a' sets 'sft_matched.steps=1', but a method changes"),
+        ({"compared": IRFT, "controls": {"b": ["rft.rounds=1"]}}, "a control changes only sft_matched; what all have"),
         ({"compared": {"sft": ["rft.rounds=0"]}}, "method 'sft' is not a name"),
         ({"compared": {"A b": ["rft.rounds=0"]}}, "method 'A b' is not a name"),
         ({"compared": {}}, "methods.compared"),
@@ -300,7 +340,7 @@ def finish(planned: MethodsPlan, method: str, code: str, *models: EvaluatedModel
         (job.folder / f"evaluation/models/{name}.json").write_text(each.model_dump_json(exclude_unset=True))
     (job.folder / PARAMS).write_text(job.params)
     (job.folder / ".juicer").mkdir(exist_ok=True)
-    (job.folder / ".juicer/claim-finished").write_text(job.digest(code))
+    (job.folder / ".juicer/claim-finished").write_text(job.mark(code))
 
 
 def test_a_control_gets_the_budget_of_the_methods_that_have_finished(project: Path) -> None:
@@ -318,8 +358,52 @@ def test_a_control_gets_the_budget_of_the_methods_that_have_finished(project: Pa
     assert second.recipe.sft_matched.steps == 60 and first.params != second.params
     assert is_up_to_date(planned, rft, "code") and not is_up_to_date(planned, control, "code")
     # A method that ran with other parameters says nothing about these.
-    (rft.folder / PARAMS).write_text("other")
-    assert planned.settled(control).params == first.params
+    write({"compared": {**IRFT, "rft-t1": ["irft.rounds=0", "rft.rounds=1", "rft.policy.steps=7"]}})
+    other = plan_methods(QUICKSTART, ["irft.rounds=1"], [0], [], [], None)
+    assert other.settled(other.jobs[2]).params == first.params
+
+
+def test_what_a_control_asks_for_itself_is_its_least(project: Path) -> None:
+    longer = {"longer": ["sft_matched.steps=50", "sft_matched.response_tokens=20000"]}
+    write({"compared": IRFT, "controls": {"sft-matched": [], **longer}})
+    planned = plan_methods(QUICKSTART, ["irft.rounds=1"], [0], [], [], None)
+    finish(planned, "irft", "code", model("irft-r1", "irft", 1, 0.5, 40))
+    controls = {each.method: planned.settled(each).recipe.sft_matched for each in planned.jobs[1:]}
+    plain, longer_one = controls["sft-matched"], controls["longer"]
+    assert (plain.steps, plain.response_tokens) == (40, 28_000)
+    assert (longer_one.steps, longer_one.response_tokens) == (50, 28_000)
+
+
+def test_a_method_that_found_its_rounds_itself_has_finished_and_the_round_it_discarded_counts(project: Path) -> None:
+    write({"compared": {"rft-auto": ["irft.rounds=0", "rft.rounds=auto", "rft.auto.most=2"]}})
+    planned = plan_methods(QUICKSTART, [], [0], [], [], None)
+    job, control = planned.jobs
+    kept, discarded = (model(f"rft-r{t}", "rft", t, 0.5, 30 * t) for t in (1, 2))
+    finish(planned, "rft-auto", "code", kept, discarded)
+    alone = job.recipe.model_copy(update={"claim": ClaimSettings(), "methods": None})
+    advanced = dump(alone, graph_of(alone, rounds={"rft": FoundRounds(ran=2, kept=1)}))
+    assert advanced != job.params
+    (job.folder / PARAMS).write_text(advanced)
+    assert job.is_measured and is_up_to_date(planned, job, "code")
+    assert list(models_of(job)) == ["base", "sft", "rft-r1"]
+    assert list(models_of(job, discarded=True)) == ["base", "sft", "rft-r1", "rft-r2"]
+    assert planned.settled(control).recipe.sft_matched.steps == 60
+    # A run with new code begins with the rounds that the recipe has.
+    prepare(job, [], "other code", planned.work)
+    assert job.is_measured and (job.folder / PARAMS).read_text() == advanced
+    begin(job)
+    assert not job.is_measured and (job.folder / PARAMS).read_text() == job.params
+
+
+def test_a_run_that_only_got_new_parameters_has_not_finished_with_them(project: Path) -> None:
+    write({"compared": IRFT})
+    planned, changed = (plan_methods(QUICKSTART, words, [0], [], [], None) for words in ([], ["irft.passes=3"]))
+    finish(planned, "irft", "code", model("irft-r1", "irft", 1, 0.5, 40))
+    old, new = planned.jobs[0], changed.jobs[0]
+    assert old.is_measured and not new.is_measured
+    prepare(new, [], "code", changed.work)
+    assert not old.is_measured and not new.is_measured
+    assert (new.folder / PARAMS).read_text() == new.params
 
 
 def test_controls_wait_for_the_methods_of_their_seed_only(project: Path) -> None:

@@ -2,24 +2,22 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from juicer.claim.comparing import Seed, compare, gains, measured, primary
+from juicer.claim.comparing import CONTROL, Seed, compare, gains, measured, primary
 from juicer.claim.copies import Job, digest_of, files
 from juicer.claim.measures import BY_KEY
-from juicer.claim.methods.plan import CONTROLS, MethodsPlan
+from juicer.claim.methods.plan import CONTROLS, Budget, MethodsPlan, budget_of
 from juicer.claim.methods.results import Effort, MethodComparison
 from juicer.claim.methods.verdict import headline, verdicts_of
 from juicer.claim.run import instruments, models_of, processor, samples_of, versions
-from juicer.evaluation.results import EvaluatedModel, Training
+from juicer.evaluation.results import EvaluatedModel
 from juicer.recipe.graph import SFT
 from juicer.reporting.costs import completed, gather
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml
-
-CONTROL = "sft-matched"
-"""Name of the control within each run."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,11 @@ def collect(plan: MethodsPlan, samples: int) -> MethodComparison:
     """
     entrants = plan.entrants
     reference = entrants.controls[0]
+    measured_jobs = {variant: _measured(plan, variant) for variant in plan.variants}
     groups = {
         variant: found
-        for variant in plan.variants
-        if (found := [group for seed in plan.seeds if (group := _group(plan, variant, seed)) is not None])
+        for variant, jobs in measured_jobs.items()
+        if (found := [group for seed in plan.seeds if (group := _group(jobs, seed, reference)) is not None])
     }
     if not groups:
         do = f"run them: juicer {plan.command} {plan.path}"
@@ -57,12 +56,18 @@ def collect(plan: MethodsPlan, samples: int) -> MethodComparison:
         for variant, found in groups.items()
     }
     everywhere = [seed for seeds in variants.values() for seed in seeds]
-    metrics = primary(everywhere)
-    compared = compare(variants, metrics, entrants)
+    # One metric: each further one, and each further world, would make every verdict harder to reach.
+    metrics = primary(everywhere)[:1]
+    compared = [each for variant, seeds in variants.items() for each in compare({variant: seeds}, metrics, entrants)]
     jobs = [job for found in groups.values() for each in found for job in each.jobs.values()]
     names = (*entrants.methods, *entrants.controls)
-    verdicts = verdicts_of(compared, metrics[0]) if metrics else []
-    seconds = _seconds(groups)
+    finished = {
+        (variant, name): {job.seed for job in measured_jobs[variant] if job.method == name}
+        for variant in groups
+        for name in names
+    }
+    verdicts = verdicts_of(compared, metrics[0], len(plan.seeds)) if metrics else []
+    seconds, used = _seconds(groups), _used(groups)
     return MethodComparison(
         recipe=plan.recipe.name,
         variants={name: plan.variants[name] for name in variants},
@@ -75,11 +80,16 @@ def collect(plan: MethodsPlan, samples: int) -> MethodComparison:
             variant: {
                 name: left
                 for name in names
-                if (left := [seed for seed in plan.seeds if not any(_has(each, seed, name) for each in found)])
+                if (left := [seed for seed in plan.seeds if seed not in finished[variant, name]])
             }
-            for variant, found in groups.items()
+            for variant in groups
         },
-        starts={variant: all(_start_together(each) for each in found) for variant, found in groups.items()},
+        alone={
+            variant: left
+            for variant, those in groups.items()
+            if (left := _without_control(plan, variant, finished, [each.seed for each in those]))
+        },
+        starts={variant: all(_start_together(each) for each in those) for variant, those in groups.items()},
         processor=processor(),
         versions=versions(jobs, digest_of(files(plan.work))),
         primary=metrics,
@@ -89,7 +99,7 @@ def collect(plan: MethodsPlan, samples: int) -> MethodComparison:
             effort
             for variant, seeds in variants.items()
             for name in names
-            if (effort := effort_of(variant, name, seeds, seconds)) is not None
+            if (effort := effort_of(variant, name, seeds, used, seconds)) is not None
         ],
         gains=gains(variants, [*metrics, *(["oracle"] if measured(BY_KEY["oracle"], everywhere) else [])], entrants),
         verdicts=verdicts,
@@ -107,22 +117,32 @@ def collect(plan: MethodsPlan, samples: int) -> MethodComparison:
     )
 
 
-def _group(plan: MethodsPlan, variant: str, seed: int) -> Group | None:
-    """The finished jobs of a variant and seed; None without a method or without the first control.
+def _group(jobs: Sequence[Job], seed: int, reference: str) -> Group | None:
+    """The finished jobs of a seed; None without a method or without the first control."""
+    found = {job.method: job for job in jobs if job.seed == seed and job.method is not None}
+    methods = [job for job in found.values() if job.turn != CONTROLS]
+    return Group(seed, found) if methods and reference in found else None
+
+
+def _measured(plan: MethodsPlan, variant: str) -> list[Job]:
+    """The jobs of a variant that have finished, as they were run.
 
     A control that has not got the budget of its methods is not finished.
     """
-    found = {}
+    found = []
     for job in plan.jobs:
-        if (job.variant, job.seed) == (variant, seed) and job.method is not None:
-            try:
-                now = plan.settled(job)
-            except InputError:  # without a method there is no budget
-                continue
-            if now.is_measured:
-                found[job.method] = now
-    methods = [job for job in found.values() if job.turn != CONTROLS]
-    return Group(seed, found) if methods and plan.entrants.controls[0] in found else None
+        if job.variant == variant:
+            with suppress(InputError):  # without a method there is no budget
+                found.append(plan.settled(job))
+    return [job for job in found if job.is_measured]
+
+
+def _without_control(
+    plan: MethodsPlan, variant: str, finished: Mapping[tuple[str, str], set[int]], compared: Sequence[int]
+) -> list[int]:
+    """The seeds in which a method has finished, but not the first control, so that none is compared."""
+    having = set[int]().union(*(finished[variant, name] for name in plan.entrants.methods))
+    return [seed for seed in plan.seeds if seed in having and seed not in compared]
 
 
 def _models(jobs: Mapping[str, Job]) -> dict[str, tuple[bool, dict[str, EvaluatedModel]]]:
@@ -154,7 +174,11 @@ def joined(runs: Mapping[str, tuple[bool, Mapping[str, EvaluatedModel]]]) -> dic
 
 
 def effort_of(
-    variant: str, name: str, seeds: Sequence[Seed], seconds: Mapping[tuple[str, int, str], float | None]
+    variant: str,
+    name: str,
+    seeds: Sequence[Seed],
+    used: Mapping[tuple[str, int, str], Budget],
+    seconds: Mapping[tuple[str, int, str], float | None],
 ) -> Effort | None:
     """What a method or control was trained for; None if no seed has it.
 
@@ -162,32 +186,39 @@ def effort_of(
         variant: the variant.
         name: the method or control.
         seeds: the finished seeds of the variant.
+        used: by variant, seed and method, what it was trained for since SFT.
         seconds: by variant, seed and method.
     """
     having = [each for each in seeds if each.rounds(name)]
     if not having:
         return None
-    own = [_training(each.rounds(name)[-1]) for each in having]
-    control = [_training(each.control) for each in having]
+    own = [used[variant, each.seed, name] for each in having]
+    control = [used[variant, each.seed, each.reference] for each in having]
 
     def share(values: Sequence[int], others: Sequence[int]) -> float | None:
         return round(sum(values) / sum(others), 4) if sum(values) and sum(others) else None
 
-    steps = [each.total_steps if each else 0 for each in own]
-    tokens = [each.total_response_tokens if each else 0 for each in own]
+    steps = [each.steps for each in own]
+    tokens = [each.response_tokens for each in own]
     return Effort(
         variant=variant,
         method=name,
         steps=steps,
         response_tokens=tokens,
         seconds=[seconds.get((variant, each.seed, name)) for each in having],
-        steps_share=share(steps, [each.total_steps if each else 0 for each in control]),
-        tokens_share=share(tokens, [each.total_response_tokens if each else 0 for each in control]),
+        steps_share=share(steps, [each.steps for each in control]),
+        tokens_share=share(tokens, [each.response_tokens for each in control]),
     )
 
 
-def _training(model: EvaluatedModel) -> Training | None:
-    return model.training
+def _used(groups: Mapping[str, Sequence[Group]]) -> dict[tuple[str, int, str], Budget]:
+    """What each job was trained for since SFT, rounds that it tried and discarded among it."""
+    return {
+        (variant, group.seed, name): budget_of(models_of(job, discarded=True).values()) or Budget(0, 0)
+        for variant, those in groups.items()
+        for group in those
+        for name, job in group.jobs.items()
+    }
 
 
 def _seconds(groups: Mapping[str, Sequence[Group]]) -> dict[tuple[str, int, str], float | None]:
@@ -214,13 +245,10 @@ def _seconds(groups: Mapping[str, Sequence[Group]]) -> dict[tuple[str, int, str]
     return found
 
 
-def _has(group: Group, seed: int, name: str) -> bool:
-    return group.seed == seed and name in group.jobs
-
-
 def _start_together(group: Group) -> bool:
     """Whether all jobs have the same SFT weights, by dvc.lock."""
-    return len({_start(job.folder) for job in group.jobs.values()}) == 1
+    starts = {_start(job.folder) for job in group.jobs.values()}
+    return len(starts) == 1 and None not in starts
 
 
 def _start(folder: Path) -> str | None:

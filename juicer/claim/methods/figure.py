@@ -12,7 +12,12 @@ from juicer.claim.results import Compared, Figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS: dict[Outcome, str] = {"better": "#15803d", "worse": "#c2410c", "not shown to differ": "#5f6368"}
+COLOURS: dict[Outcome, str] = {
+    "better": "#15803d",
+    "worse": "#c2410c",
+    "not shown to differ": "#5f6368",
+    "open": "#5f6368",
+}
 LINE, AROUND = 0.3, 1.1
 """Height of a method, and of what is around the methods of a panel, in inches."""
 

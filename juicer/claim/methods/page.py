@@ -24,13 +24,14 @@ from juicer.claim.results import Compared, Gain
 from juicer.reporting.formatting import shown
 
 DECLARED_OF = "each method's chosen round, and of every other control,"
-ALSO = ("oracle", "accuracy_per_token", "kl")
+ALSO = ("accuracy", "oracle", "accuracy_per_token", "kl")
 """Metrics of the main table besides the primary ones; the table of all metrics has the others."""
 FIGURE = "methods"
 """Name of the picture's files, without their ends."""
 GAINS = (
     "The last round of each method with several rounds less its first one, and less the one that is best on validation "
-    "prompts; on held-out prompts, paired, with 95% intervals that are not corrected for their number."
+    "prompts; on held-out prompts, paired, with 95% intervals that are not corrected for their number. Only seeds with "
+    "more than one round count: with `rounds: auto` those in which a second round was kept."
 )
 LESS = "†"
 """Marks a method with less than the control."""
@@ -51,7 +52,7 @@ def page(found: MethodComparison, *, pictured: bool) -> str:
         parts.append(
             f"![Differences to {control} with 95% intervals; filled: holds after the correction]({FIGURE}.svg)"
         )
-    parts += [f"## Differences to {control}", caption(found, DECLARED_OF), _effort_caption(found)]
+    parts += [f"## Differences to {control}", caption(found, DECLARED_OF, apart=True), _effort_caption(found)]
     parts += [f"{heading(found, variant)}{_main(found, variant)}" for variant in found.seeds]
     parts += ["### Power", "\n".join(f"- {sentence}" for sentence in after(found))]
     if found.gains:
@@ -132,8 +133,9 @@ def _gains(found: MethodComparison, variant: str) -> str:
     rows = []
     for method, against in dict.fromkeys((each.method, each.against) for each in mine):
         cells = {each.metric: _gain(each) for each in mine if (each.method, each.against) == (method, against)}
-        rows.append([method, f"last less {against}", *(cells.get(metric, "–") for metric in metrics)])
-    return table(["method", "rounds", *(BY_KEY[metric].title for metric in metrics)], rows)
+        seeds = max(len(each.by_seed) for each in mine if (each.method, each.against) == (method, against))
+        rows.append([method, f"last less {against}", str(seeds), *(cells.get(metric, "–") for metric in metrics)])
+    return table(["method", "rounds", "seeds", *(BY_KEY[metric].title for metric in metrics)], rows)
 
 
 def _gain(gain: Gain) -> str:
@@ -155,7 +157,8 @@ def _effort_caption(found: MethodComparison) -> str:
     titles = f" by {BY_KEY[found.primary[0]].title}" if found.primary else ""
     return (
         f"The verdict is{titles}, after the correction; it names the smallest difference that would have been shown, "
-        "with a probability of 80%. Steps and response tokens are those of all rounds since SFT, means over the seeds, "
+        "with a probability of 80%. Steps and response tokens are those of all rounds since SFT, also of one that was "
+        "tried and discarded, means over the seeds, "
         f"with their share of those of {found.reference}: it got at least as many of both as the method that used "
         "most. Equal tokens are not equal steps: a step of IRFT has a demonstration and its samples, one of RLOO many "
         "responses."
@@ -171,6 +174,9 @@ def _intro(found: MethodComparison) -> list[str]:
         lines.append(f"- {variant}: seeds {', '.join(map(str, found.seeds[variant]))}; {words}")
         missing = found.missing.get(variant, {})
         lines += [f"  - {name} has not finished: seeds {', '.join(map(str, left))}" for name, left in missing.items()]
+        if variant in found.alone:
+            without = ", ".join(map(str, found.alone[variant]))
+            lines.append(f"  - left out, because {found.reference} has not finished: seeds {without}")
         if not found.starts.get(variant, True):
             lines.append("  - not all runs of a seed started from the same bytes of SFT")
     named = {**found.methods, **found.controls}

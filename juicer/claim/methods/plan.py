@@ -16,9 +16,13 @@ from juicer.settings.methods import MethodsSettings
 
 FIRST, OTHERS, CONTROLS = 0, 1, 2
 """Turns: the first method of a seed runs what all have in common, the others restore that, the controls come last."""
-METHOD = ("sft_matched.enabled=false",)
-CONTROL = ("irft.rounds=0", "rft.rounds=0", "sft_matched.enabled=true", "sft_matched.steps=1")
-"""Last overrides of a control. The number of steps is set when the methods have ended."""
+AS_METHOD = ("sft_matched.enabled=false",)
+"""Last override of a method."""
+AS_CONTROL = ("irft.rounds=0", "rft.rounds=0", "sft_matched.enabled=true")
+"""Last overrides of a control."""
+SOME_STEPS = "sft_matched.steps=1"
+"""First override of a control, so that its recipe has something to train. The number is set when the methods have
+ended."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +63,27 @@ class MethodsPlan(Plan):
             model
             for each in self.known
             if (each.variant, each.seed) == (job.variant, job.seed) and each.is_measured
-            for model in models_of(each).values()
+            for model in models_of(each, discarded=True).values()
         )
         if budget is None:
             raise InputError("no method has finished whose steps it could match", where=job.name)
-        update = {"steps": budget.steps, "response_tokens": budget.response_tokens or None}
-        control = job.recipe.sft_matched.model_copy(update=update)
+        own = job.recipe.sft_matched
+        steps, tokens = (
+            max(budget.steps, own.steps or 0),
+            max(budget.response_tokens, own.response_tokens or 0),
+        )
+        control = own.model_copy(update={"steps": steps, "response_tokens": tokens or None})
         return replace(job, recipe=job.recipe.model_copy(update={"sft_matched": control}))
 
 
 def budget_of(models: Iterable[EvaluatedModel]) -> Budget | None:
     """The most steps and the most response tokens since SFT that any of the models was trained for.
 
-    The last round of a method has used most: its record adds up all rounds before. None where no model was trained.
+    The last round of a method has used most: its record adds up all rounds before. None where no model was trained
+    since SFT.
     """
-    used = [each.training for each in models if each.training is not None and each.training.total_steps]
+    since = [each.training for each in models if each.method not in ("base", "sft")]
+    used = [each for each in since if each is not None and each.total_steps]
     if not used:
         return None
     return Budget(max(each.total_steps for each in used), max(each.total_response_tokens for each in used))
@@ -117,6 +127,8 @@ def plan_methods(
     def job(variant: str, seed: int, name: str, words: Sequence[str], turn: int) -> Job:
         where = f"{path}: methods.{'controls' if turn == CONTROLS else 'compared'}.{name}"
         whole = [*overrides, *settings.shared, *settings.variants[variant], *words]
+        if turn == CONTROLS and not recipe.sft_matched.steps:
+            whole = [SOME_STEPS, *whole]
         made, graph = loaded(path, whole, seed, where, tiny=tiny)
         if turn != CONTROLS:
             check_single(made, where)
@@ -126,13 +138,13 @@ def plan_methods(
     for variant in wanted:
         for seed in numbers:
             those = [
-                job(variant, seed, name, [*words, *METHOD], FIRST if name == first else OTHERS)
+                job(variant, seed, name, [*words, *AS_METHOD], FIRST if name == first else OTHERS)
                 for name, words in settings.compared.items()
             ]
             known += those
             jobs += [each for each in those if each.method in compared]
             jobs += [
-                job(variant, seed, name, [*words, *CONTROL], CONTROLS) for name, words in settings.controls.items()
+                job(variant, seed, name, [*words, *AS_CONTROL], CONTROLS) for name, words in settings.controls.items()
             ]
     return MethodsPlan(path, recipe, wanted, numbers, folder, jobs, settings, compared, known)
 

@@ -7,7 +7,8 @@ from juicer.evaluation.documents import Document
 
 EQUAL = 0.9
 """A method with less than this share of the control's response tokens is said to have had less."""
-Outcome = Literal["better", "worse", "not shown to differ"]
+Outcome = Literal["better", "worse", "not shown to differ", "open"]
+"""`open`: seeds are missing. Those that failed may be the worst ones, so the others alone do not decide."""
 
 
 class Effort(Document):
@@ -59,6 +60,8 @@ class MethodComparison(Found):
     """Overrides by the control's name; all are compared with the first one."""
     missing: dict[str, dict[str, list[int]]]
     """Per variant and method or control, the seeds that were asked for and have not finished."""
+    alone: dict[str, list[int]]
+    """Per variant, the seeds that are left out because the first control has not finished."""
     starts: dict[str, bool]
     """Per variant, whether all methods and controls of a seed started from the same SFT weights, byte by byte."""
     efforts: list[Effort]

@@ -8,17 +8,19 @@ from juicer.claim.results import Compared, Figure
 from juicer.reporting.formatting import shown
 
 
-def verdicts_of(compared: Sequence[Compared], metric: str) -> list[Verdict]:
+def verdicts_of(compared: Sequence[Compared], metric: str, seeds: int) -> list[Verdict]:
     """A verdict about every model of a variant that was declared.
 
     Args:
-        metric: the first primary metric.
+        compared: the models.
+        metric: the primary metric.
+        seeds: how many were planned.
     """
     found = []
     for each in compared:
         figure = each.figure(metric)
         if figure is not None and figure.declared:
-            outcome, text = _judged(figure)
+            outcome, text = _judged(figure, len(each.rounds), seeds)
             found.append(
                 Verdict(
                     variant=each.variant, method=each.method, name=each.name, metric=metric, outcome=outcome, text=text
@@ -27,14 +29,16 @@ def verdicts_of(compared: Sequence[Compared], metric: str) -> list[Verdict]:
     return found
 
 
-def _judged(figure: Figure) -> tuple[Outcome, str]:
+def _judged(figure: Figure, finished: int, planned: int) -> tuple[Outcome, str]:
     assert figure.difference is not None  # only the control itself has none, and it is not declared
+    if finished < planned:
+        return "open", f"open: {finished} of {planned} seeds"
     if figure.holds:
         outcome: Outcome = "better" if figure.difference > 0 else "worse"
         return outcome, outcome
     width, digits = figure.difference_half_width, BY_KEY[figure.metric].digits
     if width is None or figure.detectable is None:
-        return "not shown to differ", "not shown to differ; this cannot tell how much the runs vary"
+        return "not shown to differ", "not shown to differ; these seeds cannot tell how much the runs vary"
     able = f"a difference of {shown(figure.detectable, digits)} would have been"
     if abs(figure.difference) > width:
         return (
@@ -66,6 +70,9 @@ def headline(variant: str, compared: Sequence[Compared], verdicts: Sequence[Verd
             parts.append(f"{', '.join(first)} and {last} are {outcome} than {control}")
     left = [figure for each in verdicts if each.outcome == "not shown to differ" and (figure := figures[each.name])]
     able = [each.detectable for each in left if each.detectable is not None]
+    if missing := [each.method for each in verdicts if each.outcome == "open"]:
+        verb = "is" if len(missing) == 1 else "are"
+        parts.append(f"{', '.join(missing)} {verb} open, because seeds are missing")
     if left:
         which = "no other method" if parts else "no method"
         beside = "" if parts else f" from {control}"
