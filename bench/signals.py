@@ -17,10 +17,11 @@ from pathlib import Path
 from statistics import fmean
 
 from bench import results_file
+from juicer.claim.copies import MARK, PARAMS
 from juicer.evaluation.results import EvaluatedModel
-from juicer.evaluation.rounds import score_difference
+from juicer.evaluation.rounds import FACTS, score_difference
+from juicer.runtime.files import read_yaml, value_at
 
-FACTS = ("demonstrations_preferred_before", "demonstrations_preferred", "agreement", "drift")
 SIGNALS = {
     "agreement below 0": ("agreement", 0.0),
     "the reward before prefers samples": ("demonstrations_preferred_before", 0.5),
@@ -31,11 +32,14 @@ Row = dict[str, float | int | str | bool | None]
 
 
 def rows_of(work: Path) -> Iterator[Row]:
-    """A row for every round but the first of every finished run of RFT."""
-    for folder in sorted(work.glob("*/*/seed-*/evaluation/models")):
-        variant, method, seed = folder.relative_to(work).parts[:3]
-        found = [EvaluatedModel.read(path) for path in folder.glob("rft-r*.json")]
-        models = sorted(found, key=lambda each: each.round)
+    """A row for every round but the first of every finished run of RFT, also for one that was discarded."""
+    for mark in sorted(work.glob(f"*/*/seed-*/{MARK}")):
+        folder = work.joinpath(*mark.relative_to(work).parts[:3])
+        variant, method, seed = folder.relative_to(work).parts
+        # Not all files that are there: some may be of a longer run before.
+        names = value_at(read_yaml(folder / PARAMS), "graph.models")
+        found = [EvaluatedModel.read(folder / f"evaluation/models/{name}.json") for name in names]
+        models = sorted((each for each in found if each.method == "rft"), key=lambda each: each.round)
         for before, model in pairwise(models):
             facts = model.training.reward.facts if model.training and model.training.reward else {}
             yield {

@@ -25,7 +25,8 @@ class DftSettings(Settings):
     samples: Samples = Field(2, ge=1)
     """Responses of the starting policy per demonstration (m), sampled once before the training."""
     temperature: float = Field(1.0, gt=0)
-    """Temperature tau of the contrast; at 1 the exact objective is that of `nll`."""
+    """Temperature tau of the contrast; at 1 the exact objective is that of `nll`. Below 1 the contrast is weak until
+    each demonstration has been visited several times, because the moving average of its normaliser starts at 1."""
     moving_average: float = Field(0.85, gt=0, le=1)
     """Weight gamma of the newest estimate in the moving average of each demonstration's normaliser."""
     sampling_batch_size: Batch = Field(128, ge=1)

@@ -15,6 +15,7 @@ from juicer.methods.algorithms import algorithm_1, algorithm_2
 from juicer.methods.reward import load_reward
 from juicer.models.loading import TRAINING_DTYPE, load_policy, load_template, save_policy
 from juicer.recipe.activation import dump, load
+from juicer.runtime.errors import InputError
 from juicer.runtime.seeding import derive
 from juicer.stages.stage import Stage
 from tasks import irft_generate, irft_train, rft_generate, rft_policy, rft_reward
@@ -87,6 +88,16 @@ def test_algorithm_2_gives_the_weights_of_its_stages(recipe, reference, slices, 
     assert any(not torch.equal(one, two) for one, two in zip(policy.parameters(), start.parameters(), strict=True))
     pairs = settings.irft.sampling.samples_per_prompt * (6 if slices == "split" else 12)
     assert [record.facts["pairs"] for record in records] == [pairs, pairs]
+
+
+def test_the_number_of_rounds_has_to_be_known(recipe, tmp_path):
+    settings = recipe("irft.rounds=auto", "rft.rounds=auto", "irft.slice=all", "rft.slice=all")
+    template, policy = load_template(SFT, settings.template), load_policy(SFT, settings.compute, TRAINING_DTYPE)
+    common = ROWS, template
+    with pytest.raises(InputError, match=r"irft\.rounds: the number of rounds has to be known here"):
+        algorithm_2(policy, *common, settings.irft, settings.compute, 0)
+    with pytest.raises(InputError, match=r"rft\.rounds: the number of rounds has to be known here"):
+        algorithm_1(policy, policy, SFT, *common, settings.rft, settings.compute, 0, tmp_path)
 
 
 @pytest.mark.parametrize("contrast", ["round", "initial"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.claim import differences
-from juicer.claim.intervals import crossed, estimate, holm, over_units
+from juicer.claim.intervals import Estimate, crossed, estimate, holm, over_units
 
 STORED = Path(__file__).resolve().parents[2] / "bench/results/claim.json"
 
@@ -59,6 +59,26 @@ def test_crossed_intervals_cover_the_truth_about_as_often_as_they_say(
         inside += abs(found.mean - 0.4) <= found.half_width
     # A true 95% gives less than 0.93 in one of 80 such simulations; what counts noise twice covers more.
     assert inside / repeats >= 0.93
+
+
+@pytest.mark.parametrize(("seeds", "lowest", "highest"), [(2, 0.86, 0.92), (3, 0.90, 0.95), (5, 0.93, 0.97)])
+def test_with_two_or_three_seeds_they_cover_a_little_less(seeds: int, lowest: float, highest: float) -> None:
+    rng, repeats, inside = np.random.default_rng(2), 1500, 0
+    for _ in range(repeats):
+        values = 0.3 * rng.normal(size=(seeds, 1)) + 0.5 * rng.normal(size=(1, 100)) + rng.normal(size=(seeds, 100))
+        found = crossed(values.tolist())
+        inside += abs(found.mean) <= found.half_width
+    assert lowest <= inside / repeats <= highest
+
+
+@pytest.mark.parametrize(("count", "comparisons"), [(5, 1), (5, 20), (40, 20)])
+def test_a_detectable_difference_is_called_one_in_four_of_five_repetitions(count: int, comparisons: int) -> None:
+    true = Estimate(0.0, count**-0.5, count - 1, "seeds").detectable(comparisons)
+    values = true + np.random.default_rng(3).normal(size=(20_000, count))
+    ratio = values.mean(1) / (values.std(1, ddof=1) * count**-0.5)
+    found = Estimate(1.0, 1.0, count - 1, "seeds")
+    called = [found._replace(mean=each).p <= 0.05 / comparisons for each in ratio]
+    assert np.mean(called) == pytest.approx(0.8, abs=0.012)
 
 
 def test_seeds_alone_or_all_values_as_one_sample_cover_too_rarely() -> None:

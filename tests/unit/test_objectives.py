@@ -1,6 +1,7 @@
 """The objectives agree with their equations."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -116,5 +117,44 @@ def test_the_best_sample_is_the_one_with_the_highest_reward():
 def test_space_takes_the_number_of_samples_as_its_ratio():
     log_policy = torch.tensor([0.3]), torch.tensor([[1.0, 0.5]])
     zero = torch.tensor([0.0]), torch.zeros(1, 2)
-    expected = space(log_policy[0][:, None], log_policy[1], mu=2).mean()
-    assert irft_loss(log_policy, zero, 1.0, "space").item() == pytest.approx(expected.item())
+    # -log s(0.3) - 2 log(1 - s(z)), with s(z) = 1 / (1 + 2 exp(-z)), is the mean over both samples z.
+    own = math.log(1 + 2 * math.exp(-0.3))
+    other = [2 * math.log(1 + math.exp(z) / 2) for z in (1.0, 0.5)]
+    assert irft_loss(log_policy, zero, 1.0, "space").item() == pytest.approx(own + sum(other) / 2)
+
+
+START, TEACHER = torch.tensor([0.40, 0.35, 0.25]), torch.tensor([0.50, 0.30, 0.20])
+
+
+def loss_at(policy, demonstrations, samples, objective, contrast):
+    """The expected loss over y ~ demonstrations and all pairs of samples, against START."""
+    rewards, total = torch.log(policy) - torch.log(START), torch.zeros(())
+    for y, first, second in product(range(3), repeat=3):
+        probability = demonstrations[y] * samples[first] * samples[second]
+        two = torch.stack([rewards[first], rewards[second]])[None]
+        zero = torch.zeros(1), torch.zeros(1, 2)
+        total = total + probability * irft_loss((rewards[y][None], two), zero, 1.0, objective, contrast)[0]
+    return total
+
+
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "space"])
+def test_the_mean_over_two_samples_has_the_expected_gradient_of_one(objective):
+    logits = torch.log(torch.tensor([0.3, 0.3, 0.4])).requires_grad_()
+    two = loss_at(logits.softmax(-1), TEACHER, START, objective, "mean")
+    rewards, one = torch.log(logits.softmax(-1)) - torch.log(START), torch.zeros(())
+    for y, sample in product(range(3), repeat=2):
+        zero = torch.zeros(1), torch.zeros(1, 1)
+        loss = irft_loss((rewards[y][None], rewards[sample][None, None]), zero, 1.0, objective)[0]
+        one = one + TEACHER[y] * START[sample] * loss
+    (of_two,), (of_one,) = (torch.autograd.grad(loss, logits, retain_graph=True) for loss in (two, one))
+    torch.testing.assert_close(of_two, of_one)
+
+
+@pytest.mark.parametrize("objective", ["logistic", "identity"])
+def test_the_best_of_two_samples_keeps_a_policy_from_the_demonstrations_that_the_mean_leads_to(objective):
+    near = START + 0.1 * (TEACHER - START)
+    before, after = (
+        {c: loss_at(at, TEACHER, START, objective, c).item() for c in ("mean", "best")} for at in (START, near)
+    )
+    assert after["mean"] < before["mean"]
+    assert after["best"] > before["best"]

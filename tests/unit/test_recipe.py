@@ -138,6 +138,7 @@ def test_objectives_that_train_without_dropout_refuse_adapters_with_it(overrides
         ("irft.training.objective=cubic", "'logistic', 'identity', 'space'"),
         ("irft.training.h=identity", "'irft.training': h is now called objective"),
         ("irft.training={objective: space, reference: initial}", "compares with the policy that sampled"),
+        ("irft.training={objective: brier, contrast: best}", "contrast is best, which selects; set contrast to mean"),
         ("sft=null", "parameter 'sft'"),
         ("scorer.model=null", "scorer.model is not set"),
         ("world=null", "the section world is missing"),

@@ -255,6 +255,16 @@ def test_a_round_that_no_longer_improves_shrinks_the_graph(project, monkeypatch)
     assert rounds_of(project) == (2, 1)
 
 
+def test_a_discarded_round_that_improves_after_all_is_kept_and_said_to_be_the_last_one(project):
+    activate(QUICKSTART, [*RFT, "rft.auto.most=2"], Path("params.yaml"))
+    recipe, _ = load(Path("params.yaml"), [])
+    Path("params.yaml").write_text(dump(recipe, graph_of(recipe, rounds={"rft": FoundRounds(ran=2, kept=1)})))
+    Pipeline([True, True])(None)
+    said = advance(Path("params.yaml"))
+    assert said == "params.yaml: rft-r2 improves on sft, and rft.auto.most allows no further round"
+    assert rounds_of(project) == (2, 2)
+
+
 def test_a_run_that_ends_before_the_report_finds_no_rounds(project, monkeypatch):
     monkeypatch.setattr(cli, "reproduce", pipeline := Pipeline([True]))
     cli.find_rounds(None, until="sft")  # type: ignore[arg-type]
