@@ -743,6 +743,8 @@ def _repeat(
 
     if announced is not None:
         print("\n".join(announced()), flush=True)
+    elif dry_run:
+        raise InputError("--again starts no run that --dry-run could show", do="leave one of the two out")
     if dry_run:
         return
     failed = []

@@ -18,6 +18,7 @@ from juicer.recipe.graph import Graph
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_yaml, remove, replace_text
+from juicer.runtime.yaml_text import parse_yaml
 from juicer.settings.claim import ClaimSettings
 from juicer.stages.dvc_files import LOCK
 from juicer.stages.pipeline import declared_stages
@@ -86,6 +87,10 @@ class Job:
         return mark.read_text(encoding="utf-8") if mark.is_file() else ""
 
 
+class NotYet(InputError):
+    """A job cannot be run before others have ended."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a claim runs."""
@@ -105,7 +110,8 @@ class Plan:
         """The job as it is run, once those before it have ended.
 
         Raises:
-            InputError: it cannot be run.
+            NotYet: it depends on others that have not finished.
+            InputError: what it depends on is damaged.
         """
         return job
 
@@ -132,10 +138,11 @@ def plan(
     Raises:
         InputError: a variant is unknown, a seed is negative, or a variant has nothing to compare.
     """
+    check_overrides(overrides)
     recipe, _ = load(path, overrides, tiny=tiny)
     wanted = chosen(variants, recipe.claim.variants, "variant", path)
     numbers = seeds_of(seeds, recipe.claim.seeds)
-    folder = (work or Path(".juicer/claim", recipe.name)).absolute()
+    folder = folder_of(work or Path(".juicer/claim", recipe.name))
     jobs = []
     for name, words in wanted.items():
         where = f"{path}: claim.variants.{name}" if words else str(path)
@@ -144,6 +151,31 @@ def plan(
             _check(whole, where)
             jobs.append(Job(name, seed, folder / name / f"seed-{seed}", whole, graph))
     return Plan(path, recipe, wanted, numbers, folder, jobs)
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse a seed among the changes of the command line.
+
+    Raises:
+        InputError: there is one.
+    """
+    if any(word.partition("=")[0] == "seed" for word in overrides):
+        raise InputError("every seed is a run of its own here", where="seed=...", do="name the seeds: --seeds 0 1 2")
+
+
+def folder_of(work: Path) -> Path:
+    """The folder of the runs, as an absolute path.
+
+    Raises:
+        InputError: it cannot be one.
+    """
+    folder = Path(os.path.normpath(work.absolute()))
+    if folder.exists() and not folder.is_dir():
+        raise InputError("this is a file, but the runs need a folder", where=f"--work {work}", do="name another one")
+    if Path.cwd().is_relative_to(folder):
+        what = "the runs are copies of the project, which cannot be in a folder that holds it"
+        raise InputError(what, where=f"--work {work}", do="name another one")
+    return folder
 
 
 def chosen(names: Sequence[str], known: Mapping[str, list[str]], kind: str, path: Path) -> dict[str, list[str]]:
@@ -216,9 +248,9 @@ def digest_of(paths: Iterable[Path]) -> str:
 
 
 def prepare(job: Job, paths: Sequence[Path], code: str, work: Path) -> None:
-    """Make the copy of a job, or bring the code of one that is there up to date. Results and checkpoints in it stay.
+    """Make the copy of a job, or bring the code of one that is there up to date.
 
-    What has finished with the same parameters stays finished, whatever the code, until its next run begins.
+    Results and checkpoints in it stay, and so do the parameters of its last run until the next one begins.
 
     Args:
         paths: the files to copy.
@@ -244,23 +276,21 @@ def prepare(job: Job, paths: Sequence[Path], code: str, work: Path) -> None:
             subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
         replace_text(folder / ".dvc/config.local", f'[cache]\n    dir = "{work / "cache"}"\n')
         replace_text(copied, code)
-    if not job.is_measured:
-        begin(job)
-    for name in _inputs(folder):
+    for name in _inputs(job):
         _link(name, folder, work)
 
 
 def begin(job: Job) -> None:
-    """Take the mark of an earlier run from a copy, and give it the parameters of the next one."""
+    """Take the mark of its last run from a copy, and give it the parameters of the next one."""
     remove(job.folder / MARK)
     params = job.folder / PARAMS
     if not params.is_file() or params.read_text(encoding="utf-8") != job.params:
         replace_text(params, job.params)
 
 
-def _inputs(folder: Path) -> list[str]:
+def _inputs(job: Job) -> list[str]:
     """The paths that stages read and no stage makes."""
-    stages = declared_stages(read_yaml(folder / PARAMS), folder / "dvc.yaml").values()
+    stages = declared_stages(parse_yaml(job.params, str(PARAMS)), job.folder / "dvc.yaml").values()
     made = {Path(path) for stage in stages for path in stage.outputs}
     read = {path for stage in stages for path in stage.inputs}
     return sorted(path for path in read if not made & {Path(path), *Path(path).parents})

@@ -14,7 +14,7 @@ from typing import TextIO
 from filelock import FileLock, Timeout
 
 from juicer.claim.comparing import CONTROL, ENTRANTS, Entrants, Seed, chosen_models, compare, points, primary
-from juicer.claim.copies import PARAMS, Job, Plan, begin, digest_of, files, finish, prepare
+from juicer.claim.copies import MARK, PARAMS, Job, NotYet, Plan, begin, digest_of, files, finish, prepare
 from juicer.claim.measures import SCORES
 from juicer.claim.results import Claim, Samples, Versions
 from juicer.evaluation.results import EvaluatedModel, Instruments
@@ -122,7 +122,7 @@ def _settled(plan: Plan, job: Job) -> Job | None:
     """The job as it would be run now; None where that is not known yet."""
     try:
         return plan.settled(job)
-    except InputError:
+    except NotYet:
         return None
 
 
@@ -219,7 +219,11 @@ def models_of(job: Job, *, discarded: bool = False) -> dict[str, EvaluatedModel]
     """
     graph = value_at(read_yaml(job.folder / PARAMS), "graph")
     names = list(graph["models"]) if discarded else reported(graph)
-    return {name: EvaluatedModel.read(job.folder / f"evaluation/models/{name}.json") for name in names}
+    try:
+        return {name: EvaluatedModel.read(job.folder / f"evaluation/models/{name}.json") for name in names}
+    except InputError as error:
+        do = f"remove {job.folder / MARK}, so that the run is done again, and repeat the command"
+        raise InputError(error.what, where=error.where, do=do) from error
 
 
 def collect(plan: Plan, samples: int) -> Claim:

@@ -6,7 +6,7 @@ The commands are `juicer use` and `juicer check`.
 import copy
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ TINY = (
     "rft.policy.micro_batch_size=null",
     "rft.policy.prompts_per_step=4",
     "rft.policy.samples_per_prompt=2",
-    "evaluation.prompts=8",
+    "evaluation.prompts=10",
     "leaderboard.enabled=false",
 )
 """Overrides of `--tiny`: sizes and sources. Methods, rounds, epochs, learning rates and adapters stay as they are."""
@@ -121,8 +121,9 @@ def load(
     recipe = _from_home(_parsed(values, str(path)))
     check_consistent(recipe, str(path))
     # params.yaml has the changes of its command line, see _check_variants
-    if repeated and "graph" not in read_yaml(path):
-        _check_variants(recipe, values, written, str(path))
+    own = read_yaml(path)
+    if repeated and "graph" not in own:
+        _check_variants(recipe, values, written, str(path), own)
     check_models(recipe, str(path), whole=pinned)
     check_inputs(recipe, whole=pinned)
     mirror = recipe.leaderboard.mirror
@@ -161,20 +162,25 @@ def _parsed(values: dict[str, Any], where: str) -> Recipe:
     return recipe if recipe.fetch.is_world else recipe.model_copy(update={"world": None})
 
 
-def _check_variants(recipe: Recipe, values: dict[str, Any], written: dict[str, Any], where: str) -> None:
+def _check_variants(
+    recipe: Recipe, values: dict[str, Any], written: dict[str, Any], where: str, sections: Container[str]
+) -> None:
     """Check every variant of the section `claim`, and every variant, method and control of the section `methods`.
 
     One that only a change on the command line makes impossible is none of `juicer run`'s business: `juicer claim` and
-    `juicer compare-methods` refuse it.
+    `juicer compare-methods` refuse it. Nor are those of a recipe that this one extends.
 
     Args:
         values: the recipe with the changes of the command line.
-        written: the recipe as it is written.
+        written: the recipe as it is written, with what it extends.
+        sections: those of its own file.
 
     Raises:
         InputError: the recipe refuses an override of a variant, method or control; names it.
     """
     for key, overrides in _repeated(recipe):
+        if key.partition(".")[0] not in sections:
+            continue
         method = key.startswith("methods.compared.")
         refused = _refusal(values, overrides, where, method=method)
         if refused is not None and _refusal(written, overrides, where, method=method) is not None:
@@ -187,6 +193,7 @@ def _repeated(recipe: Recipe) -> Iterator[tuple[str, list[str]]]:
     for name, overrides in recipe.claim.variants.items():
         yield f"claim.variants.{name}", overrides
     if recipe.methods is not None:
+        yield "methods.shared", recipe.methods.shared
         for variant, changes in recipe.methods.variants.items():
             words = [*recipe.methods.shared, *changes]
             yield f"methods.variants.{variant}", words

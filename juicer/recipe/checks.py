@@ -8,6 +8,7 @@ from typing import Any
 
 from packaging.version import Version
 
+from juicer.evaluation.significance import FEWEST
 from juicer.models.published import published_as
 from juicer.recipe.graph import (
     ABSENT,
@@ -197,6 +198,10 @@ def _check_auto(recipe: Recipe, where: str) -> None:
         if settings.slice == "split":
             what = f"{method}.rounds is auto, but {method}.slice is split: the parts depend on the number of rounds"
             raise InputError(what, where=where, do=f"set {method}.slice to all, or {method}.rounds to a number")
+        prompts = recipe.evaluation.prompts
+        if prompts is not None and prompts < FEWEST:
+            what = f"{method}.rounds is auto, but evaluation.prompts is {prompts}, too few to tell rounds apart"
+            raise InputError(what, where=where, do=f"set evaluation.prompts to {FEWEST} or more")
         if criterion_of(recipe, method) == "score" and recipe.scorer.kind == "none":
             what = f"{method}.auto.criterion is score, but the recipe has no scorer"
             raise InputError(what, where=where, do=f"add one, or set {method}.auto.criterion to preferences")
@@ -210,12 +215,15 @@ def check_pairs(recipe: Recipe, found: Sequence[FirstRows], where: str) -> None:
     """
     deciding = [method for method in on_auto(recipe) if criterion_of(recipe, method) == "preferences"]
     whole = len(found) == len(recipe.fetch.sources) and not recipe.fetch.is_world
-    if deciding and whole and not any(each.pairs for each in found):
+    # Who names the column knows that it is filled further on.
+    named = any(each.reading.columns.rejected is not None for each in recipe.fetch.sources)
+    if deciding and whole and not named and not any(each.pairs for each in found):
         method = deciding[0]
         what = f"{method}.rounds is auto, but there is nothing to decide by: "
         what += "the first rows have no rejected responses"
         what += ", and the recipe has no scorer" if recipe.scorer.kind == "none" else ""
-        do = f"set {method}.rounds to a number, or add a scorer or rejected responses"
+        do = f"set {method}.rounds to a number, or add a scorer or rejected responses; "
+        do += "where they come later in the file, name their column: fetch.columns.rejected"
         raise InputError(what, where=where, do=do)
 
 
@@ -224,7 +232,7 @@ def check_single(recipe: Recipe, where: str) -> None:
     irft, rft = recipe.irft.rounds, recipe.rft.rounds
     if (irft != 0) == (rft != 0):
         what = f"exactly one of irft.rounds and rft.rounds has to be above 0, not {irft} and {rft}"
-        raise InputError(what, where=where, do="set the other one to 0")
+        raise InputError(what, where=where, do="set the other one to 0" if irft else "set one of them")
 
 
 def _check_installed(recipe: Recipe, where: str) -> None:

@@ -27,7 +27,7 @@ def describe(model: type[BaseModel], defaults: BaseModel | None = None, prefix: 
     """
     for name, field in model.model_fields.items():
         key = f"{prefix}{field.alias or name}"
-        default = field.default if defaults is None else getattr(defaults, name)
+        default = field.get_default(call_default_factory=True) if defaults is None else getattr(defaults, name)
         if inner := _section(field.annotation):
             needed = "optional" if default is None or isinstance(default, BaseModel) else "required"
             yield f"[{key}] {needed}. {(inner.__doc__ or '').strip().splitlines()[0]}"

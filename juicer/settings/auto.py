@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from juicer.settings.base import Settings
-from juicer.settings.bounds import Rounds
+from juicer.settings.bounds import Rounds, shortened
 
 RoundCriterion = Literal["score", "preferences"]
 
@@ -14,8 +14,16 @@ def _kind(value: Any) -> str:
     return "=auto" if value == "auto" else "=rounds"
 
 
+def _check(value: Any) -> Any:
+    if isinstance(value, str) and value != "auto":
+        raise ValueError(f"it has to be a number of rounds, or auto, not {shortened(value)}")
+    return value
+
+
 AutoRounds = Annotated[
-    Annotated[Rounds, Field(ge=0), Tag("=rounds")] | Annotated[Literal["auto"], Tag("=auto")], Discriminator(_kind)
+    Annotated[Rounds, Field(ge=0), Tag("=rounds")] | Annotated[Literal["auto"], Tag("=auto")],
+    Discriminator(_kind),
+    BeforeValidator(_check),
 ]
 """Number of rounds, or `auto`."""
 

@@ -73,6 +73,7 @@ Heads = Annotated[int, AtMost(256, "a tiny model is trained from scratch on this
 Vocabulary = Annotated[int, AtMost(2**18, "its tokenizer is trained on this machine")]
 Shown = Annotated[int, AtMost(1000, "the report shows each on one page")]
 Temperature = Annotated[float, AtMost(100, "tokens would be drawn uniformly")]
+Weight = Annotated[float, AtMost(10**6, "the rest of the loss would not count")]
 """Bounded numbers, for the annotations of settings."""
 
 TINY_PARAMETERS = 10**9

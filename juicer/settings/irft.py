@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from juicer.settings.auto import AutoRounds, AutoSettings
 from juicer.settings.base import Settings
-from juicer.settings.bounds import Batch, Epochs, Rounds
+from juicer.settings.bounds import Batch, Epochs, Rounds, Weight
 from juicer.settings.training import GenerationSettings, LoraSettings, MicroBatch, OptimiserSettings
 
 Objective = Literal["logistic", "identity", "space", "bernoulli", "brier", "hinge", "kliep", "lsif", "spif"]
@@ -37,9 +37,9 @@ class IrftTrainingSettings(Settings):
     contrast: Contrast = "mean"
     """With several samples of a demonstration (`irft.sampling.samples_per_prompt`): `mean` averages the loss over them,
     `best` takes the one whose reward is the highest at that step."""
-    beta: float = Field(0.1, gt=0)
+    beta: Weight = Field(0.1, gt=0)
     """Temperature of the KL term: scales the log-ratios to the reference."""
-    sft_weight: float = Field(0.0, ge=0)
+    sft_weight: Weight = Field(0.0, ge=0)
     """Weight of the mean negative log-likelihood of the demonstration tokens, added to the loss; the paper has 0."""
     optimiser: OptimiserSettings = OptimiserSettings(name="rmsprop", learning_rate=5e-7)
     """Optimiser and schedule, restarted in every round."""

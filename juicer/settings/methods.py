@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Seed, shortened
 from juicer.settings.claim import NAME, check_seeds, check_variants
+from juicer.settings.claim import OWN as FIXED
 
 Overrides = list[str]
 OWN = {"method": ("irft", "rft"), "control": ("sft_matched",)}
@@ -38,7 +39,9 @@ class MethodsSettings(Settings):
     @field_validator("shared")
     @classmethod
     def _shared(cls, words: Overrides) -> Overrides:
-        check_variants({"shared": words})
+        own = [word for word in words if re.split(r"[.=]", word)[0] in FIXED]
+        if own:
+            raise ValueError(f"it sets {shortened(own[0])}, which nothing of a comparison can change")
         return words
 
     @model_validator(mode="after")
@@ -48,6 +51,8 @@ class MethodsSettings(Settings):
                 if not NAME.fullmatch(name) or name in TAKEN:
                     what = "is not a name of lower-case letters, digits and hyphens, or is cache, base or sft"
                     raise ValueError(f"{kind} {shortened(name)} {what}")
+                if re.search(r"-r\d+$", name):
+                    raise ValueError(f"{kind} {name!r} has the name of a round: -rN at the end; choose another one")
                 other = [word for word in words if "=" in word and re.split(r"[.=]", word)[0] not in OWN[kind]]
                 if other:
                     why = f"but a {kind} changes only {' and '.join(OWN[kind])}"

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from juicer.settings.auto import AutoRounds, AutoSettings
 from juicer.settings.base import Settings
-from juicer.settings.bounds import Batch, Blocks, Epochs, Passes, Rows, Samples, Steps, Temperature
+from juicer.settings.bounds import Batch, Blocks, Epochs, Passes, Rows, Samples, Steps, Temperature, Weight
 from juicer.settings.text import Commit, Place
 from juicer.settings.training import GenerationSettings, MicroBatch, OptimiserSettings
 
@@ -51,7 +51,7 @@ class PolicyAlignmentSettings(Settings):
     micro_batch_size: MicroBatch = "auto"
     """Responses per forward pass of one process, to save memory. `auto` takes the largest part of the process's
     share of a step that fits by the plan (docs/scale.md), null takes the whole share."""
-    kl_coefficient: float = Field(0.05, ge=0)
+    kl_coefficient: Weight = Field(0.05, ge=0)
     """beta of the inner problem: the weight of the KL term, on the log-ratio to the SFT policy summed over tokens."""
     temperature: Temperature = Field(1.0, gt=0)
     """Temperature of sampling."""

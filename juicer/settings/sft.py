@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from juicer.settings.base import Settings
-from juicer.settings.bounds import Batch, Epochs, ResponseTokens, Rows, Samples, Steps
+from juicer.settings.bounds import Batch, Epochs, ResponseTokens, Rows, Samples, Steps, Temperature
 from juicer.settings.training import LoraSettings, MicroBatch, OptimiserSettings
 
 SftObjective = Literal["nll", "gem", "dft"]
@@ -14,7 +14,7 @@ SftObjective = Literal["nll", "gem", "dft"]
 class GemSettings(Settings):
     """Entropic distribution matching (arXiv 2408.16673)."""
 
-    temperature: float = Field(0.7, gt=0)
+    temperature: Temperature = Field(0.7, ge=0.01)
     """The distribution softmax(logits / temperature) is fitted to the demonstrations, token by token. Below 1 the
     policy itself stays flatter than the data; at 1 its optimum is that of `nll`."""
 
@@ -24,7 +24,7 @@ class DftSettings(Settings):
 
     samples: Samples = Field(2, ge=1)
     """Responses of the starting policy per demonstration (m), sampled once before the training."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: Temperature = Field(1.0, ge=0.01)
     """Temperature tau of the contrast; at 1 the exact objective is that of `nll`. Below 1 the contrast is weak until
     each demonstration has been visited several times, because the moving average of its normaliser starts at 1."""
     moving_average: float = Field(0.85, gt=0, le=1)

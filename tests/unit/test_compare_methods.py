@@ -2,6 +2,7 @@
 
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from typer.testing import CliRunner
 
 from juicer import cli
 from juicer.claim.comparing import Entrants, Seed, compare, gains, primary
-from juicer.claim.copies import PARAMS, Plan, begin, prepare
+from juicer.claim.copies import PARAMS, Plan, begin, plan, prepare
 from juicer.claim.intervals import Estimate
 from juicer.claim.methods import figure, page, reporting
-from juicer.claim.methods.collect import effort_of, joined
+from juicer.claim.methods.collect import collect, effort_of, joined
 from juicer.claim.methods.plan import CONTROLS, Budget, MethodsPlan, budget_of, plan_methods
 from juicer.claim.methods.results import Effort, MethodComparison
 from juicer.claim.methods.verdict import headline, less, verdicts_of
@@ -286,8 +287,11 @@ IRFT = {"irft": ["rft.rounds=0"]}
         ({"compared": IRFT, "controls": {"irft": []}}, "'irft' is both a method and a control"),
         ({"compared": IRFT, "controls": {"b": ["sft_matched.rates=[1]"]}}, "methods.controls.b: unknown parameter"),
         ({"compared": IRFT, "controls": {"b": ["seed=1"]}}, "control 'b' sets 'seed=1'"),
-        ({"compared": IRFT, "shared": ["seed=1"]}, "sets 'seed=1', which no variant can change"),
-        ({"compared": IRFT, "shared": ["methods=null"]}, "sets 'methods=null', which no variant can change"),
+        ({"compared": IRFT, "shared": ["seed=1"]}, "it sets 'seed=1', which nothing of a comparison can change"),
+        ({"compared": IRFT, "shared": ["methods=null"]}, "it sets 'methods=null', which nothing of a comparison"),
+        ({"compared": IRFT, "shared": ["world.rws=1"]}, "methods.shared: unknown parameter 'world.rws'"),
+        ({"compared": IRFT, "controls": {"irft-r2": []}}, "control 'irft-r2' has the name of a round: -rN at the end"),
+        ({"compared": {"a": ["irft.rounds=0", "rft.rounds=0"]}}, "not 0 and 0 (set one of them)"),
         ({"compared": IRFT, "variants": {"v": ["world.rws=1"]}}, "methods.variants.v: unknown parameter 'world.rws'"),
         ({"compared": IRFT, "variants": {"v": ["irft.rounds=0"]}}, "methods.compared.irft: exactly one of"),
         ({"compared": IRFT, "seeds": [1, 1]}, "seed 1 is given twice"),
@@ -402,8 +406,60 @@ def test_a_run_that_only_got_new_parameters_has_not_finished_with_them(project: 
     old, new = planned.jobs[0], changed.jobs[0]
     assert old.is_measured and not new.is_measured
     prepare(new, [], "code", changed.work)
+    assert old.is_measured and (old.folder / PARAMS).read_text() == old.params
+    begin(new)
     assert not old.is_measured and not new.is_measured
     assert (new.folder / PARAMS).read_text() == new.params
+
+
+def test_a_damaged_evaluation_is_named_with_what_to_do(project: Path) -> None:
+    write({"compared": IRFT})
+    planned = plan_methods(QUICKSTART, [], [0], [], [], None)
+    finish(planned, "irft", "code", model("irft-r1", "irft", 1, 0.5, 40))
+    damaged = planned.jobs[0].folder / "evaluation/models/irft-r1.json"
+    damaged.write_text("{")
+    for read in (lambda: planned.settled(planned.jobs[1]), lambda: collect(planned, 1)):
+        with pytest.raises(InputError, match=r"irft-r1\.json") as error:
+            read()
+        assert "claim-finished, so that the run is done again" in str(error.value)
+
+
+def test_what_was_not_asked_for_may_be_impossible_with_the_changes(project: Path) -> None:
+    write({"compared": {**IRFT, "fixed": ["rft.rounds=0", "irft.training.reference=initial"]}})
+    changed = ["irft.training.objective=space"]
+    assert len(plan_methods(QUICKSTART, changed, [0], [], ["irft"], None).jobs) == 2
+    with pytest.raises(InputError, match=r"methods\.compared\.fixed: .*compares with the policy that sampled"):
+        plan_methods(QUICKSTART, changed, [0], [], [], None)
+
+
+def test_the_command_line_takes_precedence_over_what_all_have_in_common(project: Path) -> None:
+    write({"compared": IRFT, "shared": ["evaluation.prompts=200"]})
+    prompts = [plan_methods(QUICKSTART, words, [0], [], [], None).jobs[0].recipe.evaluation.prompts
+               for words in ([], ["evaluation.prompts=50"])]  # fmt: skip
+    assert prompts == [200, 50]
+
+
+@pytest.mark.parametrize("make", [plan, plan_methods])
+def test_a_seed_among_the_changes_and_a_folder_that_cannot_hold_copies_are_refused(
+    project: Path, make: Callable[..., Plan]
+) -> None:
+    names = ([], []) if make is plan_methods else ([],)
+    with pytest.raises(InputError, match=r"every seed is a run of its own here \(name the seeds: --seeds 0 1 2\)"):
+        make(QUICKSTART, ["seed=3"], [], *names, None)
+    with pytest.raises(InputError, match="this is a file, but the runs need a folder"):
+        make(QUICKSTART, [], [], *names, QUICKSTART)
+    for folder in (Path(), Path("..")):
+        with pytest.raises(InputError, match="cannot be in a folder that holds it"):
+            make(QUICKSTART, [], [], *names, folder)
+
+
+def test_a_recipe_that_extends_another_one_need_not_allow_its_methods_and_variants(project: Path) -> None:
+    write({"compared": {"space": ["rft.rounds=0", "irft.training.objective=space"]}})
+    mine = Path("recipes/mine.yaml")
+    mine.write_text("extends: quickstart.yaml\nname: mine\nirft: {replay: 0.2}\n")
+    assert load(mine, [])[0].irft.replay == 0.2
+    with pytest.raises(InputError, match=r"mine\.yaml: methods\.compared\.space: .*replay takes some of earlier"):
+        plan_methods(mine, [], [], [], [], None)
 
 
 def test_controls_wait_for_the_methods_of_their_seed_only(project: Path) -> None:
@@ -427,6 +483,7 @@ def test_controls_wait_for_the_methods_of_their_seed_only(project: Path) -> None
         (["quickstart", "--variants", "cleen"], "has no variant 'cleen' (did you mean 'clean'?)"),
         (["quickstart", "--seeds", "-1"], "a seed cannot be negative: -1"),
         (["quickstart", "methods=null"], "the recipe has no section methods"),
+        (["quickstart", "--again", "--dry-run"], "--again starts no run that --dry-run could show"),
         (["quickstart", "--again"], "(run them: juicer compare-methods recipes/quickstart.yaml)"),
         (["quickstart", "--methods", "irft", "irft.passes=2"], "irft.rounds = 3 is not a multiple of irft.passes = 2"),
     ],

@@ -127,7 +127,7 @@ def test_objectives_that_train_without_dropout_refuse_adapters_with_it(overrides
         ("irft.training.bta=2", "unknown parameter 'irft.training.bta' (did you mean 'beta'?)"),
         ("rft.policy.optimiser.lr=2", "unknown parameter 'rft.policy.optimiser.lr'"),
         ("irft.rounds=-1", "parameter 'irft.rounds': input should be greater than or equal to 0, not -1"),
-        ("irft.rounds=two", "parameter 'irft.rounds': input should be a valid integer, not 'two'"),
+        ("irft.rounds=two", "parameter 'irft.rounds': it has to be a number of rounds, or auto, not 'two'"),
         ("rft.policy.kl_coefficient=.inf", "parameter 'rft.policy.kl_coefficient': input should be a finite number"),
         ("sft_matched.learning_rates=[1e-4, .nan]", "'sft_matched.learning_rates.1': input should be a finite number"),
         ("sft_matched.learning_rates=[0]", "'sft_matched.learning_rates.0': input should be greater than 0, not 0"),

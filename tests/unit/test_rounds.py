@@ -47,10 +47,11 @@ def graph_with(ran: int, kept: int, *overrides: str) -> dict[str, Any]:
         (["irft.rounds=auto", "irft.slice=split"], "set irft.slice to all"),
         (["irft.rounds=auto", "irft.slice=all", "irft.passes=2"], "irft.rounds is auto, but irft.passes is 2"),
         (["scorer={kind: none}", "rft.auto.criterion=score"], "rft.auto.criterion is score, but the recipe has no"),
+        (["evaluation.prompts=9"], "rft.rounds is auto, but evaluation.prompts is 9, too few to tell rounds apart"),
         (["rft.auto.most=0"], "parameter 'rft.auto.most': input should be greater than or equal to 1, not 0"),
         (["rft.auto.most=101"], "must be at most 100"),
         (["rft.auto.criterion=loss"], "'score' or 'preferences', not 'loss'"),
-        (["rft.rounds=Auto"], "parameter 'rft.rounds': input should be a valid integer, not 'Auto'"),
+        (["rft.rounds=Auto"], "parameter 'rft.rounds': it has to be a number of rounds, or auto, not 'Auto'"),
     ],
 )
 def test_what_cannot_be_decided_is_refused_when_the_recipe_is_read(overrides, message):
@@ -73,6 +74,16 @@ def test_without_a_scorer_the_rows_need_rejected_responses(rejected, tmp_path, m
         return
     with pytest.raises(InputError, match=r"nothing to decide by: the first rows have no rejected responses, and the"):
         load(QUICKSTART, [*RFT, *OWN])
+
+
+def test_who_names_the_column_of_rejected_responses_knows_that_they_come_later(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_stub(tmp_path / "stub")
+    row = {"prompt": "Is it raining?", "chosen": "No.", "rejected": None}
+    Path("rows.jsonl").write_text(f"{json.dumps(row)}\n" * 120)
+    named = ["fetch.columns={prompt: prompt, response: chosen, rejected: rejected}"]
+    _, graph = load(QUICKSTART, [*RFT, *OWN, *named])
+    assert graph.comparisons["rft-r1"].criterion == "preferences"
 
 
 def test_a_number_of_rounds_compares_none():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from juicer.claim.comparing import CONTROL, Seed, compare, gains, measured, primary
-from juicer.claim.copies import Job, digest_of, files
+from juicer.claim.copies import Job, NotYet, digest_of, files
 from juicer.claim.measures import BY_KEY
 from juicer.claim.methods.plan import CONTROLS, Budget, MethodsPlan, budget_of
 from juicer.claim.methods.results import Effort, MethodComparison
@@ -132,7 +132,7 @@ def _measured(plan: MethodsPlan, variant: str) -> list[Job]:
     found = []
     for job in plan.jobs:
         if job.variant == variant:
-            with suppress(InputError):  # without a method there is no budget
+            with suppress(NotYet):  # without a method there is no budget
                 found.append(plan.settled(job))
     return [job for job in found if job.is_measured]
 

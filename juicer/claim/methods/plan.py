@@ -6,7 +6,18 @@ from pathlib import Path
 from typing import ClassVar
 
 from juicer.claim.comparing import Entrants
-from juicer.claim.copies import Job, Plan, chosen, digest_of, files, loaded, seeds_of
+from juicer.claim.copies import (
+    Job,
+    NotYet,
+    Plan,
+    check_overrides,
+    chosen,
+    digest_of,
+    files,
+    folder_of,
+    loaded,
+    seeds_of,
+)
 from juicer.claim.run import is_up_to_date, models_of
 from juicer.evaluation.results import EvaluatedModel
 from juicer.recipe.activation import load
@@ -55,7 +66,8 @@ class MethodsPlan(Plan):
         """A control with the budget that its methods have used; a method as it is.
 
         Raises:
-            InputError: none of the methods has finished.
+            NotYet: none of the methods has finished.
+            InputError: the results of one are damaged.
         """
         if job.turn != CONTROLS:
             return job
@@ -66,7 +78,7 @@ class MethodsPlan(Plan):
             for model in models_of(each, discarded=True).values()
         )
         if budget is None:
-            raise InputError("no method has finished whose steps it could match", where=job.name)
+            raise NotYet("no method has finished whose steps it could match", where=job.name)
         own = job.recipe.sft_matched
         steps, tokens = (
             max(budget.steps, own.steps or 0),
@@ -113,6 +125,7 @@ def plan_methods(
     Raises:
         InputError: the recipe has no such section, variant or method, or refuses one of the runs.
     """
+    check_overrides(overrides)
     recipe, _ = load(path, overrides, tiny=tiny)
     if recipe.methods is None:
         do = "add one, see: juicer describe methods"
@@ -121,12 +134,12 @@ def plan_methods(
     wanted = chosen(variants, settings.variants, "variant", path)
     compared = chosen(methods, settings.compared, "method", path)
     numbers = seeds_of(seeds, settings.seeds)
-    folder = (work or Path(".juicer/methods", recipe.name)).absolute()
+    folder = folder_of(work or Path(".juicer/methods", recipe.name))
     first = next(iter(compared))
 
     def job(variant: str, seed: int, name: str, words: Sequence[str], turn: int) -> Job:
         where = f"{path}: methods.{'controls' if turn == CONTROLS else 'compared'}.{name}"
-        whole = [*overrides, *settings.shared, *settings.variants[variant], *words]
+        whole = [*settings.shared, *overrides, *settings.variants[variant], *words]
         if turn == CONTROLS and not recipe.sft_matched.steps:
             whole = [SOME_STEPS, *whole]
         made, graph = loaded(path, whole, seed, where, tiny=tiny)
@@ -137,12 +150,16 @@ def plan_methods(
     jobs, known = list[Job](), list[Job]()
     for variant in wanted:
         for seed in numbers:
-            those = [
-                job(variant, seed, name, [*words, *AS_METHOD], FIRST if name == first else OTHERS)
-                for name, words in settings.compared.items()
-            ]
-            known += those
-            jobs += [each for each in those if each.method in compared]
+            for name, words in settings.compared.items():
+                try:
+                    made = job(variant, seed, name, [*words, *AS_METHOD], FIRST if name == first else OTHERS)
+                except InputError:
+                    # With these changes a method that was not asked for cannot have run either.
+                    if name in compared:
+                        raise
+                    continue
+                known.append(made)
+                jobs += [made] if name in compared else []
             jobs += [
                 job(variant, seed, name, [*words, *AS_CONTROL], CONTROLS) for name, words in settings.controls.items()
             ]
