@@ -40,7 +40,7 @@ TESTS = {
     "juicer/evaluation/choice.py": ("choice",),
     "juicer/evaluation/rounds.py": ("rounds",),
     "juicer/claim/intervals.py": ("claim_intervals",),
-    "juicer/claim/methods/verdict.py": ("verdicts",),
+    "juicer/claim/methods/verdict.py": ("compare_methods",),
     "juicer/reporting/numbers.py": ("numbers", "findings"),
     "tasks/sft_matched.py": ("stage_work:control or rates",),
 }
