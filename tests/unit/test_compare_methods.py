@@ -157,7 +157,7 @@ def test_the_verdict_is_in_plain_words() -> None:
     assert found.headlines[0].startswith("On `imperfect`, by score: rft-t1 is better than sft-matched by 1.")
     assert "no other method is shown to differ (a difference of " in found.headlines[0]
     irft = next(each for each in found.verdicts if each.method == "irft")
-    assert irft.text.startswith("not shown to differ; a difference of ")
+    assert irft.text == "not shown to differ"
 
 
 def test_a_method_without_all_of_its_seeds_has_no_verdict() -> None:
@@ -211,11 +211,11 @@ def test_the_page_has_a_row_per_method_with_its_effort_and_verdict(tmp_path: Pat
     rows = [line.split(" | ") for line in text.splitlines() if " | verdict |" in line or "better |" in line]
     assert [cell.strip("| ") for cell in rows[0]] == [
         "model", "score", "preference accuracy", "oracle", "preference accuracy per token", "KL to sft, nats",
-        "steps", "response tokens", "minutes", "verdict",
+        "steps", "response tokens", "minutes", "detectable", "verdict",
     ]  # fmt: skip
-    assert rows[1][0] == "| rft-t1" and rows[1][-4:-1] == ["60 (75%)", "42\u202f000 (75%†)", "–"]
+    assert rows[1][0] == "| rft-t1" and rows[1][-5:-2] == ["60 (75%)", "42\u202f000 (75%†)", "–"]
     for part in (
-        "![Differences to sft-matched", "80 (100%) | 56\u202f000 (100%) | 1.5 | not shown", "what all are compared",
+        "![Differences to sft-matched", "80 (100%) | 56\u202f000 (100%) | 1.5 | ", "what all are compared",
         "Holm's correction for the 3 declared comparisons", "† marks less than 90% of the control's tokens",
         "`evaluation.prompts=60`",
     ):  # fmt: skip

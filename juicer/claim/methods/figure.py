@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from juicer.claim.figure import INCHES, STYLE, save, titled
 from juicer.claim.measures import BY_KEY
+from juicer.claim.methods.page import rows_of
 from juicer.claim.methods.results import MethodComparison, Outcome
 from juicer.claim.results import Compared, Figure
 
@@ -29,7 +30,7 @@ def draw(found: MethodComparison, stem: Path) -> list[Path]:
     the same bytes.
     """
     judged = {each.name for each in found.verdicts}
-    models = {name: [each for each in found.of(name) if each.name in judged] for name in found.seeds}
+    models = {name: [each for each in rows_of(found, name) if each.name in judged] for name in found.seeds}
     metrics = [
         key
         for key in dict.fromkeys([*found.primary[:1], "oracle"])

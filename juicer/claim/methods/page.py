@@ -78,10 +78,11 @@ def summary(found: MethodComparison) -> str:
     """The table of the primary metrics and the verdicts, for a terminal."""
     tables = []
     for variant, seeds in found.seeds.items():
-        rows = [["model", *(BY_KEY[key].title for key in found.primary), "steps", "tokens", "minutes", "verdict"]]
-        for each in _rows(found, variant):
+        titles = [BY_KEY[key].title for key in found.primary]
+        rows = [["model", *titles, "steps", "tokens", "minutes", "detectable", "verdict"]]
+        for each in rows_of(found, variant):
             cells = [_difference(each, key) for key in found.primary]
-            rows.append([each.name, *cells, *_effort(found, each), _verdict(found, each)])
+            rows.append([each.name, *cells, *_effort(found, each), _detectable(found, each), _verdict(found, each)])
         said = f"{variant} (seeds {', '.join(map(str, seeds))}): difference to {found.reference}"
         tables.append(f"{said}\n\n{aligned(rows)}")
     return "\n\n".join([*tables, *found.headlines, *less(found.efforts, found.reference)])
@@ -89,15 +90,29 @@ def summary(found: MethodComparison) -> str:
 
 def _main(found: MethodComparison, variant: str) -> str:
     keys = [*found.primary, *(key for key in ALSO if any(each.figure(key) for each in found.of(variant)))]
-    head = ["model", *(BY_KEY[key].title for key in keys), "steps", "response tokens", "minutes", "verdict"]
+    head = [
+        "model",
+        *(BY_KEY[key].title for key in keys),
+        "steps",
+        "response tokens",
+        "minutes",
+        "detectable",
+        "verdict",
+    ]
     rows = [
-        [each.name, *(_difference(each, key) for key in keys), *_effort(found, each), _verdict(found, each)]
-        for each in _rows(found, variant)
+        [
+            each.name,
+            *(_difference(each, key) for key in keys),
+            *_effort(found, each),
+            _detectable(found, each),
+            _verdict(found, each),
+        ]
+        for each in rows_of(found, variant)
     ]
     return table(head, rows)
 
 
-def _rows(found: MethodComparison, variant: str) -> list[Compared]:
+def rows_of(found: MethodComparison, variant: str) -> list[Compared]:
     """SFT, then the methods in the order of the recipe, then the controls."""
     models = [each for each in found.of(variant) if each.method != "base"]
     order = ["sft", *found.methods, *found.controls]
@@ -144,6 +159,13 @@ def _gain(gain: Gain) -> str:
     return f"{shown(gain.difference, digits, signed=True)}{width}"
 
 
+def _detectable(found: MethodComparison, compared: Compared) -> str:
+    figure = compared.figure(found.primary[0]) if found.primary else None
+    if figure is None or not figure.declared or figure.detectable is None:
+        return "–"
+    return shown(figure.detectable, BY_KEY[figure.metric].digits)
+
+
 def _verdict(found: MethodComparison, compared: Compared) -> str:
     if compared.method == found.reference:
         return "what all are compared with"
@@ -156,9 +178,9 @@ def _effort_caption(found: MethodComparison) -> str:
     less_than = f" {LESS} marks less than {EQUAL:.0%} of the control's tokens." if marked else ""
     titles = f" by {BY_KEY[found.primary[0]].title}" if found.primary else ""
     return (
-        f"The verdict is{titles}, after the correction; it names the smallest difference that would have been shown, "
-        "with a probability of 80%. Steps and response tokens are those of all rounds since SFT, also of one that was "
-        "tried and discarded, means over the seeds, "
+        f"The verdict is{titles}, after the correction. Detectable is the smallest true difference that would have "
+        "been shown, with a probability of 80%. Steps and response tokens are those of all rounds since SFT, also of "
+        "one that was tried and discarded, means over the seeds, "
         f"with their share of those of {found.reference}: it got at least as many of both as the method that used "
         "most. Equal tokens are not equal steps: a step of IRFT has a demonstration and its samples, one of RLOO many "
         "responses."

@@ -36,16 +36,12 @@ def _judged(figure: Figure, finished: int, planned: int) -> tuple[Outcome, str]:
     if figure.holds:
         outcome: Outcome = "better" if figure.difference > 0 else "worse"
         return outcome, outcome
-    width, digits = figure.difference_half_width, BY_KEY[figure.metric].digits
+    width = figure.difference_half_width
     if width is None or figure.detectable is None:
         return "not shown to differ", "not shown to differ; these seeds cannot tell how much the runs vary"
-    able = f"a difference of {shown(figure.detectable, digits)} would have been"
     if abs(figure.difference) > width:
-        return (
-            "not shown to differ",
-            f"not shown to differ after the correction, though its interval excludes 0; {able}",
-        )
-    return "not shown to differ", f"not shown to differ; {able}"
+        return "not shown to differ", "not shown to differ after the correction"
+    return "not shown to differ", "not shown to differ"
 
 
 def headline(variant: str, compared: Sequence[Compared], verdicts: Sequence[Verdict], control: str) -> str:
