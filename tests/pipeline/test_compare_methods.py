@@ -1,5 +1,6 @@
 """`juicer compare-methods` with two methods and a control, in copies of a project whose stages write given figures."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,6 @@ methods:
   seeds: [0]
   variants: {imperfect: [], clean: []}
   compared:
-    irft: [irft.rounds=2, rft.rounds=0]
-    rft-t1: [irft.rounds=0, rft.rounds=1]
 """
 MAKE = """
 import json, os, sys
@@ -48,6 +47,13 @@ elif stage == "evaluate":
         used = {"total_steps": steps, "total_response_tokens": tokens}
         made["training"] = {"stage": "sft_matched", "steps": 1, "response_tokens": 1, **used}
     out.write_text(json.dumps(made))
+elif stage == "compare":
+    name, _, number = out.stem.partition("-r")
+    earlier = out.with_name(f"{name}-r{int(number) - 1}.json")
+    before = json.loads(earlier.read_text())["rounds"] if earlier.is_file() else []
+    row = {"method": name, "round": int(number), "before": "x", "criterion": "preferences", "improved": number == "1"}
+    row |= {"value": 0.5, "value_before": 0.4, "difference": 0.1, "low": 0.0, "high": 0.2}
+    out.write_text(json.dumps({"rounds": [*before, row | {"count": 100, "most": 3, "kl_to_sft": 1.0}]}))
 elif stage == "tabulate":
     out.write_text("{}")
 else:
@@ -100,6 +106,12 @@ stages:
       cmd: python make.py tabulate evaluation/tables/${key}.json
       deps: [make.py, "evaluation/models/${key}.json", "${item.previous}"]
       outs: ["evaluation/tables/${key}.json"]
+  compare_round:
+    foreach: ${graph.comparisons}
+    do:
+      cmd: python make.py compare evaluation/rounds/${key}.json
+      deps: [make.py, "evaluation/models/${key}.json", "${item.before}", "${item.earlier}"]
+      outs: ["evaluation/rounds/${key}.json"]
   report:
     cmd: python make.py report metrics/summary.json
     deps: [make.py, "${graph.table}"]
@@ -108,7 +120,13 @@ stages:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def methods() -> str:
+    """The lines of the methods that are compared."""
+    return "    irft: [irft.rounds=2, rft.rounds=0]\n    rft-t1: [irft.rounds=0, rft.rounds=1]\n"
+
+
+@pytest.fixture
+def project(methods: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project in which IRFT's rounds take most tokens and RFT's round takes most steps."""
     longer = {**training_of("irft_train", 20, 40, 1, ("loss",)), "total_response_tokens": 90_000}
     figures = {
@@ -118,8 +136,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "irft-r1": evaluation("irft-r1", "irft", 1, quality=0.5, training=training_of("a", 20, 20, 1, ("loss",))),
         "irft-r2": evaluation("irft-r2", "irft", 2, quality=0.4, training=longer),
         "rft-r1": evaluation("rft-r1", "rft", 1, quality=0.9, training=training_of("b", 25, 55, 1, ("loss",))),
+        "rft-r2": evaluation("rft-r2", "rft", 2, quality=0.1, training=training_of("b", 25, 80, 1, ("loss",))),
     }
-    folder = make_project(tmp_path / "project", RECIPE, GRAPH, MAKE, figures)
+    folder = make_project(tmp_path / "project", RECIPE + methods, GRAPH, MAKE, figures)
     monkeypatch.chdir(folder)
     return folder
 
@@ -156,3 +175,21 @@ def test_a_control_gets_what_the_methods_used_and_nothing_runs_twice(project: Pa
     assert ran(project) == []
     again = call(project, "compare-methods", "mine", "--variants", "imperfect", "--methods", "irft", "--again")
     assert ran(project) == [] and "irft" in again.stdout and "rft-t1" not in again.stdout
+
+
+AUTO = "[irft.rounds=0, rft.rounds=auto, rft.slice=all, rft.auto.most=3, rft.auto.criterion=preferences]"
+
+
+@pytest.mark.parametrize("methods", [f"    irft: [irft.rounds=1, rft.rounds=0]\n    rft-auto: {AUTO}\n"])
+def test_a_method_that_finds_its_rounds_is_compared_by_those_it_kept_and_the_control_equals_all(project: Path) -> None:
+    rows = [{"prompt": f"Is {number} even?", "chosen": "Yes.", "rejected": "No."} for number in range(0, 100, 2)]
+    (project / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    one = ("compare-methods", "mine", "--variants", "imperfect")
+    done = call(project, *one)
+    assert {"rft policy rft-auto", "compare rft-r2 rft-auto"} <= set(ran(project)), done.stdout
+    found = MethodComparison.read(project / ".juicer/methods/mine/results.json")
+    assert found.missing == {"imperfect": {}} and [each.rounds for each in found.of("imperfect")][-1] == [1]
+    efforts = {each.method: each.steps for each in found.efforts}
+    assert efforts == {"irft": [20], "rft-auto": [80], "sft-matched": [80]}
+    assert "3 of 3 runs have finished before" in call(project, *one).stdout
+    assert ran(project) == []
