@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -30,6 +31,16 @@ def wait_for(address: str, process: "subprocess.Popen[bytes]", seconds: float = 
             pass
         time.sleep(0.2)
     raise TimeoutError(address)
+
+
+def ask(method: str, address: str, client: httpx.Client | None = None, **content: Any) -> httpx.Response:
+    """What a Prefect server answers. On a busy machine SQLite is locked now and then; all clients repeat on a 503."""
+    deadline = time.monotonic() + 300
+    request = client.request if client is not None else httpx.request
+    while (answer := request(method, address, **content)).status_code == 503 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    answer.raise_for_status()
+    return answer
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:

@@ -22,15 +22,19 @@ def check_seeds(seeds: list[int]) -> list[int]:
     return seeds
 
 
+def fixed(overrides: list[str]) -> str | None:
+    """The first override of what only the command decides; None if there is none."""
+    return next((word for word in overrides if re.split(r"[.=]", word)[0] in OWN), None)
+
+
 def check_variants(variants: dict[str, list[str]]) -> dict[str, list[str]]:
     """Refuse a name that is no folder's, and a variant of what only the command decides."""
     for name, overrides in variants.items():
         if not NAME.fullmatch(name):
             what = f"variant {shortened(name)} is not a name of lower-case letters, digits and hyphens, or is cache"
             raise ValueError(what)
-        own = [word for word in overrides if re.split(r"[.=]", word)[0] in OWN]
-        if own:
-            raise ValueError(f"variant {name!r} sets {shortened(own[0])}, which no variant can change")
+        if own := fixed(overrides):
+            raise ValueError(f"variant {name!r} sets {shortened(own)}, which no variant can change")
     return variants
 
 

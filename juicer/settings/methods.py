@@ -7,8 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Seed, shortened
-from juicer.settings.claim import NAME, check_seeds, check_variants
-from juicer.settings.claim import OWN as FIXED
+from juicer.settings.claim import NAME, check_seeds, check_variants, fixed
 
 Overrides = list[str]
 OWN = {"method": ("irft", "rft"), "control": ("sft_matched",)}
@@ -39,9 +38,8 @@ class MethodsSettings(Settings):
     @field_validator("shared")
     @classmethod
     def _shared(cls, words: Overrides) -> Overrides:
-        own = [word for word in words if re.split(r"[.=]", word)[0] in FIXED]
-        if own:
-            raise ValueError(f"it sets {shortened(own[0])}, which nothing of a comparison can change")
+        if own := fixed(words):
+            raise ValueError(f"it sets {shortened(own)}, which nothing in a comparison can change")
         return words
 
     @model_validator(mode="after")

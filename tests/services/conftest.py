@@ -21,7 +21,7 @@ import pytest
 
 from tests import bare_machine
 from tests.conftest import ROOT
-from tests.servers import end
+from tests.servers import ask, end
 from tests.tiny_graph import environment, make
 
 PATIENCE = 300
@@ -69,14 +69,9 @@ class Services:
         return {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
 
     def request(self, method: str, path: str, **content: Any) -> Any:
-        """The server's answer. On a busy machine SQLite is locked now and then; all clients try again on a 503."""
-        answer: httpx.Response = until(lambda: self._asked(method, path, **content), path)
-        answer.raise_for_status()
+        """The server's answer; None where it says nothing."""
+        answer = ask(method, path, self.client, **content)
         return answer.json() if answer.content else None
-
-    def _asked(self, method: str, path: str, **content: Any) -> httpx.Response | None:
-        answer = self.client.request(method, path, **content)
-        return None if answer.status_code == 503 else answer
 
     def post(self, path: str, **body: Any) -> Any:
         return self.request("POST", path, json=body)

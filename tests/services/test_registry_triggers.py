@@ -11,7 +11,7 @@ import httpx
 import pytest
 from mlflow import MlflowClient
 
-from tests.servers import MlflowServer, end, free_port, start
+from tests.servers import MlflowServer, ask, end, free_port, start
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = {"MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true"}
@@ -61,7 +61,7 @@ def models(prefect: str) -> Callable[[], list[str]]:
     """What `evaluate` was started for."""
 
     def models() -> list[str]:
-        runs: list[dict[str, Any]] = httpx.post(f"{prefect}/flow_runs/filter", json={}, timeout=60).json()
+        runs: list[dict[str, Any]] = ask("POST", f"{prefect}/flow_runs/filter", json={}, timeout=60).json()
         return sorted(run["parameters"]["model"] for run in runs)
 
     return models

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
@@ -15,7 +14,7 @@ from flows.gate import USER
 from flows.setup import set_up
 from flows.ui import behind_gate, variables
 from tests.conftest import ROOT
-from tests.servers import end, free_port, start
+from tests.servers import ask, end, free_port, start
 
 SECRET = "a-secret-of-this-test"
 
@@ -39,8 +38,7 @@ class PrefectServer:
         end(self.process)
 
     def request(self, method: str, path: str, **body: Any) -> Any:
-        answer = httpx.request(method, f"{self.api}{path}", json=body or None, timeout=60, auth=(USER, SECRET))
-        answer.raise_for_status()
+        answer = ask(method, f"{self.api}{path}", json=body or None, timeout=60, auth=(USER, SECRET))
         return answer.json() if answer.content else None
 
 
