@@ -10,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
+from bench import methods as between
 from juicer import cli
 from juicer.claim.comparing import Entrants, Seed, compare, gains, primary
 from juicer.claim.copies import PARAMS, Plan, begin, plan, prepare
@@ -125,6 +126,29 @@ def test_a_method_is_compared_over_the_seeds_that_have_it() -> None:
     text = page.page(found, pictured=False)
     assert "rft-t1 has not finished: seeds 1" in text
     assert any(line.startswith("| rft-t1 | score | ") and " | – | " in line for line in text.splitlines())
+
+
+def test_two_methods_are_compared_over_the_seeds_that_both_have() -> None:
+    found = whole([seed(0), seed(1, rft=False), seed(2), seed(4)], [0, 1, 2, 4])
+    rft, irft = (next(each for each in found.compared if each.name == name) for name in ("rft-t1", "irft, best round"))
+    score, other = rft.figure("score"), irft.figure("score")
+    assert score is not None and other is not None
+    pairs = zip(score.by_seed, [other.by_seed[place] for place in (0, 2, 3)], strict=True)
+    estimate = between.difference(found, rft, irft, "score")
+    assert estimate is not None and estimate.mean == pytest.approx(sum(one - two for one, two in pairs) / 3)
+    rows = list(between.rows(found, "imperfect", "irft", ["rft-t1", "gem"]))
+    assert [row[:2] for row in rows] == [["rft-t1", "irft, best round"], ["gem", "irft, best round"]]
+    alone = whole([seed(0)], [0])
+    assert all(cell == "–" for row in between.rows(alone, "imperfect", "irft", ["rft-t1"]) for cell in row[2:])
+
+
+@pytest.mark.parametrize("world", ["imperfect", "clean"])
+def test_the_published_comparison_is_what_its_stored_results_say(world: str) -> None:
+    found = MethodComparison.read(ROOT / f"bench/results/methods-{world}.json")
+    published = ROOT / f"docs/methods-{world}/methods.md"
+    assert page.page(found, pictured=True) == published.read_text(encoding="utf-8")
+    text = " ".join((ROOT / "docs/methods.md").read_text(encoding="utf-8").split())
+    assert all(sentence in text for sentence in found.headlines)
 
 
 def test_the_budget_is_the_most_steps_and_the_most_tokens_of_any_method() -> None:
