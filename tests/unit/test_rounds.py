@@ -1,6 +1,7 @@
 """`rounds: auto`: what is refused, the graph, the comparison of a round, the rule, params.yaml, and the report."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from ruamel.yaml import YAML
 
 from juicer import cli
 from juicer.evaluation.results import EvaluatedModel
-from juicer.evaluation.rounds import RoundComparison, RoundComparisons, compare_round
+from juicer.evaluation.rounds import RoundComparison, RoundComparisons, compare_round, score_difference
+from juicer.evaluation.significance import Difference
 from juicer.recipe.activation import activate, dump, load
 from juicer.recipe.checks import validate
 from juicer.recipe.graph import ABSENT, FoundRounds, graph_of, reported
@@ -185,6 +187,57 @@ def test_prompts_without_a_score_are_left_out():
     before = model("sft", 0, [None, *[0.0] * 59])
     after = model("rft-r1", 1, [1.0 + noise for noise in NOISE[:59]] + [None])
     assert compare_round(after, before, "score", 6).count == 58
+
+
+def test_the_difference_of_scores_is_paired_over_the_prompts_that_have_both():
+    before = [1.0, 5.0, 2.0, None, 3.0]
+    found = score_difference([2.0, 7.0, 2.0, 4.0, 4.0], before)
+    assert found is not None and (found.mean, found.count) == (1.0, 4)
+    assert found.error == pytest.approx((2 / 3 / 4) ** 0.5)
+    assert found.low < 1.0 < found.high and found.high - 1.0 == pytest.approx(1.0 - found.low)
+    assert score_difference([None, 1.0], [1.0, None]) is None
+
+
+def test_the_interval_of_one_score_is_without_end_and_left_out_of_the_record():
+    found = score_difference([3.0], [1.0])
+    assert found == Difference(2.0, math.inf, -math.inf, math.inf, 1)
+    record = compare_round(model("rft-r1", 1, [3.0]), model("sft", 0, [1.0]), "score", 6)
+    assert (record.difference, record.low, record.high, record.count, record.improved) == (2.0, None, None, 1, False)
+    several = compare_round(model("rft-r1", 1, [3.0, 4.0, 6.0]), model("sft", 0, [1.0] * 3), "score", 6)
+    assert several.low is not None and several.high is not None and several.low < several.difference < several.high
+
+
+@pytest.mark.parametrize("without", [0, 1])
+def test_a_round_without_validation_prompts_is_refused_by_its_name(without):
+    models = [model("rft-r1", 1, [1.0] * 12), model("sft", 0, [0.0] * 12)]
+    models[without] = models[without].model_copy(update={"validation": None})
+    message = f"{models[without].name}: there are no validation prompts to decide .*raise curate.validation_share"
+    for criterion in ("score", "preferences"):
+        with pytest.raises(InputError, match=message):
+            compare_round(*models, criterion, 6)
+
+
+def test_rounds_of_different_validation_prompts_are_refused():
+    with pytest.raises(InputError, match="rft-r1 and sft were evaluated on different validation prompts"):
+        compare_round(model("rft-r1", 1, [1.0] * 12), model("sft", 0, [0.0] * 11), "score", 6)
+
+
+@pytest.mark.parametrize("without", [0, 1])
+@pytest.mark.parametrize(
+    ("criterion", "given", "message"),
+    [
+        ("score", {}, "no scores of validation prompts .*add a scorer, or set rft.rounds to a number"),
+        ("preferences", {"rejected": False}, "no rejected responses .*add a scorer, or set rft.rounds to a number"),
+    ],
+)
+def test_both_rounds_need_what_decides(without, criterion, given, message):
+    names = (("rft-r1", 1), ("sft", 0))
+    models = [
+        model(*name, [None] * 60, **given) if place == without else model(*name, [1.0] * 60)
+        for place, name in enumerate(names)
+    ]
+    with pytest.raises(InputError, match=message):
+        compare_round(*models, criterion, 6)
 
 
 def test_preferences_are_compared_as_shares_and_the_reward_s_facts_are_kept():
