@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=[], metavar="METHOD", help="default: all others")
     given = parser.parse_args()
     found = MethodComparison.read(given.results)
-    known = [*found.methods, *found.controls]
+    known = list(dict.fromkeys(model.method for variant in found.seeds for model in rows_of(found, variant)))
     if unknown := [name for name in (given.against, *given.methods) if name not in known]:
         parser.error(f"{given.results} has no method {unknown[0]}; it has {', '.join(known)}")
     for variant in found.seeds:

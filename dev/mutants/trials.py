@@ -57,7 +57,7 @@ def run_tests(root: Path, tests: Sequence[str], change: Change | None) -> int:
     files = [str(root / f"tests/unit/test_{name.partition(':')[0]}.py") for name in tests]
     chosen = [f"-k={words}" for name in tests if (words := name.partition(":")[2])]
     with tempfile.TemporaryDirectory(prefix="juicer-mutants-") as work:
-        # Those of pyproject.toml have one of xdist, which is not loaded here.
+        # In place of those of pyproject.toml, of which one is xdist's; plugins are not loaded here.
         options = "addopts=--strict-markers --import-mode=importlib"
         plain = ["-x", "-q", "-o", options, "-p", "no:cacheprovider", "--tb=no", f"--basetemp={work}/tests"]
         return int(pytest.main([*plain, *chosen, f"--rootdir={root}", *files]))
