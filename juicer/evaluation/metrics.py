@@ -135,6 +135,7 @@ def evaluate_policy(
         ended=[sample.ended for sample in samples],
         empty=empty,
         repeated=repeated,
+        response=texts,
     )
     metrics = Metrics(
         prompts=len(rows),

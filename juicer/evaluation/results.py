@@ -188,6 +188,8 @@ class PerPrompt(Document):
     """Whether it has no text."""
     repeated: list[bool]
     """Whether it repeats itself."""
+    response: list[str] = Field(default_factory=list)
+    """The sampled response, which people and judges compare with another model's."""
 
 
 class Instruments(Document):
