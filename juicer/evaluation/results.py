@@ -66,6 +66,18 @@ class Metrics(Document):
     """Its standard error."""
     demonstration_nll_per_token: float | None = None
     """-log pi of all demonstrations over the number of their tokens, in nats: its exponential is the perplexity."""
+    demonstration_nll_per_token_sem: float | None = None
+    """Its standard error."""
+    perplexity: float | None = None
+    """exp(demonstration_nll_per_token): long demonstrations count more. None where it is too large to be a number."""
+    perplexity_sem: float | None = None
+    """Its standard error."""
+    perplexity_per_response: float | None = None
+    """exp of the mean over demonstrations of each one's NLL per token: each counts the same, however long it is."""
+    perplexity_per_response_sem: float | None = None
+    """Its standard error."""
+    demonstration_gap_sem: float | None = None
+    """Standard error of demonstration_gap."""
     empty: float | None = None
     """Share of sampled responses without any text."""
     repeated: float | None = None
@@ -214,8 +226,10 @@ class EvaluatedModel(Row):
     """The judge's score of each response; None without a judge."""
     held_out_nll: list[float] = Field(default_factory=list)
     """-log pi(y|x) of each demonstration, in nats."""
+    held_out_tokens: list[int] = Field(default_factory=list)
+    """Tokens of each demonstration, end-of-text included: only in tables of models, which leave out the next."""
     held_out_rows: PerPrompt | None = None
-    """What else was measured on each prompt. Tables of models leave it out."""
+    """What else was measured on each prompt."""
     instruments: Instruments | None = None
     """Only in the evaluation of the base model: they do not depend on the model."""
     samples: list[ShownSample] = Field(default_factory=list)
@@ -223,6 +237,8 @@ class EvaluatedModel(Row):
     validation: Metrics | None = None
     """None where there were no validation prompts."""
     validation_scores: list[float | None] = Field(default_factory=list)
+    validation_nll: list[float] = Field(default_factory=list)
+    """-log pi(y|x) of each demonstration of the validation prompts, in nats."""
     training: Training | None = None
     """None for a model that was not trained here."""
 

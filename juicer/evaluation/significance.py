@@ -68,6 +68,17 @@ class Difference:
         return max(FEWEST, math.ceil(count))
 
 
+def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean and standard error of the mean; (None, None) without values, no error for a single value."""
+    if not values:
+        return None, None
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
+
+
 @lru_cache(maxsize=4096)
 def quantile(probability: float, degrees: int) -> float:
     """Quantile of Student's t distribution with this many degrees of freedom (at least 1)."""

@@ -29,7 +29,13 @@ class SummaryRow(Row):
     demonstration_nll: float | None = None
     demonstration_nll_sem: float | None = None
     demonstration_nll_per_token: float | None = None
+    demonstration_nll_per_token_sem: float | None = None
+    perplexity: float | None = None
+    perplexity_sem: float | None = None
+    perplexity_per_response: float | None = None
+    perplexity_per_response_sem: float | None = None
     demonstration_gap: float | None = None
+    demonstration_gap_sem: float | None = None
     response_tokens: float | None = None
     ended: float | None = None
     empty: float | None = None
@@ -58,9 +64,35 @@ class SummaryRow(Row):
     nll_difference_sem: float | None = None
     nll_difference_low: float | None = None
     nll_difference_high: float | None = None
+    nll_per_token_difference: float | None = None
+    """The same four in nats per token of the demonstrations."""
+    nll_per_token_difference_sem: float | None = None
+    nll_per_token_difference_low: float | None = None
+    nll_per_token_difference_high: float | None = None
+    nll_difference_vs_sft: float | None = None
+    """The same eight to sft; left out of the file where sft itself is the control."""
+    nll_difference_vs_sft_sem: float | None = None
+    nll_difference_vs_sft_low: float | None = None
+    nll_difference_vs_sft_high: float | None = None
+    nll_per_token_difference_vs_sft: float | None = None
+    nll_per_token_difference_vs_sft_sem: float | None = None
+    nll_per_token_difference_vs_sft_low: float | None = None
+    nll_per_token_difference_vs_sft_high: float | None = None
     validation_reward_mean: float | None = None
     validation_preference_accuracy: float | None = None
     validation_demonstration_gap: float | None = None
+    validation_preference_gap: float | None = None
+    """Left out of the file where it was not measured, like all that follow of the validation prompts."""
+    validation_demonstration_nll: float | None = None
+    """Per response, in nats."""
+    validation_demonstration_nll_sem: float | None = None
+    validation_demonstration_nll_per_token: float | None = None
+    validation_demonstration_nll_per_token_sem: float | None = None
+    validation_perplexity: float | None = None
+    validation_judged_win_rate: float | None = None
+    """Share of validation prompts on which a pairwise judge prefers the response to that of sft-matched, ties half."""
+    validation_voted_win_rate: float | None = None
+    """The same by people's votes."""
     prompts: int | None = None
     """Number of held-out prompts."""
     pairs: int | None = None

@@ -9,6 +9,7 @@ from statistics import stdev
 from typing import Literal
 
 from juicer.evaluation.choice import best_on_validation
+from juicer.evaluation.likelihood import per_token_values
 from juicer.evaluation.results import EvaluatedModel, Merits, Table
 from juicer.evaluation.rounds import score_difference
 from juicer.evaluation.significance import Difference
@@ -27,10 +28,25 @@ LATER = (
     "demonstration_nll",
     "demonstration_nll_sem",
     "demonstration_nll_per_token",
+    "demonstration_nll_per_token_sem",
+    "perplexity",
+    "perplexity_sem",
+    "perplexity_per_response",
+    "perplexity_per_response_sem",
+    "demonstration_gap_sem",
     "empty",
     "repeated",
 )
 """Metrics that not every evaluation has; the summary leaves out those that are missing."""
+OF_VALIDATION = (
+    "preference_gap",
+    "demonstration_nll",
+    "demonstration_nll_sem",
+    "demonstration_nll_per_token",
+    "demonstration_nll_per_token_sem",
+    "perplexity",
+)
+"""The same of the validation prompts."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +144,21 @@ COLUMNS = (
     Column(
         "demonstration_nll_per_token",
         "NLL",
-        "Negative log-likelihood of the held-out demonstrations per token, in nats; its exponential is the perplexity. "
-        "A model that memorised its training rows has a high one.",
+        "Negative log-likelihood of the held-out demonstrations per token, in nats, ± its standard error; its "
+        "exponential is the perplexity. A model that memorised its training rows has a high one. SFT minimises this; "
+        "it says nothing of the model's own responses.",
         3,
         "low",
+        "demonstration_nll_per_token_sem",
+    ),
+    Column(
+        "perplexity",
+        "Perplexity",
+        "exp(NLL): among how many equally likely tokens the model in effect chooses when it predicts a held-out "
+        "demonstration, ± its standard error.",
+        3,
+        "low",
+        "perplexity_sem",
     ),
     Column(
         "demonstration_gap",
@@ -272,8 +299,10 @@ def _row(model: EvaluatedModel, sft: EvaluatedModel, control: EvaluatedModel) ->
         if any(score is not None for score in model.held_out_judged):
             differences |= _differences("judge", model.held_out_judged, control.held_out_judged)
             differences["judge_win_rate"] = significant(win_rate(model.held_out_judged, control.held_out_judged))
-        if model.held_out_nll:
-            differences |= _differences("nll", model.held_out_nll, control.held_out_nll)
+        differences |= _nll_differences(model, control)
+        if control is not sft:
+            differences |= {key.replace("_difference", "_difference_vs_sft"): value
+                            for key, value in _nll_differences(model, sft).items()}  # fmt: skip
     except InputError as error:
         raise InputError(error.what, where=model.name, do=error.do) from error
     row = SummaryRow(
@@ -304,7 +333,21 @@ def _row(model: EvaluatedModel, sft: EvaluatedModel, control: EvaluatedModel) ->
         response_tokens_trained=(training.total_response_tokens or training.response_tokens) if training else None,
     )
     measured = {key: value for key in LATER if (value := getattr(held_out, key)) is not None}
+    if model.validation is not None:
+        there = {key: getattr(model.validation, key) for key in OF_VALIDATION}
+        measured |= {f"validation_{key}": value for key, value in there.items() if value is not None}
     return row.model_copy(update={**measured, **differences})
+
+
+def _nll_differences(model: EvaluatedModel, other: EvaluatedModel) -> dict[str, float | None]:
+    """The differences in the demonstrations' NLL, per response and per token; none where it was not measured."""
+    if not model.held_out_nll:
+        return {}
+    found = _differences("nll", model.held_out_nll, other.held_out_nll)
+    if len(model.held_out_tokens) != len(model.held_out_nll) or model.held_out_tokens != other.held_out_tokens:
+        return found
+    mine, theirs = (per_token_values(each.held_out_nll, each.held_out_tokens) for each in (model, other))
+    return {**found, **_differences("nll_per_token", mine, theirs)}
 
 
 def _differences(name: str, values: Scores, others: Scores) -> dict[str, float | None]:

@@ -12,10 +12,10 @@ from juicer.evaluation.metrics import (
     Evaluation,
     distinct_pairs,
     evaluate_policy,
-    mean_and_error,
     measure_instruments,
     repeats_itself,
 )
+from juicer.evaluation.significance import mean_and_error
 from juicer.models.log_probability import score_dialogues
 from juicer.quickstart.random_models import CHAT
 from juicer.runtime.context import WorkContext
