@@ -10,13 +10,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from juicer.settings.choice import ChoiceSettings, Criterion
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import ScorerSettings, TemplateSettings
 from juicer.settings.sft import SftMatchedSettings, SftSettings
 from juicer.settings.training import SamplingSettings
 from juicer.stages.launch import main
 from juicer.stages.stage import Stage, optional_path
+
+if TYPE_CHECKING:
+    from juicer.evaluation.results import Merits
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +57,7 @@ def run(stage: Stage) -> str:
     settings, sampling = stage.read("sft", SftSettings), stage.read("evaluation.sampling", SamplingSettings)
     settings = settings.model_copy(update={"objective": control.objective or settings.objective})
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")
+    criteria = stage.read("choice", ChoiceSettings).criteria
     scoring = stage.read("scorer", ScorerSettings)
     template = load_template(given.policy, stage.read("template", TemplateSettings))
     rows = list(demonstrations.read(given.data / "train.jsonl"))
@@ -72,7 +78,7 @@ def run(stage: Stage) -> str:
     steps = max(steps, math.ceil(tokens / tokens_per_step(dialogues, samples, settings)))
 
     best = None
-    tried = {}
+    tried = list[Merits]()
     for rate in control.learning_rates:
         policy = load_policy(given.policy, compute, TRAINING_DTYPE)
         optimiser = settings.optimiser.model_copy(update={"learning_rate": rate})
@@ -109,20 +115,36 @@ def run(stage: Stage) -> str:
                     stage.context,
                 ).metrics
             merits = judged.merits
-        better = best_on_validation([merits] if best is None else [best[0], merits])
-        if better:
-            tried[f"{rate:g}"] = round(getattr(merits, better.criterion), 6)
+        tried.append(merits)
+        better = best_on_validation([merits] if best is None else [best[0], merits], criteria)
         if best is None or (better and better.place):
             best = (merits, rate, policy, record)
         if len(control.learning_rates) > 1:
             gc.collect()  # the trainer refers to itself, and holds the optimiser's state
     assert best is not None  # the settings demand at least one learning rate
     _, rate, policy, record = best
-    record.facts |= {"learning_rate": rate, "validation_of_learning_rates": tried}
+    record.facts |= {"learning_rate": rate, **_reasons(control.learning_rates, tried, criteria)}
     record.continue_from(None)
     with stage.publish(given.out) as folder:
         save_policy(policy, template, folder, asdict(record))
     return f"{record.steps} steps at {rate:g}, loss {record.curves['loss']['value'][-1]:.3f}"
+
+
+def _reasons(rates: Sequence[float], tried: "Sequence[Merits]", criteria: Sequence[Criterion]) -> dict[str, Any]:
+    """Why a learning rate was chosen: the figures of all by the criterion that decided, and what separated none."""
+    from juicer.evaluation.choice import best_on_validation
+
+    choice = best_on_validation(tried, criteria) if len(tried) > 1 else None
+    if choice is None:
+        return {"validation_of_learning_rates": {}}
+    values = [getattr(merits, choice.criterion) for merits in tried]
+    found: dict[str, Any] = {
+        "validation_of_learning_rates": {
+            f"{rate:g}": round(value, 6) for rate, value in zip(rates, values, strict=True)
+        },
+        "learning_rate_chosen_by": choice.criterion if choice.settled else "nothing: the first of equals",
+    }
+    return found
 
 
 if __name__ == "__main__":

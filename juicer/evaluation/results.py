@@ -9,16 +9,33 @@ from typing import Generic, Literal, NamedTuple, Self, TypeVar
 from pydantic import Field, JsonValue, model_validator
 
 from juicer.evaluation.documents import Document
-
-Criterion = Literal["reward_mean", "preference_accuracy", "demonstration_gap"]
+from juicer.settings.choice import Criterion
 
 
 class Merits(NamedTuple):
-    """The metrics on validation prompts by which models are chosen; None where one cannot be computed."""
+    """The figures of validation prompts by which models are chosen; None where one was not measured."""
 
     reward_mean: float | None = None
     preference_accuracy: float | None = None
     demonstration_gap: float | None = None
+    preference_gap: float | None = None
+    demonstration_nll: float | None = None
+    judged_win_rate: float | None = None
+    """Against sft-matched, by a pairwise judge. No evaluation has it yet."""
+    voted_win_rate: float | None = None
+    """The same by people's votes."""
+
+
+class Tie(Document):
+    """A criterion of a choice that left several models with its best value."""
+
+    criterion: Criterion
+    value: float
+    """The best value; of the demonstration gap, the earliest model's."""
+    best: int
+    """Number of models that share it."""
+    compared: int
+    """Number of models that were compared by it."""
 
 
 class Metrics(Document):
@@ -86,7 +103,13 @@ class Metrics(Document):
     @property
     def merits(self) -> Merits:
         """The metrics by which models are chosen."""
-        return Merits(self.reward_mean, self.preference_accuracy, self.demonstration_gap)
+        return Merits(
+            reward_mean=self.reward_mean,
+            preference_accuracy=self.preference_accuracy,
+            demonstration_gap=self.demonstration_gap,
+            preference_gap=self.preference_gap,
+            demonstration_nll=self.demonstration_nll,
+        )
 
     def rounded(self) -> Self:
         """The same to 6 significant digits."""

@@ -222,7 +222,8 @@ def check_pairs(recipe: Recipe, found: Sequence[FirstRows], where: str) -> None:
         what = f"{method}.rounds is auto, but there is nothing to decide by: "
         what += "the first rows have no rejected responses"
         what += ", and the recipe has no scorer" if recipe.scorer.kind == "none" else ""
-        do = f"set {method}.rounds to a number, or add a scorer or rejected responses; "
+        do = f"set {method}.rounds to a number, or add a scorer or rejected responses, or decide by the likelihood of "
+        do += f"the demonstrations, which is no measure of quality: {method}.auto.criterion=likelihood; "
         do += "where they come later in the file, name their column: fetch.columns.rejected"
         raise InputError(what, where=where, do=do)
 

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Seed
+from juicer.settings.choice import ChoiceSettings
 from juicer.settings.claim import ClaimSettings
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, JudgeSettings, ScorerSettings, TemplateSettings
@@ -49,6 +50,7 @@ class Recipe(Settings):
     irft: IrftSettings = IrftSettings()
     rft: RftSettings = RftSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    choice: ChoiceSettings = ChoiceSettings()
     leaderboard: LeaderboardSettings = LeaderboardSettings()
     report: ReportSettings = ReportSettings()
     claim: ClaimSettings = ClaimSettings()

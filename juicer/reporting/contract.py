@@ -5,8 +5,9 @@ from typing import Literal
 from pydantic import Field
 
 from juicer.evaluation.documents import Document, Number
-from juicer.evaluation.results import Criterion, Instruments, Merits, Row
+from juicer.evaluation.results import Instruments, Merits, Row, Tie
 from juicer.evaluation.rounds import RoundComparison
+from juicer.settings.choice import CRITERIA, Criterion
 
 
 class SummaryRow(Row):
@@ -106,10 +107,8 @@ class SummaryRow(Row):
 
     @property
     def validation_merits(self) -> Merits:
-        """The metrics by which models are chosen."""
-        return Merits(
-            self.validation_reward_mean, self.validation_preference_accuracy, self.validation_demonstration_gap
-        )
+        """The figures by which models are chosen."""
+        return Merits(**{key: getattr(self, f"validation_{key}") for key in Merits._fields})
 
     def metric(self, key: str) -> float | None:
         """The metric of the name `key`: for tables, whose columns are named by keys."""
@@ -128,12 +127,21 @@ class Champion(Document):
     """The champion's value of the criterion, under the criterion's name."""
     validation_preference_accuracy: float | None = None
     validation_demonstration_gap: float | None = None
+    validation_preference_gap: float | None = None
+    validation_demonstration_nll: float | None = None
+    validation_judged_win_rate: float | None = None
+    validation_voted_win_rate: float | None = None
+    ties: list[Tie] = Field(default_factory=list)
+    """The criteria before it, of which several models shared the best value; left out of the file without any."""
+    settled: bool = True
+    """Whether a criterion left one model. If not, the champion is the earliest of those that share every best value,
+    and the criterion is the first of the ties. Left out of the file where one did."""
 
     @property
     def value(self) -> float | None:
         """The champion's value of the criterion."""
-        values = (self.validation_reward_mean, self.validation_preference_accuracy, self.validation_demonstration_gap)
-        return next((value for value in values if value is not None), None)
+        value: float | None = None if self.criterion is None else getattr(self, f"validation_{self.criterion}")
+        return value
 
 
 class PaperScores(Document):
@@ -201,6 +209,8 @@ class Summary(Document):
     """Name of the model that differences are taken to: sft-matched, or sft where the recipe makes no control."""
     models: list[SummaryRow]
     champion: Champion
+    criteria: list[Criterion] = Field(default_factory=lambda: list(CRITERIA))
+    """What models are chosen by, in this order."""
     instruments: Instruments | None = None
     """How good scorer and judge are on held-out pairs; left out of the file where they were not measured."""
     matters: Matters | None = None

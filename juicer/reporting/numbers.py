@@ -17,6 +17,7 @@ from juicer.reporting.contract import Champion, DvcMetrics, Matters, Summary, Su
 from juicer.reporting.formatting import significant
 from juicer.reporting.leaderboard_table import scores_of
 from juicer.runtime.errors import InputError
+from juicer.settings.choice import CRITERIA, Criterion
 from juicer.settings.report import MattersSettings
 
 Scores = Sequence[float | None]
@@ -231,8 +232,8 @@ def _paired(scores: Scores, others: Scores) -> list[tuple[float, float]]:
     return [(mine, other) for mine, other in pairs if mine is not None and other is not None]
 
 
-def choose_champion(models: Sequence[EvaluatedModel]) -> Champion:
-    """The model with the best validation metric, base excluded; the earlier (simpler) one on a tie.
+def choose_champion(models: Sequence[EvaluatedModel], criteria: Sequence[Criterion] = CRITERIA) -> Champion:
+    """The best model on validation prompts, base excluded, by the declared criteria.
 
     Held-out metrics play no part; see best_on_validation.
 
@@ -243,14 +244,23 @@ def choose_champion(models: Sequence[EvaluatedModel]) -> Champion:
     if not candidates:
         raise InputError("no model besides base was evaluated, so there is no champion")
     merits = [model.validation.merits if model.validation else Merits() for model in candidates]
-    if best := best_on_validation(merits):
+    if best := best_on_validation(merits, criteria):
         champion = Champion(name=candidates[best.place].name, selected_on="validation", criterion=best.criterion)
-        return champion.model_copy(update={f"validation_{best.criterion}": best.value})
+        found: dict[str, object] = {f"validation_{best.criterion}": best.value}
+        found |= {"ties": list(best.ties)} if best.ties else {}
+        found |= {} if best.settled else {"settled": False}
+        return champion.model_copy(update=found)
     # Without validation prompts there is nothing to choose by, and SFT is the default.
     return Champion(name=candidates[0].name, selected_on="validation", criterion=None)
 
 
-def summarise(table: Table[EvaluatedModel], recipe: str, seed: int, matters: MattersSettings | None = None) -> Summary:
+def summarise(
+    table: Table[EvaluatedModel],
+    recipe: str,
+    seed: int,
+    matters: MattersSettings | None = None,
+    criteria: Sequence[Criterion] = CRITERIA,
+) -> Summary:
     """The content of metrics/summary.json, without the leaderboard.
 
     Args:
@@ -258,6 +268,7 @@ def summarise(table: Table[EvaluatedModel], recipe: str, seed: int, matters: Mat
         recipe: the recipe's name.
         seed: the recipe's seed.
         matters: which differences are worth knowing of; None for the defaults.
+        criteria: what models are chosen by, in this order.
 
     Raises:
         InputError: the table has no sft, or models were evaluated on different numbers of prompts.
@@ -273,7 +284,8 @@ def summarise(table: Table[EvaluatedModel], recipe: str, seed: int, matters: Mat
         seed=seed,
         control=control.name,
         models=[_row(model, sft, control) for model in table.models],
-        champion=choose_champion(table.models),
+        champion=choose_champion(table.models, criteria),
+        criteria=list(criteria),
         matters=matter,
     )
     instruments = next((each.instruments for each in table.models if each.instruments is not None), None)

@@ -275,11 +275,11 @@ def _round_line(found: RoundComparison) -> RoundLine:
     improves += {"discarded": ": discarded", "kept": ": kept, as the only one", "limit": "", "open": ""}[found.ending]
     cells = [
         before_of(found),
-        "mean score" if found.criterion == "score" else "preference accuracy",
+        found.measure,
         shown(found.value, 3),
         shown(found.value_before, 3),
         f"{shown(found.difference, 3, signed=True)}{around_round(found)}",
-        f"{found.count} {'prompts' if found.criterion == 'score' else 'pairs'}",
+        f"{found.count} {found.cases}",
         shown(found.kl_to_sft, 2),
         improves,
     ]
