@@ -96,8 +96,8 @@ def test_the_report_says_that_accuracies_of_1_separate_nothing_and_what_decided(
     assert (champion["name"], champion["validation_preference_gap"]) == ("irft-r1", 8.0)
     assert champion["ties"] == [{"criterion": "preference_accuracy", "value": 1.0, "best": 3, "compared": 3}]
     assert findings(summary).sentences[0] == (
-        "The champion, irft-r1, was chosen on validation prompts: all 3 models share the preference accuracy 1.000, so it "
-        "separates nothing. Of these, it has the highest preference gap there (8.000). All other figures are from "
+        "The champion, irft-r1, was chosen on validation prompts: all 3 models share the preference accuracy 1.000, so "
+        "it separates nothing. Of these, it has the highest preference gap there (8.000). All other figures are from "
         "held-out prompts."
     )
 
