@@ -51,7 +51,7 @@ def run(stage: Stage) -> str:
         save_policy,
     )
     from juicer.runtime.seeding import derive
-    from juicer.stages.fine_tuning import fine_tune, starting_samples, tokens_per_step
+    from juicer.stages.fine_tuning import fine_tune, starting_samples, tokens_per_step, watched_dialogues
 
     given, control = stage.arguments, stage.read("sft_matched", SftMatchedSettings)
     settings, sampling = stage.read("sft", SftSettings), stage.read("evaluation.sampling", SamplingSettings)
@@ -77,6 +77,7 @@ def run(stage: Stage) -> str:
     # At least as many steps and at least as many tokens as the method.
     steps = max(steps, math.ceil(tokens / tokens_per_step(dialogues, samples, settings)))
 
+    watched = watched_dialogues(given.data, template, settings)
     best = None
     tried = list[Merits]()
     for rate in control.learning_rates:
@@ -94,6 +95,7 @@ def run(stage: Stage) -> str:
             name="sft_matched",
             part=f"{rate:g}",
             steps=steps,
+            watched=watched,
         )
         stage.record(steps=record.steps, response_tokens=record.response_tokens)
         # The trainer leaves the model in training mode, in which gradient checkpointing disables the key-value cache.
