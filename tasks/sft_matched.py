@@ -139,14 +139,11 @@ def _reasons(rates: Sequence[float], tried: "Sequence[Merits]", criteria: Sequen
     choice = best_on_validation(tried, criteria) if len(tried) > 1 else None
     if choice is None:
         return {"validation_of_learning_rates": {}}
-    values = [getattr(merits, choice.criterion) for merits in tried]
-    found: dict[str, Any] = {
-        "validation_of_learning_rates": {
-            f"{rate:g}": round(value, 6) for rate, value in zip(rates, values, strict=True)
-        },
+    values = {f"{rate:g}": getattr(merits, choice.criterion) for rate, merits in zip(rates, tried, strict=True)}
+    return {
+        "validation_of_learning_rates": {rate: round(each, 6) for rate, each in values.items() if each is not None},
         "learning_rate_chosen_by": choice.criterion if choice.settled else "nothing: the first of equals",
     }
-    return found
 
 
 if __name__ == "__main__":
