@@ -94,7 +94,8 @@ def promote(registry: Registry, version: Version, gates: Path = GATES, *, dry_ru
     if dry_run or decision.after == before:
         return decision
     if not decision.refused:
-        _upload(registry, version, as_markdown(decision.verdicts))
+        gates_passed = f"Evidence that it is better: {decision.evidence}.\n\n{as_markdown(decision.verdicts)}"
+        _upload(registry, version, gates_passed)
         with aliases.locked():
             now = aliases.now()
             if now != before:
