@@ -143,7 +143,7 @@ def findings(summary: Summary) -> Findings:
     champion, control = summary.model(summary.champion.name), summary.model(summary.control)
     found = (best_round(summary.models, method, summary.criteria) for method in METHODS)
     rounds = [best for best in found if best is not None]
-    sentences = [_chosen(summary.champion), *_about_rounds(summary)]
+    sentences = [_chosen(summary), *_about_rounds(summary)]
     sentences += [_compared(model, control, summary.matters) for model in rounds]
     sentences += _beyond_the_score(champion, control, rounds)
     headline = _headline(summary, champion, control, rounds)
@@ -191,11 +191,12 @@ def _differs(found: Comparison, by: str, how: str, other: str) -> str:
     return f"{does} {by} {how} than {other}"
 
 
-def _chosen(champion: Champion) -> str:
+def _chosen(summary: Summary) -> str:
+    champion = summary.champion
     if champion.criterion is None:
         return f"There are no metrics on validation prompts, so {champion.name} is the champion by default."
     return (
-        f"The champion, {champion.name}, was chosen on validation prompts: {_reason(champion)}. "
+        f"The champion, {champion.name}, was chosen on validation prompts: {_reason(champion, summary.criteria)}. "
         "All other figures are from held-out prompts."
     )
 
@@ -211,7 +212,7 @@ NAMES: Mapping[Criterion, str] = {
 }
 
 
-def _reason(champion: Champion) -> str:
+def _reason(champion: Champion, criteria: Sequence[Criterion]) -> str:
     """By what a champion was chosen, and what separated nothing before."""
     assert champion.criterion is not None, "it was chosen"
     ties = "; ".join(_tied(tie) for tie in champion.ties)
@@ -227,8 +228,10 @@ def _reason(champion: Champion) -> str:
         "preference_accuracy": "; the recipe has no scorer",
         "demonstration_gap": "; the recipe has neither a scorer nor rejected responses",
     }
-    # With a tie before, the criteria that separated nothing say what the recipe has.
-    return f"{ties}. Of these, {why})" if ties else f"{why}{missing.get(champion.criterion, '')})"
+    if ties:
+        return f"{ties}. Of these, {why})"
+    # In another order a criterion that comes first says nothing of what the recipe lacks.
+    return f"{why}{missing.get(champion.criterion, '') if list(criteria) == list(CRITERIA) else ''})"
 
 
 def _tied(tie: Tie) -> str:
