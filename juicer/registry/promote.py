@@ -69,7 +69,8 @@ class Decision:
 
     def __str__(self) -> str:
         shown = self.refused or [each for each in self.verdicts if each.result == "passed"]
-        return "\n".join([self.line, *(f"  {each.result}: {each.gate}: {each.numbers}" for each in shown)])
+        better = [] if self.refused or not self.verdicts else [f"  better by: {self.evidence}"]
+        return "\n".join([self.line, *(f"  {each.result}: {each.gate}: {each.numbers}" for each in shown), *better])
 
     def as_markdown(self) -> str:
         """For an artifact of a run."""

@@ -17,6 +17,7 @@ from juicer.registry.gates import (
     judge_code,
 )
 from juicer.registry.per_prompt import PerPromptFigures, per_prompt_of
+from juicer.registry.promote import Decision
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml
 from tests.example_evaluations import evaluation
@@ -336,6 +337,9 @@ def test_a_project_with_demonstrations_alone_passes_or_fails_by_their_likelihood
     assert evidence_of(found) == (
         "demonstration_nll against base; the likelihood of demonstrations only: no response was judged"
     )
+    decision = Decision("promotion of mine 3 (irft-r1)", {}, {"champion": "3"}, False, found)
+    assert str(decision).splitlines()[-1] == f"  better by: {evidence_of(found)}"
+    assert f"Evidence that it is better: {evidence_of(found)}." in decision.as_markdown()
     refused = judge(declared(), bare("irft-r1", 61.0), base, sft, None)
     assert [each.gate for each in refused if each.result == "failed"] == ["demonstration_nll better than base"]
     worse = judge(declared(), bare("irft-r1", 50.0), base, sft, bare("sft", 40.0))
