@@ -374,7 +374,7 @@ def _caveats(summary: Summary, champion: SummaryRow, control: SummaryRow, rounds
         caveats.append(
             "No response was judged by anything in this choice. A demonstration gap of 0 and a high likelihood of the "
             "demonstrations belong to a model that writes as the experts do, but also to models that do not, and SFT "
-            "maximises that likelihood directly. In 102 runs of the quickstart's worlds, whose true quality is known, "
+            "maximises that likelihood directly. In 143 runs of the quickstart's worlds, whose true quality is known, "
             "choosing so was no better than choosing at random. A scorer, pairs, a judge or votes would tell more."
         )
     judged = any(model.judge_mean is not None for model in summary.models)
