@@ -284,15 +284,19 @@ def _better(
         found.append(verdict)
         if verdict.result != "not asked" and champion is not None:
             found.append(_against(gates, metric, candidate, champion, better=False))
-    optional = [*gates.better_where_measured, *gates.better_otherwise]
-    optional += [metric for metrics in gates.better_than_where_measured.values() for metric in metrics]
-    if optional and all(each.result == "not asked" for each in found):
-        names = ", ".join(dict.fromkeys(optional))
-        raise InputError(
-            f"neither {candidate.name} nor {references['base'].name} has any of {names}: nothing says what is better",
-            do="give the recipe a scorer or enable its leaderboard, or ask for a metric that it has",
-        )
+    if found and all(each.result == "not asked" for each in found):
+        raise _nothing_to_ask(gates, candidate, references["base"], found)
     return found
+
+
+def _nothing_to_ask(gates: PromotionSettings, candidate: Judged, base: Judged, found: Sequence[Verdict]) -> InputError:
+    names = [*gates.better_where_measured, *gates.better_otherwise]
+    names += [metric for metrics in gates.better_than_where_measured.values() for metric in metrics]
+    what = f"neither {candidate.name} nor {base.name} has any of {', '.join(dict.fromkeys(names))}"
+    if not names:
+        what = f"of {candidate.name} no gate can be asked ({found[0].gate}: {found[0].numbers})"
+    do = "give the recipe a scorer or enable its leaderboard, or ask for a metric that it has"
+    return InputError(f"{what}: nothing says what is better", do=do)
 
 
 def _required(

@@ -288,8 +288,8 @@ def test_a_version_can_be_asked_to_be_better_than_sft_matched() -> None:
     assert (found.result, found.evidence) == ("passed", "reward_mean against sft-matched")
     with pytest.raises(InputError, match="sft-matched was not evaluated on the prompts of a"):
         judge(settings, model("a"), base, model("sft"), None)
-    (found,) = judge(settings, model("sft-matched"), base, model("sft"), None, control)
-    assert (found.result, found.numbers) == ("not asked", "it is that model")
+    with pytest.raises(InputError, match="it is that model.: nothing says what is better"):
+        judge(settings, model("sft-matched"), base, model("sft"), None, control)
 
 
 def wins(share: float, prompts: int) -> dict[str, float]:
