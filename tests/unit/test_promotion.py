@@ -288,7 +288,7 @@ def test_a_version_can_be_asked_to_be_better_than_sft_matched() -> None:
     assert (found.result, found.evidence) == ("passed", "reward_mean against sft-matched")
     with pytest.raises(InputError, match="sft-matched was not evaluated on the prompts of a"):
         judge(settings, model("a"), base, model("sft"), None)
-    with pytest.raises(InputError, match="it is that model.: nothing says what is better"):
+    with pytest.raises(InputError, match=r"it is that model\): nothing says what is better"):
         judge(settings, model("sft-matched"), base, model("sft"), None, control)
 
 
