@@ -33,7 +33,7 @@ ROOMS: tuple[set[str], ...] = (
     {"recipe"},
     {"stages"},
     {"planning", "reporting", "running"},
-    {"drafting", "claim"},
+    {"drafting", "claim", "voting"},
     {"registry"},
 )
 """The rooms of juicer, floor by floor: a room imports from the floors below it."""
