@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from juicer.runtime.errors import InputError
 from juicer.runtime.local_page import Action, Request
 from juicer.voting import votes
-from juicer.voting.ballot import Ballot, Question, on_the_left, order
+from juicer.voting.ballot import Ballot, Question, Response, on_the_left, order
 from juicer.voting.tally import Judged, Tally, tally
 from juicer.voting.votes import Choice, Vote
 
@@ -107,7 +107,7 @@ class Session:
 
     def _asked(self, question: Question) -> JsonValue:
         """A question as the page shows it: it does not say whose response is whose."""
-        first, second = ({"text": each.text, "ended": each.ended} for each in (question.first, question.second))
+        first, second = (_response(each) for each in (question.first, question.second))
         left, right = (first, second) if on_the_left(question, self.voter, self.seed) == "first" else (second, first)
         return {
             "id": question.id,
@@ -116,6 +116,10 @@ class Session:
             "left": left,
             "right": right,
         }
+
+
+def _response(response: Response) -> JsonValue:
+    return {"text": response.text, "ended": response.ended}
 
 
 def _shown(found: Tally) -> JsonValue:
