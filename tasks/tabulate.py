@@ -8,6 +8,7 @@ from pathlib import Path
 
 from juicer.evaluation.benchmark_results import BenchmarkedModel
 from juicer.evaluation.results import EvaluatedModel, R, Table
+from juicer.judging.results import PairwiseRecord
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json, write_json
 from juicer.stages.stage import Stage, main, optional_path
@@ -47,6 +48,7 @@ def read_table(path: Path | None, kind: type[R]) -> Table[R]:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--previous", type=optional_path, required=True, help="table so far")
     parser.add_argument("--row", type=Path, required=True, help="evaluation of the model to add")
+    parser.add_argument("--pairwise", type=optional_path, help="what the pairwise judge said of the model")
     parser.add_argument("--out", type=Path, required=True, help="table to write")
 
 
@@ -55,6 +57,9 @@ def run(stage: Stage) -> str:
     if isinstance(values, dict):
         # The table grows by a row per model, and every later table has it again.
         values.pop("held_out_rows", None)
+        if stage.arguments.pairwise is not None:
+            record = PairwiseRecord.read(stage.arguments.pairwise)
+            values["pairwise"] = record.summary().as_json()
     benchmarks = isinstance(values, dict) and "columns" in values
     return _tabulate(stage, values, BenchmarkedModel) if benchmarks else _tabulate(stage, values, EvaluatedModel)
 

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from juicer.evaluation.documents import Document
+from juicer.evaluation.results import Pairwise
 
 Outcome = Literal["win", "loss", "tie"]
 
@@ -60,3 +61,16 @@ class PairwiseRecord(Document):
     price: float
     """What they cost, by pairwise.price_in and price_out."""
     pairs: list[JudgedPair]
+
+    def summary(self) -> Pairwise:
+        """What the table of models says of it."""
+        return Pairwise(
+            against=self.against,
+            judge=self.judge,
+            prompts=self.prompts,
+            win_rate=self.win_rate,
+            win_rate_sem=self.win_rate_sem,
+            consistent=self.consistent,
+            questions=self.questions,
+            failed=self.failed,
+        )

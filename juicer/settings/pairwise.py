@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Passes, Rows, Tokens, shortened
-from juicer.settings.text import SECRET, Line, Place, Word
+from juicer.settings.text import SECRET, Commit, Line, Place, Word
 
 Kind = Literal["endpoint", "model", "command"]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -47,13 +47,15 @@ class PairwiseSettings(Settings):
     url: Annotated[Line, AfterValidator(_address)] | None = None
     """Address of the endpoint, up to `/v1`."""
     model: Place | None = None
-    """Name of the endpoint's model, or the model's folder."""
+    """Name of the endpoint's model; for `kind: model` a folder or Hugging Face id."""
+    revision: Commit | None = None
+    """Commit of a model of the hub, 40 hex digits."""
     key: Annotated[Word, AfterValidator(_variable)] | None = None
     """Variable of the environment that has the endpoint's key; null sends none. The key itself is never stored."""
     command: list[Line] = Field(default_factory=list, max_length=50)
     """The program and its arguments; no shell reads them."""
     rubric: Place | None = None
-    """File that says what makes a response better; null takes Juicer's own."""
+    """File of the project that says what makes a response better; null takes Juicer's own."""
     prompts: Rows | None = Field(None, ge=1)
     """Largest number of held-out prompts that are judged; null judges all."""
     max_tokens: Tokens = Field(300, ge=1)
@@ -73,12 +75,18 @@ class PairwiseSettings(Settings):
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        given = {"url": self.url, "model": self.model, "key": self.key, "command": self.command or None}
+        given = {
+            "url": self.url,
+            "model": self.model,
+            "revision": self.revision,
+            "key": self.key,
+            "command": self.command or None,
+        }
         needed = {"endpoint": ("url", "model"), "model": ("model",), "command": ("command",)}[self.kind]
         for name in needed:
             if given[name] is None:
                 raise ValueError(f"pairwise.kind {self.kind} needs pairwise.{name}")
-        allowed = (*needed, "key") if self.kind == "endpoint" else needed
+        allowed = (*needed, *{"endpoint": ("key",), "model": ("revision",), "command": ()}[self.kind])
         for name, value in given.items():
             if value is not None and name not in allowed:
                 raise ValueError(f"pairwise.{name} is not used with pairwise.kind {self.kind}; remove it")

@@ -29,7 +29,7 @@ ROOMS: tuple[set[str], ...] = (
     {"models", "sources"},
     {"scorers", "sampling", "training"},
     {"quickstart", "evaluation"},
-    {"methods"},
+    {"methods", "judging"},
     {"recipe"},
     {"stages"},
     {"planning", "reporting", "running"},

@@ -12,8 +12,10 @@ import pytest
 from juicer.judging.judges import Answer, Endpoint, opened
 from juicer.judging.judging import Pair, judge_pairs
 from juicer.judging.question import RUBRIC, Question, verdict_of
+from juicer.recipe.activation import load
 from juicer.runtime.errors import InputError
 from juicer.settings.pairwise import PairwiseSettings
+from tests.conftest import ROOT
 
 ENDPOINT: dict[str, Any] = {"kind": "endpoint", "url": "http://127.0.0.1:8000/v1", "model": "a-judge"}
 
@@ -253,3 +255,34 @@ def test_a_key_that_is_not_in_the_environment_is_said_before_anything_is_asked(m
 def test_settings_that_cannot_work_are_refused(values: dict[str, Any], problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         PairwiseSettings.parse(values, "pairwise")
+
+
+@pytest.mark.parametrize(("overrides", "control"), [([], "sft-matched"), (["sft_matched.enabled=false"], "sft")])
+def test_all_models_but_the_base_are_compared_with_the_control(
+    overrides: list[str], control: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    judge = json.dumps(ENDPOINT)
+    _, graph = load(Path("recipes/quickstart.yaml"), [*overrides, f"pairwise={judge}"])
+    judged = {"sft", "irft-r1", "irft-r2", "irft-r3", "rft-r1", "rft-r2"} - {control}
+    assert set(graph.pairwise) == judged and graph.pairwise_judge is None and graph.rubric is None
+    assert {each.against for each in graph.pairwise.values()} == {f"evaluation/models/{control}.json"}
+    assert {name: each.pairwise for name, each in graph.models.items()} == {
+        name: f"evaluation/pairwise/{name}.json" if name in judged else None for name in graph.models
+    }
+
+
+def test_a_judge_of_this_machine_is_an_input_like_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    hub = {"kind": "model", "model": "someone/judge", "revision": "a" * 40}
+    _, graph = load(Path("recipes/quickstart.yaml"), [f"pairwise={json.dumps(hub)}"])
+    assert graph.pairwise_judge == "models/hub/pairwise" and graph.downloads["pairwise"].model == "someone/judge"
+    del hub["revision"]
+    with pytest.raises(InputError, match=r"a hub id needs a pinned revision \(set pairwise.revision"):
+        load(Path("recipes/quickstart.yaml"), [f"pairwise={json.dumps(hub)}"])
+
+
+def test_a_rubric_that_is_not_there_is_refused_when_the_recipe_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(InputError, match=r"pairwise\.rubric: no such file: rubric\.md"):
+        load(Path("recipes/quickstart.yaml"), [f"pairwise={json.dumps({**ENDPOINT, 'rubric': 'rubric.md'})}"])
