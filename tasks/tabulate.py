@@ -8,6 +8,7 @@ from pathlib import Path
 
 from juicer.evaluation.benchmark_results import BenchmarkedModel
 from juicer.evaluation.results import EvaluatedModel, R, Table
+from juicer.judging.results import PairwiseRecord
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json, write_json
 from juicer.stages.stage import Stage, main, optional_path
@@ -55,11 +56,14 @@ def shortened(values: object) -> object:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--previous", type=optional_path, required=True, help="table so far")
     parser.add_argument("--row", type=Path, required=True, help="evaluation of the model to add")
+    parser.add_argument("--pairwise", type=optional_path, help="what the pairwise judge said of the model")
     parser.add_argument("--out", type=Path, required=True, help="table to write")
 
 
 def run(stage: Stage) -> str:
     values = shortened(read_json(stage.arguments.row))
+    if isinstance(values, dict) and stage.arguments.pairwise is not None:
+        values["pairwise"] = PairwiseRecord.read(stage.arguments.pairwise).summary().as_json()
     benchmarks = isinstance(values, dict) and "columns" in values
     return _tabulate(stage, values, BenchmarkedModel) if benchmarks else _tabulate(stage, values, EvaluatedModel)
 

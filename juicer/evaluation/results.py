@@ -239,6 +239,25 @@ class Instruments(Document):
     """Share of the pairs in which both prefer the same response; None unless there are both."""
 
 
+class Pairwise(Document):
+    """What the pairwise judge said of a model's responses to held-out prompts, against those of the control."""
+
+    against: str
+    """Name of the control."""
+    judge: str
+    prompts: int
+    """Prompts with a verdict in both orders, and those to which both gave the same response."""
+    win_rate: float | None
+    """Mean over prompts of both orders, ties half; None without any."""
+    win_rate_sem: float | None
+    """Its standard error, over prompts; None below two."""
+    consistent: float | None
+    """Share of the prompts asked in which both orders have the same outcome; low if the judge prefers a place."""
+    questions: int
+    failed: int
+    """Questions that remained without a verdict."""
+
+
 class EvaluatedModel(Row):
     """evaluation/models/NAME.json: what tasks.evaluate measured of one model."""
 
@@ -264,6 +283,8 @@ class EvaluatedModel(Row):
     """-log pi(y|x) of each demonstration of the validation prompts, in nats."""
     training: Training | None = None
     """None for a model that was not trained here."""
+    pairwise: Pairwise | None = None
+    """Only in tables: tasks.tabulate adds it."""
 
 
 R = TypeVar("R", bound=Row)

@@ -14,6 +14,7 @@ from juicer.settings.keep import KeepSettings
 from juicer.settings.leaderboard import LeaderboardSettings
 from juicer.settings.methods import MethodsSettings
 from juicer.settings.models import PolicySettings, RegisterSettings
+from juicer.settings.pairwise import PairwiseSettings
 from juicer.settings.preferences import PreferencesSettings
 from juicer.settings.report import ReportSettings
 from juicer.settings.rft import RftSettings
@@ -51,6 +52,7 @@ class Recipe(Settings):
     rft: RftSettings = RftSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     choice: ChoiceSettings = ChoiceSettings()
+    pairwise: PairwiseSettings | None = None
     leaderboard: LeaderboardSettings = LeaderboardSettings()
     report: ReportSettings = ReportSettings()
     claim: ClaimSettings = ClaimSettings()
