@@ -44,9 +44,9 @@ LIMIT = "leaderboard_limit"
 """The most questions per task, among the figures of a model whose benchmarks were cut short."""
 
 
-def _win_rate(name: str) -> Metric:
-    """A win rate against sft-matched, by a pairwise judge or people, with its own error and number of prompts."""
-    return Metric(f"{name}_sem", None, f"{name}_prompts", against="sft-matched")
+def _win_rate(name: str, against: str = "sft-matched") -> Metric:
+    """A win rate against a model, by a pairwise judge or people, with its own error and number of prompts."""
+    return Metric(f"{name}_sem", None, f"{name}_prompts", against=against)
 
 
 METRICS = {
@@ -54,6 +54,7 @@ METRICS = {
     "win_rate_vs_sft": Metric(SHARE, against="sft"),
     "judge_mean": Metric("judge_sem"),
     "judged_win_rate": _win_rate("judged_win_rate"),
+    "judged_win_rate_vs_sft": _win_rate("judged_win_rate_vs_sft", "sft"),
     "voted_win_rate": _win_rate("voted_win_rate"),
     "demonstration_nll": Metric("demonstration_nll_sem", better="lower"),
     "demonstration_nll_per_token": Metric("demonstration_nll_per_token_sem", better="lower"),

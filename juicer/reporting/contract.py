@@ -24,6 +24,15 @@ class SummaryRow(Row):
     judge_sem: float | None = None
     judge_win_rate: float | None = None
     """Share of held-out prompts on which the judge prefers the response to the control's, ties half."""
+    judged_win_rate: float | None = None
+    """Share of held-out prompts on which the pairwise judge prefers the response to that of sft-matched, ties half; left
+    out of the file where it was not asked, like all of these."""
+    judged_win_rate_sem: float | None = None
+    judged_win_rate_prompts: int | None = None
+    judged_win_rate_vs_sft: float | None = None
+    """The same against sft, where the recipe makes no sft-matched."""
+    judged_win_rate_vs_sft_sem: float | None = None
+    judged_win_rate_vs_sft_prompts: int | None = None
     preference_accuracy: float | None = None
     preference_accuracy_per_token: float | None = None
     preference_gap: float | None = None

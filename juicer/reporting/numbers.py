@@ -101,6 +101,18 @@ COLUMNS = (
         3,
         "high",
     ),
+    *(
+        Column(
+            f"judged_win_rate{suffix}",
+            f"Pairwise: wins{heading}",
+            f"Share of held-out prompts on which the pairwise judge, shown both in both orders, prefers the response to that "
+            f"of {against}, ± its standard error; ties count half.",
+            3,
+            "high",
+            f"judged_win_rate{suffix}_sem",
+        )
+        for suffix, heading, against in (("", "", "sft-matched"), ("_vs_sft", " vs sft", "sft"))
+    ),
     Column(
         "oracle_mean",
         "Oracle",
@@ -348,7 +360,17 @@ def _row(model: EvaluatedModel, sft: EvaluatedModel, control: EvaluatedModel) ->
     if model.validation is not None:
         there = {key: getattr(model.validation, key) for key in OF_VALIDATION}
         measured |= {f"validation_{key}": value for key, value in there.items() if value is not None}
-    return row.model_copy(update={**measured, **differences})
+    return row.model_copy(update={**measured, **differences, **_judged_wins(model)})
+
+
+def _judged_wins(model: EvaluatedModel) -> dict[str, float | None]:
+    """The win rate by the pairwise judge; none where it was not asked or gave no verdict."""
+    found = model.pairwise
+    if found is None or found.win_rate is None:
+        return {}
+    name = "judged_win_rate" if found.against == "sft-matched" else f"judged_win_rate_vs_{found.against}"
+    rate: dict[str, float | None] = {name: found.win_rate, f"{name}_prompts": found.prompts}
+    return rate if found.win_rate_sem is None else {**rate, f"{name}_sem": found.win_rate_sem}
 
 
 def _nll_differences(model: EvaluatedModel, other: EvaluatedModel) -> dict[str, float | None]:

@@ -369,3 +369,17 @@ def test_without_tokens_or_another_control_there_is_less_to_compare() -> None:
     evaluated["models"] = [model for model in evaluated["models"] if model["name"] != "sft-matched"]
     row = rows_of(summarise(parsed(evaluated), "mine", 0))["irft-r1"].as_json()
     assert "nll_difference" in row and "nll_difference_vs_sft" not in row
+
+
+@pytest.mark.parametrize(("against", "name"), [("sft-matched", "judged_win_rate"), ("sft", "judged_win_rate_vs_sft")])
+def test_the_win_rate_by_the_pairwise_judge_stands_in_the_summary_with_its_error_and_prompts(against, name):
+    evaluated = table(1, 0)
+    evaluated["models"][-1]["pairwise"] = {
+        "against": against, "judge": "a program", "prompts": 48, "win_rate": 0.625, "win_rate_sem": 0.05,
+        "consistent": 0.9, "questions": 96, "failed": 0,
+    }  # fmt: skip
+    rows = rows_of(summarise(parsed(evaluated), "mine", 0))
+    row = rows["irft-r1"]
+    assert (row.metric(name), row.metric(f"{name}_sem"), row.metric(f"{name}_prompts")) == (0.625, 0.05, 48)
+    assert name in [column.key for column in shown_columns(list(rows.values()))]
+    assert name not in rows["sft"].as_json()
