@@ -25,8 +25,8 @@ class SummaryRow(Row):
     judge_win_rate: float | None = None
     """Share of held-out prompts on which the judge prefers the response to the control's, ties half."""
     judged_win_rate: float | None = None
-    """Share of held-out prompts on which the pairwise judge prefers the response to that of sft-matched, ties half; left
-    out of the file where it was not asked, like all of these."""
+    """Share of held-out prompts on which the pairwise judge prefers the response to that of sft-matched, ties half.
+    Left out of the file where it was not asked, like all of these."""
     judged_win_rate_sem: float | None = None
     judged_win_rate_prompts: int | None = None
     judged_win_rate_vs_sft: float | None = None
