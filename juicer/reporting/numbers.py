@@ -105,8 +105,8 @@ COLUMNS = (
         Column(
             f"judged_win_rate{suffix}",
             f"Pairwise: wins{heading}",
-            f"Share of held-out prompts on which the pairwise judge, asked in both orders, prefers the response to that of "
-            f"{against}, ± its standard error; ties count half.",
+            f"Share of held-out prompts on which the pairwise judge, asked in both orders, prefers the response to that "
+            f"of {against}, ± its standard error; ties count half.",
             3,
             "high",
             f"judged_win_rate{suffix}_sem",
