@@ -105,7 +105,7 @@ COLUMNS = (
         Column(
             f"judged_win_rate{suffix}",
             f"Pairwise: wins{heading}",
-            f"Share of held-out prompts on which the pairwise judge, asked in both orders, prefers the response to that "
+            f"Share of held-out prompts on which a pairwise judge, asked in both orders, prefers the response to that "
             f"of {against}, ± its standard error; ties count half.",
             3,
             "high",
