@@ -995,6 +995,49 @@ def report(
         raise InputError("no browser was found", where=str(REPORT.resolve()), do="open the file by hand")
 
 
+@app.command()
+def compare(
+    one: Annotated[
+        str | None, typer.Argument(metavar="[A]", help="A model's name, for example irft-r2; by default the champion.")
+    ] = None,
+    other: Annotated[str | None, typer.Argument(metavar="[B]", help="Another one; by default the control.")] = None,
+    voter: Annotated[str | None, typer.Option(help="Your name in the votes; by default that of git.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes a free one.")] = 0,
+    open_it: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
+    tally: Annotated[bool, typer.Option("--tally", help="Only print the votes so far.")] = False,
+) -> None:
+    """Look at the responses of two models side by side, blind, and vote.
+
+    A page on this machine shows held-out prompts in random order, each with the responses of both models on random
+    sides. Keys: 1 and 2 for the better response, = for equally good, s to skip, b to go back. Votes are appended to
+    votes/A--B.jsonl with your name and the time. Ctrl-C ends the page; the same command goes on.
+
+    \b
+    Examples:
+      juicer compare                       the champion and the control
+      juicer compare rft-r1 sft-matched --voter Ada
+      juicer compare rft-r1 sft-matched --tally
+    """
+    project = enter()
+    from juicer.runtime.local_page import LocalPage
+    from juicer.voting import opening
+
+    if tally:
+        print(opening.described(opening.counted(one, other)))
+        return
+    session = opening.open_session(one, other, voter)
+    page = LocalPage(opening.PAGE.read_text(encoding="utf-8"), session.actions(), port)
+    ballot = session.ballot
+    print(f"{ballot.first} and {ballot.second}: {len(ballot.asked)} prompts")
+    print(f"Votes of {session.voter} go to {project.shown(session.path)}.")
+    print(f"{page.url}\nCtrl-C ends the page.", flush=True)
+    if open_it:
+        webbrowser.open(page.url)
+    with contextlib.suppress(KeyboardInterrupt):
+        page.serve()
+    print(opening.described(opening.counted(ballot.first, ballot.second)))
+
+
 def summary() -> None:
     """Print the table of all models and where the report is."""
     from juicer.reporting.summary import show

@@ -6,10 +6,12 @@ parameter.
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from juicer.evaluation.results import EvaluatedModel
 from juicer.evaluation.rounds import RoundComparisons, compare_round
 from juicer.runtime.files import write_json
+from juicer.settings.auto import RoundCriterion
 from juicer.stages.stage import Stage, main, optional_path
 
 
@@ -17,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, help="evaluation of the round")
     parser.add_argument("--before", type=Path, required=True, help="evaluation of the round before, or of SFT")
     parser.add_argument("--earlier", type=optional_path, required=True, help="comparisons so far")
-    parser.add_argument("--criterion", choices=("score", "preferences"), required=True, help="what has to improve")
+    parser.add_argument("--criterion", choices=get_args(RoundCriterion), required=True, help="what has to improve")
     parser.add_argument("--most", type=int, required=True, help="largest number of rounds")
     parser.add_argument("--out", type=Path, required=True, help="comparisons to write (.json)")
 

@@ -86,7 +86,7 @@ def run(stage: Stage) -> str:
 
         exact = oracle
 
-    metrics, scores = dict[str, Metrics](), dict[str, list[float | None]]()
+    metrics, scores, nll = dict[str, Metrics](), dict[str, list[float | None]](), dict[str, list[float]]()
     samples, line, held_out = list[ShownSample](), "", dict[str, Any]()
     for split in ("held_out", "validation"):
         rows = list(demonstrations.read(given.data / f"{split}.jsonl"))[: settings.prompts]
@@ -102,14 +102,16 @@ def run(stage: Stage) -> str:
             )
         metrics[split] = done.metrics.rounded()
         scores[split] = _rounded(done.scores)
+        nll[split] = [float(f"{value:.6g}") for value in done.nll]
         stage.record(prompts=len(rows), response_tokens=sum(len(sample.response) for sample in done.samples))
         if split == "held_out":
             reward = done.metrics.reward_mean
             line = "" if reward is None else f"reward {reward:.3f}, "
             line += "" if done.metrics.judge_mean is None else f"judge {done.metrics.judge_mean:.3f}, "
+            line += "" if done.metrics.perplexity is None else f"perplexity {done.metrics.perplexity:.3g}, "
             line += f"{done.metrics.response_tokens:.1f} tokens, {done.metrics.ended:.0%} ended"
             samples = report_samples(template, rows[: settings.shown], done)
-            held_out = {"held_out_nll": [float(f"{value:.6g}") for value in done.nll], "held_out_rows": done.rows}
+            held_out = {"held_out_nll": nll[split], "held_out_rows": done.rows}
             held_out |= {"held_out_judged": _rounded(done.judged)} if judge is not None else {}
             if given.method == "base":
                 with stage.batches(len(rows) // stage.processes.world_size, "pair", "instruments") as context:
@@ -127,6 +129,7 @@ def run(stage: Stage) -> str:
         samples=samples,
         validation=metrics["validation"],
         validation_scores=scores["validation"],
+        validation_nll=nll["validation"],
         training=None if training is None else Training.parse(training, str(given.policy / "training.json")),
     )
     with stage.publish(given.out) as path:

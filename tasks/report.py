@@ -19,6 +19,7 @@ from juicer.reporting.page import Content, render
 from juicer.reporting.plots import Curation, training_curves, write_plots
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json, write_json
+from juicer.settings.choice import ChoiceSettings
 from juicer.settings.report import ReportSettings
 from juicer.stages.stage import Stage, main, optional_path
 from tasks.tabulate import read_table
@@ -38,7 +39,8 @@ def run(stage: Stage) -> str:
     given = stage.arguments
     table = read_table(given.table, EvaluatedModel)
     matters = stage.read("report", ReportSettings).matters
-    summary = summarise(table, stage.value("name"), stage.value("seed"), matters)
+    criteria = stage.read("choice", ChoiceSettings).criteria
+    summary = summarise(table, stage.value("name"), stage.value("seed"), matters, criteria)
     paper, rounds = stage.value("leaderboard.paper"), stage.value("irft.rounds")
     if rounds == "auto":
         rounds = max((model.round for model in table.models if model.method == "irft"), default=0)

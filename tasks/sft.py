@@ -22,7 +22,7 @@ def run(stage: Stage) -> str:
     from juicer.data.dialogues import Dialogue
     from juicer.models.loading import TRAINING_DTYPE, load_policy, load_template, save_policy
     from juicer.runtime.seeding import derive
-    from juicer.stages.fine_tuning import fine_tune, starting_samples
+    from juicer.stages.fine_tuning import fine_tune, starting_samples, watched_dialogues
     from juicer.training.record import TrainingRecord
 
     given, settings = stage.arguments, stage.read("sft", SftSettings)
@@ -35,7 +35,9 @@ def run(stage: Stage) -> str:
         seed = stage.value("seed")
         prompts = [(row.id, dialogue.prompt) for row, dialogue in zip(rows, dialogues, strict=True)]
         samples = starting_samples(stage, policy, template, prompts, settings, compute, derive(seed, "sft", "sampling"))
-        record = fine_tune(stage, policy, template, dialogues, samples, settings, compute, derive(seed, "sft"))
+        watched = watched_dialogues(given.data, template, settings)
+        purpose = derive(seed, "sft")
+        record = fine_tune(stage, policy, template, dialogues, samples, settings, compute, purpose, watched=watched)
     else:
         record = TrainingRecord("sft")
     stage.record(steps=record.steps, response_tokens=record.response_tokens)

@@ -10,13 +10,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from juicer.settings.choice import ChoiceSettings, Criterion
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import ScorerSettings, TemplateSettings
 from juicer.settings.sft import SftMatchedSettings, SftSettings
 from juicer.settings.training import SamplingSettings
 from juicer.stages.launch import main
 from juicer.stages.stage import Stage, optional_path
+
+if TYPE_CHECKING:
+    from juicer.evaluation.results import Merits
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,12 +51,13 @@ def run(stage: Stage) -> str:
         save_policy,
     )
     from juicer.runtime.seeding import derive
-    from juicer.stages.fine_tuning import fine_tune, starting_samples, tokens_per_step
+    from juicer.stages.fine_tuning import fine_tune, starting_samples, tokens_per_step, watched_dialogues
 
     given, control = stage.arguments, stage.read("sft_matched", SftMatchedSettings)
     settings, sampling = stage.read("sft", SftSettings), stage.read("evaluation.sampling", SamplingSettings)
     settings = settings.model_copy(update={"objective": control.objective or settings.objective})
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")
+    criteria = stage.read("choice", ChoiceSettings).criteria
     scoring = stage.read("scorer", ScorerSettings)
     template = load_template(given.policy, stage.read("template", TemplateSettings))
     rows = list(demonstrations.read(given.data / "train.jsonl"))
@@ -71,8 +77,9 @@ def run(stage: Stage) -> str:
     # At least as many steps and at least as many tokens as the method.
     steps = max(steps, math.ceil(tokens / tokens_per_step(dialogues, samples, settings)))
 
+    watched = watched_dialogues(given.data, template, settings)
     best = None
-    tried = {}
+    tried = list[Merits]()
     for rate in control.learning_rates:
         policy = load_policy(given.policy, compute, TRAINING_DTYPE)
         optimiser = settings.optimiser.model_copy(update={"learning_rate": rate})
@@ -88,6 +95,7 @@ def run(stage: Stage) -> str:
             name="sft_matched",
             part=f"{rate:g}",
             steps=steps,
+            watched=watched,
         )
         stage.record(steps=record.steps, response_tokens=record.response_tokens)
         # The trainer leaves the model in training mode, in which gradient checkpointing disables the key-value cache.
@@ -109,20 +117,33 @@ def run(stage: Stage) -> str:
                     stage.context,
                 ).metrics
             merits = judged.merits
-        better = best_on_validation([merits] if best is None else [best[0], merits])
-        if better:
-            tried[f"{rate:g}"] = round(getattr(merits, better.criterion), 6)
+        tried.append(merits)
+        better = best_on_validation([merits] if best is None else [best[0], merits], criteria)
         if best is None or (better and better.place):
             best = (merits, rate, policy, record)
         if len(control.learning_rates) > 1:
             gc.collect()  # the trainer refers to itself, and holds the optimiser's state
     assert best is not None  # the settings demand at least one learning rate
     _, rate, policy, record = best
-    record.facts |= {"learning_rate": rate, "validation_of_learning_rates": tried}
+    record.facts |= {"learning_rate": rate, **_reasons(control.learning_rates, tried, criteria)}
     record.continue_from(None)
     with stage.publish(given.out) as folder:
         save_policy(policy, template, folder, asdict(record))
     return f"{record.steps} steps at {rate:g}, loss {record.curves['loss']['value'][-1]:.3f}"
+
+
+def _reasons(rates: Sequence[float], tried: "Sequence[Merits]", criteria: Sequence[Criterion]) -> dict[str, Any]:
+    """Why a learning rate was chosen: the figures of all by the criterion that decided, and what separated none."""
+    from juicer.evaluation.choice import best_on_validation
+
+    choice = best_on_validation(tried, criteria) if len(tried) > 1 else None
+    if choice is None:
+        return {"validation_of_learning_rates": {}}
+    values = {f"{rate:g}": getattr(merits, choice.criterion) for rate, merits in zip(rates, tried, strict=True)}
+    return {
+        "validation_of_learning_rates": {rate: round(each, 6) for rate, each in values.items() if each is not None},
+        "learning_rate_chosen_by": choice.criterion if choice.settled else "nothing: the first of equals",
+    }
 
 
 if __name__ == "__main__":

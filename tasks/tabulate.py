@@ -8,6 +8,7 @@ from pathlib import Path
 
 from juicer.evaluation.benchmark_results import BenchmarkedModel
 from juicer.evaluation.results import EvaluatedModel, R, Table
+from juicer.judging.results import PairwiseRecord
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json, write_json
 from juicer.stages.stage import Stage, main, optional_path
@@ -44,17 +45,25 @@ def read_table(path: Path | None, kind: type[R]) -> Table[R]:
     return Table[kind].read(path)  # type: ignore[valid-type]
 
 
+def shortened(values: object) -> object:
+    """What a table has of an evaluation: it grows by a row per model, and every later table has all rows again."""
+    if not isinstance(values, dict) or not isinstance(rows := values.get("held_out_rows"), dict):
+        return values
+    kept = {key: value for key, value in values.items() if key != "held_out_rows"}
+    return {**kept, "held_out_tokens": rows["demonstration_tokens"]} if "demonstration_tokens" in rows else kept
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--previous", type=optional_path, required=True, help="table so far")
     parser.add_argument("--row", type=Path, required=True, help="evaluation of the model to add")
+    parser.add_argument("--pairwise", type=optional_path, help="what the pairwise judge said of the model")
     parser.add_argument("--out", type=Path, required=True, help="table to write")
 
 
 def run(stage: Stage) -> str:
-    values = read_json(stage.arguments.row)
-    if isinstance(values, dict):
-        # The table grows by a row per model, and every later table has it again.
-        values.pop("held_out_rows", None)
+    values = shortened(read_json(stage.arguments.row))
+    if isinstance(values, dict) and stage.arguments.pairwise is not None:
+        values["pairwise"] = PairwiseRecord.read(stage.arguments.pairwise).summary().as_json()
     benchmarks = isinstance(values, dict) and "columns" in values
     return _tabulate(stage, values, BenchmarkedModel) if benchmarks else _tabulate(stage, values, EvaluatedModel)
 

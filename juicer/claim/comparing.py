@@ -12,6 +12,7 @@ from juicer.claim.results import Against, Chosen, Compared, Figure, Gain, Point
 from juicer.evaluation.choice import best_on_validation
 from juicer.evaluation.results import EvaluatedModel
 from juicer.reporting.formatting import significant
+from juicer.settings.choice import CRITERIA, Criterion
 
 METHODS = ("irft", "rft")
 CONTROL = "sft-matched"
@@ -42,6 +43,8 @@ class Seed:
     """By name, in the order of the recipe."""
     reference: str = CONTROL
     """Name of the model that all are compared with."""
+    criteria: Sequence[Criterion] = CRITERIA
+    """What rounds are chosen by, in this order."""
 
     @property
     def control(self) -> EvaluatedModel:
@@ -56,7 +59,7 @@ class Seed:
         """The method's best round on validation prompts; None where there is nothing to choose by."""
         rounds = self.rounds(method)
         merits = [each.validation.merits for each in rounds if each.validation is not None]
-        choice = best_on_validation(merits) if len(merits) == len(rounds) else None
+        choice = best_on_validation(merits, self.criteria) if len(merits) == len(rounds) else None
         return rounds[choice.place] if choice is not None else None
 
 

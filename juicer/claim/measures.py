@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from juicer.evaluation.likelihood import per_token_values
 from juicer.evaluation.results import EvaluatedModel, PerPrompt
 
 Values = Sequence[float | None]
@@ -37,17 +38,10 @@ def _wins(own: Values, other: Values) -> list[float | None]:
     return _share([None if None in (a, b) else a - b for a, b in zip(own, other, strict=True)])  # type: ignore[operator]
 
 
-def _nll_per_token(model: EvaluatedModel, _: EvaluatedModel) -> list[float | None]:
-    """Values whose mean is sum(nll) / sum(tokens) and whose variance over prompts is that of this ratio (delta method).
-
-    With the ratio r and the mean length t, they are r + (nll[p] - r tokens[p]) / t. They are linear in nll: as the
-    lengths are those of the same demonstrations, this holds for differences between models too.
-    """
+def _nll_per_token(model: EvaluatedModel, _: EvaluatedModel) -> list[float]:
     if model.held_out_rows is None or not model.held_out_nll:
         return []
-    nll, tokens = model.held_out_nll, model.held_out_rows.demonstration_tokens
-    ratio, length = sum(nll) / sum(tokens), sum(tokens) / len(tokens)
-    return [ratio + (each - ratio * count) / length for each, count in zip(nll, tokens, strict=True)]
+    return per_token_values(model.held_out_nll, model.held_out_rows.demonstration_tokens)
 
 
 def _no(model: EvaluatedModel) -> None:

@@ -204,7 +204,7 @@ def read(job: Job) -> Seed:
     models = models_of(job)
     if CONTROL not in models:
         raise InputError(f"there is no {CONTROL}, with which all are compared", where=str(job.folder))
-    return Seed(job.seed, models)
+    return Seed(job.seed, models, criteria=job.recipe.choice.criteria)
 
 
 def models_of(job: Job, *, discarded: bool = False) -> dict[str, EvaluatedModel]:

@@ -1,6 +1,5 @@
 """The metrics of a policy: the scorer's reward, the preference gap, and symptoms of failing self-play."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,8 +11,10 @@ from torch import Tensor, tensor
 from juicer.data.demonstrations import Demonstration, Message
 from juicer.data.dialogues import Dialogue, Sample
 from juicer.data.template import Template
+from juicer.evaluation.likelihood import likelihood_of
 from juicer.evaluation.pairs_record import accuracy_of
 from juicer.evaluation.results import Instruments, Metrics, PerPrompt
+from juicer.evaluation.significance import mean_and_error
 from juicer.models.forks import Fork, score_forks
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.sampling.decoding import sample_responses
@@ -121,8 +122,8 @@ def evaluate_policy(
     judge_mean, judge_sem = mean_and_error([score for score in judged if score is not None])
     oracle_mean, oracle_sem = mean_and_error([value for value in oracles if value is not None])
     nll = [-float(value) for value in chosen_log]
-    nll_mean, nll_sem = mean_and_error(nll)
     demonstration_tokens = [len(each.response) for each in demonstrations]
+    likelihood = likelihood_of(nll, demonstration_tokens)
     empty = [not text.strip() for text in texts]
     repeated = [repeats_itself(text) for text in texts]
     per_prompt = PerPrompt(
@@ -135,6 +136,7 @@ def evaluate_policy(
         ended=[sample.ended for sample in samples],
         empty=empty,
         repeated=repeated,
+        response=texts,
     )
     metrics = Metrics(
         prompts=len(rows),
@@ -146,6 +148,7 @@ def evaluate_policy(
         preference_gap_sem=gap_sem,
         implicit_preference_accuracy=implicit,
         demonstration_gap=float((chosen_log - own_log).mean()),
+        demonstration_gap_sem=mean_and_error((chosen_log - own_log).tolist())[1],
         response_tokens=sum(len(sample.response) for sample in samples) / len(samples),
         ended=sum(sample.ended for sample in samples) / len(samples),
         kl_to_sft=float(log_ratios.mean()),
@@ -155,9 +158,14 @@ def evaluate_policy(
         pairs=len(with_rejected),
         judge_mean=judge_mean,
         judge_sem=judge_sem,
-        demonstration_nll=nll_mean,
-        demonstration_nll_sem=nll_sem,
-        demonstration_nll_per_token=sum(nll) / sum(demonstration_tokens),
+        demonstration_nll=likelihood.nll,
+        demonstration_nll_sem=likelihood.nll_sem,
+        demonstration_nll_per_token=likelihood.per_token,
+        demonstration_nll_per_token_sem=likelihood.per_token_sem,
+        perplexity=likelihood.perplexity,
+        perplexity_sem=likelihood.perplexity_sem,
+        perplexity_per_response=likelihood.perplexity_per_response,
+        perplexity_per_response_sem=likelihood.perplexity_per_response_sem,
         empty=sum(empty) / len(empty),
         repeated=sum(repeated) / len(repeated),
     )
@@ -221,17 +229,6 @@ def repeats_itself(text: str, words: int = REPEATED_WORDS, times: int = REPEATED
             if counts[phrase] >= times:
                 return True
     return False
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Mean and standard error of the mean; (None, None) without values, no error for a single value."""
-    if not values:
-        return None, None
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return mean, None
-    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return mean, math.sqrt(variance / len(values))
 
 
 def distinct_pairs(responses: Sequence[list[int]]) -> float:

@@ -9,16 +9,33 @@ from typing import Generic, Literal, NamedTuple, Self, TypeVar
 from pydantic import Field, JsonValue, model_validator
 
 from juicer.evaluation.documents import Document
-
-Criterion = Literal["reward_mean", "preference_accuracy", "demonstration_gap"]
+from juicer.settings.choice import Criterion
 
 
 class Merits(NamedTuple):
-    """The metrics on validation prompts by which models are chosen; None where one cannot be computed."""
+    """The figures of validation prompts by which models are chosen; None where one was not measured."""
 
     reward_mean: float | None = None
     preference_accuracy: float | None = None
     demonstration_gap: float | None = None
+    preference_gap: float | None = None
+    demonstration_nll: float | None = None
+    judged_win_rate: float | None = None
+    """Against sft-matched, by a pairwise judge. No evaluation has it yet."""
+    voted_win_rate: float | None = None
+    """The same by people's votes."""
+
+
+class Tie(Document):
+    """A criterion of a choice that left several models with its best value."""
+
+    criterion: Criterion
+    value: float
+    """The best value; of the demonstration gap, the earliest model's."""
+    best: int
+    """Number of models that share it."""
+    compared: int
+    """Number of models that were compared by it."""
 
 
 class Metrics(Document):
@@ -66,6 +83,18 @@ class Metrics(Document):
     """Its standard error."""
     demonstration_nll_per_token: float | None = None
     """-log pi of all demonstrations over the number of their tokens, in nats: its exponential is the perplexity."""
+    demonstration_nll_per_token_sem: float | None = None
+    """Its standard error."""
+    perplexity: float | None = None
+    """exp(demonstration_nll_per_token): long demonstrations count more. None where it is too large to be a number."""
+    perplexity_sem: float | None = None
+    """Its standard error."""
+    perplexity_per_response: float | None = None
+    """exp of the mean over demonstrations of each one's NLL per token: each counts the same, however long it is."""
+    perplexity_per_response_sem: float | None = None
+    """Its standard error."""
+    demonstration_gap_sem: float | None = None
+    """Standard error of demonstration_gap."""
     empty: float | None = None
     """Share of sampled responses without any text."""
     repeated: float | None = None
@@ -74,7 +103,13 @@ class Metrics(Document):
     @property
     def merits(self) -> Merits:
         """The metrics by which models are chosen."""
-        return Merits(self.reward_mean, self.preference_accuracy, self.demonstration_gap)
+        return Merits(
+            reward_mean=self.reward_mean,
+            preference_accuracy=self.preference_accuracy,
+            demonstration_gap=self.demonstration_gap,
+            preference_gap=self.preference_gap,
+            demonstration_nll=self.demonstration_nll,
+        )
 
     def rounded(self) -> Self:
         """The same to 6 significant digits."""
@@ -188,6 +223,8 @@ class PerPrompt(Document):
     """Whether it has no text."""
     repeated: list[bool]
     """Whether it repeats itself."""
+    response: list[str] = Field(default_factory=list)
+    """The sampled response, which people and judges compare with another model's."""
 
 
 class Instruments(Document):
@@ -202,6 +239,25 @@ class Instruments(Document):
     """Share of the pairs in which both prefer the same response; None unless there are both."""
 
 
+class Pairwise(Document):
+    """What the pairwise judge said of a model's responses to held-out prompts, against those of the control."""
+
+    against: str
+    """Name of the control."""
+    judge: str
+    prompts: int
+    """Prompts with a verdict in both orders, and those to which both gave the same response."""
+    win_rate: float | None
+    """Mean over prompts of both orders, ties half; None without any."""
+    win_rate_sem: float | None
+    """Its standard error, over prompts; None below two."""
+    consistent: float | None
+    """Share of the prompts asked in which both orders have the same outcome; low if the judge prefers a place."""
+    questions: int
+    failed: int
+    """Questions that remained without a verdict."""
+
+
 class EvaluatedModel(Row):
     """evaluation/models/NAME.json: what tasks.evaluate measured of one model."""
 
@@ -212,8 +268,10 @@ class EvaluatedModel(Row):
     """The judge's score of each response; None without a judge."""
     held_out_nll: list[float] = Field(default_factory=list)
     """-log pi(y|x) of each demonstration, in nats."""
+    held_out_tokens: list[int] = Field(default_factory=list)
+    """Tokens of each demonstration, end-of-text included: only in tables of models, which leave out the next."""
     held_out_rows: PerPrompt | None = None
-    """What else was measured on each prompt. Tables of models leave it out."""
+    """What else was measured on each prompt."""
     instruments: Instruments | None = None
     """Only in the evaluation of the base model: they do not depend on the model."""
     samples: list[ShownSample] = Field(default_factory=list)
@@ -221,8 +279,12 @@ class EvaluatedModel(Row):
     validation: Metrics | None = None
     """None where there were no validation prompts."""
     validation_scores: list[float | None] = Field(default_factory=list)
+    validation_nll: list[float] = Field(default_factory=list)
+    """-log pi(y|x) of each demonstration of the validation prompts, in nats."""
     training: Training | None = None
     """None for a model that was not trained here."""
+    pairwise: Pairwise | None = None
+    """Only in tables: tasks.tabulate adds it."""
 
 
 R = TypeVar("R", bound=Row)

@@ -5,6 +5,7 @@ Held-out prompts play no part. A round that does not improve beyond noise is the
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Literal
 
 from juicer.evaluation.documents import Document
@@ -25,7 +26,8 @@ class RoundComparison(Document):
     before: str
     """Name of the model before, for example rft-r1."""
     criterion: RoundCriterion
-    """The mean score of the model's own responses, or the preference accuracy."""
+    """The mean score of the model's own responses, the preference accuracy, or the mean log-likelihood of the
+    demonstrations in nats per response."""
     value: float
     value_before: float
     difference: float
@@ -45,6 +47,20 @@ class RoundComparison(Document):
     demonstrations_preferred_before: float | None = None
     agreement: float | None = None
     drift: float | None = None
+
+    @property
+    def measure(self) -> str:
+        """The criterion in words."""
+        return {
+            "score": "mean score",
+            "preferences": "preference accuracy",
+            "likelihood": "mean log-likelihood of the demonstrations",
+        }[self.criterion]
+
+    @property
+    def cases(self) -> str:
+        """What it was measured on."""
+        return "pairs" if self.criterion == "preferences" else "prompts"
 
     @property
     def ending(self) -> Ending:
@@ -125,15 +141,28 @@ def _compared(
     if criterion == "preferences":
         if mine.preference_accuracy is None or other.preference_accuracy is None or not mine.pairs:
             raise _missing(model, "rejected responses of validation prompts", f"add a scorer, or set {number}")
-        values = mine.preference_accuracy, other.preference_accuracy
-        return (*values, share_difference(*values, mine.pairs))
-    if len(model.validation_scores) != len(before.validation_scores):
-        what = f"{model.name} and {before.name} were evaluated on different validation prompts"
-        raise InputError(what, do="evaluate all models with the same recipe: dvc repro")
-    found = score_difference(model.validation_scores, before.validation_scores)
+        shares = mine.preference_accuracy, other.preference_accuracy
+        return (*shares, share_difference(*shares, mine.pairs))
+    if criterion == "likelihood":
+        likelihoods, likelihoods_before = ([-nll for nll in each.validation_nll] for each in (model, before))
+        found = _paired(model, before, likelihoods, likelihoods_before)
+        if found is None:
+            raise _missing(model, "log-likelihoods of validation demonstrations", "evaluate it anew: dvc repro")
+        return _rounded(fmean(likelihoods)), _rounded(fmean(likelihoods_before)), found
+    found = _paired(model, before, model.validation_scores, before.validation_scores)
     if found is None or mine.reward_mean is None or other.reward_mean is None:
         raise _missing(model, "scores of validation prompts", f"add a scorer, or set {number}")
     return mine.reward_mean, other.reward_mean, found
+
+
+def _paired(
+    model: EvaluatedModel, before: EvaluatedModel, values: Sequence[float | None], others: Sequence[float | None]
+) -> Difference | None:
+    """The difference over the same prompts; None if there are no values."""
+    if len(values) != len(others):
+        what = f"{model.name} and {before.name} were evaluated on different validation prompts"
+        raise InputError(what, do="evaluate all models with the same recipe: dvc repro")
+    return score_difference(values, others)
 
 
 def _missing(model: EvaluatedModel, what: str, do: str) -> InputError:

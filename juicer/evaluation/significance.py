@@ -68,6 +68,17 @@ class Difference:
         return max(FEWEST, math.ceil(count))
 
 
+def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean and standard error of the mean; (None, None) without values, no error for a single value."""
+    if not values:
+        return None, None
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
+
+
 @lru_cache(maxsize=4096)
 def quantile(probability: float, degrees: int) -> float:
     """Quantile of Student's t distribution with this many degrees of freedom (at least 1)."""
@@ -94,16 +105,17 @@ def skewness(values: Sequence[float]) -> float:
     return float(sum((value - mean) ** 3 for value in values) / len(values) / variance**1.5)
 
 
-def interval(values: Sequence[float], mean: float, error: float) -> tuple[float, float]:
-    """The 95% interval of a mean.
+def interval(values: Sequence[float], mean: float, error: float, upper: float = UPPER) -> tuple[float, float]:
+    """The interval of a mean.
 
     Args:
         values: what it is the mean of, at least two.
         mean: their mean.
         error: its standard error.
+        upper: the probability below the interval's upper end; 0.975 for 95%.
     """
     count = len(values)
-    width = half_width(count)
+    width = half_width(count, upper)
     # Johnson (1978). The mean of skewed values tends to the side away from their long tail.
     shift = skewness(values) * (1 + 2 * width**2) / (6 * math.sqrt(count))
     return mean - error * (width + max(0.0, -shift)), mean + error * (width + max(0.0, shift))

@@ -29,7 +29,9 @@ from juicer.training.trainer import (
     progress_callback,
     saved_values,
     trainer_arguments,
+    watch_callback,
 )
+from juicer.training.watching import CURVE, Watch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,6 +53,7 @@ def train_sft(
     *,
     stage: str = "sft",
     steps: int | None = None,
+    watched: Sequence[Dialogue] = (),
 ) -> TrainingRecord:
     """Minimise the mean negative log-likelihood of the response tokens. Changes `policy` in place.
 
@@ -59,6 +62,7 @@ def train_sft(
         scratch: folder for the trainer's files.
         context: the demonstrations of each step are divided over its processes, whose number divides `batch_size`.
         steps: number of optimiser steps; None for `settings.epochs` epochs.
+        watched: validation demonstrations whose likelihood is measured meanwhile, as `settings.watched_times` says.
 
     Raises:
         InputError: the loss is not finite; names the step.
@@ -120,6 +124,8 @@ def train_sft(
     passed = settings.batch_size if on_single_cpu(policy, processes) else micro
     steps = steps or steps_for(settings.epochs, len(rows), settings.batch_size)
     consumed = {"rows": 0, "response_tokens": 0}
+    precision = partial(mixed_precision, compute)
+    watch = Watch(policy, watched, template.padding, steps, settings.watched_times, micro, context, precision)
     trainer = Trainer(
         model=policy,
         processing_class=template.tokenizer,
@@ -135,6 +141,7 @@ def train_sft(
         ),
         callbacks=[
             progress_callback(stage, CURVES, context, mean_tokens_per_step(demonstrations, settings.batch_size)),
+            watch_callback(watch),  # before a checkpoint is saved, which keeps the points
             *checkpoint_callbacks(context, lambda: {**consumed, "micro_batch_size": micro}),
         ],
         peft_config=None if settings.lora is None else lora_config(settings.lora, policy),
@@ -150,6 +157,8 @@ def train_sft(
     for entry in trainer.state.log_history:
         if "loss" in entry:
             record.log(int(entry["step"]), **{name: entry[key] for name, key in CURVES.items()})
+        elif CURVE in entry:
+            record.log(int(entry["step"]), **{CURVE: entry[CURVE]})
     shares = processes.gather(consumed)
     record.response_tokens = sum(share["response_tokens"] for share in shares)
     record.facts = {

@@ -35,6 +35,7 @@ from juicer.training.backends import Losses
 from juicer.training.loop import recompute_activations, shuffled_batches, steps_for, train_loop
 from juicer.training.memory import micro_batch, step_of
 from juicer.training.record import TrainingRecord
+from juicer.training.watching import CURVE, Watch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -75,6 +76,7 @@ def train_variant(
     *,
     stage: str = "sft",
     steps: int | None = None,
+    watched: Sequence[Dialogue] = (),
 ) -> TrainingRecord:
     """SFT with `objective: gem` or `dft`. Changes `policy` in place.
 
@@ -87,6 +89,7 @@ def train_variant(
         seed: determines the order of the demonstrations, and new adapters.
         context: see `train_loop`.
         steps: number of optimiser steps; None for `settings.epochs` epochs.
+        watched: validation demonstrations whose likelihood is measured meanwhile, as `settings.watched_times` says.
 
     Raises:
         InputError: the loss is not finite; names the step.
@@ -118,17 +121,36 @@ def train_variant(
             in_chunks=True,
             processes=context.processes,
         )
+        micro = micro_batch(settings.micro_batch_size, settings.batch_size, step, context.processes)
+        watch = Watch(
+            policy, watched, padding, len(batches), settings.watched_times, micro or settings.batch_size, context
+        )
+
+        def after_step() -> None:
+            if normalisers is not None:
+                normalisers.commit()
+            watch_step(int(record.curves["loss"]["step"][-1]))
+
+        def watch_step(step: int) -> None:
+            if (value := watch.after(step)) is not None:
+                record.log(step, **{CURVE: value})
+
+        def loss_of_step(rows: list[int]) -> Losses:
+            if not record.curves:  # before the first step; a resumed run has them
+                watch_step(0)
+            return loss_of(rows)
+
         train_loop(
             policy,
             batches,
             len(batches),
-            loss_of,
+            loss_of_step,
             settings.optimiser,
-            micro_batch(settings.micro_batch_size, settings.batch_size, step, context.processes),
+            micro,
             record,
             context,
             lengths=[len(each) + tokens for each, tokens in zip(demonstrations, sampled, strict=True)],
-            after_step=None if normalisers is None else normalisers.commit,
+            after_step=after_step,
         )
     merge_adapters(adapters)
     if normalisers is not None:

@@ -51,6 +51,12 @@ def check_models(recipe: Recipe, where: str, *, whole: bool = True) -> None:
         named |= {key: slot.model} if slot.kind != "none" and slot.model is not None else {}
     if recipe.rft.rounds and recipe.rft.reward.model is not None:
         named["rft.reward"] = recipe.rft.reward.model
+    if recipe.pairwise is not None:
+        if recipe.pairwise.kind == "model" and recipe.pairwise.model is not None:
+            named["pairwise"] = recipe.pairwise.model
+        if recipe.pairwise.rubric is not None and not Path(recipe.pairwise.rubric).is_file():
+            do = "paths are relative to the project's root"
+            raise InputError(f"pairwise.rubric: no such file: {recipe.pairwise.rubric}", where=where, do=do)
     for role, trained in (recipe.preferences.models if recipe.preferences else {}).items():
         named |= {f"preferences.{role}": trained.model} if trained.model is not None else {}
     for key, model in named.items():
@@ -222,7 +228,8 @@ def check_pairs(recipe: Recipe, found: Sequence[FirstRows], where: str) -> None:
         what = f"{method}.rounds is auto, but there is nothing to decide by: "
         what += "the first rows have no rejected responses"
         what += ", and the recipe has no scorer" if recipe.scorer.kind == "none" else ""
-        do = f"set {method}.rounds to a number, or add a scorer or rejected responses; "
+        do = f"set {method}.rounds to a number, or add a scorer or rejected responses, or decide by the likelihood of "
+        do += f"the demonstrations, which is no measure of quality: {method}.auto.criterion=likelihood; "
         do += "where they come later in the file, name their column: fetch.columns.rejected"
         raise InputError(what, where=where, do=do)
 

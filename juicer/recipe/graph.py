@@ -116,6 +116,8 @@ class Evaluated(Settings):
     round: int
     previous: OptionalInput
     """The table so far; None for the first row, and for a round that is discarded: no table that is read has it."""
+    pairwise: OptionalInput = None
+    """What the pairwise judge said of it against the control; None where it is not asked."""
 
 
 class SftControl(Settings):
@@ -134,6 +136,13 @@ class PreferenceModel(Settings):
     """Its pairs' own file or folder; None for the rows of `fetch`."""
 
 
+class JudgedPairs(Settings):
+    """A model whose responses the pairwise judge compares with the control's."""
+
+    against: str
+    """Evaluation of the control."""
+
+
 class Kept(Settings):
     """A local input that is copied into DVC."""
 
@@ -150,6 +159,12 @@ class Graph(Settings):
     judge: OptionalInput
     sources: dict[str, OptionalInput]
     """Local files and folders of demonstrations, in a fixed number of places: DVC takes no list of them."""
+    pairwise: dict[str, JudgedPairs]
+    """The models that the pairwise judge compares with the control, by name."""
+    pairwise_judge: OptionalInput
+    """Folder of the pairwise judge, where it is a model of this machine."""
+    rubric: OptionalInput
+    """What makes a response better, in the recipe's words."""
     table: OptionalInput
     """The finished table of evaluations."""
     pretrain: dict[str, OptionalInput]
@@ -221,6 +236,9 @@ def graph_of(
         return located(name, name, settings.model, settings.revision)
 
     scorer, judge = slot("scorer", recipe.scorer), slot("judge", recipe.judge)
+    pairwise_judge = None
+    if recipe.pairwise is not None and recipe.pairwise.kind == "model":
+        pairwise_judge = located("pairwise", "pairwise", recipe.pairwise.model or "", recipe.pairwise.revision)
     preferences: dict[str, PreferenceModel] = {}
     if recipe.preferences is not None:
         for role, model in recipe.preferences.models.items():
@@ -259,13 +277,20 @@ def graph_of(
     models: dict[str, Evaluated] = {}
     previous: str | None = None
 
+    control = "sft-matched" if controlled else "sft"
+    pairwise: dict[str, JudgedPairs] = {}
+
     def add(name: str, path: str, method: str, number: int) -> None:
         nonlocal previous
         if number > last.get(method, 0):
             # Evaluated, because that is why it is discarded; its row is in a table of its own.
             models[name] = Evaluated(path=path, method=method, round=number, previous=None)
             return
-        models[name] = Evaluated(path=path, method=method, round=number, previous=previous)
+        judged = None
+        if recipe.pairwise is not None and name not in ("base", control):
+            pairwise[name] = JudgedPairs(against=f"evaluation/models/{control}.json")
+            judged = f"evaluation/pairwise/{name}.json"
+        models[name] = Evaluated(path=path, method=method, round=number, previous=previous, pairwise=judged)
         previous = f"evaluation/tables/{name}.json"
 
     add("base", base, "base", 0)
@@ -284,6 +309,9 @@ def graph_of(
         scorer=scorer,
         judge=judge,
         sources=_sources(recipe, kept or {}),
+        pairwise=pairwise,
+        pairwise_judge=pairwise_judge,
+        rubric=recipe.pairwise.rubric if recipe.pairwise else None,
         table=previous,
         pretrain={"world": _corpus(recipe.pretrain.corpus, kept or {})} if recipe.pretrain else {},
         kept=kept_of(recipe) if kept is None else dict(kept),
@@ -423,6 +451,8 @@ def named_inputs(recipe: Recipe, known: Collection[str] = ()) -> dict[str, str]:
         found["policy"] = recipe.policy.model
         found["scorer"] = recipe.scorer.model if recipe.scorer.kind != "none" else None
         found["judge"] = recipe.judge.model if recipe.judge.kind != "none" else None
+        if recipe.pairwise is not None and recipe.pairwise.kind == "model":
+            found["pairwise"] = recipe.pairwise.model
         for role, model in (recipe.preferences.models if recipe.preferences else {}).items():
             found[f"{role}_trunk"] = model.model
         found["reward"] = recipe.rft.reward.model if recipe.rft.rounds else None

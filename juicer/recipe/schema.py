@@ -4,6 +4,7 @@ from pydantic import Field
 
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Seed
+from juicer.settings.choice import ChoiceSettings
 from juicer.settings.claim import ClaimSettings
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import CurateSettings, JudgeSettings, ScorerSettings, TemplateSettings
@@ -13,6 +14,7 @@ from juicer.settings.keep import KeepSettings
 from juicer.settings.leaderboard import LeaderboardSettings
 from juicer.settings.methods import MethodsSettings
 from juicer.settings.models import PolicySettings, RegisterSettings
+from juicer.settings.pairwise import PairwiseSettings
 from juicer.settings.preferences import PreferencesSettings
 from juicer.settings.report import ReportSettings
 from juicer.settings.rft import RftSettings
@@ -49,6 +51,8 @@ class Recipe(Settings):
     irft: IrftSettings = IrftSettings()
     rft: RftSettings = RftSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    choice: ChoiceSettings = ChoiceSettings()
+    pairwise: PairwiseSettings | None = None
     leaderboard: LeaderboardSettings = LeaderboardSettings()
     report: ReportSettings = ReportSettings()
     claim: ClaimSettings = ClaimSettings()

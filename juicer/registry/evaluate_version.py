@@ -14,6 +14,7 @@ from juicer.evaluation.results import EvaluatedModel
 from juicer.recipe.graph import ABSENT
 from juicer.registry.aliases import CHAMPION
 from juicer.registry.gates import LIMIT, Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
+from juicer.registry.per_prompt import per_prompt_of
 from juicer.registry.promote import GATES
 from juicer.registry.records import DATA, LOCK, PARAMS
 from juicer.registry.restore import weights_of
@@ -88,19 +89,25 @@ def evaluate(
     judged_on = check_up_to_date()
     name = version.uri if version else reference
     if version and not again and _is_measured(version, judged_on):
-        figures = version.metrics
+        figures, rows = version.metrics, registry.per_prompt_of(version, version.tags["model"], version.metrics)
     else:
         weights = folder or weights_of(registry, _registered(version), scratch / "weights")
         tags = version.tags if version else _tags_of(weights)
         result = _measure(tags, weights, line)
+        rows = per_prompt_of(result)
         figures = _figures(result) | measure_leaderboard(tags, weights, line)
         if version:
-            registry.note_evaluation(version, figures, judged_on, result.samples)
+            registry.note_evaluation(version, figures, judged_on, result.samples, rows)
     champion, note = _champion(registry, version, project, judged_on)
     model = version.tags["model"] if version else name
-    base, sft = (Judged(each, each, _figures_of(each)) for each in ("base", "sft"))
-    compared = Judged(champion.uri, champion.tags["model"], champion.metrics) if champion else None
-    verdicts = judge(settings, Judged(name, model, figures), base, sft, compared)
+    base, sft = _reference("base"), _reference("sft")
+    named = settings.references - {"base", "sft"}
+    others = {each: _reference(each) for each in named if (MODELS / f"{each}.json").is_file()}
+    compared = None
+    if champion:
+        theirs = registry.per_prompt_of(champion, champion.tags["model"], champion.metrics)
+        compared = Judged(champion.uri, champion.tags["model"], champion.metrics, theirs)
+    verdicts = judge(settings, Judged(name, model, figures, rows), base, sft, compared, others)
     if version:
         verdicts = [*judge_code(settings, version.uri, version.tags), *verdicts]
     return Judgement(name, figures, champion, note, verdicts)
@@ -237,10 +244,11 @@ def _figures(result: EvaluatedModel) -> dict[str, float]:
     return figures if wins is None else {**figures, "win_rate_vs_sft": significant(wins) or 0.0}
 
 
-def _figures_of(model: str) -> dict[str, float]:
-    """Metrics of base or sft, which every recipe evaluates, with the leaderboard's if there is one."""
-    scores = LEADERBOARD / model / "results.json"
-    return _figures(EvaluatedModel.read(MODELS / f"{model}.json")) | (_scores(scores) if scores.is_file() else {})
+def _reference(model: str) -> Judged:
+    """base, sft or sft-matched as this project evaluated it, with the leaderboard's scores if there are any."""
+    scores, evaluated = LEADERBOARD / model / "results.json", EvaluatedModel.read(MODELS / f"{model}.json")
+    figures = _figures(evaluated) | (_scores(scores) if scores.is_file() else {})
+    return Judged(model, model, figures, per_prompt_of(evaluated))
 
 
 def _champion(registry: Registry, version: Version | None, project: str, judged_on: str) -> tuple[Version | None, str]:

@@ -4,13 +4,14 @@ mlflow/promotion.yaml declares the gates; its comments and docs/registry.md say 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from juicer.evaluation.significance import FEWEST, half_width, share_error
+from juicer.evaluation.significance import FEWEST, half_width, interval, mean_and_error, share_error
+from juicer.registry.per_prompt import PerPromptFigures, paired
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.settings.base import Settings
 
@@ -25,19 +26,39 @@ class Metric:
     error: str | None = None
     """Name of its standard error; SHARE for a share of prompts, PAIRS for a share of pairs and AVERAGE for the
     benchmarks' average, whose errors follow from other figures; None where it has none."""
-    stage: str = "evaluate"
-    """The kind of stage that measures it."""
-    count: Literal["prompts", "pairs", "questions"] = "prompts"
-    """What it is measured on."""
+    stage: str | None = "evaluate"
+    """The kind of stage that measures it; None where no stage does."""
+    count: str = "prompts"
+    """The figure that says on how many prompts, pairs or questions it was measured."""
+    better: Literal["higher", "lower"] = "higher"
+    """Which direction is better."""
+    against: str | None = None
+    """The model whose responses it is a win rate against: 0.5 is as good as that model."""
 
 
 SHARE, PAIRS, AVERAGE = "share", "share of pairs", "average"
 BENCHMARKS = tuple(f"leaderboard_{name}" for name in ("arc", "truthfulqa", "winogrande", "gsm8k", "hellaswag", "mmlu"))
+HALF = 0.5
+"""The win rate of a model that is as good as the other one."""
 LIMIT = "leaderboard_limit"
 """The most questions per task, among the figures of a model whose benchmarks were cut short."""
+
+
+def _win_rate(name: str, against: str = "sft-matched") -> Metric:
+    """A win rate against a model, by a pairwise judge or people, with its own error and number of prompts."""
+    return Metric(f"{name}_sem", None, f"{name}_prompts", against=against)
+
+
 METRICS = {
     "reward_mean": Metric("reward_sem"),
-    "win_rate_vs_sft": Metric(SHARE),
+    "win_rate_vs_sft": Metric(SHARE, against="sft"),
+    "judge_mean": Metric("judge_sem"),
+    "judged_win_rate": _win_rate("judged_win_rate"),
+    "judged_win_rate_vs_sft": _win_rate("judged_win_rate_vs_sft", "sft"),
+    "voted_win_rate": _win_rate("voted_win_rate"),
+    "demonstration_nll": Metric("demonstration_nll_sem", better="lower"),
+    "demonstration_nll_per_token": Metric("demonstration_nll_per_token_sem", better="lower"),
+    "perplexity": Metric("perplexity_sem", better="lower"),
     "preference_accuracy": Metric(PAIRS, count="pairs"),
     "preference_accuracy_per_token": Metric(PAIRS, count="pairs"),
     "implicit_preference_accuracy": Metric(PAIRS, count="pairs"),
@@ -50,7 +71,11 @@ METRICS = {
     **{name: Metric(f"{name}_sem", "leaderboard", "questions") for name in BENCHMARKS},
     "leaderboard_average": Metric(AVERAGE, "leaderboard", "questions"),
 }
-"""The metrics that a gate may use. For all that have a standard error, higher is better."""
+"""The metrics that a gate may use."""
+LIKELIHOOD = ("demonstration_nll", "demonstration_nll_per_token", "perplexity")
+"""Metrics that judge no response."""
+Reference = Literal["base", "sft", "sft-matched"]
+"""A model that a version is held against."""
 
 
 def _known(name: str) -> str:
@@ -101,19 +126,31 @@ class PromotionSettings(Settings):
     of few, noise is as much longer as the interval of the same confidence by Student's t."""
     committed_code: bool = True
     """The code that the version was registered with was committed."""
-    better_than_base: list[Compared]
-    """Higher than the base model's by more than noise."""
+    better_than_base: list[Compared] = Field(default_factory=list)
+    """Better than the base model's by more than noise."""
     better_where_measured: list[Compared] = Field(default_factory=list)
     """The same, for metrics that a recipe may leave out: applied only if the version or the base model has them. At
-    least one gate of this kind or of `better_than_base` has to apply."""
+    least one gate of the kinds up to `better_otherwise` has to apply."""
+    better_than: dict[Reference, list[Compared]] = Field(default_factory=dict)
+    """Per model (base, sft, sft-matched), metrics that are better than that model's by more than noise. A win rate
+    against that model is better where it is above 0.5 by more than noise."""
+    better_than_where_measured: dict[Reference, list[Compared]] = Field(default_factory=dict)
+    """The same, applied only if the version or that model has the metric, and a win rate is of enough prompts."""
+    better_otherwise: list[Compared] = Field(default_factory=list)
+    """Applied only if no gate above could be: better than the base model's, and not worse than the champion's."""
     not_worse_than_champion: list[Compared]
-    """Not lower than the champion's by more than noise."""
+    """Not worse than the champion's by more than noise."""
     not_worse_where_measured: list[Compared] = Field(default_factory=list)
     """The same, for metrics that a recipe may leave out: applied only if the version or the champion has them."""
     within: dict[Known, Range] = Field(default_factory=dict)
     """Ranges of metrics."""
     relative_to_sft: dict[Known, Range] = Field(default_factory=dict)
     """Ranges of metrics divided by those of the SFT model of the same recipe."""
+
+    @property
+    def references(self) -> set[str]:
+        """The models that gates hold a version against, besides the champion."""
+        return {"base", "sft", *self.better_than, *self.better_than_where_measured}
 
 
 @dataclass(frozen=True)
@@ -125,6 +162,8 @@ class Judged:
     model: str
     """Name in stages, for example irft-r2."""
     figures: Figures
+    rows: PerPromptFigures | None = None
+    """What was measured on each prompt; None where that was not kept."""
 
     def value(self, metric: str) -> float:
         """The metric's value.
@@ -133,8 +172,9 @@ class Judged:
             InputError: it was not measured; with the stage that does that.
         """
         if metric not in self.figures:
-            stage = f"{METRICS[metric].stage}@{self.model}"
-            do = f"the stage {stage} measures it: dvc repro {stage} && dvc repro register"
+            if (kind := METRICS[metric].stage) is None:
+                raise InputError(f"{self.name} has no metric {metric!r}", do="have its responses judged, and register")
+            do = f"the stage {kind}@{self.model} measures it: dvc repro {kind}@{self.model} && dvc repro register"
             raise InputError(f"{self.name} has no metric {metric!r}", do=do)
         return self.figures[metric]
 
@@ -159,7 +199,7 @@ class Judged:
         Raises:
             InputError: it is not known.
         """
-        key: str = METRICS[metric].count
+        key = METRICS[metric].count
         if key == "questions":
             return int(self.figures[LIMIT]) if LIMIT in self.figures else None
         if key == "pairs" and key not in self.figures:
@@ -177,21 +217,29 @@ class Verdict:
     """For example: reward_mean better than base."""
     result: Literal["passed", "failed", "not asked"]
     numbers: str
+    evidence: str = ""
+    """What was found to be better than what, and how, where the gate asks that."""
 
 
 def judge(
-    gates: PromotionSettings, candidate: Judged, base: Judged, sft: Judged, champion: Judged | None
+    gates: PromotionSettings,
+    candidate: Judged,
+    base: Judged,
+    sft: Judged,
+    champion: Judged | None,
+    others: Mapping[str, Judged] | None = None,
 ) -> list[Verdict]:
     """Apply every gate to a candidate.
 
     Args:
         champion: None if there is none yet; then the gates that ask for it are not asked.
+        others: further models that gates name, by name: sft-matched, if the recipe makes it.
 
     Raises:
         InputError: a gated metric was not measured, or nothing that tells whether the candidate is better.
     """
     return [
-        *_against_base(gates, candidate, base),
+        *_better(gates, candidate, {"base": base, "sft": sft, **(others or {})}, champion),
         *_against_champion(gates, candidate, champion),
         *(
             _in_range(f"{metric} {wanted}", candidate.value(metric), wanted, "")
@@ -219,20 +267,68 @@ def judge_code(gates: PromotionSettings, name: str, tags: Mapping[str, str]) -> 
     return [Verdict(gate, "not asked", "the version does not say")]
 
 
-def _against_base(gates: PromotionSettings, candidate: Judged, base: Judged) -> Iterator[Verdict]:
-    optional = gates.better_where_measured
-    if optional and not gates.better_than_base and not any(_measured(metric, candidate, base) for metric in optional):
-        raise InputError(
-            f"neither {candidate.name} nor {base.name} has any of {', '.join(optional)}: nothing says what is better",
-            do="give the recipe a scorer or enable its leaderboard, or ask for a metric that it has",
-        )
-    for metric in gates.better_than_base:
-        yield _compared(gates, metric, candidate, base, better=True)
-    for metric in optional:
-        if _measured(metric, candidate, base):
-            yield _compared(gates, metric, candidate, base, better=True)
-        else:
-            yield Verdict(f"{metric} better than base", "not asked", "neither was measured")
+def _better(
+    gates: PromotionSettings, candidate: Judged, references: Mapping[str, Judged], champion: Judged | None
+) -> list[Verdict]:
+    """The gates that ask whether the candidate is better than something, of which at least one has to be asked."""
+    found = [_required(gates, metric, candidate, "base", references) for metric in gates.better_than_base]
+    found += [_optional(gates, metric, candidate, "base", references) for metric in gates.better_where_measured]
+    for name, metrics in gates.better_than.items():
+        found += [_required(gates, metric, candidate, name, references) for metric in metrics]
+    for name, metrics in gates.better_than_where_measured.items():
+        found += [_optional(gates, metric, candidate, name, references) for metric in metrics]
+    if any(each.result != "not asked" for each in found):
+        why = "other gates say what is better"
+        return found + [Verdict(f"{metric} better than base", "not asked", why) for metric in gates.better_otherwise]
+    for metric in gates.better_otherwise:
+        verdict = _optional(gates, metric, candidate, "base", references)
+        found.append(verdict)
+        if verdict.result != "not asked" and champion is not None:
+            found.append(_against(gates, metric, candidate, champion, better=False))
+    if found and all(each.result == "not asked" for each in found):
+        raise _nothing_to_ask(gates, candidate, references["base"], found)
+    return found
+
+
+def _nothing_to_ask(gates: PromotionSettings, candidate: Judged, base: Judged, found: Sequence[Verdict]) -> InputError:
+    names = [*gates.better_where_measured, *gates.better_otherwise]
+    names += [metric for metrics in gates.better_than_where_measured.values() for metric in metrics]
+    what = f"neither {candidate.name} nor {base.name} has any of {', '.join(dict.fromkeys(names))}"
+    if not names:
+        what = f"of {candidate.name} no gate can be asked ({found[0].gate}: {found[0].numbers})"
+    do = "give the recipe a scorer or enable its leaderboard, or ask for a metric that it has"
+    return InputError(f"{what}: nothing says what is better", do=do)
+
+
+def _required(
+    gates: PromotionSettings, metric: str, candidate: Judged, name: str, references: Mapping[str, Judged]
+) -> Verdict:
+    if candidate.model == name:
+        return Verdict(f"{metric} better than {name}", "not asked", "it is that model")
+    if METRICS[metric].against == name:
+        return _above_half(gates, metric, candidate)
+    if name not in references:
+        do = "enable it in the recipe and run it, or take it out of the gates"
+        raise InputError(f"{name} was not evaluated on the prompts of {candidate.name}", do=do)
+    return _against(gates, metric, candidate, references[name], better=True)
+
+
+def _optional(
+    gates: PromotionSettings, metric: str, candidate: Judged, name: str, references: Mapping[str, Judged]
+) -> Verdict:
+    """As `_required`, but not asked where there is nothing to ask by."""
+    gate, relative = f"{metric} better than {name}", METRICS[metric].against == name
+    if candidate.model == name:
+        return Verdict(gate, "not asked", "it is that model")
+    if relative and metric not in candidate.figures:
+        return Verdict(gate, "not asked", "it was not measured")
+    if relative and (count := candidate.count(metric)) is not None and count < FEWEST:
+        return Verdict(gate, "not asked", f"{count} prompts are too few to tell")
+    if not relative and name not in references:
+        return Verdict(gate, "not asked", f"there is no {name}")
+    if not relative and not _measured(metric, candidate, references[name]):
+        return Verdict(gate, "not asked", "neither was measured")
+    return _required(gates, metric, candidate, name, references)
 
 
 def _measured(metric: str, *models: Judged) -> bool:
@@ -247,29 +343,72 @@ def _against_champion(gates: PromotionSettings, candidate: Judged, champion: Jud
         elif metric in gates.not_worse_where_measured and not _measured(metric, candidate, champion):
             yield Verdict(gate, "not asked", "neither was measured")
         else:
-            yield _compared(gates, metric, candidate, champion, better=False)
+            yield _against(gates, metric, candidate, champion, better=False)
 
 
-def _compared(gates: PromotionSettings, metric: str, candidate: Judged, other: Judged, *, better: bool) -> Verdict:
-    """The two are treated as independent; on the same prompts the true error is smaller, so `noise` is conservative.
+def _above_half(gates: PromotionSettings, metric: str, candidate: Judged) -> Verdict:
+    """Whether a win rate against a model says that the candidate is better than it."""
+    against = METRICS[metric].against
+    gate, value, count = f"{metric} better than {against}", candidate.value(metric), candidate.count(metric)
+    if count is not None and count < FEWEST:
+        few = f"too few to tell: {count} prompts, and below {FEWEST} nothing is called a difference ({value:.4g})"
+        return Verdict(gate, "failed", few)
+    error = candidate.error(metric)
+    if error == 0 and count is not None:  # all won or all lost, which does not show how far the next one may lie
+        error = share_error(value, count)
+    noise = (gates.noise if count is None else half_width(count, _probability(gates.noise))) * error
+    numbers = f"{value:.4g} ± {error:.2g} against 0.5: difference {value - HALF:+.4g}, noise {noise:.2g}"
+    passed = value - HALF > noise
+    return Verdict(gate, "passed" if passed else "failed", numbers, f"{metric} against {against}" if passed else "")
+
+
+def _against(gates: PromotionSettings, metric: str, candidate: Judged, other: Judged, *, better: bool) -> Verdict:
+    """The candidate against another model: paired over the prompts where both have a figure for each, or else with the
+    two as independent. On the same prompts the true error is smaller than that, so `noise` is then conservative.
 
     Too few prompts pass no gate: of them nothing is known, neither that the one is better nor that it is not worse.
     """
-    gate = f"{metric} {'better' if better else 'not worse'} than {'base' if better else 'the champion'}"
-    difference = candidate.value(metric) - other.value(metric)
+    gate = f"{metric} {f'better than {other.model}' if better else 'not worse than the champion'}"
+    value, there = candidate.value(metric), other.value(metric)
+    sign = 1 if METRICS[metric].better == "higher" else -1
+    lower = "" if sign > 0 else " (lower is better)"
+    values = paired(candidate.rows, other.rows, metric, (candidate.figures, other.figures))
     counts = [count for each in (candidate, other) if (count := each.count(metric)) is not None]
+    counts += [len(values)] if values is not None else []
     if counts and min(counts) < FEWEST:
         kind = METRICS[metric].count
         few = f"too few to tell: {min(counts)} {kind}, and below {FEWEST} nothing is called a difference"
-        return Verdict(gate, "failed", f"{few} ({candidate.value(metric):.4g} against {other.value(metric):.4g})")
-    width = half_width(min(counts), _probability(gates.noise)) if counts else gates.noise
-    noise = width * math.hypot(candidate.error(metric), other.error(metric))
-    passed = difference > noise if better else difference >= -noise
-    numbers = (
-        f"{candidate.value(metric):.4g} ± {candidate.error(metric):.2g} against "
-        f"{other.value(metric):.4g} ± {other.error(metric):.2g}: difference {difference:+.4g}, noise {noise:.2g}"
-    )
-    return Verdict(gate, "passed" if passed else "failed", numbers)
+        return Verdict(gate, "failed", f"{few} ({value:.4g} against {there:.4g})")
+    if values is not None:
+        mean, error = mean_and_error(values)
+        assert mean is not None and error is not None, "there are enough of them"
+        low, high = interval(values, mean, error, _probability(gates.noise))
+        least, most = sorted((sign * low, sign * high))
+        # Differences that are all equal do not show how far the next one may lie.
+        passed = (least > 0 and error > 0) if better else most >= 0
+        numbers = (
+            f"{value:.4g} against {there:.4g}, paired over {len(values)} {METRICS[metric].count}: "
+            f"difference {mean:+.4g}, {low:+.4g} to {high:+.4g}{lower}"
+        )
+    else:
+        width = half_width(min(counts), _probability(gates.noise)) if counts else gates.noise
+        noise = width * math.hypot(candidate.error(metric), other.error(metric))
+        difference = value - there
+        passed = sign * difference > noise if better else sign * difference >= -noise
+        numbers = (
+            f"{value:.4g} ± {candidate.error(metric):.2g} against "
+            f"{there:.4g} ± {other.error(metric):.2g}: difference {difference:+.4g}, noise {noise:.2g}{lower}"
+        )
+    evidence = f"{metric} against {other.model}{', paired' if values is not None else ''}" if better and passed else ""
+    return Verdict(gate, "passed" if passed else "failed", numbers, evidence)
+
+
+def evidence_of(verdicts: Sequence[Verdict]) -> str:
+    """By what a candidate was found to be better, in words: for the record of the decision."""
+    found = [each.evidence for each in verdicts if each.evidence]
+    if found and all(each.split()[0] in LIKELIHOOD for each in found):
+        found.append("the likelihood of demonstrations only: no response was judged")
+    return "; ".join(found) or "none"
 
 
 def _probability(noise: float) -> float:

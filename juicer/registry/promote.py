@@ -4,8 +4,10 @@ gates.py decides what may be promoted, aliases.py moves the aliases. This module
 the weights, then, holding the lock, judge again if the champion has changed, and move.
 """
 
+import contextlib
 import getpass
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +16,16 @@ from ruamel.yaml import YAML
 
 from juicer.registry.aliases import CHAMPION, NOT_MOVED, PREVIOUS, Places
 from juicer.registry.card import model_card
-from juicer.registry.gates import BENCHMARKS, Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
+from juicer.registry.gates import (
+    BENCHMARKS,
+    Judged,
+    PromotionSettings,
+    Verdict,
+    as_markdown,
+    evidence_of,
+    judge,
+    judge_code,
+)
 from juicer.registry.packaging import package
 from juicer.registry.records import PARAMS
 from juicer.registry.restore import weights_of
@@ -42,6 +53,11 @@ class Decision:
         return [verdict for verdict in self.verdicts if verdict.result == "failed"]
 
     @property
+    def evidence(self) -> str:
+        """By what it was found to be better."""
+        return evidence_of(self.verdicts)
+
+    @property
     def line(self) -> str:
         """The outcome in one line."""
         if self.after == self.before:
@@ -53,11 +69,14 @@ class Decision:
 
     def __str__(self) -> str:
         shown = self.refused or [each for each in self.verdicts if each.result == "passed"]
-        return "\n".join([self.line, *(f"  {each.result}: {each.gate}: {each.numbers}" for each in shown)])
+        better = [] if self.refused or not self.verdicts else [f"  better by: {self.evidence}"]
+        return "\n".join([self.line, *(f"  {each.result}: {each.gate}: {each.numbers}" for each in shown), *better])
 
     def as_markdown(self) -> str:
         """For an artifact of a run."""
-        return f"{self.line}\n\n{as_markdown(self.verdicts)}\n" if self.verdicts else f"{self.line}\n"
+        if not self.verdicts:
+            return f"{self.line}\n"
+        return f"{self.line}\n\nEvidence that it is better: {self.evidence}.\n\n{as_markdown(self.verdicts)}\n"
 
 
 ALIASES = (CHAMPION, PREVIOUS)
@@ -76,7 +95,8 @@ def promote(registry: Registry, version: Version, gates: Path = GATES, *, dry_ru
     if dry_run or decision.after == before:
         return decision
     if not decision.refused:
-        _upload(registry, version, as_markdown(decision.verdicts))
+        gates_passed = f"Evidence that it is better: {decision.evidence}.\n\n{as_markdown(decision.verdicts)}"
+        _upload(registry, version, gates_passed)
         with aliases.locked():
             now = aliases.now()
             if now != before:
@@ -132,14 +152,26 @@ def judge_version(
         )
     # A run has a benchmark's score without its standard error, which on the same questions is close to the version's.
     errors = {name: version.metrics[name] for each in BENCHMARKS if (name := f"{each}_sem") in version.metrics}
-    base, sft = (Judged(name, name, errors | registry.figures_of(version, name)) for name in ("base", "sft"))
-    judged = judge(settings, _judged(version), base, sft, _judged(there) if there else None)
+    base, sft = (_reference(registry, version, name, errors) for name in ("base", "sft"))
+    others = dict[str, Judged]()
+    for name in settings.references - {"base", "sft"}:
+        with contextlib.suppress(InputError):  # the recipe makes none; a gate that needs it says so
+            others[name] = _reference(registry, version, name, errors)
+    champion_there = _judged(registry, there) if there else None
+    judged = judge(settings, _judged(registry, version), base, sft, champion_there, others)
     return [*judge_code(settings, version.uri, version.tags), *judged]
 
 
-def _judged(version: Version) -> Judged:
+def _reference(registry: Registry, version: Version, name: str, errors: Mapping[str, float]) -> Judged:
+    """A model that every recipe evaluates, as it was measured on the prompts of a version."""
+    figures = registry.figures_of(version, name)
+    return Judged(name, name, {**errors, **figures}, registry.per_prompt_of(version, name, figures))
+
+
+def _judged(registry: Registry, version: Version) -> Judged:
     model = version.tags.get("model", "?")
-    return Judged(f"{version.uri} ({model})", model, version.metrics)
+    rows = registry.per_prompt_of(version, model, version.metrics)
+    return Judged(f"{version.uri} ({model})", model, version.metrics, rows)
 
 
 def _decision(
@@ -179,6 +211,7 @@ def _audit(registry: Registry, version: Version, decision: Decision) -> str:
         "version": version.number,
         "by": getpass.getuser(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **({"evidence": decision.evidence} if decision.verdicts else {}),
     }
     tags |= {f"{alias}_before": _place(decision.before, alias) for alias in ALIASES}
     files = {"decision.md": decision.as_markdown()}

@@ -15,6 +15,8 @@ from juicer.evaluation.benchmark_results import BenchmarkedModel
 from juicer.evaluation.results import EvaluatedModel, Row, ShownSample, Training
 from juicer.recipe.origin import Origin, origin_of
 from juicer.registry.gates import LIMIT
+from juicer.registry.per_prompt import FILE as PER_PROMPT
+from juicer.registry.per_prompt import per_prompt_of
 from juicer.reporting.contract import LeaderboardRow, Summary, SummaryRow
 from juicer.reporting.leaderboard_table import as_markdown, scores_of
 from juicer.runtime.errors import InputError
@@ -158,6 +160,12 @@ def _files(producer: str, lock: DvcLock, params: str, origin: Origin | None) -> 
     return files if origin is None else {**files, ORIGIN: origin.model_dump_json(indent=1)}
 
 
+def _per_prompt(evaluation: EvaluatedModel) -> dict[str, str]:
+    """What gates pair two evaluations by."""
+    found = per_prompt_of(evaluation)
+    return {} if found is None else {PER_PROMPT: json.dumps(found.as_json())}
+
+
 def _run(name: str, kind: Run, lock: DvcLock, common: dict[str, str]) -> RunRecord:
     stage = lock.stages[name]
     out = stage["outs"][0]
@@ -175,6 +183,7 @@ def _run(name: str, kind: Run, lock: DvcLock, common: dict[str, str]) -> RunReco
         evaluation = EvaluatedModel.read(path)
         run.tags |= {**_model_tags(evaluation), "evaluated_on": evaluated_on}
         run.samples = evaluation.samples
+        run.files = partial(_per_prompt, evaluation)
         run.metrics |= _prefixed(evaluation.held_out.numbers(), "held_out/")
         if evaluation.validation:
             run.metrics |= _prefixed(evaluation.validation.numbers(), "validation/")

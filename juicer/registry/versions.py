@@ -1,9 +1,11 @@
 """Registered versions, for promotion, restoration and evaluation on demand."""
 
+import json
+import math
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from juicer.evaluation.results import ShownSample
 from juicer.registry.aliases import Aliases
+from juicer.registry.per_prompt import FILE as PER_PROMPT
+from juicer.registry.per_prompt import PerPromptFigures
 from juicer.registry.store import Measured, connect, every_page, log_points, log_samples, time_to_upload
 from juicer.runtime.errors import InputError, did_you_mean
 
@@ -24,6 +28,8 @@ WEIGHTS = "weights_in_mlflow"
 """Tag of a version whose weights were uploaded: their md5 in DVC."""
 EXTERNAL = "mlflow.model.isExternal"
 HELD_OUT, LEADERBOARD = "held_out/", "leaderboard/"
+MOST_EVALUATIONS = 20
+"""Evaluations of models of one name that are looked through, the newest first."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,32 @@ class Registry:
             if key.startswith(LEADERBOARD)
         }
 
+    def per_prompt_of(self, version: Version, model: str, figures: Mapping[str, float]) -> PerPromptFigures | None:
+        """What was measured of a model on each of the prompts of `version`; None if that was not kept.
+
+        Args:
+            model: `version` itself, by its tag, or another such as base.
+            figures: the model's metrics, by which its evaluation is found among those of models of the same name.
+        """
+        from mlflow.exceptions import MlflowException
+
+        if (judged := version.tags.get("evaluated_on")) is None:
+            return None
+        experiment = self._client.get_run(version.run).info.experiment_id
+        query = f"tags.model = '{model}' AND tags.evaluated_on = '{judged}' AND attributes.status = 'FINISHED'"
+        order = ["attributes.start_time DESC"]
+        for run in self._client.search_runs([experiment], query, max_results=MOST_EVALUATIONS, order_by=order):
+            there = {key.removeprefix(HELD_OUT): value for key, value in run.data.metrics.items()}
+            if not all(math.isclose(there[key], figures[key], rel_tol=1e-4) for key in there.keys() & figures.keys()):
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    path = self._client.download_artifacts(run.info.run_id, PER_PROMPT, folder)
+                except (MlflowException, OSError):
+                    continue  # registered before these were kept
+                return PerPromptFigures.read(Path(path))
+        return None
+
     def aliases_of(self, name: str) -> Aliases:
         """The aliases of a registered model, for moving them."""
         self._all_aliases(name)
@@ -167,7 +199,12 @@ class Registry:
         self.tag(version, {WEIGHTS: version.tags["dvc_md5"]})
 
     def note_evaluation(
-        self, version: Version, figures: dict[str, float], judged_on: str, samples: list[ShownSample]
+        self,
+        version: Version,
+        figures: dict[str, float],
+        judged_on: str,
+        samples: list[ShownSample],
+        per_prompt: PerPromptFigures | None = None,
     ) -> None:
         """Record an evaluation as a run of its own, and its metrics as tags of the version."""
         experiment = self._client.get_run(version.run).info.experiment_id
@@ -178,6 +215,8 @@ class Registry:
         log_points(self._client, run, points, Measured(version.logged_model))
         if samples:
             log_samples(self._client, run, samples)
+        if per_prompt is not None:
+            self._client.log_text(run, json.dumps(per_prompt.as_json()), PER_PROMPT)
         self._client.set_terminated(run, "FINISHED")
         measured = {f"metric.{key}": f"{value:.6g}" for key, value in figures.items()}
         self.tag(version, {**measured, "evaluated_on": judged_on})

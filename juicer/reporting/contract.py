@@ -5,8 +5,9 @@ from typing import Literal
 from pydantic import Field
 
 from juicer.evaluation.documents import Document, Number
-from juicer.evaluation.results import Criterion, Instruments, Merits, Row
+from juicer.evaluation.results import Instruments, Merits, Row, Tie
 from juicer.evaluation.rounds import RoundComparison
+from juicer.settings.choice import CRITERIA, Criterion
 
 
 class SummaryRow(Row):
@@ -23,13 +24,28 @@ class SummaryRow(Row):
     judge_sem: float | None = None
     judge_win_rate: float | None = None
     """Share of held-out prompts on which the judge prefers the response to the control's, ties half."""
+    judged_win_rate: float | None = None
+    """Share of held-out prompts on which the pairwise judge prefers the response to that of sft-matched, ties half.
+    Left out of the file where it was not asked, like all of these."""
+    judged_win_rate_sem: float | None = None
+    judged_win_rate_prompts: int | None = None
+    judged_win_rate_vs_sft: float | None = None
+    """The same against sft, where the recipe makes no sft-matched."""
+    judged_win_rate_vs_sft_sem: float | None = None
+    judged_win_rate_vs_sft_prompts: int | None = None
     preference_accuracy: float | None = None
     preference_accuracy_per_token: float | None = None
     preference_gap: float | None = None
     demonstration_nll: float | None = None
     demonstration_nll_sem: float | None = None
     demonstration_nll_per_token: float | None = None
+    demonstration_nll_per_token_sem: float | None = None
+    perplexity: float | None = None
+    perplexity_sem: float | None = None
+    perplexity_per_response: float | None = None
+    perplexity_per_response_sem: float | None = None
     demonstration_gap: float | None = None
+    demonstration_gap_sem: float | None = None
     response_tokens: float | None = None
     ended: float | None = None
     empty: float | None = None
@@ -58,9 +74,35 @@ class SummaryRow(Row):
     nll_difference_sem: float | None = None
     nll_difference_low: float | None = None
     nll_difference_high: float | None = None
+    nll_per_token_difference: float | None = None
+    """The same four in nats per token of the demonstrations."""
+    nll_per_token_difference_sem: float | None = None
+    nll_per_token_difference_low: float | None = None
+    nll_per_token_difference_high: float | None = None
+    nll_difference_vs_sft: float | None = None
+    """The same eight to sft; left out of the file where sft itself is the control."""
+    nll_difference_vs_sft_sem: float | None = None
+    nll_difference_vs_sft_low: float | None = None
+    nll_difference_vs_sft_high: float | None = None
+    nll_per_token_difference_vs_sft: float | None = None
+    nll_per_token_difference_vs_sft_sem: float | None = None
+    nll_per_token_difference_vs_sft_low: float | None = None
+    nll_per_token_difference_vs_sft_high: float | None = None
     validation_reward_mean: float | None = None
     validation_preference_accuracy: float | None = None
     validation_demonstration_gap: float | None = None
+    validation_preference_gap: float | None = None
+    """Left out of the file where it was not measured, like all that follow of the validation prompts."""
+    validation_demonstration_nll: float | None = None
+    """Per response, in nats."""
+    validation_demonstration_nll_sem: float | None = None
+    validation_demonstration_nll_per_token: float | None = None
+    validation_demonstration_nll_per_token_sem: float | None = None
+    validation_perplexity: float | None = None
+    validation_judged_win_rate: float | None = None
+    """Share of validation prompts on which a pairwise judge prefers the response to that of sft-matched, ties half."""
+    validation_voted_win_rate: float | None = None
+    """The same by people's votes."""
     prompts: int | None = None
     """Number of held-out prompts."""
     pairs: int | None = None
@@ -74,10 +116,8 @@ class SummaryRow(Row):
 
     @property
     def validation_merits(self) -> Merits:
-        """The metrics by which models are chosen."""
-        return Merits(
-            self.validation_reward_mean, self.validation_preference_accuracy, self.validation_demonstration_gap
-        )
+        """The figures by which models are chosen."""
+        return Merits(**{key: getattr(self, f"validation_{key}") for key in Merits._fields})
 
     def metric(self, key: str) -> float | None:
         """The metric of the name `key`: for tables, whose columns are named by keys."""
@@ -96,12 +136,21 @@ class Champion(Document):
     """The champion's value of the criterion, under the criterion's name."""
     validation_preference_accuracy: float | None = None
     validation_demonstration_gap: float | None = None
+    validation_preference_gap: float | None = None
+    validation_demonstration_nll: float | None = None
+    validation_judged_win_rate: float | None = None
+    validation_voted_win_rate: float | None = None
+    ties: list[Tie] = Field(default_factory=list)
+    """The criteria before it, of which several models shared the best value; left out of the file without any."""
+    settled: bool = True
+    """Whether a criterion left one model. If not, the champion is the earliest of those that share every best value,
+    and the criterion is the first of the ties. Left out of the file where one did."""
 
     @property
     def value(self) -> float | None:
         """The champion's value of the criterion."""
-        values = (self.validation_reward_mean, self.validation_preference_accuracy, self.validation_demonstration_gap)
-        return next((value for value in values if value is not None), None)
+        value: float | None = None if self.criterion is None else getattr(self, f"validation_{self.criterion}")
+        return value
 
 
 class PaperScores(Document):
@@ -169,6 +218,8 @@ class Summary(Document):
     """Name of the model that differences are taken to: sft-matched, or sft where the recipe makes no control."""
     models: list[SummaryRow]
     champion: Champion
+    criteria: list[Criterion] = Field(default_factory=lambda: list(CRITERIA))
+    """What models are chosen by, in this order."""
     instruments: Instruments | None = None
     """How good scorer and judge are on held-out pairs; left out of the file where they were not measured."""
     matters: Matters | None = None

@@ -5,16 +5,17 @@ needs proof too: where a run could not have shown a difference that matters, the
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from juicer.evaluation.choice import best_on_validation
 from juicer.evaluation.pairs_record import accuracy_interval
-from juicer.evaluation.results import Instruments
+from juicer.evaluation.results import Instruments, Tie
 from juicer.evaluation.rounds import RoundComparison
 from juicer.evaluation.significance import FEWEST, Difference, Verdict, share_difference
 from juicer.reporting.contract import Champion, Matters, Summary, SummaryRow
 from juicer.reporting.formatting import scalar, shown
+from juicer.settings.choice import CRITERIA, UNJUDGED, Criterion
 
 METHODS = ("irft", "rft")
 FEW_ENDED = 0.5
@@ -95,10 +96,12 @@ def title(model: SummaryRow) -> str:
     return names.get(model.method, model.name)
 
 
-def best_round(models: Sequence[SummaryRow], method: str) -> SummaryRow | None:
-    """The method's best round by the champion's criterion; its last round where there are no validation metrics."""
+def best_round(
+    models: Sequence[SummaryRow], method: str, criteria: Sequence[Criterion] = CRITERIA
+) -> SummaryRow | None:
+    """The method's best round by the champion's criteria; its last round where there are no validation metrics."""
     rounds = [model for model in models if model.method == method]
-    if best := best_on_validation([model.validation_merits for model in rounds]):
+    if best := best_on_validation([model.validation_merits for model in rounds], criteria):
         return rounds[best.place]
     return rounds[-1] if rounds else None
 
@@ -138,8 +141,9 @@ def _about(number: int) -> str:
 def findings(summary: Summary) -> Findings:
     """The headline, sentences and caveats of a summary."""
     champion, control = summary.model(summary.champion.name), summary.model(summary.control)
-    rounds = [best for method in METHODS if (best := best_round(summary.models, method)) is not None]
-    sentences = [_chosen(summary.champion), *_about_rounds(summary)]
+    found = (best_round(summary.models, method, summary.criteria) for method in METHODS)
+    rounds = [best for best in found if best is not None]
+    sentences = [_chosen(summary), *_about_rounds(summary)]
     sentences += [_compared(model, control, summary.matters) for model in rounds]
     sentences += _beyond_the_score(champion, control, rounds)
     headline = _headline(summary, champion, control, rounds)
@@ -153,8 +157,11 @@ def _headline(summary: Summary, champion: SummaryRow, control: SummaryRow, round
         return "Supervised fine-tuning alone: both methods are switched off"
     if criterion is None:
         return "No model was chosen: there are no metrics on validation prompts"
-    if criterion == "demonstration_gap":
-        return f"{title(champion)} is chosen by its demonstration gap alone, which does not measure quality"
+    if not summary.champion.settled:
+        return f"Nothing on validation prompts tells the models apart: {title(champion)} is taken as the simplest"
+    if criterion in UNJUDGED:
+        by = "its demonstration gap" if criterion == "demonstration_gap" else "the likelihood of the demonstrations"
+        return f"{title(champion)} is chosen by {by} alone, which does not measure quality"
     if champion.method not in METHODS:
         compared = [found for model in rounds if (found := compare(model, control, summary.matters))]
         open_ones = [found for found in compared if found.verdict in ("cannot tell", "too few")]
@@ -184,22 +191,55 @@ def _differs(found: Comparison, by: str, how: str, other: str) -> str:
     return f"{does} {by} {how} than {other}"
 
 
-def _chosen(champion: Champion) -> str:
+def _chosen(summary: Summary) -> str:
+    champion = summary.champion
     if champion.criterion is None:
         return f"There are no metrics on validation prompts, so {champion.name} is the champion by default."
-    value = shown(champion.value, 3)
-    by = {
-        "reward_mean": f"it has the highest mean score there ({value})",
-        "preference_accuracy": f"it has the highest preference accuracy there ({value}; the recipe has no scorer)",
-        "demonstration_gap": (
-            f"its demonstration gap is the nearest to 0 there ({value}; the recipe has neither a scorer nor rejected "
-            "responses)"
-        ),
-    }[champion.criterion]
     return (
-        f"The champion, {champion.name}, was chosen on validation prompts: {by}. "
+        f"The champion, {champion.name}, was chosen on validation prompts: {_reason(champion, summary.criteria)}. "
         "All other figures are from held-out prompts."
     )
+
+
+NAMES: Mapping[Criterion, str] = {
+    "reward_mean": "mean score",
+    "preference_accuracy": "preference accuracy",
+    "preference_gap": "preference gap",
+    "judged_win_rate": "win rate against sft-matched by the judge",
+    "voted_win_rate": "win rate against sft-matched by people's votes",
+    "demonstration_gap": "demonstration gap",
+    "demonstration_nll": "negative log-likelihood of the demonstrations",
+}
+
+
+def _reason(champion: Champion, criteria: Sequence[Criterion]) -> str:
+    """By what a champion was chosen, and what separated nothing before."""
+    assert champion.criterion is not None, "it was chosen"
+    ties = "; ".join(_tied(tie) for tie in champion.ties)
+    if not champion.settled:
+        return f"{ties}. Nothing else separates them, so it is the earliest and simplest of these"
+    value = shown(champion.value, 3)
+    by: Mapping[Criterion, str] = {
+        "demonstration_gap": f"its demonstration gap is the nearest to 0 there ({value}",
+        "demonstration_nll": f"the demonstrations there are the most likely under it ({value} nats per response",
+    }
+    why = by.get(champion.criterion, f"it has the highest {NAMES[champion.criterion]} there ({value}")
+    missing = {
+        "preference_accuracy": "; the recipe has no scorer",
+        "demonstration_gap": "; the recipe has neither a scorer nor rejected responses",
+    }
+    if ties:
+        return f"{ties}. Of these, {why})"
+    # In another order a criterion that comes first says nothing of what the recipe lacks.
+    return f"{why}{missing.get(champion.criterion, '') if list(criteria) == list(CRITERIA) else ''})"
+
+
+def _tied(tie: Tie) -> str:
+    """A criterion that left several models, for example "all 5 models share the preference accuracy 1.000"."""
+    of = f"all {tie.compared} models" if tie.best == tie.compared else f"{tie.best} of {tie.compared} models"
+    best = "" if tie.best == tie.compared else "best "
+    none = ", so it separates nothing" if tie.best == tie.compared else ""
+    return f"{of} share the {best}{NAMES[tie.criterion]} {shown(tie.value, 3)}{none}"
 
 
 def _about_rounds(summary: Summary) -> list[str]:
@@ -210,8 +250,7 @@ def _about_rounds(summary: Summary) -> list[str]:
 
 def _ended(last: RoundComparison, reported: Sequence[str]) -> str:
     method, number, before = last.method.upper(), last.round, before_of(last)
-    criterion = "mean score" if last.criterion == "score" else "preference accuracy"
-    on = f"{last.count} validation {'prompts' if last.criterion == 'score' else 'pairs'}"
+    criterion, on = last.measure, f"{last.count} validation {last.cases}"
     how = f"{shown(last.difference, 3, signed=True)}{around_round(last)}"
     if last.ending == "limit":
         return (
@@ -330,6 +369,13 @@ def _caveats(summary: Summary, champion: SummaryRow, control: SummaryRow, rounds
     if control.name == "sft" and rounds:
         caveats.append(
             "The recipe makes no sft-matched, so part of any difference may be due to the additional training alone."
+        )
+    if summary.champion.criterion in UNJUDGED:
+        caveats.append(
+            "No response was judged by anything in this choice. A demonstration gap of 0 and a high likelihood of the "
+            "demonstrations belong to a model that writes as the experts do, but also to models that do not, and SFT "
+            "maximises that likelihood directly. In 143 runs of the quickstart's worlds, whose true quality is known, "
+            "choosing so was no better than choosing at random. A scorer, pairs, a judge or votes would tell more."
         )
     judged = any(model.judge_mean is not None for model in summary.models)
     if not judged and any(model.reward_mean is not None for model in summary.models):

@@ -9,6 +9,7 @@ from statistics import stdev
 from typing import Literal
 
 from juicer.evaluation.choice import best_on_validation
+from juicer.evaluation.likelihood import per_token_values
 from juicer.evaluation.results import EvaluatedModel, Merits, Table
 from juicer.evaluation.rounds import score_difference
 from juicer.evaluation.significance import Difference
@@ -16,6 +17,7 @@ from juicer.reporting.contract import Champion, DvcMetrics, Matters, Summary, Su
 from juicer.reporting.formatting import significant
 from juicer.reporting.leaderboard_table import scores_of
 from juicer.runtime.errors import InputError
+from juicer.settings.choice import CRITERIA, Criterion
 from juicer.settings.report import MattersSettings
 
 Scores = Sequence[float | None]
@@ -27,10 +29,25 @@ LATER = (
     "demonstration_nll",
     "demonstration_nll_sem",
     "demonstration_nll_per_token",
+    "demonstration_nll_per_token_sem",
+    "perplexity",
+    "perplexity_sem",
+    "perplexity_per_response",
+    "perplexity_per_response_sem",
+    "demonstration_gap_sem",
     "empty",
     "repeated",
 )
 """Metrics that not every evaluation has; the summary leaves out those that are missing."""
+OF_VALIDATION = (
+    "preference_gap",
+    "demonstration_nll",
+    "demonstration_nll_sem",
+    "demonstration_nll_per_token",
+    "demonstration_nll_per_token_sem",
+    "perplexity",
+)
+"""The same of the validation prompts."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,18 @@ COLUMNS = (
         3,
         "high",
     ),
+    *(
+        Column(
+            f"judged_win_rate{suffix}",
+            f"Pairwise: wins{heading}",
+            f"Share of held-out prompts on which a pairwise judge, asked in both orders, prefers the response to that "
+            f"of {against}, ± its standard error; ties count half.",
+            3,
+            "high",
+            f"judged_win_rate{suffix}_sem",
+        )
+        for suffix, heading, against in (("", "", "sft-matched"), ("_vs_sft", " vs sft", "sft"))
+    ),
     Column(
         "oracle_mean",
         "Oracle",
@@ -128,10 +157,21 @@ COLUMNS = (
     Column(
         "demonstration_nll_per_token",
         "NLL",
-        "Negative log-likelihood of the held-out demonstrations per token, in nats; its exponential is the perplexity. "
-        "A model that memorised its training rows has a high one.",
+        "Negative log-likelihood of the held-out demonstrations per token, in nats, ± its standard error; its "
+        "exponential is the perplexity. A model that memorised its training rows has a high one. SFT minimises this; "
+        "it says nothing of the model's own responses.",
         3,
         "low",
+        "demonstration_nll_per_token_sem",
+    ),
+    Column(
+        "perplexity",
+        "Perplexity",
+        "exp(NLL): among how many equally likely tokens the model in effect chooses when it predicts a held-out "
+        "demonstration, ± its standard error.",
+        3,
+        "low",
+        "perplexity_sem",
     ),
     Column(
         "demonstration_gap",
@@ -204,8 +244,8 @@ def _paired(scores: Scores, others: Scores) -> list[tuple[float, float]]:
     return [(mine, other) for mine, other in pairs if mine is not None and other is not None]
 
 
-def choose_champion(models: Sequence[EvaluatedModel]) -> Champion:
-    """The model with the best validation metric, base excluded; the earlier (simpler) one on a tie.
+def choose_champion(models: Sequence[EvaluatedModel], criteria: Sequence[Criterion] = CRITERIA) -> Champion:
+    """The best model on validation prompts, base excluded, by the declared criteria.
 
     Held-out metrics play no part; see best_on_validation.
 
@@ -216,14 +256,23 @@ def choose_champion(models: Sequence[EvaluatedModel]) -> Champion:
     if not candidates:
         raise InputError("no model besides base was evaluated, so there is no champion")
     merits = [model.validation.merits if model.validation else Merits() for model in candidates]
-    if best := best_on_validation(merits):
+    if best := best_on_validation(merits, criteria):
         champion = Champion(name=candidates[best.place].name, selected_on="validation", criterion=best.criterion)
-        return champion.model_copy(update={f"validation_{best.criterion}": best.value})
+        found: dict[str, object] = {f"validation_{best.criterion}": best.value}
+        found |= {"ties": list(best.ties)} if best.ties else {}
+        found |= {} if best.settled else {"settled": False}
+        return champion.model_copy(update=found)
     # Without validation prompts there is nothing to choose by, and SFT is the default.
     return Champion(name=candidates[0].name, selected_on="validation", criterion=None)
 
 
-def summarise(table: Table[EvaluatedModel], recipe: str, seed: int, matters: MattersSettings | None = None) -> Summary:
+def summarise(
+    table: Table[EvaluatedModel],
+    recipe: str,
+    seed: int,
+    matters: MattersSettings | None = None,
+    criteria: Sequence[Criterion] = CRITERIA,
+) -> Summary:
     """The content of metrics/summary.json, without the leaderboard.
 
     Args:
@@ -231,6 +280,7 @@ def summarise(table: Table[EvaluatedModel], recipe: str, seed: int, matters: Mat
         recipe: the recipe's name.
         seed: the recipe's seed.
         matters: which differences are worth knowing of; None for the defaults.
+        criteria: what models are chosen by, in this order.
 
     Raises:
         InputError: the table has no sft, or models were evaluated on different numbers of prompts.
@@ -246,7 +296,8 @@ def summarise(table: Table[EvaluatedModel], recipe: str, seed: int, matters: Mat
         seed=seed,
         control=control.name,
         models=[_row(model, sft, control) for model in table.models],
-        champion=choose_champion(table.models),
+        champion=choose_champion(table.models, criteria),
+        criteria=list(criteria),
         matters=matter,
     )
     instruments = next((each.instruments for each in table.models if each.instruments is not None), None)
@@ -272,8 +323,10 @@ def _row(model: EvaluatedModel, sft: EvaluatedModel, control: EvaluatedModel) ->
         if any(score is not None for score in model.held_out_judged):
             differences |= _differences("judge", model.held_out_judged, control.held_out_judged)
             differences["judge_win_rate"] = significant(win_rate(model.held_out_judged, control.held_out_judged))
-        if model.held_out_nll:
-            differences |= _differences("nll", model.held_out_nll, control.held_out_nll)
+        differences |= _nll_differences(model, control)
+        if control is not sft:
+            differences |= {key.replace("_difference", "_difference_vs_sft"): value
+                            for key, value in _nll_differences(model, sft).items()}  # fmt: skip
     except InputError as error:
         raise InputError(error.what, where=model.name, do=error.do) from error
     row = SummaryRow(
@@ -304,7 +357,31 @@ def _row(model: EvaluatedModel, sft: EvaluatedModel, control: EvaluatedModel) ->
         response_tokens_trained=(training.total_response_tokens or training.response_tokens) if training else None,
     )
     measured = {key: value for key in LATER if (value := getattr(held_out, key)) is not None}
-    return row.model_copy(update={**measured, **differences})
+    if model.validation is not None:
+        there = {key: getattr(model.validation, key) for key in OF_VALIDATION}
+        measured |= {f"validation_{key}": value for key, value in there.items() if value is not None}
+    return row.model_copy(update={**measured, **differences, **_judged_wins(model)})
+
+
+def _judged_wins(model: EvaluatedModel) -> dict[str, float | None]:
+    """The win rate by the pairwise judge; none where it was not asked or gave no verdict."""
+    found = model.pairwise
+    if found is None or found.win_rate is None:
+        return {}
+    name = "judged_win_rate" if found.against == "sft-matched" else f"judged_win_rate_vs_{found.against}"
+    rate: dict[str, float | None] = {name: found.win_rate, f"{name}_prompts": found.prompts}
+    return rate if found.win_rate_sem is None else {**rate, f"{name}_sem": found.win_rate_sem}
+
+
+def _nll_differences(model: EvaluatedModel, other: EvaluatedModel) -> dict[str, float | None]:
+    """The differences in the demonstrations' NLL, per response and per token; none where it was not measured."""
+    if not model.held_out_nll:
+        return {}
+    found = _differences("nll", model.held_out_nll, other.held_out_nll)
+    if len(model.held_out_tokens) != len(model.held_out_nll) or model.held_out_tokens != other.held_out_tokens:
+        return found
+    mine, theirs = (per_token_values(each.held_out_nll, each.held_out_tokens) for each in (model, other))
+    return {**found, **_differences("nll_per_token", mine, theirs)}
 
 
 def _differences(name: str, values: Scores, others: Scores) -> dict[str, float | None]:

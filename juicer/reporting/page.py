@@ -275,11 +275,11 @@ def _round_line(found: RoundComparison) -> RoundLine:
     improves += {"discarded": ": discarded", "kept": ": kept, as the only one", "limit": "", "open": ""}[found.ending]
     cells = [
         before_of(found),
-        "mean score" if found.criterion == "score" else "preference accuracy",
+        found.measure,
         shown(found.value, 3),
         shown(found.value_before, 3),
         f"{shown(found.difference, 3, signed=True)}{around_round(found)}",
-        f"{found.count} {'prompts' if found.criterion == 'score' else 'pairs'}",
+        f"{found.count} {found.cases}",
         shown(found.kl_to_sft, 2),
         improves,
     ]
@@ -306,7 +306,7 @@ def _board_lines(model: LeaderboardRow) -> list[BoardLine]:
 
 
 def round_figures(summary: Summary) -> list[Figure]:
-    """The figures by round: the paper's Figure 2, and the demonstration gap where there is no scorer."""
+    """The figures by round: the paper's Figure 2, the demonstrations' likelihood, and without a scorer their gap."""
     drawn = [
         (
             "preference_gap",
@@ -334,6 +334,18 @@ def round_figures(summary: Summary) -> list[Figure]:
                 "mean score of own responses",
                 3,
                 "As before, by the judge: a reward model that chose neither demonstrations nor rounds.",
+            )
+        )
+    if over_rounds(summary.models, "demonstration_nll_per_token", None):
+        drawn.append(
+            (
+                "demonstration_nll_per_token",
+                "demonstration_nll_per_token_sem",
+                "Likelihood of the demonstrations",
+                "−log π(demonstration) per token",
+                3,
+                "Negative log-likelihood of held-out demonstrations, in nats per token: lower is more likely. SFT "
+                "minimises this; it is no measure of the model's own responses.",
             )
         )
     figures = [_over_rounds(summary.models, *each) for each in drawn]

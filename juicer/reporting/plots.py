@@ -14,7 +14,7 @@ from juicer.reporting.contract import Summary, SummaryRow
 
 HIDDEN_CURVES = ("learning_rate",)
 """The learning rate is a setting, not a result: it is in the files, but has no panel on the page."""
-CURVE_ORDER = ("loss", "accuracy", "margin", "reward", "kl", "length", "entropy", "gradient_norm")
+CURVE_ORDER = ("loss", "validation_nll", "accuracy", "margin", "reward", "kl", "length", "entropy", "gradient_norm")
 
 
 class RoundPoint(NamedTuple):
@@ -118,6 +118,7 @@ def write_plots(folder: Path, summary: Summary, curves: Sequence[CurvePoint], sc
     for name, key, error in (
         ("preference_gap", "preference_gap", "preference_gap_sem"),
         ("reward", "reward_mean", "reward_sem"),
+        ("nll", "demonstration_nll_per_token", "demonstration_nll_per_token_sem"),
     ):
         points = over_rounds(summary.models, key, error)
         # As in the paper's figure: the base model would be off the scale, so only the table has it.

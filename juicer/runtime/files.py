@@ -34,6 +34,21 @@ def read_json(path: Path) -> Any:
         raise InputError(f"invalid JSON: {error.msg}", where=f"{path}:{error.lineno}") from error
 
 
+def parse_json_line(line: str, where: str) -> Any:
+    """The value of a line of JSON.
+
+    Args:
+        where: file and number of the line, for an error message.
+
+    Raises:
+        InputError: the line is not valid JSON.
+    """
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"invalid JSON: {error.msg}", where=where) from error
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping, by YAML 1.2 as DVC does, so that 1e-4 is a number.
 

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Rounds, shortened
 
-RoundCriterion = Literal["score", "preferences"]
+RoundCriterion = Literal["score", "preferences", "likelihood"]
 
 
 def _kind(value: Any) -> str:
@@ -35,4 +35,6 @@ class AutoSettings(Settings):
     """Largest number of rounds that are tried."""
     criterion: RoundCriterion | None = None
     """What a round has to raise, beyond noise, for another one to be tried: `score` is the mean score of its responses,
-    `preferences` the preference accuracy; null takes the score where the recipe has a scorer."""
+    `preferences` the preference accuracy, `likelihood` the mean log-likelihood of validation demonstrations; null takes
+    the score where the recipe has a scorer, and the preferences where not. `likelihood` needs no label and says nothing
+    of the quality of responses: it is what SFT itself raises."""

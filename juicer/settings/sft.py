@@ -47,6 +47,11 @@ class SftSettings(Settings):
     """Passes over the curated demonstrations; 0 uses a base model that is an SFT policy already, unchanged."""
     batch_size: Batch = Field(32, ge=1)
     """Demonstrations per optimiser step."""
+    watched: Rows = Field(64, ge=0)
+    """Validation demonstrations, at most, whose negative log-likelihood is measured during the training; 0 measures
+    nothing. It changes nothing of the training."""
+    watched_times: Steps = Field(4, ge=1)
+    """How often it is measured, at equal distances up to the last step; also before the first one."""
     micro_batch_size: MicroBatch = "auto"
     """Demonstrations per forward pass of one process, to save memory. `auto` takes the largest part of the process's
     share of the batch that fits by the plan (docs/scale.md), null takes the whole share."""

@@ -1,6 +1,8 @@
 """What the stages `sft` and `sft_matched` share: SFT by the objective of a recipe."""
 
 from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from juicer.settings.compute import ComputeSettings
@@ -38,6 +40,20 @@ def starting_samples(
     return samples
 
 
+def watched_dialogues(data: Path, template: "Template", settings: SftSettings) -> "list[Dialogue]":
+    """The first validation demonstrations, whose likelihood is measured during the training; none if there are none.
+
+    Args:
+        data: the folder of curated data.
+    """
+    from juicer.data import demonstrations
+    from juicer.data.dialogues import Dialogue
+
+    path = data / "validation.jsonl"
+    rows = islice(demonstrations.read(path), settings.watched) if path.is_file() else ()
+    return [Dialogue(template.prompt(row.prompt), template.response(row.prompt, row.response)) for row in rows]
+
+
 def tokens_per_step(dialogues: "Sequence[Dialogue]", samples: "Samples", settings: SftSettings) -> float:
     """Response tokens that an optimiser step trains on, on average; those of samples included."""
     if settings.objective == "nll":
@@ -62,6 +78,7 @@ def fine_tune(
     name: str = "sft",
     part: str = WORK,
     steps: int | None = None,
+    watched: "Sequence[Dialogue]" = (),
 ) -> "TrainingRecord":
     """Train `policy`, in place, by the objective of the settings.
 
@@ -70,6 +87,7 @@ def fine_tune(
         name: of the record.
         part: name of this training, of several in one stage.
         steps: number of optimiser steps; None for `settings.epochs` epochs.
+        watched: validation demonstrations, as `watched_dialogues` gives them.
     """
     from juicer.training.utilisation import peak_share
 
@@ -79,12 +97,32 @@ def fine_tune(
 
         with stage.scratch() as scratch, stage.training(share, part) as context:
             return train_sft(
-                policy, template, dialogues, settings, compute, seed, scratch, context, stage=name, steps=steps
+                policy,
+                template,
+                dialogues,
+                settings,
+                compute,
+                seed,
+                scratch,
+                context,
+                stage=name,
+                steps=steps,
+                watched=watched,
             )
     from juicer.methods.sft_variants import steps_of, train_variant
 
     planned = steps_of(len(dialogues), settings, steps)
     with stage.training(share, part, steps=planned) as context:
         return train_variant(
-            policy, dialogues, samples, settings, template.padding, compute, seed, context, stage=name, steps=steps
+            policy,
+            dialogues,
+            samples,
+            settings,
+            template.padding,
+            compute,
+            seed,
+            context,
+            stage=name,
+            steps=steps,
+            watched=watched,
         )

@@ -35,6 +35,7 @@ from juicer.runtime.processes import Processes
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.training import OptimiserSettings
 from juicer.training.backends import zero_configuration
+from juicer.training.watching import CURVE, Watch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -134,6 +135,25 @@ def progress_callback(stage: str, curves: Mapping[str, str], context: WorkContex
                 context.emit_metrics(state.global_step, **point)
 
     return ShowProgress()
+
+
+def watch_callback(watch: Watch) -> Any:
+    """A callback that adds what is measured of validation demonstrations to the trainer's log, which is resumed."""
+    from transformers import TrainerCallback
+
+    class WatchValidation(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 0:  # a resumed run has it
+                self._measure(state)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self._measure(state)
+
+        def _measure(self, state: Any) -> None:
+            if (value := watch.after(state.global_step)) is not None:
+                state.log_history.append({CURVE: value, "step": state.global_step})
+
+    return WatchValidation()
 
 
 class LocalGpuRandomState:

@@ -12,10 +12,10 @@ from juicer.evaluation.metrics import (
     Evaluation,
     distinct_pairs,
     evaluate_policy,
-    mean_and_error,
     measure_instruments,
     repeats_itself,
 )
+from juicer.evaluation.significance import mean_and_error
 from juicer.models.log_probability import score_dialogues
 from juicer.quickstart.random_models import CHAT
 from juicer.runtime.context import WorkContext
@@ -266,6 +266,9 @@ def test_the_nll_of_the_demonstrations_is_per_response_and_per_token(policy, tem
     assert done.nll == pytest.approx((-logs).tolist(), rel=1e-5)
     assert done.metrics.demonstration_nll == pytest.approx(float(-logs.mean()), rel=1e-5)
     assert done.metrics.demonstration_nll_per_token == pytest.approx(float(-logs.sum() / tokens.sum()), rel=1e-5)
+    assert done.metrics.perplexity == pytest.approx(float((-logs.sum() / tokens.sum()).exp()), rel=1e-5)
+    assert done.metrics.perplexity_per_response == pytest.approx(float((-logs / tokens).mean().exp()), rel=1e-5)
+    assert done.metrics.perplexity_sem is not None and done.metrics.demonstration_gap_sem is not None
     assert done.rows.demonstration_tokens == tokens.tolist()
 
 

@@ -29,11 +29,11 @@ ROOMS: tuple[set[str], ...] = (
     {"models", "sources"},
     {"scorers", "sampling", "training"},
     {"quickstart", "evaluation"},
-    {"methods"},
+    {"methods", "judging"},
     {"recipe"},
     {"stages"},
     {"planning", "reporting", "running"},
-    {"drafting", "claim"},
+    {"drafting", "claim", "voting"},
     {"registry"},
 )
 """The rooms of juicer, floor by floor: a room imports from the floors below it."""

@@ -334,3 +334,52 @@ def test_a_column_of_faults_is_shown_once_one_occurs() -> None:
 
     assert "repeated" in [column.key for column in shown_columns(rows(0.0, 0.01))]
     assert "repeated" not in [column.key for column in shown_columns(rows(0.0, 0.0, None))]
+
+
+def with_likelihoods(added: dict[str, float], *, tokens: bool = True) -> dict[str, Any]:
+    """A table in which a demonstration of n tokens costs n nats, and a share more or less of it."""
+    evaluated = table(1, 0)
+    lengths = [5 + place % 7 for place in range(len(evaluated["models"][0]["held_out_scores"]))]
+    for model in evaluated["models"]:
+        share = 1 + added.get(model["name"], 0.5)
+        model["held_out_nll"] = [share * length + place % 2 for place, length in enumerate(lengths)]
+        model["held_out_tokens"] = lengths if tokens else []
+        model["validation"]["demonstration_nll"] = 9.5
+        model["validation"]["perplexity"] = 3.0
+    return evaluated
+
+
+def test_differences_in_likelihood_are_to_the_control_and_to_sft_per_response_and_per_token() -> None:
+    evaluated = with_likelihoods({"sft": 0.25, "sft-matched": 0.125, "irft-r1": 0.0})
+    rows = rows_of(summarise(parsed(evaluated), "mine", 0))
+    row = rows["irft-r1"]
+    assert (row.nll_per_token_difference, row.nll_per_token_difference_vs_sft) == (-0.125, -0.25)
+    assert row.nll_difference is not None and row.nll_difference_vs_sft is not None
+    assert row.nll_difference_vs_sft == pytest.approx(2 * row.nll_difference, rel=1e-5)
+    assert row.nll_per_token_difference_sem == pytest.approx(0.0, abs=1e-9), "the same on every token"
+    assert row.nll_difference_vs_sft_low is not None and row.nll_difference_vs_sft_low < row.nll_difference_vs_sft
+    assert (row.validation_demonstration_nll, row.validation_perplexity) == (9.5, 3.0)
+    assert "nll_difference_vs_sft" in flat(summarise(parsed(evaluated), "mine", 0)).models["irft-r1"]
+
+
+def test_without_tokens_or_another_control_there_is_less_to_compare() -> None:
+    rows = rows_of(summarise(parsed(with_likelihoods({}, tokens=False)), "mine", 0))
+    assert rows["irft-r1"].nll_difference == 0.0 and rows["irft-r1"].nll_per_token_difference is None
+    evaluated = with_likelihoods({})
+    evaluated["models"] = [model for model in evaluated["models"] if model["name"] != "sft-matched"]
+    row = rows_of(summarise(parsed(evaluated), "mine", 0))["irft-r1"].as_json()
+    assert "nll_difference" in row and "nll_difference_vs_sft" not in row
+
+
+@pytest.mark.parametrize(("against", "name"), [("sft-matched", "judged_win_rate"), ("sft", "judged_win_rate_vs_sft")])
+def test_the_win_rate_by_the_pairwise_judge_stands_in_the_summary_with_its_error_and_prompts(against, name):
+    evaluated = table(1, 0)
+    evaluated["models"][-1]["pairwise"] = {
+        "against": against, "judge": "a program", "prompts": 48, "win_rate": 0.625, "win_rate_sem": 0.05,
+        "consistent": 0.9, "questions": 96, "failed": 0,
+    }  # fmt: skip
+    rows = rows_of(summarise(parsed(evaluated), "mine", 0))
+    row = rows["irft-r1"]
+    assert (row.metric(name), row.metric(f"{name}_sem"), row.metric(f"{name}_prompts")) == (0.625, 0.05, 48)
+    assert name in [column.key for column in shown_columns(list(rows.values()))]
+    assert name not in rows["sft"].as_json()

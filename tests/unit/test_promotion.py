@@ -5,9 +5,22 @@ from typing import Any
 
 import pytest
 
-from juicer.registry.gates import BENCHMARKS, Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
+from juicer.evaluation.results import EvaluatedModel
+from juicer.registry.gates import (
+    BENCHMARKS,
+    Judged,
+    PromotionSettings,
+    Verdict,
+    as_markdown,
+    evidence_of,
+    judge,
+    judge_code,
+)
+from juicer.registry.per_prompt import PerPromptFigures, per_prompt_of
+from juicer.registry.promote import Decision
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml
+from tests.example_evaluations import evaluation
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = {"prompts": 100, "reward_mean": 1.0, "reward_sem": 0.1, "ended": 1.0, "response_tokens": 20.0}
@@ -217,3 +230,168 @@ def test_the_declared_gates_are_valid() -> None:
 def test_failed_gates_come_first_in_the_table() -> None:
     table = as_markdown([Verdict("a", "passed", "1"), Verdict("b", "failed", "2")])
     assert table.splitlines()[2:] == ["| failed | b | 2 |", "| passed | a | 1 |"]
+
+
+BETTER = {"better_than_base": [], "not_worse_than_champion": []}
+NLL = {"demonstration_nll": 40.0, "demonstration_nll_sem": 1.0}
+
+
+def test_of_a_cost_lower_is_better() -> None:
+    base, gate = model("base", **NLL), "demonstration_nll better than base"
+    gates = {**BETTER, "better_than_base": ["demonstration_nll"]}
+    found = verdicts(model("a", demonstration_nll=35.0, demonstration_nll_sem=1.0), base=base, **gates)[gate]
+    assert found.result == "passed" and found.numbers.endswith("difference -5, noise 2.9 (lower is better)")
+    higher = model("a", demonstration_nll=45.0, demonstration_nll_sem=1.0)
+    assert verdicts(higher, base=base, **gates)[gate].result == "failed"
+    worse = {**BETTER, "better_than_base": ["reward_mean"], "not_worse_than_champion": ["demonstration_nll"]}
+    gate = "demonstration_nll not worse than the champion"
+    assert verdicts(higher, model("c", **NLL), base=base, **worse)[gate].result == "failed"
+    assert verdicts(model("a", **NLL), model("c", **NLL), base=base, **worse)[gate].result == "passed"
+
+
+def rows(shift: float, spread: float = 0.2, *, count: int = 100, prefix: str = "p") -> PerPromptFigures:
+    """Costs that differ much between prompts, and between two models by the shift, and a little by prompt."""
+    values = [40.0 + 10 * (-1) ** place + shift + spread * (place % 3 - 1) * shift for place in range(count)]
+    return PerPromptFigures(id=[f"{prefix}{place}" for place in range(count)], figures={"demonstration_nll": values})
+
+
+def measured(name: str, kept: PerPromptFigures | None, value: float) -> Judged:
+    figures = {**FIGURES, "demonstration_nll": value, "demonstration_nll_sem": 1.0}
+    return Judged(name, name, figures, kept)
+
+
+def mean_of(kept: PerPromptFigures) -> float:
+    values = [value for value in kept.figures["demonstration_nll"] if value is not None]
+    return sum(values) / len(values)
+
+
+def test_what_is_known_of_every_prompt_is_paired_which_shows_smaller_differences() -> None:
+    gates, gate = {**BETTER, "better_than_base": ["demonstration_nll"]}, "demonstration_nll better than base"
+    mine, theirs = rows(-0.5), rows(0.0)
+    candidate, base = measured("a", mine, mean_of(mine)), measured("base", theirs, mean_of(theirs))
+    found = verdicts(candidate, base=base, **gates)[gate]
+    assert found.result == "passed" and "paired over 100 prompts: difference -0." in found.numbers
+    assert found.evidence == "demonstration_nll against base, paired"
+    # The same figures without the prompts, with those of other prompts, or of another evaluation, are independent.
+    for kept in (None, rows(-0.5, prefix="q"), rows(-5.0)):
+        apart = verdicts(measured("a", kept, mean_of(mine)), base=base, **gates)[gate]
+        assert apart.result == "failed" and "paired" not in apart.numbers
+
+
+def test_a_version_can_be_asked_to_be_better_than_sft_matched() -> None:
+    gates = {**BETTER, "better_than": {"sft-matched": ["reward_mean"]}}
+    settings = PromotionSettings.parse(gates, "gates.yaml")
+    base, control = model("base", reward_mean=0.0), {"sft-matched": model("sft-matched", reward_mean=0.9)}
+    (found,) = judge(settings, model("a", reward_mean=1.0), base, model("sft"), None, control)
+    assert (found.gate, found.result) == ("reward_mean better than sft-matched", "failed")
+    (found,) = judge(settings, model("a", reward_mean=2.0), base, model("sft"), None, control)
+    assert (found.result, found.evidence) == ("passed", "reward_mean against sft-matched")
+    with pytest.raises(InputError, match="sft-matched was not evaluated on the prompts of a"):
+        judge(settings, model("a"), base, model("sft"), None)
+    with pytest.raises(InputError, match=r"it is that model\): nothing says what is better"):
+        judge(settings, model("sft-matched"), base, model("sft"), None, control)
+
+
+def wins(share: float, prompts: int) -> dict[str, float]:
+    error = (share * (1 - share) / prompts) ** 0.5
+    return {"judged_win_rate": share, "judged_win_rate_sem": error, "judged_win_rate_prompts": prompts}
+
+
+@pytest.mark.parametrize(
+    ("share", "prompts", "result"),
+    [
+        (0.65, 100, "passed"),
+        (0.55, 100, "failed"),
+        (0.35, 100, "failed"),
+        (1.0, 50, "passed"),
+        (1.0, 10, "passed"),
+        (0.9, 9, "not asked"),
+    ],
+)
+def test_a_win_rate_against_sft_matched_is_held_against_one_half(share: float, prompts: int, result: str) -> None:
+    gates = {**BETTER, "better_than_where_measured": {"sft-matched": ["judged_win_rate"]}}
+    settings = PromotionSettings.parse({**gates, "better_than_base": ["reward_mean"]}, "gates.yaml")
+    base = model("base", reward_mean=0.0)
+    _, found = judge(settings, model("a", **wins(share, prompts)), base, model("sft"), None)
+    assert (found.gate, found.result) == ("judged_win_rate better than sft-matched", result)
+    _, found = judge(settings, model("a"), base, model("sft"), None)
+    assert (found.result, found.numbers) == ("not asked", "it was not measured")
+
+
+def declared() -> PromotionSettings:
+    return PromotionSettings.parse(read_yaml(ROOT / "mlflow/promotion.yaml"), "mlflow/promotion.yaml")
+
+
+SANE = {"prompts": 250, "ended": 0.99, "response_tokens": 200.0, "kl_to_sft": 3.0, "distinct_2": 0.4}
+
+
+def bare(name: str, nll: float, **more: float) -> Judged:
+    """A model of a project with demonstrations alone."""
+    return Judged(name, name, {**SANE, "demonstration_nll": nll, "demonstration_nll_sem": 1.0, **more})
+
+
+def test_a_project_with_demonstrations_alone_passes_or_fails_by_their_likelihood_and_the_record_says_so() -> None:
+    base, sft = bare("base", 60.0), bare("sft", 40.0)
+    found = judge(declared(), bare("irft-r1", 42.0), base, sft, None)
+    assert {each.result for each in found} == {"passed", "not asked"}
+    assert evidence_of(found) == (
+        "demonstration_nll against base; the likelihood of demonstrations only: no response was judged"
+    )
+    decision = Decision("promotion of mine 3 (irft-r1)", {}, {"champion": "3"}, False, found)
+    assert str(decision).splitlines()[-1] == f"  better by: {evidence_of(found)}"
+    assert f"Evidence that it is better: {evidence_of(found)}." in decision.as_markdown()
+    refused = judge(declared(), bare("irft-r1", 61.0), base, sft, None)
+    assert [each.gate for each in refused if each.result == "failed"] == ["demonstration_nll better than base"]
+    worse = judge(declared(), bare("irft-r1", 50.0), base, sft, bare("sft", 40.0))
+    assert [each.gate for each in worse if each.result == "failed"] == ["demonstration_nll not worse than the champion"]
+    assert evidence_of([]) == "none"
+
+
+def test_with_a_judge_the_likelihood_is_not_asked_and_the_win_rate_decides() -> None:
+    base, sft = bare("base", 60.0), bare("sft", 40.0)
+    for share, results in ((0.7, {"passed", "not asked"}), (0.5, {"passed", "not asked", "failed"})):
+        found = judge(declared(), bare("irft-r1", 90.0, **wins(share, 200)), base, sft, None)
+        assert {each.result for each in found} == results
+    nll = next(each for each in found if each.gate == "demonstration_nll better than base")
+    assert (nll.result, nll.numbers) == ("not asked", "other gates say what is better")
+
+
+def test_gates_of_before_are_read_and_ask_what_they_asked() -> None:
+    before = {
+        "noise": 1.96, "committed_code": True, "better_than_base": [], "better_where_measured": ["reward_mean"],
+        "not_worse_than_champion": ["ended"], "not_worse_where_measured": ["reward_mean"],
+        "within": {"ended": {"at_least": 0.9}}, "relative_to_sft": {"response_tokens": {"at_most": 2}},
+    }  # fmt: skip
+    settings = PromotionSettings.parse(before, "gates.yaml")
+    assert settings.references == {"base", "sft"}
+    found = judge(settings, model("a", reward_mean=2.0), model("base", reward_mean=0.0), model("sft"), None)
+    assert [each.result for each in found] == ["passed", "not asked", "not asked", "passed", "passed"]
+
+
+def test_an_unknown_model_to_be_better_than_is_refused() -> None:
+    with pytest.raises(InputError, match="better_than"):
+        PromotionSettings.parse({**BETTER, "better_than": {"sft_matched": ["reward_mean"]}}, "gates.yaml")
+
+
+def test_the_figures_of_each_prompt_are_those_whose_means_are_the_metrics() -> None:
+    values = evaluation("sft", "sft", 0, prompts=12)
+    count = len(values["held_out_scores"])
+    plain = {"kl": [0.0], "response_tokens": [3], "ended": [True], "empty": [False], "repeated": [False]}
+    values["held_out_nll"] = [float(10 + place) for place in range(count)]
+    values["held_out_rows"] = {
+        "id": [f"p{place}" for place in range(count)],
+        "demonstration_tokens": [5 + place % 3 for place in range(count)],
+        "gap": [None] * count, "gap_per_token": [None] * count,
+        **{name: value * count for name, value in plain.items()},
+    }  # fmt: skip
+    found = per_prompt_of(EvaluatedModel.parse(values, "sft.json"))
+    assert found is not None and set(found.figures) == {
+        "reward_mean",
+        "demonstration_nll",
+        "demonstration_nll_per_token",
+    }
+    ratio = sum(values["held_out_nll"]) / sum(values["held_out_rows"]["demonstration_tokens"])
+    assert found.of("demonstration_nll_per_token", ratio) is not None
+    assert found.of("demonstration_nll_per_token", ratio + 1) is None and found.of("judge_mean", 0.0) is None
+    del values["held_out_rows"]
+    assert per_prompt_of(EvaluatedModel.parse(values, "sft.json")) is None

@@ -228,6 +228,7 @@ def test_plot_files_hold_the_series_of_the_figures(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "plots/reward.json").read_text())
     assert [row["name"] for row in rows] == ["sft", "sft-matched", "irft-r1", "irft-r2", "rft-r1"]
     assert rows[-1] == {"name": "rft-r1", "method": "rft", "round": 1, "value": 2.12, "sem": 0.08}
+    assert json.loads((tmp_path / "plots/nll.json").read_text()) == [], "no model has its likelihood"
     with (tmp_path / "plots/training.csv").open() as file:
         curves = list(csv.DictReader(file))
     assert {row["stage"] for row in curves} == {"sft", "sft_matched", "irft_train", "rft_reward", "rft_policy"}
@@ -260,3 +261,14 @@ def test_the_terminal_shows_the_demonstration_gap_where_it_chose_the_champion() 
     bare = table(2, 0, scorer=False, rejected=False, oracle=False)
     assert "demo.gap" in format_table(summarise(parsed(bare), "mine", 0)).splitlines()[0]
     assert "demo.gap" not in format_table(summarise(parsed(table(2, 0)), "mine", 0))
+
+
+def test_the_likelihood_of_the_demonstrations_is_a_plot_and_a_figure_by_round(tmp_path: Path) -> None:
+    evaluated = table(2, 0)
+    for place, model in enumerate(evaluated["models"]):
+        model["held_out"] |= {"demonstration_nll_per_token": 3.0 - place / 4, "demonstration_nll_per_token_sem": 0.1}
+    content = content_of(evaluated)
+    write_plots(tmp_path / "plots", content.summary, content.curves, content.curation.scores)
+    rows = json.loads((tmp_path / "plots/nll.json").read_text())
+    assert rows[-1] == {"name": "irft-r2", "method": "irft", "round": 2, "value": 2.0, "sem": 0.1}
+    assert "Likelihood of the demonstrations" in render(content)

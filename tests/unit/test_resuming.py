@@ -183,7 +183,8 @@ def test_sft_resumed_within_or_after_the_first_epoch_gives_the_same_bytes(
 
     def work(model, checkpoint):
         scratch, context = tmp_path / "scratch", WorkContext(checkpoint=checkpoint)
-        return model, train_sft(model, template, DIALOGUES, settings, COMPUTE, 0, scratch, context)
+        watched = DIALOGUES[:3]
+        return model, train_sft(model, template, DIALOGUES, settings, COMPUTE, 0, scratch, context, watched=watched)
 
     assert_same(*interrupted(work, policy, interrupt_after))
 
@@ -199,7 +200,7 @@ def test_sft_by_another_objective_resumed_in_the_second_epoch_gives_the_same_byt
 
     def work(model, checkpoint):
         context = WorkContext(checkpoint=checkpoint)
-        return model, train_variant(model, DIALOGUES, given, settings, 1, COMPUTE, 0, context)
+        return model, train_variant(model, DIALOGUES, given, settings, 1, COMPUTE, 0, context, watched=DIALOGUES[:3])
 
     assert_same(*interrupted(work, policy, interrupt_after=4))
 

@@ -52,7 +52,7 @@ def graph_with(ran: int, kept: int, *overrides: str) -> dict[str, Any]:
         (["evaluation.prompts=9"], "rft.rounds is auto, but evaluation.prompts is 9, too few to tell rounds apart"),
         (["rft.auto.most=0"], "parameter 'rft.auto.most': input should be greater than or equal to 1, not 0"),
         (["rft.auto.most=101"], "must be at most 100"),
-        (["rft.auto.criterion=loss"], "'score' or 'preferences', not 'loss'"),
+        (["rft.auto.criterion=loss"], "'score', 'preferences' or 'likelihood', not 'loss'"),
         (["rft.rounds=Auto"], "parameter 'rft.rounds': it has to be a number of rounds, or auto, not 'Auto'"),
     ],
 )
@@ -240,6 +240,19 @@ def test_both_rounds_need_what_decides(without, criterion, given, message):
         compare_round(*models, criterion, 6)
 
 
+def test_without_labels_a_round_improves_if_it_makes_the_validation_demonstrations_more_likely():
+    def with_nll(made: EvaluatedModel, gain: float) -> EvaluatedModel:
+        nll = [30.0 + place - gain * (1 + 0.1 * (-1) ** place) for place in range(60)]
+        return made.model_copy(update={"validation_nll": nll})
+
+    before = with_nll(model("sft", 0, [None] * 60), 0.0)
+    for gain, improved in ((0.5, True), (-0.5, False), (0.0, False)):
+        found = compare_round(with_nll(model("rft-r1", 1, [None] * 60), gain), before, "likelihood", 6)
+        assert found.improved is improved and found.count == 60
+        assert found.difference == pytest.approx(gain) and found.value_before == pytest.approx(-59.5)
+    assert (found.measure, found.cases) == ("mean log-likelihood of the demonstrations", "prompts")
+
+
 def test_preferences_are_compared_as_shares_and_the_reward_s_facts_are_kept():
     facts = {"agreement": 0.75, "drift": 0.5, "training_accuracy": 0.9}
     reward = {"stage": "rft_reward", "steps": 1, "response_tokens": 1, "facts": facts}
@@ -254,6 +267,7 @@ def test_preferences_are_compared_as_shares_and_the_reward_s_facts_are_kept():
     ("criterion", "given", "message"),
     [
         ("score", {}, "rft-r1: there are no scores of validation prompts to decide by"),
+        ("likelihood", {}, "rft-r1: there are no log-likelihoods of validation demonstrations"),
         ("preferences", {"rejected": False}, "rft-r1: there are no rejected responses of validation prompts"),
     ],
 )

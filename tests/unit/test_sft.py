@@ -85,3 +85,26 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(policy, 
         policy.get_input_embeddings().weight[5] = float("nan")
     with pytest.raises(InputError, match=r"sft: loss is nan at step 1 of 6 .*nothing was saved"):
         train(policy, template, tmp_path)
+
+
+WATCHED = [Dialogue([5, 7, 9], [8, 9, 0]), Dialogue([5, 6, 7], [9, 0])]
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(r=4, alpha=8, dropout=0.5)])
+def test_watched_demonstrations_are_measured_at_a_few_steps_and_training_is_the_same(policy, template, tmp_path, lora):
+    settings = SETTINGS.model_copy(
+        update={"lora": lora, "gradient_checkpointing": lora is not None, "watched_times": 2}
+    )
+    alone, before = copy.deepcopy(policy), -score_dialogues(policy, WATCHED, 1).sum().item() / 5
+    plain = train(alone, template, tmp_path, settings)
+    record = train(policy, template, tmp_path, settings, watched=WATCHED)
+    assert all(torch.equal(one, two) for one, two in zip(alone.parameters(), policy.parameters(), strict=True))
+    curve = record.curves.pop("validation_nll")
+    assert record == plain
+    after = -score_dialogues(policy.eval(), WATCHED, 1).sum().item() / 5
+    assert curve["step"] == [0, 3, 6]
+    assert (curve["value"][0], curve["value"][-1]) == (pytest.approx(before, rel=1e-4), pytest.approx(after, rel=1e-3))
+
+
+def test_without_watched_demonstrations_there_is_no_curve_of_them(policy, template, tmp_path):
+    assert "validation_nll" not in train(policy, template, tmp_path, steps=1).curves

@@ -164,3 +164,14 @@ def test_the_likelihood_is_the_default_of_both_stages():
     assert SftSettings(optimiser=RATE).objective == "nll"
     control = SftMatchedSettings(learning_rates=[1.0])
     assert (control.objective, control.steps, control.response_tokens) == (None, None, None)
+
+
+@pytest.mark.parametrize("objective", ["gem", "dft"])
+def test_watched_demonstrations_are_measured_and_training_is_the_same(policy, objective):
+    settings, other = settings_of(objective, watched_times=2), copy.deepcopy(policy)
+    before = -score_dialogues(policy, DIALOGUES[:2], 1).sum().item() / 7
+    plain, record = train(other, settings), train(policy, settings, watched=DIALOGUES[:2])
+    assert all(torch.equal(one, two) for one, two in zip(policy.parameters(), other.parameters(), strict=True))
+    curve = record.curves.pop("validation_nll")
+    assert curve["step"] == [0, 3, 6] and curve["value"][0] == pytest.approx(before, rel=1e-4)
+    assert record == plain

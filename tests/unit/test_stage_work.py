@@ -142,9 +142,9 @@ def work(template, tmp_path, monkeypatch) -> Work:
         noted.note("sample_responses", policy=policy, ids=names, seed=seed)
         return [Sample(name, 0, prompt, [2], ended=True, log_probability=-1.0) for name, prompt in prompts]
 
-    def train_sft(policy, template, dialogues, settings, compute, seed, scratch, context, *, stage, steps):
+    def train_sft(policy, template, dialogues, settings, compute, seed, scratch, context, *, stage, steps, watched):
         noted.note("train_sft", policy=policy, template=template, dialogues=dialogues, settings=settings, seed=seed,
-                   scratch=scratch, context=context, stage=stage, steps=steps)  # fmt: skip
+                   scratch=scratch, context=context, stage=stage, steps=steps, watched=watched)  # fmt: skip
         assert isinstance(compute, ComputeSettings)
         record = training_record(stage, steps=steps)
         record.facts["epochs"] = 2.0
@@ -509,7 +509,7 @@ def test_dft_contrasts_with_samples_of_its_start_that_have_a_seed_of_their_own(w
         work.note("sample_start", folder=policy.folder, ids=[each for each, _ in prompts], seed=seed)
         return [[Dialogue(prompt, [1, 2])] * settings.samples for _, prompt in prompts]
 
-    def train_variant(policy, dialogues, samples, settings, padding, compute, seed, context, *, stage, steps):
+    def train_variant(policy, dialogues, samples, settings, padding, compute, seed, context, *, stage, steps, watched):
         work.note("train_variant", folder=policy.folder, samples=samples, settings=settings, seed=seed, steps=steps)
         prompts = [[each.prompt] * settings.dft.samples for each in dialogues]
         assert [[each.prompt for each in own] for own in samples] == prompts

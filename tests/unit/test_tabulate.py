@@ -8,7 +8,7 @@ from juicer.evaluation.benchmark_results import BenchmarkedModel
 from juicer.evaluation.results import EvaluatedModel, Table
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import write_json
-from tasks.tabulate import add_row, read_table
+from tasks.tabulate import add_row, read_table, shortened
 from tests.example_evaluations import benchmark_result, evaluation
 
 
@@ -61,3 +61,10 @@ def test_a_table_of_benchmarks_is_not_a_table_of_evaluations(tmp_path: Path) -> 
 def test_a_missing_table_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         read_table(tmp_path / "table.json", EvaluatedModel)
+
+
+def test_a_table_keeps_the_demonstrations_lengths_and_leaves_out_what_else_was_measured_on_each_prompt() -> None:
+    values = evaluation("sft", "sft", 0)
+    rows = {"demonstration_tokens": [4, 6], "kl": [0.0, 0.1]}
+    assert shortened({**values, "held_out_rows": rows}) == {**values, "held_out_tokens": [4, 6]}
+    assert shortened(values) == values and shortened([1]) == [1]

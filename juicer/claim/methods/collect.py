@@ -52,7 +52,7 @@ def collect(plan: MethodsPlan, samples: int) -> MethodComparison:
         what = f"no seed has finished with {reference} and a method"
         raise InputError(what, where=str(plan.work), do=do)
     variants = {
-        variant: [Seed(each.seed, joined(_models(each.jobs)), reference) for each in found]
+        variant: [Seed(each.seed, joined(_models(each.jobs)), reference, plan.recipe.choice.criteria) for each in found]
         for variant, found in groups.items()
     }
     everywhere = [seed for seeds in variants.values() for seed in seeds]

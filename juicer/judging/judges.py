@@ -1,0 +1,223 @@
+"""The three kinds of judge: an OpenAI-compatible endpoint, a program, a model of this machine."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from juicer.judging.question import SHORT_FORM, Question
+from juicer.runtime.errors import InputError
+from juicer.settings.pairwise import PairwiseSettings
+
+if TYPE_CHECKING:
+    import httpx
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a judge said."""
+
+    text: str
+    """Its answer, or "" if there was none."""
+    problem: str = ""
+    """Why there was none."""
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+class Judge(Protocol):
+    """Answers questions in any order. It raises InputError for what asking again cannot mend."""
+
+    name: str
+    """What the record and the cache call it."""
+
+    def ask(self, questions: Sequence[Question], rubric: str) -> Iterator[tuple[int, Answer]]:
+        """Yield the index of each question and its answer as soon as it is there."""
+        ...
+
+
+@contextmanager
+def opened(settings: PairwiseSettings, loaded: Callable[[str], "tuple[Any, Any]"]) -> Iterator[Judge]:
+    """The judge of a recipe, while it is used.
+
+    Args:
+        settings: of the recipe.
+        loaded: loads a model of this machine and its tokenizer.
+
+    Raises:
+        InputError: the key is not in the environment, or the program cannot be started.
+    """
+    if settings.kind == "endpoint":
+        import httpx
+
+        with httpx.Client(timeout=settings.timeout, follow_redirects=False) as client:
+            yield Endpoint(settings, client, _key(settings))
+    elif settings.kind == "command":
+        yield Command(settings)
+    else:
+        model, tokenizer = loaded(settings.model or "")
+        yield LocalModel(settings.model or "", model, tokenizer)
+
+
+def _key(settings: PairwiseSettings) -> str | None:
+    if settings.key is None:
+        return None
+    value = os.environ.get(settings.key, "").strip()
+    if not value:
+        what = f"the environment has no {settings.key}, which pairwise.key names"
+        raise InputError(what, where="pairwise.key", do=f"export {settings.key}=..., or set pairwise.key to null")
+    return value
+
+
+@dataclass
+class Endpoint:
+    """An OpenAI-compatible server: POST url/chat/completions."""
+
+    settings: PairwiseSettings
+    client: "httpx.Client"
+    key: str | None = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The model and where it is."""
+        return f"{self.settings.model} at {self.settings.url}"
+
+    def ask(self, questions: Sequence[Question], rubric: str) -> Iterator[tuple[int, Answer]]:
+        """Ask several questions at a time."""
+        from concurrent.futures import as_completed
+
+        with ThreadPoolExecutor(self.settings.at_a_time) as pool:
+            asked = {pool.submit(self._one, each, rubric): place for place, each in enumerate(questions)}
+            try:
+                for done in as_completed(asked):
+                    yield asked[done], done.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _one(self, question: Question, rubric: str) -> Answer:
+        import httpx
+
+        body = {
+            "model": self.settings.model,
+            "messages": [{"role": "user", "content": question.text(rubric)}],
+            "temperature": 0,
+            "max_tokens": self.settings.max_tokens,
+        }
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        try:
+            answer = self.client.post(f"{self.settings.url}/chat/completions", json=body, headers=headers)
+        except httpx.TimeoutException:
+            return Answer("", f"no answer within {self.settings.timeout:g} s")
+        except httpx.HTTPError as error:
+            return Answer("", f"{type(error).__name__}: {error}")
+        if answer.status_code in (400, 401, 403, 404, 405, 422) or answer.is_redirect:
+            do = "check pairwise.url, pairwise.model and the key"
+            raise InputError(f"the endpoint answers {answer.status_code}: {_said(answer.text)}", where=self.name, do=do)
+        if answer.status_code != 200:
+            return Answer("", f"the endpoint answers {answer.status_code}: {_said(answer.text)}")
+        try:
+            values = answer.json()
+            text = values["choices"][0]["message"]["content"] or ""
+            used = values.get("usage") or {}
+            return Answer(str(text), "", int(used.get("prompt_tokens") or 0), int(used.get("completion_tokens") or 0))
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            return Answer("", f"not the answer of an OpenAI-compatible server: {_said(answer.text)}")
+
+
+def _said(text: str) -> str:
+    """The beginning of what a server said, for a message."""
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else f"{line[:200]}..."
+
+
+@dataclass
+class Command:
+    """A program that gets a question per line of JSON on its standard input, and writes an answer per line.
+
+    A question has the keys `rubric`, `prompt` (turns with role and content), `response_1` and `response_2`; an answer
+    is a line of JSON with `better` (1, 2 or tie), or any text that ends with such an object.
+    """
+
+    settings: PairwiseSettings
+
+    @property
+    def name(self) -> str:
+        """The command line."""
+        return " ".join(self.settings.command)
+
+    def ask(self, questions: Sequence[Question], rubric: str) -> Iterator[tuple[int, Answer]]:
+        """Run the program once, with all questions."""
+        lines = [
+            json.dumps(
+                {"rubric": rubric, "prompt": list(each.prompt), "response_1": each.first, "response_2": each.second}
+            )
+            for each in questions
+        ]
+        seconds = self.settings.timeout * max(1, len(questions))
+        try:
+            done = subprocess.run(
+                self.settings.command,
+                input="\n".join(lines) + "\n",
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise InputError(f"the judge did not end within {seconds:g} s", where=self.name) from error
+        except OSError as error:
+            raise InputError(f"the judge cannot be started: {error.strerror}", where=self.name) from error
+        if done.returncode:
+            raise InputError(f"the judge ends with code {done.returncode}: {_said(done.stderr)}", where=self.name)
+        answers = done.stdout.splitlines()
+        if len(answers) != len(questions):
+            what = f"the judge was asked {len(questions)} questions and wrote {len(answers)} lines"
+            raise InputError(what, where=self.name, do="write one line for each line that is read")
+        for place, answer in enumerate(answers):
+            yield place, Answer(answer)
+
+
+@dataclass
+class LocalModel:
+    """A causal language model of this machine: the likeliest of the three answers as its next token.
+
+    One that knows no chat gets the question as plain text.
+    """
+
+    folder: str
+    model: Any
+    tokenizer: Any
+
+    @property
+    def name(self) -> str:
+        """The model's folder."""
+        return self.folder
+
+    def ask(self, questions: Sequence[Question], rubric: str) -> Iterator[tuple[int, Answer]]:
+        """Compute the three log-probabilities of one question after another."""
+        import torch
+
+        words = ("1", "2", "tie")
+        first = [self.tokenizer.encode(word, add_special_tokens=False)[0] for word in words]
+        if len(set(first)) < len(words):
+            raise InputError("the tokenizer does not distinguish 1, 2 and tie", where=self.folder)
+        for place, question in enumerate(questions):
+            ids = self._encode(question.text(rubric, SHORT_FORM))
+            longest = getattr(self.model.config, "max_position_embeddings", None)
+            if longest is not None and len(ids) > longest:
+                yield place, Answer("", f"the question has {len(ids)} tokens, and the model reads {longest}")
+                continue
+            with torch.no_grad():
+                logits = self.model(torch.tensor([ids], device=self.model.device)).logits[0, -1]
+            yield place, Answer(words[int(logits[first].argmax())], "", len(ids), 1)
+
+    def _encode(self, text: str) -> list[int]:
+        if self.tokenizer.chat_template is None:
+            return list(self.tokenizer.encode(f"{text}\n\nAnswer: "))
+        turns = [{"role": "user", "content": text}]
+        found = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
+        return list(found)
