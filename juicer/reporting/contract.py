@@ -29,6 +29,8 @@ class SummaryRow(Row):
     demonstration_nll: float | None = None
     demonstration_nll_sem: float | None = None
     demonstration_nll_per_token: float | None = None
+    demonstration_perplexity: float | None = None
+    """The exponential of the one before; left out of the file where an evaluation has none, or where it overflows."""
     demonstration_gap: float | None = None
     response_tokens: float | None = None
     ended: float | None = None

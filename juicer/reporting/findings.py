@@ -13,12 +13,23 @@ from juicer.evaluation.pairs_record import accuracy_interval
 from juicer.evaluation.results import Instruments
 from juicer.evaluation.rounds import RoundComparison
 from juicer.evaluation.significance import FEWEST, Difference, Verdict, share_difference
-from juicer.reporting.contract import Champion, Matters, Summary, SummaryRow
+from juicer.reporting.contract import Matters, Summary, SummaryRow
 from juicer.reporting.formatting import scalar, shown
+from juicer.reporting.numbers import COLUMNS, Column, separates_nothing
 
 METHODS = ("irft", "rft")
 FEW_ENDED = 0.5
 """Where fewer responses end before the length limit, metrics say more about the limit than about the model."""
+
+
+COLUMN_OF = {"score": "reward_mean", "score by the judge": "judge_mean", "preference accuracy": "preference_accuracy"}
+"""What models are compared by, and the column of the table that has it."""
+IN_WORDS = {
+    "reward_mean": "mean score",
+    "preference_accuracy": "preference accuracy",
+    "demonstration_gap": "demonstration gap",
+}
+"""The champion's criteria in prose; another one is called by its own name."""
 
 
 class Findings(NamedTuple):
@@ -139,7 +150,7 @@ def findings(summary: Summary) -> Findings:
     """The headline, sentences and caveats of a summary."""
     champion, control = summary.model(summary.champion.name), summary.model(summary.control)
     rounds = [best for method in METHODS if (best := best_round(summary.models, method)) is not None]
-    sentences = [_chosen(summary.champion), *_about_rounds(summary)]
+    sentences = [_chosen(summary), *_about_rounds(summary)]
     sentences += [_compared(model, control, summary.matters) for model in rounds]
     sentences += _beyond_the_score(champion, control, rounds)
     headline = _headline(summary, champion, control, rounds)
@@ -153,12 +164,19 @@ def _headline(summary: Summary, champion: SummaryRow, control: SummaryRow, round
         return "Supervised fine-tuning alone: both methods are switched off"
     if criterion is None:
         return "No model was chosen: there are no metrics on validation prompts"
+    if (same := equal_on_validation(summary)) is not None:
+        return (
+            f"On validation prompts every model has the same {_in_words(criterion)} ({shown(same, 3)}), which separates "
+            f"nothing: {champion.name} is the champion by order alone"
+        )
     if criterion == "demonstration_gap":
         return f"{title(champion)} is chosen by its demonstration gap alone, which does not measure quality"
     if champion.method not in METHODS:
         compared = [found for model in rounds if (found := compare(model, control, summary.matters))]
         open_ones = [found for found in compared if found.verdict in ("cannot tell", "too few")]
         if open_ones:
+            if nothing := _nothing_separated(summary, open_ones[0]):
+                return f"{_capital(nothing)}: cannot tell whether reward learning beats {other}"
             return f"Cannot tell from {open_ones[0].units} whether reward learning beats {other}"
         return "No round of reward learning beat supervised fine-tuning on validation prompts"
     name, found = title(champion), compare(champion, control, summary.matters)
@@ -170,9 +188,49 @@ def _headline(summary: Summary, champion: SummaryRow, control: SummaryRow, round
     if found.verdict == "worse":
         low = _differs(found, by, "lower", other)
         return f"{name} was best on validation prompts, but {low} on held-out {found.cases}"
+    if nothing := _nothing_separated(summary, found):
+        return f"{name} is chosen, but {nothing}: cannot tell whether it beats {other}"
     if found.verdict == "undecided":
         return f"{name} is chosen, but its {found.by} does not differ significantly from that of {other}"
     return f"{name} is chosen, but {found.units} cannot tell whether it beats {other}"
+
+
+def equal_on_validation(summary: Summary) -> float | None:
+    """The value of the champion's criterion where all models that could be champion have the same one: nothing was
+    chosen then. None where it separates at least two of them, or there is only one."""
+    criterion = summary.champion.criterion
+    models = [model for model in summary.models if model.method != "base"]
+    values = [getattr(model, f"validation_{criterion}", None) for model in models]
+    return values[0] if len(values) > 1 and len(set(values)) == 1 else None
+
+
+def said_to_separate_nothing(models: Sequence[SummaryRow], columns: Sequence[Column]) -> str:
+    """Which of the columns have the same value for all models and so prefer none; empty if none is like that."""
+    equal = [column for column in columns if separates_nothing(models, column)]
+    if not equal:
+        return ""
+    last = next(model for model in reversed(models) if model.method != "base")
+    values = [f"{column.heading} ({shown(last.metric(column.key), column.digits)})" for column in equal]
+    listed = f"{', '.join(values[:-1])} and {values[-1]}" if len(values) > 1 else values[0]
+    are, separate = ("are", "separate") if len(values) > 1 else ("is", "separates")
+    return f"{listed} {are} the same for all models that were trained here and {separate} nothing."
+
+
+def _nothing_separated(summary: Summary, found: Comparison) -> str:
+    """Says so where what models are compared by has the same value for all of them; else empty."""
+    column = next(column for column in COLUMNS if column.key == COLUMN_OF[found.by])
+    if found.verdict in ("better", "worse") or not separates_nothing(summary.models, column):
+        return ""
+    value = shown(summary.model(summary.control).metric(column.key), column.digits)
+    return f"every model has the same {found.by} ({value}), which separates nothing"
+
+
+def _in_words(criterion: str) -> str:
+    return IN_WORDS.get(criterion, criterion.replace("_", " "))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _differs(found: Comparison, by: str, how: str, other: str) -> str:
@@ -184,18 +242,25 @@ def _differs(found: Comparison, by: str, how: str, other: str) -> str:
     return f"{does} {by} {how} than {other}"
 
 
-def _chosen(champion: Champion) -> str:
+def _chosen(summary: Summary) -> str:
+    champion = summary.champion
     if champion.criterion is None:
         return f"There are no metrics on validation prompts, so {champion.name} is the champion by default."
+    if (same := equal_on_validation(summary)) is not None:
+        return (
+            f"The champion, {champion.name}, is the champion by order, not by quality: on validation prompts all have "
+            f"the same {_in_words(champion.criterion)} ({shown(same, 3)}). All other figures are from held-out prompts."
+        )
     value = shown(champion.value, 3)
-    by = {
+    known = {
         "reward_mean": f"it has the highest mean score there ({value})",
         "preference_accuracy": f"it has the highest preference accuracy there ({value}; the recipe has no scorer)",
         "demonstration_gap": (
             f"its demonstration gap is the nearest to 0 there ({value}; the recipe has neither a scorer nor rejected "
             "responses)"
         ),
-    }[champion.criterion]
+    }
+    by = known.get(champion.criterion, f"it has the best {_in_words(champion.criterion)} there ({value})")
     return (
         f"The champion, {champion.name}, was chosen on validation prompts: {by}. "
         "All other figures are from held-out prompts."

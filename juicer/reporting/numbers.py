@@ -3,6 +3,7 @@
 Pure functions, no files. Models are compared on held-out prompts and chosen on validation prompts.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import stdev
@@ -48,6 +49,8 @@ class Column:
     signed: bool = False
     fault: bool = False
     """Whether it counts something that should not occur, so that a column of zeros says nothing."""
+    behaviour: bool = False
+    """Whether it says how a model answers, rather than how well; the page has a table for each."""
 
 
 COLUMNS = (
@@ -126,10 +129,29 @@ COLUMNS = (
         signed=True,
     ),
     Column(
-        "demonstration_nll_per_token",
+        "demonstration_nll",
         "NLL",
-        "Negative log-likelihood of the held-out demonstrations per token, in nats; its exponential is the perplexity. "
-        "A model that memorised its training rows has a high one.",
+        "Negative log-likelihood of a held-out demonstration, −log π(y|x), in nats per response, ± its standard error "
+        "over prompts. It needs no scorer. A model that memorised its training rows has a high one.",
+        2,
+        "low",
+        "demonstration_nll_sem",
+    ),
+    Column(
+        "nll_difference",
+        "NLL − control's",
+        "The difference of NLL to the control (sft-matched), paired over the same prompts, ± its standard error. Below "
+        "0 the held-out demonstrations are more likely than under the control.",
+        3,
+        "low",
+        "nll_difference_sem",
+        signed=True,
+    ),
+    Column(
+        "demonstration_perplexity",
+        "Perplexity",
+        "Perplexity of the held-out demonstrations: the exponential of their negative log-likelihood per token, "
+        "end-of-text included.",
         3,
         "low",
     ),
@@ -140,25 +162,53 @@ COLUMNS = (
         "model's own samples; no direction is good by itself.",
         2,
         signed=True,
+        behaviour=True,
     ),
-    Column("response_tokens", "Tokens", "Mean length of a sampled response. Self-play can make it grow.", 1),
-    Column("ended", "Ended", "Share of sampled responses that ended before the length limit.", 3, "high"),
-    Column("empty", "Empty", "Share of sampled responses without any text.", 3, fault=True),
+    Column(
+        "response_tokens",
+        "Tokens",
+        "Mean length of a sampled response. Self-play can make it grow.",
+        1,
+        behaviour=True,
+    ),
+    Column(
+        "ended",
+        "Ended",
+        "Share of sampled responses that ended before the length limit.",
+        3,
+        "high",
+        behaviour=True,
+    ),
+    Column("empty", "Empty", "Share of sampled responses without any text.", 3, fault=True, behaviour=True),
     Column(
         "repeated",
         "Repeated",
         "Share of sampled responses that say the same four words three times.",
         3,
         fault=True,
+        behaviour=True,
     ),
-    Column("kl_to_sft", "KL", "KL divergence to sft per response, in nats, on the model's own samples.", 2),
+    Column(
+        "kl_to_sft",
+        "KL",
+        "KL divergence to sft per response, in nats, on the model's own samples.",
+        2,
+        behaviour=True,
+    ),
     Column(
         "distinct_2",
         "Distinct-2",
         "Distinct token pairs over all token pairs of the samples. A sharp fall means that the policy collapsed.",
         3,
+        behaviour=True,
     ),
-    Column("steps", "Steps", "Optimiser steps since sft, earlier rounds included (of sft: since base).", 0),
+    Column(
+        "steps",
+        "Steps",
+        "Optimiser steps since sft, earlier rounds included (of sft: since base).",
+        0,
+        behaviour=True,
+    ),
 )
 
 
@@ -304,7 +354,17 @@ def _row(model: EvaluatedModel, sft: EvaluatedModel, control: EvaluatedModel) ->
         response_tokens_trained=(training.total_response_tokens or training.response_tokens) if training else None,
     )
     measured = {key: value for key in LATER if (value := getattr(held_out, key)) is not None}
+    if (perplexity := perplexity_of(held_out.demonstration_nll_per_token)) is not None:
+        measured["demonstration_perplexity"] = perplexity
     return row.model_copy(update={**measured, **differences})
+
+
+def perplexity_of(nll_per_token: float | None) -> float | None:
+    """The exponential of a negative log-likelihood per token, in nats; None without one, or where it overflows."""
+    try:
+        return None if nll_per_token is None else significant(math.exp(nll_per_token))
+    except OverflowError:
+        return None
 
 
 def _differences(name: str, values: Scores, others: Scores) -> dict[str, float | None]:
@@ -337,11 +397,19 @@ def shown_columns(models: Sequence[SummaryRow]) -> list[Column]:
     return [column for column in COLUMNS if shows(column)]
 
 
+def separates_nothing(models: Sequence[SummaryRow], column: Column) -> bool:
+    """Whether a column in which one direction is better has the same value, as it is shown, for all models that were
+    trained here: then it prefers none of them. The base model, which nobody chooses, does not count."""
+    values = [model.metric(column.key) for model in models if model.method != "base"]
+    known = [round(value, column.digits) for value in values if value is not None]
+    return column.best is not None and len(known) > 1 and len(set(known)) == 1
+
+
 def best_names(models: Sequence[SummaryRow], column: Column) -> set[str]:
-    """Names of the models that are best in a column as it is shown, ties included; empty if all are equal."""
+    """Names of the models that are best in a column as it is shown, ties included; empty if it separates nothing."""
     known = {model.name: model.metric(column.key) for model in models}
     values = {name: round(value, column.digits) for name, value in known.items() if value is not None}
-    if column.best is None or len(set(values.values())) < 2:
+    if column.best is None or len(set(values.values())) < 2 or separates_nothing(models, column):
         return set()
     best = max(values.values()) if column.best == "high" else min(values.values())
     return {name for name, value in values.items() if value == best}
