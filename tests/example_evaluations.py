@@ -9,9 +9,13 @@ from typing import Any
 
 from juicer.evaluation.benchmarks import COLUMNS
 from juicer.evaluation.results import EvaluatedModel, Metrics, Table
+from juicer.recipe.activation import load
+from juicer.reporting.provenance import Recipe
 from juicer.settings.data import TemplateSettings
 from juicer.settings.leaderboard import HarnessSettings
 from juicer.sources.lengths import LengthStatistics
+
+ROOT = Path(__file__).resolve().parents[1]
 
 PROMPTS = 60
 
@@ -178,6 +182,24 @@ def benchmark_result(
         "harness": {"lm_eval": "0.4.13"},
         "data": None,
     }
+
+
+def recipe(name: str = "quickstart") -> Recipe:
+    """The sections of the quickstart that the report shows, under a name."""
+    loaded, _ = load(ROOT / "recipes/quickstart.yaml", [])
+    return Recipe(
+        name=name,
+        seed=0,
+        policy=loaded.policy,
+        template=loaded.template,
+        scorer=loaded.scorer,
+        judge=loaded.judge,
+        sft=loaded.sft,
+        sft_matched=loaded.sft_matched,
+        irft=loaded.irft,
+        rft=loaded.rft,
+        evaluation=loaded.evaluation,
+    )
 
 
 PROVENANCE = {

@@ -166,8 +166,8 @@ def _headline(summary: Summary, champion: SummaryRow, control: SummaryRow, round
         return "No model was chosen: there are no metrics on validation prompts"
     if (same := equal_on_validation(summary)) is not None:
         return (
-            f"On validation prompts every model has the same {_in_words(criterion)} ({shown(same, 3)}), which separates "
-            f"nothing: {champion.name} is the champion by order alone"
+            f"On validation prompts every model has the same {_in_words(criterion)} ({shown(same, 3)}), which "
+            f"separates nothing: {champion.name} is the champion by order alone"
         )
     if criterion == "demonstration_gap":
         return f"{title(champion)} is chosen by its demonstration gap alone, which does not measure quality"

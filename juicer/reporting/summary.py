@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from juicer.reporting import costs
+from juicer.reporting import costs, environment
 from juicer.reporting.contract import Summary
 from juicer.reporting.findings import findings, said_to_separate_nothing
 from juicer.reporting.formatting import shown
@@ -103,6 +103,7 @@ def show(metrics: Path, report: Path) -> None:
     if not report.is_file():
         raise InputError("no such file", where=str(report), do="run the stage that makes it: dvc repro report")
     costs.refresh(report.parent)
+    environment.refresh(report.parent)
     print(f"Recipe {summary.recipe}, seed {summary.seed}, held-out prompts\n")
     print(format_table(summary))
     print("\n> champion, chosen on validation prompts   * best of its column")

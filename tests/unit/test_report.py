@@ -15,18 +15,19 @@ from juicer.reporting.numbers import summarise
 from juicer.reporting.page import Content, render
 from juicer.reporting.plots import Curation, RoundPoint, over_rounds, training_curves, write_plots
 from juicer.reporting.summary import WIDTH, format_table
-from tests.example_evaluations import PROVENANCE, curation, parsed, table
+from tests.example_evaluations import PROVENANCE, curation, parsed, recipe, table
 
 
-def content_of(evaluated: dict[str, Any], *, scorer: bool = True, recipe: str = "quickstart") -> Content:
+def content_of(evaluated: dict[str, Any], *, scorer: bool = True, name: str = "quickstart") -> Content:
     models = parsed(evaluated)
     return Content(
         description="Tiny & quick.",
-        summary=summarise(models, recipe, 0),
+        summary=summarise(models, name, 0),
         table=models,
         curves=training_curves(models),
         curation=Curation.parse(curation(scorer), "curation.json"),
         provenance=PROVENANCE,
+        recipe=recipe(name),
     )
 
 
@@ -116,7 +117,7 @@ def test_what_a_model_or_a_person_wrote_is_shown_and_not_interpreted() -> None:
     for model in evaluated["models"]:
         for sample in model["samples"]:
             sample |= {"response": attack, "prompt": attack, "demonstration": attack}
-    content = content_of(evaluated, recipe="a<b>")
+    content = content_of(evaluated, name="a<b>")
     found = checked(render(Content(**{**vars(content), "provenance": {"source<i>": attack}, "description": attack})))
     assert {"script", "img", "i"}.isdisjoint(found.seen)
     assert attack in "".join(found.words)
