@@ -253,13 +253,14 @@ def render(content: Content) -> str:
         provenance=_halves(content.provenance),
         base=provenance.base_model(content.recipe),
         measured_by=provenance.measured_by(content.recipe),
-        trained=[TrainedLine(_colour(line.method), line) for line in _trained(content)],
+        trained=[TrainedLine(colour_of(line.method), line) for line in _trained(content)],
         training_headings=[(each, provenance.MEANINGS.get(each)) for each in provenance.HEADINGS],
         work=_work(content.table),
     )
 
 
-def _colour(method: str) -> str:
+def colour_of(method: str) -> str:
+    """The CSS class of a method's colour; empty for grey."""
     return COLOURS.get(method, "")
 
 
@@ -300,7 +301,7 @@ def _models(summary: Summary, heading: str, columns: list[Column]) -> ModelTable
     lines = [
         ModelLine(
             name=model.name,
-            colour=_colour(model.method),
+            colour=colour_of(model.method),
             champion=model.name == summary.champion.name,
             begins_group=bool(place) and groups[place - 1] != groups[place],
             cells=[
@@ -332,7 +333,7 @@ def _round_line(found: RoundComparison) -> RoundLine:
         shown(found.kl_to_sft, 2),
         improves,
     ]
-    return RoundLine(f"{found.method}-r{found.round}", _colour(found.method), cells)
+    return RoundLine(f"{found.method}-r{found.round}", colour_of(found.method), cells)
 
 
 def _board(board: LeaderboardSummary) -> Board:
@@ -347,7 +348,7 @@ def _board(board: LeaderboardSummary) -> Board:
 
 def _board_lines(model: LeaderboardRow) -> list[BoardLine]:
     scores = [(score, model.errors.get(key)) for key, score in scores_of(model).items()]
-    lines = [BoardLine(model.name, _colour(model.method), False, scores)]
+    lines = [BoardLine(model.name, colour_of(model.method), False, scores)]
     if model.paper:
         theirs: list[tuple[float, float | None]] = [(score, None) for score in scores_of(model.paper).values()]
         lines.append(BoardLine(model.paper.name, "", True, theirs))
@@ -507,7 +508,7 @@ def _answer(model: EvaluatedModel, sample: ShownSample, champion: str) -> Answer
     judged = [("score", sample.score), ("oracle", sample.oracle)]
     return Answer(
         name=model.name,
-        colour=_colour(model.method),
+        colour=colour_of(model.method),
         champion=model.name == champion,
         text=sample.response.strip(),
         cut=sample.was_cut,
@@ -518,7 +519,7 @@ def _answer(model: EvaluatedModel, sample: ShownSample, champion: str) -> Answer
 
 def _work(table: Table[EvaluatedModel]) -> list[Work]:
     return [
-        Work(model.name, _colour(model.method), record, record is model.training)
+        Work(model.name, colour_of(model.method), record, record is model.training)
         for model in table.models
         if model.training
         for record in model.training.in_order()

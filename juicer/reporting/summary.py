@@ -21,7 +21,7 @@ SHORT = {
     "preference_accuracy_per_token": "per token",
     "preference_gap": "pref.gap",
     "demonstration_nll": "NLL",
-    "nll_difference": "-control",
+    "nll_difference": "NLL diff",
     "demonstration_perplexity": "ppl",
     "demonstration_gap": "demo.gap",
     "response_tokens": "tokens",
