@@ -21,7 +21,7 @@ ROUNDING = 1e-6
 FIGURE, PANEL = 16.0, 12.5
 """The largest font, in units of the view box, that the style sheet gives to a figure and to a small panel: on a phone,
 where they are drawn at less than their own size. Ticks are placed so that they do not meet in it."""
-ABOUT = 6
+ABOUT = 8
 """Ticks of a vertical axis, at most."""
 WIDTH_OF_A_DIGIT = 0.64
 """In font sizes; of the widest of the usual system fonts."""

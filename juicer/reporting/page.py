@@ -240,7 +240,9 @@ def render(content: Content) -> str:
         sections={name: heading for name, heading in there.items() if heading},
         tables=_tables(summary),
         prompts=next((model.prompts for model in summary.models if model.prompts), None),
-        separate_nothing=said_to_separate_nothing(summary.models, shown_columns(summary.models)),
+        separate_nothing=said_to_separate_nothing(
+            summary.models, [column for column in shown_columns(summary.models) if not column.behaviour]
+        ),
         board=_board(summary.leaderboard) if summary.leaderboard else None,
         rounds=[_round_line(found) for found in summary.rounds or ()],
         round_headings=ROUND_HEADINGS,

@@ -107,7 +107,8 @@ def show(metrics: Path, report: Path) -> None:
     print(f"Recipe {summary.recipe}, seed {summary.seed}, held-out prompts\n")
     print(format_table(summary))
     print("\n> champion, chosen on validation prompts   * best of its column")
-    if equal := said_to_separate_nothing(summary.models, shown_columns(summary.models)):
+    quality = [column for column in shown_columns(summary.models) if not column.behaviour]
+    if equal := said_to_separate_nothing(summary.models, quality):
         print(equal)
     print(f"{findings(summary).headline}.")
     print(f"Report: {report.resolve()}")
