@@ -19,6 +19,7 @@ from juicer.runtime.errors import InputError
 from juicer.stages import code
 from juicer.stages.dvc_files import LOCK, DvcLock
 from juicer.stages.git import commit_of, git
+from juicer.stages.hashes import md5_of
 
 SUMMARY, EVALUATIONS = "metrics/summary.json", "evaluation/models"
 DATA_STAGES = ("pretrain", "download", "tiny", "fetch", "preferences", "curate")
@@ -76,7 +77,7 @@ def of_folder(folder: Path, label: str, objects: Objects) -> Outcome:
 
     def modules(md5: str) -> dict[str, str] | None:
         for file in sorted((folder / code.FOLDER).glob("*.json")):
-            if code.md5_of_file(file) == md5:
+            if md5_of(file) == md5:
                 return code.read_list(file)
         return _list_in(objects, md5)
 

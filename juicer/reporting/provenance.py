@@ -63,7 +63,9 @@ class TrainingLine:
 def base_model(recipe: Recipe) -> dict[str, JsonValue]:
     """The base model, by name, and what identifies its weights."""
     found: dict[str, JsonValue] = {"model": recipe.policy.model, "revision": recipe.policy.revision}
-    return found | ({"digest": recipe.policy.digest} if recipe.policy.digest else {})
+    if recipe.policy.digest:
+        found["digest"] = recipe.policy.digest
+    return found
 
 
 def measured_by(recipe: Recipe) -> dict[str, JsonValue]:
