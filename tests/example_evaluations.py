@@ -9,7 +9,6 @@ from typing import Any
 
 from juicer.evaluation.benchmarks import COLUMNS
 from juicer.evaluation.results import EvaluatedModel, Metrics, Table
-from juicer.recipe.activation import load
 from juicer.reporting.provenance import Recipe
 from juicer.settings.data import TemplateSettings
 from juicer.settings.leaderboard import HarnessSettings
@@ -186,6 +185,8 @@ def benchmark_result(
 
 def recipe(name: str = "quickstart") -> Recipe:
     """The sections of the quickstart that the report shows, under a name."""
+    from juicer.recipe.activation import load
+
     loaded, _ = load(ROOT / "recipes/quickstart.yaml", [])
     return Recipe(
         name=name,
