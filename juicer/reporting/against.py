@@ -78,6 +78,8 @@ class Compared:
         """What the interval says; empty where there is none."""
         if self.paired is None:
             return ""
+        if not self.paired.mean and not self.paired.error:
+            return "equal"
         found = self.paired.verdict
         if found == "too few":
             return "too few prompts"
@@ -243,7 +245,7 @@ def _headline(champions: ModelPair | None, label: str) -> str:
     if found.verdict in ("better", "worse"):
         how = "higher" if found.paired.mean > 0 else "lower"
         return f"{names[0]} is {found.verdict} than {names[1]}: its {name} is {by} {how}"
-    if not found.paired.mean and not found.paired.error:
+    if found.verdict == "equal":
         return f"{names[0]} has the same {name} as {names[1]} on every held-out prompt"
     return f"{names[0]} does not differ in {name} from {names[1]} beyond noise"
 

@@ -160,7 +160,7 @@ def starting_points(lock: DvcLock) -> dict[str, str]:
         for dep in entry.get("deps") or []:
             place = Path(dep["path"])
             made = any(str(each) in lock.producers for each in (place, *place.parents))
-            if not made and dep["path"] != ABSENT and stage != code.STAGE:
+            if not made and dep["path"] != ABSENT and stage != code.STAGE and not code.is_list(dep["path"]):
                 found[dep["path"]] = str(dep.get("md5"))
     return dict(sorted(found.items()))
 
