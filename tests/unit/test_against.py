@@ -10,7 +10,7 @@ from juicer.reporting.against import Against, ChangedPath, changed_paths, compar
 from juicer.reporting.against_page import lines_of, render
 from juicer.reporting.numbers import summarise
 from juicer.reporting.outcomes import Outcome, lists_of_code, parsed_lock, starting_points, values_read
-from tests.example_evaluations import parsed, table
+from tests.example_evaluations import parsed, table, with_rows
 
 LOCK = """schema: '2.0'
 stages:
@@ -40,24 +40,6 @@ stages:
       size: 1
 """
 KNOWN = {"mine": "a" * 32, "code": "b" * 32, "data": "c" * 32, "seed": 0, "beta": 0.1}
-
-
-def with_rows(model: dict[str, Any], ids: list[str]) -> dict[str, Any]:
-    """An evaluation with what was measured on each prompt."""
-    count = len(model["held_out_scores"])
-    model["held_out_rows"] = {
-        "id": ids[:count],
-        "demonstration_tokens": [20] * count,
-        "gap": [0.5 if place % 3 else -0.5 for place in range(count)],
-        "gap_per_token": [0.1] * count,
-        "kl": [0.2 * (place % 4) for place in range(count)],
-        "response_tokens": [18 + place % 5 for place in range(count)],
-        "ended": [True] * count,
-        "empty": [False] * count,
-        "repeated": [False] * count,
-    }
-    model["held_out_nll"] = [30.0 + place % 7 for place in range(count)]
-    return model
 
 
 def outcome(
