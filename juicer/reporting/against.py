@@ -152,6 +152,14 @@ class Against:
     unknown_code: list[str]
     """Lists of code that differ, where it cannot be told by which modules."""
 
+    @property
+    def title(self) -> str:
+        """What the first comparison is of."""
+        if self.champions is None:
+            return ""
+        what = "Champions" if self.there.whole else "The version, and the champion here"
+        return f"{what}: {self.champions.there} there, {self.champions.here} here"
+
 
 def compare(here: Outcome, there: Outcome) -> Against:
     """Compare this project's outcome with another one."""
@@ -167,7 +175,7 @@ def compare(here: Outcome, there: Outcome) -> Against:
         models=[
             _pair(model, other, here, there) for model in here.models if (other := there.model(model.name)) is not None
         ],
-        only_here=[name for name in names_here if name not in names_there],
+        only_here=[name for name in names_here if name not in names_there] if there.whole else [],
         only_there=[name for name in names_there if name not in names_here],
         values=_values(here, there),
         data=changed_paths(starting_points(here.lock), starting_points(there.lock), whole=here.whole and there.whole),

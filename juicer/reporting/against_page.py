@@ -63,9 +63,7 @@ def render(found: Against) -> str:
     return render_page(
         "against.html.j2",
         found=found,
-        champions=_group(found.champions, f"Champions: {found.champions.there} there, {found.champions.here} here")
-        if found.champions
-        else None,
+        champions=_group(found.champions, found.title) if found.champions else None,
         models=[_group(pair, pair.here) for pair in found.models],
         only=[(where, names) for where, names in (("here", found.only_here), ("there", found.only_there)) if names],
     )
@@ -89,7 +87,7 @@ def lines_of(found: Against) -> list[str]:
     lines += [f"Here:  recipe {here.recipe}, seed {here.seed}", ""]
     if pair := found.champions:
         on = f", {pair.common} held-out prompts in common" if pair.common else ""
-        lines.append(f"Champions: {pair.there} there, {pair.here} here{on}")
+        lines.append(f"{found.title}{on}")
         rows = [("", "there", "here", "difference", "95% interval", "")]
         rows += [
             (each.heading, each.there, each.here, each.difference, each.interval, each.verdict)

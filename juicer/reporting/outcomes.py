@@ -43,7 +43,7 @@ class Outcome:
     values: dict[str, Any]
     """The recipe's values that its stages read, by dotted key."""
     whole: bool
-    """Whether `values` are all that were read; else only those that both outcomes have can be compared."""
+    """Whether it is all of a run; of a registered version, a single model, only what both outcomes have is compared."""
     lock: DvcLock
     evaluation: Fetch
     """Gives the evaluation of a model by name, with what was measured on each prompt; None where it cannot be had."""
@@ -191,7 +191,7 @@ def _outcome(
         models=summary.models,
         champion=summary.champion.name,
         values=values_read(lock, _stages(lock)),
-        whole=bool(lock.stages),
+        whole=True,
         lock=lock,
         evaluation=evaluation,
         list_of_code=lambda md5: None if (found := modules(md5)) is None else dict(found),
