@@ -64,11 +64,13 @@ def of_folder(folder: Path, label: str, objects: Objects) -> Outcome:
     """The outcome in the files of a project.
 
     Raises:
-        InputError: it has no report.
+        InputError: it has no results, or no dvc.lock.
     """
     path = folder / SUMMARY
     if not path.is_file():
         raise InputError("there are no results", where=str(path), do="make them in that folder: juicer run")
+    if not (folder / LOCK).is_file():
+        raise InputError("nothing says what the results were made from", where=str(folder / LOCK), do="juicer run")
     summary, lock = Summary.read(path), DvcLock.read_beside_dvc(folder / LOCK)
 
     def evaluation(name: str) -> EvaluatedModel | None:
