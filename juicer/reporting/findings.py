@@ -200,7 +200,7 @@ def equal_on_validation(summary: Summary) -> float | None:
     chosen then. None where it separates at least two of them, or there is only one."""
     criterion = summary.champion.criterion
     models = [model for model in summary.models if model.method != "base"]
-    values = [getattr(model, f"validation_{criterion}", None) for model in models]
+    values: list[float | None] = [getattr(model, f"validation_{criterion}", None) for model in models]
     return values[0] if len(values) > 1 and len(set(values)) == 1 else None
 
 

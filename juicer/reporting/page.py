@@ -442,7 +442,7 @@ def _training(curves: Sequence[CurvePoint]) -> list[StageCurves]:
 
 def _stage_curves(stage: str, points: Sequence[CurvePoint]) -> StageCurves:
     heading, colour = STAGES.get(stage, (stage, "base"))
-    panels, left_out = [], []
+    panels, left_out = list[Figure](), list[str]()
     for quantity in dict.fromkeys(point.quantity for point in points):
         logged = [point for point in points if point.quantity == quantity]
         groups = [(model, list(group)) for model, group in itertools.groupby(logged, key=lambda point: point.model)]
