@@ -975,16 +975,32 @@ def show_status(found: Any) -> None:
 def report(
     open_it: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
     table: Annotated[bool, typer.Option("--table", help="Print the table of all models too.")] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="Compare the results with those of a git revision, of another folder, or of a registered version "
+            "(models:/NAME/VERSION): a table, and the page report/against.html.",
+        ),
+    ] = None,
 ) -> None:
-    """Print the path of the report, or open it.
+    """Print the path of the report, or open it; or compare two.
 
     \b
     Examples:
       juicer report
       juicer report --open
       juicer report --table
+      juicer report --against HEAD~1               the results of the last commit beside those of now
+      juicer report --against ../other-recipe      another copy of the project, with its own recipe
+      juicer report --against models:/quickstart/7
     """
-    enter()
+    project = enter()
+    if against is not None:
+        page = compare_with(project, against)
+        if open_it and not webbrowser.open(page.as_uri()):
+            raise InputError("no browser was found", where=str(page), do="open the file by hand")
+        return
     if table:
         summary()
     elif not REPORT.is_file():
@@ -993,6 +1009,26 @@ def report(
         print(REPORT.resolve())
     if open_it and not webbrowser.open(REPORT.resolve().as_uri()):
         raise InputError("no browser was found", where=str(REPORT.resolve()), do="open the file by hand")
+
+
+def compare_with(project: Project, reference: str) -> Path:
+    """Print the results beside those that a reference names; returns the path of the page."""
+    from juicer.reporting import against_page
+    from juicer.reporting.objects import Objects
+
+    with Objects() as objects:
+        if reference.startswith("models:/"):
+            from juicer.registry.outcome import outcome_of_version
+            from juicer.registry.store import project_uri
+            from juicer.registry.versions import open_registry
+
+            with open_registry(project_uri()) as registry:
+                there = outcome_of_version(registry, registry.find(reference), objects)
+        else:
+            there = against_page.outcome_of(reference, project.path(Path(reference)), objects)
+        for line in against_page.publish(there, objects):
+            print(line)
+    return against_page.PAGE.resolve()
 
 
 @app.command()

@@ -35,8 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def report_samples(template: "Template", rows: "Sequence[Demonstration]", done: "Evaluation") -> "list[ShownSample]":
     """The samples of the first `rows` for the report; all have the same keys.
 
-    `turns` is given if the prompt is in a model's own format, whose markup is hard to read, and `ended` if any response
-    was cut at the limit.
+    `ended` is given if any response was cut at the limit.
     """
     from juicer.evaluation.results import ShownSample, Turn
 
@@ -47,12 +46,10 @@ def report_samples(template: "Template", rows: "Sequence[Demonstration]", done: 
             response=text,
             score=None if score is None else float(f"{score:.6g}"),
             oracle=value,
+            turns=[Turn.parse(turn, row.id) for turn in template.turns(row.prompt)],
         )
         for row, text, score, value in zip(rows, done.texts, done.scores, done.oracles, strict=False)
     ]
-    if template.settings.name == "model":
-        turns = [[Turn.parse(turn, row.id) for turn in template.turns(row.prompt)] for row in rows]
-        shown = [sample.model_copy(update={"turns": each}) for sample, each in zip(shown, turns, strict=True)]
     ended = [sample.ended for sample in done.samples[: len(rows)]]
     if not all(ended):
         shown = [sample.model_copy(update={"ended": each}) for sample, each in zip(shown, ended, strict=True)]

@@ -9,9 +9,12 @@ from typing import Any
 
 from juicer.evaluation.benchmarks import COLUMNS
 from juicer.evaluation.results import EvaluatedModel, Metrics, Table
+from juicer.reporting.provenance import Recipe
 from juicer.settings.data import TemplateSettings
 from juicer.settings.leaderboard import HarnessSettings
 from juicer.sources.lengths import LengthStatistics
+
+ROOT = Path(__file__).resolve().parents[1]
 
 PROMPTS = 60
 
@@ -127,6 +130,24 @@ def evaluation(
     }
 
 
+def with_rows(model: dict[str, Any], ids: list[str]) -> dict[str, Any]:
+    """An evaluation with what was measured on each prompt."""
+    count = len(model["held_out_scores"])
+    model["held_out_rows"] = {
+        "id": ids[:count],
+        "demonstration_tokens": [20] * count,
+        "gap": [0.5 if place % 3 else -0.5 for place in range(count)],
+        "gap_per_token": [0.1] * count,
+        "kl": [0.2 * (place % 4) for place in range(count)],
+        "response_tokens": [18 + place % 5 for place in range(count)],
+        "ended": [True] * count,
+        "empty": [False] * count,
+        "repeated": [False] * count,
+    }
+    model["held_out_nll"] = [30.0 + place % 7 for place in range(count)]
+    return model
+
+
 def table(irft: int = 3, rft: int = 2, *, control: bool = True, **common: Any) -> dict[str, Any]:
     """The table of a whole recipe with `irft` and `rft` rounds."""
     sft = training_of("sft", 40, 40, 0, ("loss", "gradient_norm"))
@@ -178,6 +199,26 @@ def benchmark_result(
         "harness": {"lm_eval": "0.4.13"},
         "data": None,
     }
+
+
+def recipe(name: str = "quickstart") -> Recipe:
+    """The sections of the quickstart that the report shows, under a name."""
+    from juicer.recipe.activation import load
+
+    loaded, _ = load(ROOT / "recipes/quickstart.yaml", [])
+    return Recipe(
+        name=name,
+        seed=0,
+        policy=loaded.policy,
+        template=loaded.template,
+        scorer=loaded.scorer,
+        judge=loaded.judge,
+        sft=loaded.sft,
+        sft_matched=loaded.sft_matched,
+        irft=loaded.irft,
+        rft=loaded.rft,
+        evaluation=loaded.evaluation,
+    )
 
 
 PROVENANCE = {

@@ -13,6 +13,7 @@ from juicer.data.dialogues import Dialogue, Sample
 from juicer.data.template import Template
 from juicer.evaluation.likelihood import likelihood_of
 from juicer.evaluation.pairs_record import accuracy_of
+from juicer.evaluation.repetition import repeats_itself
 from juicer.evaluation.results import Instruments, Metrics, PerPrompt
 from juicer.evaluation.significance import mean_and_error
 from juicer.models.forks import Fork, score_forks
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Oracle = Callable[[list[Message], str], float]
-REPEATED_WORDS, REPEATED_TIMES = 4, 3
-"""A response repeats itself if so many words in a row occur so many times."""
 
 
 @dataclass(frozen=True)
@@ -212,23 +211,6 @@ def _scores(
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
-
-
-def repeats_itself(text: str, words: int = REPEATED_WORDS, times: int = REPEATED_TIMES) -> bool:
-    """Whether the same `words` words in a row stand in a text at least `times` times, without overlap counted twice.
-
-    That is what a model in a loop writes; a list that begins each line in the same way does not reach it.
-    """
-    parts = text.lower().split()
-    last, counts = dict[tuple[str, ...], int](), dict[tuple[str, ...], int]()
-    for place in range(len(parts) - words + 1):
-        phrase = tuple(parts[place : place + words])
-        if place - last.get(phrase, -words) >= words:
-            last[phrase] = place
-            counts[phrase] = counts.get(phrase, 0) + 1
-            if counts[phrase] >= times:
-                return True
-    return False
 
 
 def distinct_pairs(responses: Sequence[list[int]]) -> float:

@@ -98,7 +98,7 @@ class Metrics(Document):
     empty: float | None = None
     """Share of sampled responses without any text."""
     repeated: float | None = None
-    """Share of sampled responses that repeat themselves (`juicer.evaluation.metrics.repeats_itself`)."""
+    """Share of sampled responses that repeat themselves (`juicer.evaluation.repetition`)."""
 
     @property
     def merits(self) -> Merits:
@@ -136,7 +136,7 @@ class ShownSample(Document):
     oracle: float | None
     """None outside the quickstart world."""
     turns: list[Turn] | None = None
-    """The prompt's turns, where it is rendered in the chat template of the model."""
+    """The prompt's turns; left out of evaluations of an earlier version."""
     ended: bool | None = None
     """Whether the response ended by itself; given only where one of the shown responses was cut."""
 

@@ -32,8 +32,10 @@ class Answer:
 class Judge(Protocol):
     """Answers questions in any order. It raises InputError for what asking again cannot mend."""
 
-    name: str
-    """What the record and the cache call it."""
+    @property
+    def name(self) -> str:
+        """What the record and the cache call it."""
+        ...
 
     def ask(self, questions: Sequence[Question], rubric: str) -> Iterator[tuple[int, Answer]]:
         """Yield the index of each question and its answer as soon as it is there."""

@@ -10,7 +10,7 @@ from statistics import fmean
 from pydantic import Field
 
 from juicer.evaluation.documents import Document
-from juicer.evaluation.metrics import mean_and_error
+from juicer.evaluation.significance import mean_and_error
 from juicer.judging.judges import Answer, Judge
 from juicer.judging.question import Question, Verdict, verdict_of
 from juicer.judging.results import JudgedPair, Outcome, PairwiseRecord

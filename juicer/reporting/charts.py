@@ -8,6 +8,7 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from juicer.evaluation.significance import half_width
 from juicer.reporting.formatting import shown
@@ -15,6 +16,15 @@ from juicer.reporting.plots import Bins, RoundPoint
 
 MANY = 1_000_000
 """Stands for a number of prompts that is not known."""
+ROUNDING = 1e-6
+"""Values are stored with six digits, and sums of single precision err in the seventh."""
+FIGURE, PANEL = 16.0, 12.5
+"""The largest font, in units of the view box, that the style sheet gives to a figure and to a small panel: on a phone,
+where they are drawn at less than their own size. Ticks are placed so that they do not meet in it."""
+ABOUT = 8
+"""Ticks of a vertical axis, at most."""
+WIDTH_OF_A_DIGIT = 0.64
+"""In font sizes; of the widest of the usual system fonts."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,14 @@ class Frame:
     left: int = 56
     right: int = 14
     top: int = 14
-    bottom: int = 44
+    bottom: int = 56
+    font: float = FIGURE
+    """Size of the largest font that its text is drawn in."""
+
+    @property
+    def floor(self) -> int:
+        """The y coordinate of the horizontal axis."""
+        return self.height - self.bottom
 
     def x(self, value: float) -> float:
         share = (value - self.x_low) / (self.x_high - self.x_low)
@@ -50,6 +67,39 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     step = next(factor * power for factor in (1, 2, 5, 10) if span / (factor * power) <= about)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
+
+
+def fitting(values: Sequence[float], frame: Frame) -> list[float]:
+    """The ticks of a horizontal axis that can stand beside one another: every nth of `values`, the first among them."""
+
+    def fit(chosen: Sequence[float]) -> bool:
+        ends = [(frame.x(value), _text_width(number(value), frame.font) / 2) for value in chosen]
+        gap = frame.font / 2
+        return all(right - half - gap >= left + other for (left, other), (right, half) in pairwise(ends))
+
+    return next((list(values[::step]) for step in range(1, len(values)) if fit(values[::step])), list(values[:1]))
+
+
+def _text_width(text: str, font: float) -> float:
+    return len(text) * WIDTH_OF_A_DIGIT * font
+
+
+def left_margin(low: float, high: float, about: int, font: float, *, labelled: bool) -> int:
+    """Room for the labels of a vertical axis, so that they meet neither its name nor the edge."""
+    widest = max((_text_width(number(value), font) for value in ticks(low, high, about)), default=0.0)
+    return math.ceil(widest + 8 + (1.5 * font if labelled else 0))
+
+
+def only_rounding(values: Sequence[float]) -> bool:
+    """Whether a curve shows nothing but rounding: its values move by no more than a millionth of the largest, or by no
+    more than a millionth where all are smaller than 1.
+
+    The quantities of training (losses, margins, rewards, shares, lengths) are of the order of 1 when they mean
+    something. RLOO's loss, for example, is 0 by construction, so that its curve is the error of a sum.
+    """
+    if len(values) < 2:
+        return False
+    return max(values) - min(values) <= ROUNDING * max(1.0, *(abs(value) for value in values))
 
 
 def number(value: float) -> str:
@@ -89,9 +139,8 @@ def figure_over_rounds(
             note = f"base, at {shown(base.value, digits)}, lies {side} the scale"
             base = None
     last = max([1, *(point.round for point in drawn)])
-    frame = Frame(-0.35, last + 0.35, low, high)
-    every = math.ceil((last + 1) / 9)
-    parts = [_y_axis(frame, y_label), _x_axis(frame, [*range(0, last + 1, every)], "round (0 is the SFT policy)")]
+    frame = Frame(-0.35, last + 0.35, low, high, left=left_margin(low, high, ABOUT, FIGURE, labelled=True))
+    parts = [_y_axis(frame, y_label), _x_axis(frame, range(last + 1), "round (0 is the SFT policy)")]
     for name, css in (("sft", "sft"), ("sft-matched", "matched")):
         for point in drawn:
             if point.method == name:
@@ -176,7 +225,8 @@ def curve_panel(
         return ""
     low, high = _padded(_quantile(values, 0.005), _quantile(values, 0.995))
     total = sum(max(steps, default=0) for _, steps, _ in rounds)
-    frame = Frame(0, max(total, 1), low, high, width=300, height=170, left=46, right=8, top=8, bottom=32)
+    left = left_margin(low, high, 4, PANEL, labelled=False)
+    frame = Frame(0, max(total, 1), low, high, 300, 180, left, right=10, top=8, bottom=42, font=PANEL)
     parts = [_y_axis(frame, "", about=4), _x_axis(frame, ticks(0, max(total, 1), 4), "step")]
     offset = 0
     stride = max(1, math.ceil(len(values) / most))
@@ -212,8 +262,9 @@ def running_mean(values: Sequence[float], width: int) -> list[float]:
 def histogram_figure(histogram: Bins, threshold: float, description: str) -> str:
     """Scores of all demonstrations (outline) and of the kept ones (filled), with the threshold."""
     edges = histogram.edges
-    counts = [*histogram.all, *histogram.kept]
-    frame = Frame(edges[0], edges[-1], 0, max([*counts, 1]) * 1.15, width=600, height=250, left=60)
+    top = max([*histogram.all, *histogram.kept, 1]) * 1.15
+    left = left_margin(0, top, ABOUT, FIGURE, labelled=True)
+    frame = Frame(edges[0], edges[-1], 0, top, height=270, left=left)
     parts = [
         _y_axis(frame, "demonstrations"),
         _x_axis(frame, ticks(edges[0], edges[-1], 8), "score of the demonstration"),
@@ -221,11 +272,11 @@ def histogram_figure(histogram: Bins, threshold: float, description: str) -> str
     for css, each in (("all", histogram.all), ("kept", histogram.kept)):
         for place, count in enumerate(each):
             if count:
-                left, right, y = frame.x(edges[place]), frame.x(edges[place + 1]), frame.y(count)
-                width = max(right - left - 1, 0.5)
+                start, end, y = frame.x(edges[place]), frame.x(edges[place + 1]), frame.y(count)
+                width = max(end - start - 1, 0.5)
                 text = f"{count:,} {css}, score {number(edges[place])} to {number(edges[place + 1])}"
                 parts.append(
-                    f'<rect class="bar {css}" x="{left + 0.5:.1f}" y="{y:.1f}" width="{width:.1f}" '
+                    f'<rect class="bar {css}" x="{start + 0.5:.1f}" y="{y:.1f}" width="{width:.1f}" '
                     f'height="{frame.y(0) - y:.1f}"><title>{html.escape(text)}</title></rect>'
                 )
     x = frame.x(threshold)
@@ -249,7 +300,7 @@ def _quantile(values: Sequence[float], share: float) -> float:
     return ordered[round(share * (len(ordered) - 1))]
 
 
-def _y_axis(frame: Frame, label: str, about: int = 8) -> str:
+def _y_axis(frame: Frame, label: str, about: int = ABOUT) -> str:
     parts = []
     for value in ticks(frame.y_low, frame.y_high, about):
         y = frame.y(value)
@@ -260,24 +311,24 @@ def _y_axis(frame: Frame, label: str, about: int = 8) -> str:
     if label:
         middle = (frame.top + frame.height - frame.bottom) / 2
         parts.append(
-            f'<text class="label" x="13" y="{middle:.1f}" text-anchor="middle" '
-            f'transform="rotate(-90 13 {middle:.1f})">{html.escape(label)}</text>'
+            f'<text class="label" x="{frame.font:g}" y="{middle:.1f}" text-anchor="middle" '
+            f'transform="rotate(-90 {frame.font:g} {middle:.1f})">{html.escape(label)}</text>'
         )
     return "".join(parts)
 
 
 def _x_axis(frame: Frame, values: Sequence[float], label: str) -> str:
-    y = frame.height - frame.bottom
+    y = frame.floor
     parts = [f'<line class="axis" x1="{frame.left}" x2="{frame.width - frame.right}" y1="{y}" y2="{y}"/>']
-    for value in values:
+    for value in fitting(values, frame):
         x = frame.x(value)
         parts.append(
             f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{y}" y2="{y + 4}"/>'
-            f'<text class="tick" x="{x:.1f}" y="{y + 17}" text-anchor="middle">{number(value)}</text>'
+            f'<text class="tick" x="{x:.1f}" y="{y + 6 + frame.font:.1f}" text-anchor="middle">{number(value)}</text>'
         )
     middle = (frame.left + frame.width - frame.right) / 2
     parts.append(
-        f'<text class="label" x="{middle:.1f}" y="{frame.height - 4}" text-anchor="middle">{html.escape(label)}</text>'
+        f'<text class="label" x="{middle:.1f}" y="{frame.height - 6}" text-anchor="middle">{html.escape(label)}</text>'
     )
     return "".join(parts)
 

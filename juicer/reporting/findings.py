@@ -15,11 +15,16 @@ from juicer.evaluation.rounds import RoundComparison
 from juicer.evaluation.significance import FEWEST, Difference, Verdict, share_difference
 from juicer.reporting.contract import Champion, Matters, Summary, SummaryRow
 from juicer.reporting.formatting import scalar, shown
+from juicer.reporting.numbers import COLUMNS, Column, separates_nothing
 from juicer.settings.choice import CRITERIA, UNJUDGED, Criterion
 
 METHODS = ("irft", "rft")
 FEW_ENDED = 0.5
 """Where fewer responses end before the length limit, metrics say more about the limit than about the model."""
+
+
+COLUMN_OF = {"score": "reward_mean", "score by the judge": "judge_mean", "preference accuracy": "preference_accuracy"}
+"""What models are compared by, and the column of the table that has it."""
 
 
 class Findings(NamedTuple):
@@ -166,6 +171,8 @@ def _headline(summary: Summary, champion: SummaryRow, control: SummaryRow, round
         compared = [found for model in rounds if (found := compare(model, control, summary.matters))]
         open_ones = [found for found in compared if found.verdict in ("cannot tell", "too few")]
         if open_ones:
+            if nothing := _nothing_separated(summary, open_ones[0]):
+                return f"{_capital(nothing)}: cannot tell whether reward learning beats {other}"
             return f"Cannot tell from {open_ones[0].units} whether reward learning beats {other}"
         return "No round of reward learning beat supervised fine-tuning on validation prompts"
     name, found = title(champion), compare(champion, control, summary.matters)
@@ -177,9 +184,36 @@ def _headline(summary: Summary, champion: SummaryRow, control: SummaryRow, round
     if found.verdict == "worse":
         low = _differs(found, by, "lower", other)
         return f"{name} was best on validation prompts, but {low} on held-out {found.cases}"
+    if nothing := _nothing_separated(summary, found):
+        return f"{name} is chosen, but {nothing}: cannot tell whether it beats {other}"
     if found.verdict == "undecided":
         return f"{name} is chosen, but its {found.by} does not differ significantly from that of {other}"
     return f"{name} is chosen, but {found.units} cannot tell whether it beats {other}"
+
+
+def said_to_separate_nothing(models: Sequence[SummaryRow], columns: Sequence[Column]) -> str:
+    """Which of the columns have the same value for all models and so prefer none; empty if none is like that."""
+    equal = [column for column in columns if separates_nothing(models, column)]
+    if not equal:
+        return ""
+    last = next(model for model in reversed(models) if model.method != "base")
+    values = [f"{column.heading} ({shown(last.metric(column.key), column.digits)})" for column in equal]
+    listed = f"{', '.join(values[:-1])} and {values[-1]}" if len(values) > 1 else values[0]
+    are, separate = ("are", "separate") if len(values) > 1 else ("is", "separates")
+    return f"{listed} {are} the same for all models that were trained here and {separate} nothing."
+
+
+def _nothing_separated(summary: Summary, found: Comparison) -> str:
+    """Says so where what models are compared by has the same value for all of them; else empty."""
+    column = next(column for column in COLUMNS if column.key == COLUMN_OF[found.by])
+    if found.verdict in ("better", "worse") or not separates_nothing(summary.models, column):
+        return ""
+    value = shown(summary.model(summary.control).metric(column.key), column.digits)
+    return f"every model has the same {found.by} ({value}), which separates nothing"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _differs(found: Comparison, by: str, how: str, other: str) -> str:

@@ -65,6 +65,8 @@ class Column:
     signed: bool = False
     fault: bool = False
     """Whether it counts something that should not occur, so that a column of zeros says nothing."""
+    behaviour: bool = False
+    """Whether it says how a model answers, rather than how well; the page has a table for each."""
 
 
 COLUMNS = (
@@ -155,20 +157,29 @@ COLUMNS = (
         signed=True,
     ),
     Column(
-        "demonstration_nll_per_token",
+        "demonstration_nll",
         "NLL",
-        "Negative log-likelihood of the held-out demonstrations per token, in nats, ± its standard error; its "
-        "exponential is the perplexity. A model that memorised its training rows has a high one. SFT minimises this; "
-        "it says nothing of the model's own responses.",
+        "Negative log-likelihood of a held-out demonstration, −log π(y|x), in nats per response, ± its standard error "
+        "over prompts. It needs no scorer. A model that memorised its training rows has a high one.",
+        2,
+        "low",
+        "demonstration_nll_sem",
+    ),
+    Column(
+        "nll_difference",
+        "NLL − control's",
+        "The difference of NLL to the control (sft-matched), paired over the same prompts, ± its standard error. Below "
+        "0 the held-out demonstrations are more likely than under the control.",
         3,
         "low",
-        "demonstration_nll_per_token_sem",
+        "nll_difference_sem",
+        signed=True,
     ),
     Column(
         "perplexity",
         "Perplexity",
-        "exp(NLL): among how many equally likely tokens the model in effect chooses when it predicts a held-out "
-        "demonstration, ± its standard error.",
+        "The exponential of the NLL per token, end-of-text included: among how many equally likely tokens the model in "
+        "effect chooses when it predicts a held-out demonstration, ± its standard error.",
         3,
         "low",
         "perplexity_sem",
@@ -180,25 +191,53 @@ COLUMNS = (
         "model's own samples; no direction is good by itself.",
         2,
         signed=True,
+        behaviour=True,
     ),
-    Column("response_tokens", "Tokens", "Mean length of a sampled response. Self-play can make it grow.", 1),
-    Column("ended", "Ended", "Share of sampled responses that ended before the length limit.", 3, "high"),
-    Column("empty", "Empty", "Share of sampled responses without any text.", 3, fault=True),
+    Column(
+        "response_tokens",
+        "Tokens",
+        "Mean length of a sampled response. Self-play can make it grow.",
+        1,
+        behaviour=True,
+    ),
+    Column(
+        "ended",
+        "Ended",
+        "Share of sampled responses that ended before the length limit.",
+        3,
+        "high",
+        behaviour=True,
+    ),
+    Column("empty", "Empty", "Share of sampled responses without any text.", 3, fault=True, behaviour=True),
     Column(
         "repeated",
         "Repeated",
         "Share of sampled responses that say the same four words three times.",
         3,
         fault=True,
+        behaviour=True,
     ),
-    Column("kl_to_sft", "KL", "KL divergence to sft per response, in nats, on the model's own samples.", 2),
+    Column(
+        "kl_to_sft",
+        "KL",
+        "KL divergence to sft per response, in nats, on the model's own samples.",
+        2,
+        behaviour=True,
+    ),
     Column(
         "distinct_2",
         "Distinct-2",
         "Distinct token pairs over all token pairs of the samples. A sharp fall means that the policy collapsed.",
         3,
+        behaviour=True,
     ),
-    Column("steps", "Steps", "Optimiser steps since sft, earlier rounds included (of sft: since base).", 0),
+    Column(
+        "steps",
+        "Steps",
+        "Optimiser steps since sft, earlier rounds included (of sft: since base).",
+        0,
+        behaviour=True,
+    ),
 )
 
 
@@ -414,11 +453,19 @@ def shown_columns(models: Sequence[SummaryRow]) -> list[Column]:
     return [column for column in COLUMNS if shows(column)]
 
 
+def separates_nothing(models: Sequence[SummaryRow], column: Column) -> bool:
+    """Whether a column in which one direction is better has the same value, as it is shown, for all models that were
+    trained here: then it prefers none of them. The base model, which nobody chooses, does not count."""
+    values = [model.metric(column.key) for model in models if model.method != "base"]
+    known = [round(value, column.digits) for value in values if value is not None]
+    return column.best is not None and len(known) > 1 and len(set(known)) == 1
+
+
 def best_names(models: Sequence[SummaryRow], column: Column) -> set[str]:
-    """Names of the models that are best in a column as it is shown, ties included; empty if all are equal."""
+    """Names of the models that are best in a column as it is shown, ties included; empty if it separates nothing."""
     known = {model.name: model.metric(column.key) for model in models}
     values = {name: round(value, column.digits) for name, value in known.items() if value is not None}
-    if column.best is None or len(set(values.values())) < 2:
+    if column.best is None or len(set(values.values())) < 2 or separates_nothing(models, column):
         return set()
     best = max(values.values()) if column.best == "high" else min(values.values())
     return {name for name, value in values.items() if value == best}

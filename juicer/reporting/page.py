@@ -9,15 +9,25 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from juicer.evaluation.repetition import repeats_itself
 from juicer.evaluation.results import EvaluatedModel, ShownSample, Table, Training
 from juicer.evaluation.rounds import RoundComparison
-from juicer.reporting.charts import curve_panel, figure_over_rounds, histogram_figure, marker
+from juicer.reporting import provenance
+from juicer.reporting.charts import curve_panel, figure_over_rounds, histogram_figure, marker, only_rounding
 from juicer.reporting.contract import LeaderboardRow, LeaderboardSummary, Summary, SummaryRow
-from juicer.reporting.findings import METHODS, around_round, before_of, findings, title
+from juicer.reporting.findings import (
+    METHODS,
+    around_round,
+    before_of,
+    findings,
+    said_to_separate_nothing,
+    title,
+)
 from juicer.reporting.formatting import shown
 from juicer.reporting.leaderboard_table import HEADINGS, scores_of
-from juicer.reporting.numbers import Column, best_names, shown_columns
+from juicer.reporting.numbers import Column, best_names, separates_nothing, shown_columns
 from juicer.reporting.plots import HIDDEN_CURVES, Curation, CurvePoint, over_rounds
+from juicer.reporting.provenance import Recipe, TrainingLine
 from juicer.reporting.rendering import render_page
 
 OPEN_SAMPLES = 8
@@ -46,6 +56,8 @@ class Content:
     curves: Sequence[CurvePoint]
     curation: Curation
     provenance: Mapping[str, JsonValue]
+    """What the stage `fetch` recorded of the data."""
+    recipe: Recipe
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,8 @@ class Cell:
     error: float | None
     """Its standard error, where the column shows one and it is known."""
     best: bool
+    same: bool
+    """Whether the column separates nothing."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +97,13 @@ class ModelLine:
 
 @dataclass(frozen=True)
 class ModelTable:
-    """The table of all models."""
+    """A table of all models."""
 
+    heading: str
     columns: list[Column]
+    same: set[str]
+    """Keys of the columns that separate nothing."""
     lines: list[ModelLine]
-    prompts: int | None
-    """Number of held-out prompts, if known."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +166,8 @@ class StageCurves:
     stage: str
     heading: str
     panels: list[Figure]
+    left_out: list[str]
+    """Quantities that move by no more than rounding."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +180,8 @@ class Answer:
     text: str
     cut: bool
     """Whether it reached the length limit before it ended."""
+    repeated: bool
+    """Whether it repeats itself."""
     judged: list[str]
     """What the scorer and the oracle say."""
 
@@ -175,6 +194,14 @@ class SampleCard:
     answers: list[Answer]
     folded: list[Answer]
     """Responses that the reader has to unfold."""
+
+
+@dataclass(frozen=True)
+class TrainedLine:
+    """One row of the table of training, and its colour."""
+
+    colour: str
+    line: TrainingLine
 
 
 @dataclass(frozen=True)
@@ -211,7 +238,11 @@ def render(content: Content) -> str:
         found=findings(summary),
         tiles=_tiles(summary),
         sections={name: heading for name, heading in there.items() if heading},
-        models=_models(summary),
+        tables=_tables(summary),
+        prompts=next((model.prompts for model in summary.models if model.prompts), None),
+        separate_nothing=said_to_separate_nothing(
+            summary.models, [column for column in shown_columns(summary.models) if not column.behaviour]
+        ),
         board=_board(summary.leaderboard) if summary.leaderboard else None,
         rounds=[_round_line(found) for found in summary.rounds or ()],
         round_headings=ROUND_HEADINGS,
@@ -221,12 +252,17 @@ def render(content: Content) -> str:
         histogram=_histogram(content.curation),
         curation=_halves(_curation_facts(content.curation)),
         samples=samples,
-        provenance=content.provenance,
+        provenance=_halves(content.provenance),
+        base=provenance.base_model(content.recipe),
+        measured_by=provenance.measured_by(content.recipe),
+        trained=[TrainedLine(colour_of(line.method), line) for line in _trained(content)],
+        training_headings=[(each, provenance.MEANINGS.get(each)) for each in provenance.HEADINGS],
         work=_work(content.table),
     )
 
 
-def _colour(method: str) -> str:
+def colour_of(method: str) -> str:
+    """The CSS class of a method's colour; empty for grey."""
     return COLOURS.get(method, "")
 
 
@@ -245,14 +281,29 @@ def _tiles(summary: Summary) -> list[Tile]:
     return tiles
 
 
-def _models(summary: Summary) -> ModelTable:
-    models, columns = summary.models, shown_columns(summary.models)
+def _trained(content: Content) -> list[TrainingLine]:
+    return provenance.training_lines(content.recipe, content.table)
+
+
+def _tables(summary: Summary) -> list[ModelTable]:
+    """How good the models are, and how they answer."""
+    columns = shown_columns(summary.models)
+    return [
+        _models(summary, heading, chosen)
+        for heading, behaviour in (("Quality", False), ("Behaviour", True))
+        if (chosen := [column for column in columns if column.behaviour is behaviour])
+    ]
+
+
+def _models(summary: Summary, heading: str, columns: list[Column]) -> ModelTable:
+    models = summary.models
+    same = {column.key for column in columns if separates_nothing(models, column)}
     best = {column.key: best_names(models, column) for column in columns}
     groups = [model.method if model.method in METHODS else "reference" for model in models]
     lines = [
         ModelLine(
             name=model.name,
-            colour=_colour(model.method),
+            colour=colour_of(model.method),
             champion=model.name == summary.champion.name,
             begins_group=bool(place) and groups[place - 1] != groups[place],
             cells=[
@@ -261,13 +312,14 @@ def _models(summary: Summary) -> ModelTable:
                     column,
                     model.metric(column.error) if column.error else None,
                     model.name in best[column.key],
+                    column.key in same,
                 )
                 for column in columns
             ],
         )
         for place, model in enumerate(models)
     ]
-    return ModelTable(columns, lines, next((model.prompts for model in models if model.prompts), None))
+    return ModelTable(heading, columns, same, lines)
 
 
 def _round_line(found: RoundComparison) -> RoundLine:
@@ -283,7 +335,7 @@ def _round_line(found: RoundComparison) -> RoundLine:
         shown(found.kl_to_sft, 2),
         improves,
     ]
-    return RoundLine(f"{found.method}-r{found.round}", _colour(found.method), cells)
+    return RoundLine(f"{found.method}-r{found.round}", colour_of(found.method), cells)
 
 
 def _board(board: LeaderboardSummary) -> Board:
@@ -298,7 +350,7 @@ def _board(board: LeaderboardSummary) -> Board:
 
 def _board_lines(model: LeaderboardRow) -> list[BoardLine]:
     scores = [(score, model.errors.get(key)) for key, score in scores_of(model).items()]
-    lines = [BoardLine(model.name, _colour(model.method), False, scores)]
+    lines = [BoardLine(model.name, colour_of(model.method), False, scores)]
     if model.paper:
         theirs: list[tuple[float, float | None]] = [(score, None) for score in scores_of(model.paper).values()]
         lines.append(BoardLine(model.paper.name, "", True, theirs))
@@ -336,18 +388,18 @@ def round_figures(summary: Summary) -> list[Figure]:
                 "As before, by the judge: a reward model that chose neither demonstrations nor rounds.",
             )
         )
-    if over_rounds(summary.models, "demonstration_nll_per_token", None):
-        drawn.append(
-            (
-                "demonstration_nll_per_token",
-                "demonstration_nll_per_token_sem",
-                "Likelihood of the demonstrations",
-                "−log π(demonstration) per token",
-                3,
-                "Negative log-likelihood of held-out demonstrations, in nats per token: lower is more likely. SFT "
-                "minimises this; it is no measure of the model's own responses.",
-            )
+    drawn.append(
+        (
+            "demonstration_nll",
+            "nll_difference_sem",
+            "Held-out demonstrations",
+            "−log π(y|x), nats per response",
+            2,
+            "Mean negative log-likelihood of the held-out demonstrations: lower is better, and no scorer is needed. "
+            f"Bars: 95% intervals of the difference to {summary.control}, paired over prompts; a bar that leaves out "
+            "its line is a difference.",
         )
+    )
     figures = [_over_rounds(summary.models, *each) for each in drawn]
     if not over_rounds(summary.models, "reward_mean", None):
         meaning = (
@@ -363,10 +415,13 @@ def _over_rounds(
     models: Sequence[SummaryRow], key: str, error: str | None, heading: str, label: str, digits: int, meaning: str
 ) -> Figure:
     points = over_rounds(models, key, error)
+    if only_rounding([point.value for point in points if point.method != "base"]):
+        return Figure(heading, "")
     alt = f"{heading}: " + ", ".join(f"{point.name} {shown(point.value, digits)}" for point in points)
     svg, note = figure_over_rounds(points, label, digits, alt)
     caption = f"{meaning} {note[0].upper()}{note[1:]}." if note else meaning
-    return Figure(heading, svg, f"{caption} Bars and bands: 95% intervals over prompts." if error else caption)
+    bars = error is not None and error.removesuffix("_sem") in key
+    return Figure(heading, svg, f"{caption} Bars and bands: 95% intervals over prompts." if bars else caption)
 
 
 def _legend(models: Sequence[SummaryRow]) -> list[LegendEntry]:
@@ -387,14 +442,17 @@ def _training(curves: Sequence[CurvePoint]) -> list[StageCurves]:
 
 def _stage_curves(stage: str, points: Sequence[CurvePoint]) -> StageCurves:
     heading, colour = STAGES.get(stage, (stage, "base"))
-    panels = []
+    panels, left_out = list[Figure](), list[str]()
     for quantity in dict.fromkeys(point.quantity for point in points):
         logged = [point for point in points if point.quantity == quantity]
         groups = [(model, list(group)) for model, group in itertools.groupby(logged, key=lambda point: point.model)]
         rounds = [(model, [each.step for each in group], [each.value for each in group]) for model, group in groups]
         name = quantity.replace("_", " ")
+        if only_rounding([point.value for point in logged]):
+            left_out.append(name)
+            continue
         panels.append(Figure(name, curve_panel(rounds, colour, f"{heading}: {name} by step")))
-    return StageCurves(stage, heading, panels)
+    return StageCurves(stage, heading, panels, left_out)
 
 
 def _histogram(curation: Curation) -> str:
@@ -452,17 +510,18 @@ def _answer(model: EvaluatedModel, sample: ShownSample, champion: str) -> Answer
     judged = [("score", sample.score), ("oracle", sample.oracle)]
     return Answer(
         name=model.name,
-        colour=_colour(model.method),
+        colour=colour_of(model.method),
         champion=model.name == champion,
         text=sample.response.strip(),
         cut=sample.was_cut,
+        repeated=repeats_itself(sample.response),
         judged=[f"{name} {shown(value, 2)}" for name, value in judged if value is not None],
     )
 
 
 def _work(table: Table[EvaluatedModel]) -> list[Work]:
     return [
-        Work(model.name, _colour(model.method), record, record is model.training)
+        Work(model.name, colour_of(model.method), record, record is model.training)
         for model in table.models
         if model.training
         for record in model.training.in_order()

@@ -118,7 +118,7 @@ def write_plots(folder: Path, summary: Summary, curves: Sequence[CurvePoint], sc
     for name, key, error in (
         ("preference_gap", "preference_gap", "preference_gap_sem"),
         ("reward", "reward_mean", "reward_sem"),
-        ("nll", "demonstration_nll_per_token", "demonstration_nll_per_token_sem"),
+        ("demonstration_nll", "demonstration_nll", "demonstration_nll_sem"),
     ):
         points = over_rounds(summary.models, key, error)
         # As in the paper's figure: the base model would be off the scale, so only the table has it.

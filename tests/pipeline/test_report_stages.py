@@ -47,11 +47,12 @@ def test_two_runs_with_other_hash_seeds_and_other_costs_give_the_same_bytes(proj
     first = run("tasks.report", *arguments, PYTHONHASHSEED="1")
     assert first.returncode == 0, first.stderr
     before = outputs(project)
-    assert len(before) == 7
+    assert len(before) == 8
     second = run("tasks.report", *arguments, PYTHONHASHSEED="2")
     assert second.returncode == 0, second.stderr
     assert outputs(project) == before
     assert Path("report/costs.html").is_file()
+    assert Path("report/environment.html").is_file()
 
 
 def test_the_last_words_are_the_table_and_where_the_report_is(project: Path) -> None:

@@ -13,8 +13,8 @@ from juicer.evaluation.metrics import (
     distinct_pairs,
     evaluate_policy,
     measure_instruments,
-    repeats_itself,
 )
+from juicer.evaluation.repetition import repeats_itself
 from juicer.evaluation.significance import mean_and_error
 from juicer.models.log_probability import score_dialogues
 from juicer.quickstart.random_models import CHAT
@@ -131,7 +131,7 @@ def test_distinct_pairs_fall_when_a_policy_repeats_itself():
     assert distinct_pairs([[1], []]) == 0.0
 
 
-def test_the_report_samples_a_chat_model_keep_their_turns_and_say_which_were_cut(tokenizer):
+def test_the_report_samples_keep_their_turns_and_say_which_were_cut(tokenizer):
     row = Demonstration.make([{"role": "user", "content": "hello"}], "hi")
     tokenizer.chat_template = CHAT
     chat, plain = (Template(copy.deepcopy(tokenizer), TemplateSettings(name=name)) for name in ("model", "hh"))
@@ -142,8 +142,10 @@ def test_the_report_samples_a_chat_model_keep_their_turns_and_say_which_were_cut
         done = Evaluation(None, samples, ["well"] * len(ended), unknown, unknown, unknown, [], None)
         return [sample.as_json() for sample in report_samples(template, [row] * 2, done)]
 
-    assert [each["turns"] for each in shown(chat, True, True, False)] == [[{"role": "user", "content": "hello"}]] * 2
-    usual = ["prompt", "demonstration", "response", "score", "oracle"]
+    for template in (chat, plain):
+        found = [each["turns"] for each in shown(template, True, True, False)]
+        assert found == [[{"role": "user", "content": "hello"}]] * 2
+    usual = ["prompt", "demonstration", "response", "score", "oracle", "turns"]
     assert [list(each) for each in shown(plain, True, True, False)] == [usual, usual]
     assert [each["ended"] for each in shown(plain, True, False, True)] == [True, False]
 

@@ -26,7 +26,7 @@ def without_a_scorer(pairs: int, rft: float, validation: float = 0.9) -> Finding
     """What is found without a scorer, where accuracy is 0.2 + 0.6 quality and that of the control 0.5."""
     only: dict[str, Any] = {"scorer": False, "oracle": False, "prompts": pairs, "shown": 0}
     models = [
-        evaluation("sft", "sft", 0, quality=0.5, validation=0.5, **only),
+        evaluation("sft", "sft", 0, quality=0.45, validation=0.5, **only),
         evaluation("sft-matched", "sft-matched", 0, quality=0.5, validation=0.6, **only),
         evaluation("rft-r1", "rft", 1, quality=rft, validation=validation, **only),
     ]
@@ -246,6 +246,8 @@ def judged(by_judge: float, by_scorer: float = 0.9, nll: float = 30.0) -> Summar
         model["held_out_nll"] = [cost + place % 7 for place in range(120)]
         model["held_out"] = {**model["held_out"], "judge_mean": added - 4.0, "demonstration_nll_per_token": cost / 12}
         model["held_out"]["prompts"] = 120
+        if model["name"] == "sft":
+            model["held_out"]["judge_mean"] = -4.5
         model["held_out_scores"] = model["held_out_scores"][:120]
     models[0]["instruments"] = {"pairs": 400, "scorer_accuracy": 0.55, "judge_accuracy": 0.64, "agreement": 0.58}
     return summarise(parsed({"models": models}), "mine", 0)
@@ -282,3 +284,29 @@ def test_what_the_judge_and_the_scorer_are_worth_is_a_caveat() -> None:
 def test_the_cost_of_held_out_demonstrations_is_said_beside_the_score() -> None:
     (said,) = (each for each in findings(judged(1.0, nll=36.0)).sentences if each.startswith("Held-out demonstrations"))
     assert "cost rft-r1 3.000 nats per token and sft-matched 2.500; per response the difference is +6.000" in said
+
+
+def equal_accuracies(validation: tuple[float, float, float]) -> Findings:
+    """What is found where every model ranks all held-out pairs correctly; qualities on validation as given."""
+    only: dict[str, Any] = {"scorer": False, "oracle": False, "shown": 0}
+    named = (("sft", "sft", 0), ("sft-matched", "sft-matched", 0), ("rft-r1", "rft", 1))
+    models = [
+        evaluation(*each, quality=4 / 3, validation=quality, **only)
+        for each, quality in zip(named, validation, strict=True)
+    ]
+    return findings(summarise(parsed({"models": models}), "mine", 0))
+
+
+def test_criteria_that_are_equal_for_all_models_are_said_to_separate_nothing() -> None:
+    found = equal_accuracies((4 / 3, 4 / 3, 4 / 3))
+    assert found.headline == "Nothing on validation prompts tells the models apart: SFT is taken as the simplest"
+
+
+def test_held_out_accuracies_that_are_all_equal_are_no_evidence_either_way() -> None:
+    same = "very model has the same preference accuracy (1.000), which separates nothing: cannot tell whether"
+    assert equal_accuracies((0.5, 0.6, 0.9)).headline == (
+        f"RFT round 1 is chosen, but e{same} it beats SFT with the same training budget"
+    )
+    assert equal_accuracies((0.5, 0.9, 0.6)).headline == (
+        f"E{same} reward learning beats SFT with the same training budget"
+    )

@@ -47,6 +47,7 @@ KNOWN_TO = {
         "juicer.running.",
         "juicer.stages.damage",
         "juicer.stages.pipeline",
+        "juicer.reporting.objects",
         "juicer.reporting.plot_difference",
     },
 }

@@ -26,7 +26,7 @@ from juicer.settings.data import TemplateSettings
 from juicer.settings.leaderboard import BenchmarkSettings, HarnessSettings, LeaderboardSettings
 from tasks.mirror import REVISIONS
 from tests.chat_tokenizers import byte_level
-from tests.example_evaluations import benchmark_result, curation, parsed, table
+from tests.example_evaluations import benchmark_result, curation, parsed, recipe, table
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 ACCURACY = BenchmarkSettings(fewshot=0, metric="acc")
@@ -222,7 +222,7 @@ def test_the_description_of_a_run_is_a_table_with_the_paper_s_row() -> None:
 def test_the_page_has_the_table_only_where_it_was_measured() -> None:
     models = parsed(table(1, 0))
     summary = summarise(models, "quickstart", 0)
-    content = Content("", summary, models, [], Curation.parse(curation(), "curation.json"), {})
+    content = Content("", summary, models, [], Curation.parse(curation(), "curation.json"), {}, recipe())
     assert "Leaderboard" not in render(content)
     board = leaderboard_of([result("base", "base", 0, 31.5, limit=2)], paper=True, rounds=1)
     page = render(replace(content, summary=summary.model_copy(update={"leaderboard": board})))

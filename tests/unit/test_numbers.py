@@ -14,6 +14,7 @@ from juicer.reporting.numbers import (
     choose_champion,
     flat,
     paired_difference,
+    separates_nothing,
     shown_columns,
     summarise,
     win_rate,
@@ -293,8 +294,12 @@ def test_a_column_is_shown_where_one_model_has_a_value() -> None:
     assert [column.key for column in shown_columns(models)] == ["kl_to_sft"]
 
 
-def test_gaps_alone_are_shown_with_their_sign() -> None:
-    assert [column.key for column in COLUMNS if column.signed] == ["preference_gap", "demonstration_gap"]
+def test_gaps_and_differences_are_shown_with_their_sign() -> None:
+    assert [column.key for column in COLUMNS if column.signed] == [
+        "preference_gap",
+        "nll_difference",
+        "demonstration_gap",
+    ]
 
 
 def test_without_a_judge_the_summary_has_no_column_for_one() -> None:
@@ -320,9 +325,9 @@ def test_the_judge_s_wins_and_difference_are_against_the_control_over_the_same_p
 
 
 def test_of_costs_the_lowest_is_the_best() -> None:
-    column = next(column for column in COLUMNS if column.key == "demonstration_nll_per_token")
+    column = next(column for column in COLUMNS if column.key == "perplexity")
     models = [
-        SummaryRow(name=name, method="irft", round=1, path=name, demonstration_nll_per_token=value)
+        SummaryRow(name=name, method="irft", round=1, path=name, perplexity=value)
         for name, value in {"a": 2.5, "b": 2.25, "c": None}.items()
     ]
     assert best_names(models, column) == {"b"}
@@ -383,3 +388,20 @@ def test_the_win_rate_by_the_pairwise_judge_stands_in_the_summary_with_its_error
     assert (row.metric(name), row.metric(f"{name}_sem"), row.metric(f"{name}_prompts")) == (0.625, 0.05, 48)
     assert name in [column.key for column in shown_columns(list(rows.values()))]
     assert name not in rows["sft"].as_json()
+
+
+def test_a_column_separates_nothing_if_all_trained_models_look_the_same_in_it() -> None:
+    column = next(column for column in COLUMNS if column.key == "preference_accuracy")
+
+    def rows(*accuracies: float | None) -> list[SummaryRow]:
+        methods = ("base", "sft", "irft", "irft")
+        return [
+            SummaryRow(name=f"m{place}", method=method, round=place, path="m", preference_accuracy=value)
+            for place, (method, value) in enumerate(zip(methods, accuracies, strict=True))
+        ]
+
+    assert separates_nothing(rows(0.4, 1.0, 1.0, 0.9999), column)
+    assert best_names(rows(0.4, 1.0, 1.0, 1.0), column) == set()
+    assert not separates_nothing(rows(1.0, 1.0, 1.0, 0.99), column)
+    assert not separates_nothing(rows(0.4, 1.0, None, None), column), "one model has nobody to be told from"
+    assert not separates_nothing(rows(1.0, 1.0, 1.0, 1.0), next(each for each in COLUMNS if each.best is None))

@@ -22,7 +22,7 @@ from juicer.reporting.numbers import summarise
 from juicer.reporting.page import Content, render
 from juicer.reporting.plots import Curation, training_curves
 from juicer.runtime.errors import InputError
-from tests.example_evaluations import PROVENANCE, curation, evaluation, parsed, table
+from tests.example_evaluations import PROVENANCE, curation, evaluation, parsed, recipe, table
 from tests.stub_models import write_stub
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
@@ -401,6 +401,7 @@ def test_the_report_says_why_the_rounds_ended(last, said):
             curves=training_curves(models),
             curation=Curation.parse(curation(), "curation.json"),
             provenance=PROVENANCE,
+            recipe=recipe(),
         )
     )
     assert "How many rounds" in page and sentence in page
