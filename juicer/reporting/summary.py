@@ -1,5 +1,6 @@
 """Print the table of all models and the path of the report: how `juicer run` ends, and `juicer report --table`."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from juicer.reporting import costs
@@ -59,12 +60,13 @@ def format_table(summary: Summary) -> str:
     )
 
 
-def show(metrics: Path, report: Path) -> None:
+def show(metrics: Path, report: Path, after: Callable[[Summary], Sequence[str]] | None = None) -> None:
     """Print the table, the headline and where the report is; bring the costs beside the report up to date.
 
     Args:
         metrics: metrics/summary.json.
         report: report/report.html.
+        after: gives the lines that are to stand below.
     """
     summary = Summary.read(metrics)
     if not report.is_file():
@@ -75,3 +77,5 @@ def show(metrics: Path, report: Path) -> None:
     print("\n> champion, chosen on validation prompts   * best of its column")
     print(f"{findings(summary).headline}.")
     print(f"Report: {report.resolve()}")
+    if after is not None:
+        print("\n".join(after(summary)))
