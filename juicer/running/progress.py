@@ -275,7 +275,9 @@ class Run:
         known = {name: seconds for name in pending if (seconds := self._expected.get(name)) is not None}
         for name, running in self._running.items():
             if name in known:
-                known[name] = max(0.0, known[name] - (now - running.begun))
+                known[name] -= now - running.begun
+        # One that takes longer than expected may go on for long.
+        known = {name: seconds for name, seconds in known.items() if seconds > 0}
         seconds = remaining(self._order, self._needs, known, self._at_a_time, list(self._running))
         return seconds, len(pending) - len(known)
 
@@ -284,7 +286,7 @@ class Run:
         return f"{took(self._clock() - self._begun)} elapsed{', ' if left else ''}{left}"
 
     def _of_expected(self, running: Running) -> str:
-        return "" if running.expected is None else f" of about {about(running.expected)}"
+        return "" if running.expected is None else f" (about {about(running.expected)} expected)"
 
     def _named(self, stage: str, running: Running) -> str:
         return f"stage {running.number} of {len(self._order)}: {stage}"

@@ -28,6 +28,10 @@ def no_progress(units: int) -> None:
     """The `Progress` that shows nothing."""
 
 
+def no_steps(done: int, total: int) -> None:
+    """The `WorkContext.steps` that tells nobody."""
+
+
 @dataclass(frozen=True)
 class WorkContext:
     """Everything that long work needs from its caller besides its inputs. A stage builds it (juicer/stages/stage.py).
@@ -42,6 +46,8 @@ class WorkContext:
     memo: Memo = no_memo
     """Returns the results of batches that an interrupted run has already computed."""
     progress: Progress = no_progress
+    steps: Callable[[int, int], None] = no_steps
+    """Called with how many of how many optimiser steps are done, by a trainer that shows its own bar."""
     observers: tuple[Observer, ...] = ()
     """Receivers of metrics and token counts."""
 

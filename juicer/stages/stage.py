@@ -179,6 +179,7 @@ class Stage:
             yield WorkContext(
                 self.processes,
                 progress=opened.enter_context(self.progress(steps, "step", part)) if steps else no_progress,
+                steps=self.live.progress,
                 checkpoint=opened.enter_context(self.checkpoint(part)) if resumable else None,
                 observers=(self.live, self.speed),
             )

@@ -114,6 +114,7 @@ def progress_callback(stage: str, curves: Mapping[str, str], context: WorkContex
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.update()
+            context.steps(state.global_step, state.max_steps)
             if tokens_per_step:
                 context.emit_tokens(tokens_per_step)
 
