@@ -33,6 +33,15 @@ def no_steps(done: int, total: int) -> None:
 
 
 @dataclass(frozen=True)
+class Tracking:
+    """The trackers beside MLflow that a trainer of transformers logs to by itself."""
+
+    report_to: tuple[str, ...] = ()
+    """Their names, as the trainer's `report_to` takes them."""
+    run_name: str | None = None
+
+
+@dataclass(frozen=True)
 class WorkContext:
     """Everything that long work needs from its caller besides its inputs. A stage builds it (juicer/stages/stage.py).
 
@@ -50,6 +59,7 @@ class WorkContext:
     """Called with how many of how many optimiser steps are done, by a trainer that shows its own bar."""
     observers: tuple[Observer, ...] = ()
     """Receivers of metrics and token counts."""
+    tracking: Tracking = Tracking()
 
     def emit_metrics(self, step: int, **values: float) -> None:
         """Send one point of each named curve to the observers."""
