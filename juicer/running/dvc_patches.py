@@ -15,10 +15,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from juicer.running import durations, lock_text, warm
 from juicer.running.capacity import Needs, Room, default_at_a_time, gpus_here, size_of
@@ -196,7 +196,7 @@ def _side_by_side(
     try:
         with (
             _replaced(turns, commands, jobs, shown),
-            nullcontext() if shown is None else _messages_of_dvc(shown),
+            _messages_of_dvc(shown),
             lock_text.order_of_lock(work.order, Path(repo.root_dir, "dvc.lock"), Path(repo.root_dir, lock_text.ORDER)),
             turns.others(),
         ):
@@ -295,15 +295,25 @@ class Sizes:
         return self._known[path]
 
 
+def _output_of(stage: str, shown: Run | None) -> "AbstractContextManager[tuple[IO[bytes], dict[str, str]] | None]":
+    """Where the output of a stage goes, and variables for its environment; None where the run is not shown."""
+    return nullcontext() if shown is None else shown.command(stage)
+
+
 @contextmanager
-def _messages_of_dvc(shown: Run) -> Iterator[None]:
-    """In the block, DVC's warnings and errors go where the run is shown; its other messages are for good left out."""
+def _messages_of_dvc(shown: Run | None) -> Iterator[None]:
+    """In the block, DVC's warnings and errors go where the run is shown; its other messages are left out for good."""
+    if shown is None:
+        yield
+        return
     from dvc.ui import ui
+
+    told = shown
 
     class Lines(io.StringIO):
         def write(self, text: str) -> int:
             for line in text.splitlines():
-                shown.say(line, error=True)
+                told.say(line, error=True)
             return len(text)
 
     loggers = [logging.getLogger(name) for name in ("dvc", "dvc_objects", "dvc_data")]
@@ -408,7 +418,7 @@ def _replaced(turns: Turns, commands: Commands, jobs: Mapping[str, Job], shown: 
         # What goes on where it stopped, or is there already, takes less than all of it.
         whole = not (CHECKPOINTS / name).exists() and not (finished.FOLDER / name).exists()
         sizes, begun = [Sizes()(path) or 0 for path in jobs[name].inputs], time.monotonic()
-        with turns.paused(), nullcontext() if shown is None else shown.command(name) as output:
+        with turns.paused(), _output_of(name, shown) as output:
             code = commands.run(name, heavy, command, running._make_cmd(executable, command), given, output)
         if code:
             raise StageCmdFailedError(command, code)

@@ -136,8 +136,8 @@ class View(Protocol):
         """Print a line."""
         ...
 
-    def draw(self, head: str, done: int, total: int, rows: Sequence["Row"]) -> None:
-        """Show the run as it is now."""
+    def draw(self, head: str, ended: int, stages: int, rows: Sequence["Row"]) -> None:
+        """Show the run as it is now: `ended` of its `stages` are up to date or have failed."""
         ...
 
     def close(self) -> None:
@@ -381,7 +381,7 @@ class Lines:
         file.write(f"{line}\n")
         file.flush()
 
-    def draw(self, head: str, done: int, total: int, rows: Sequence[Row]) -> None:
+    def draw(self, head: str, ended: int, stages: int, rows: Sequence[Row]) -> None:
         """Lines are not drawn."""
 
     def close(self) -> None:
@@ -417,17 +417,17 @@ class Bars:
         """Print a line above the bars."""
         self._console.print(line, style="red" if error else "", soft_wrap=True)
 
-    def draw(self, head: str, done: int, total: int, rows: Sequence[Row]) -> None:
+    def draw(self, head: str, ended: int, stages: int, rows: Sequence[Row]) -> None:
         """Draw all bars anew."""
-        self._bars.update(self._whole, description="all", completed=done, total=total, note=head)
+        self._bars.update(self._whole, description="all", completed=ended, total=stages, note=head)
         for stage in self._stages.keys() - {row.stage for row in rows}:
             self._bars.remove_task(self._stages.pop(stage))
         for row in rows:
             if row.stage not in self._stages:
                 self._stages[row.stage] = self._bars.add_task(row.stage, total=None, note="")
             at = "" if row.at is None else f"{row.at}, "
-            sizes = {} if row.at is None else {"completed": row.at.done, "total": row.at.total}
-            self._bars.update(self._stages[row.stage], note=f"{at}{row.note}", **sizes)
+            done, total = (None, None) if row.at is None else (row.at.done, row.at.total)
+            self._bars.update(self._stages[row.stage], completed=done, total=total, note=f"{at}{row.note}")
 
     def close(self) -> None:
         """Remove the bars."""

@@ -38,8 +38,8 @@ class Shown:
     def say(self, line: str, *, error: bool = False) -> None:
         (self.errors if error else self.lines).append(line)
 
-    def draw(self, head: str, done: int, total: int, rows: Sequence[Row]) -> None:
-        self.heads.append(f"{head} [{done}/{total}]")
+    def draw(self, head: str, ended: int, stages: int, rows: Sequence[Row]) -> None:
+        self.heads.append(f"{head} [{ended}/{stages}]")
         self.rows = rows
 
     def close(self) -> None:
