@@ -24,9 +24,9 @@ def next_steps(summary: Summary, params: Path, commands: Collection[str], *, reg
         ("chat", f"juicer chat {champion}", "talk to the champion"),
         ("compare", f"juicer compare {other} {champion}", "judge responses yourself, blind"),
         ("export", f"juicer export {champion}", "take it away"),
-        ("promote", "juicer promote --dry-run", "would it become champion of the registry? every gate's numbers"),
+        ("promote", "juicer promote --dry-run", "would it become the registry's champion? the numbers of every gate"),
     ]
     known = [(command, why) for name, command, why in steps if name in commands and (registered or name != "promote")]
     width = max((len(command) for command, _ in known), default=0)
     where = [] if folder is None else [f"Champion: {champion}, {Path(folder).resolve()}"]
-    return [*where, "Next:", *(f"  {command.ljust(width)}  {why}" for command, why in known)]
+    return [*where, "Next:", *(f"  {command.ljust(width)}  # {why}" for command, why in known)]
