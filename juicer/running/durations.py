@@ -2,8 +2,9 @@
 
 A stage is expected to take as long as the same work took here before: the same command with the same parameters (but
 the seed, and where the graph has its inputs from) on inputs of about the same size. Rounds of one method are the same
-work. A stage whose inputs another stage has yet to make counts only if that stage's work is known too. For everything
-else there is no expected time, because a wrong one is worse than none.
+work. A stage whose inputs another stage has yet to make counts only if that stage's work is known too. What has not
+run yet takes what the plan says, on a GPU that it knows. For everything else there is no expected time, because a wrong
+one is worse than none.
 
 The times are kept in .juicer/durations.json, apart from .juicer/costs: a cost tells of the last run only, and not with
 which parameters.
@@ -11,6 +12,8 @@ which parameters.
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +27,8 @@ from juicer.runtime.files import replace_text
 DURATIONS = Path(".juicer/durations.json")
 KEPT = 2000
 """Times that are kept, the newest."""
+PATIENCE = 600.0
+"""Seconds after which a plan is not waited for any more."""
 TOLERANCE = 0.25
 """Share by which an input may have grown or shrunk and still be about the same size."""
 SMALL = 64 * 1024
@@ -130,6 +135,15 @@ def _near(was: int, now: int | None, unmade: bool) -> bool:
     if now is None:
         return unmade
     return abs(now - was) <= max(SMALL, TOLERANCE * max(was, now))
+
+
+def planned() -> dict[str, float]:
+    """The seconds by stage that the plan expects on this machine's GPU; {} where it cannot say."""
+    command = [sys.executable, "-m", "juicer.planning.expected"]
+    with suppress(OSError, subprocess.SubprocessError, ValidationError):
+        done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True)
+        return TypeAdapter(dict[str, float]).validate_json(done.stdout)
+    return {}
 
 
 def remaining(

@@ -258,9 +258,16 @@ def _job_of(stage: "Stage", needs: Sequence[str]) -> Job:
 def _shown(show: Kind, jobs: Sequence[Job], several: int, *, force: bool) -> Run:
     """What shows the run of these stages."""
     forecasts, known = _forecasts({job.stage for job in jobs}, force=force), durations.read()
+    planned = dict[str, float]()
 
     def estimate(pending: Collection[str]) -> Mapping[str, float | None]:
-        return durations.expected(jobs, pending, known, Sizes())
+        found = durations.expected(jobs, pending, known, Sizes())
+        return {stage: planned.get(stage) if seconds is None else seconds for stage, seconds in found.items()}
+
+    pending = {job.stage for job in jobs if forecasts.get(job.stage, "will run") == "will run"}
+    if None in estimate(pending).values() and warm.DRIVER.exists():
+        # It imports torch, so it is a process of its own, which nobody waits for.
+        threading.Thread(target=lambda: planned.update(durations.planned()), daemon=True).start()
 
     needs = {job.stage: job.needs for job in jobs}
     return Run(list(needs), needs, forecasts, estimate, view_of(show), several)
