@@ -132,7 +132,8 @@ def switch_on(channel: Channel, environment: Mapping[str, str]) -> list[str]:
         if block is not None:
             block.save(name, overwrite=True)
         slug = KINDS[channel].get_block_type_slug()
-        known = [each for each in client.read_block_documents_by_type(slug) if each.name == name]
+        listed = client.read_block_documents_by_type(slug, include_secrets=False)
+        known = [each for each in listed if each.name == name]
         if not known:
             do = f"set {' and '.join(VARIABLES[channel])}, or make the block {name} ({slug}) on the server"
             raise InputError(f"no address for notices by {channel}", where="environment", do=do)
