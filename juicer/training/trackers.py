@@ -22,6 +22,11 @@ WITHOUT_KEY = {"offline", "disabled", "dryrun"}
 """Values of WANDB_MODE with which nothing is sent."""
 
 
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported."""
+    return importlib.util.find_spec(package) is not None
+
+
 def check_trackers(report_to: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
     """Check that every tracker can be used.
 
@@ -29,7 +34,7 @@ def check_trackers(report_to: Sequence[str], environment: Mapping[str, str] = os
         InputError: its package is not installed, or the key is missing.
     """
     for name in report_to:
-        if importlib.util.find_spec(name) is None:
+        if not is_installed(name):
             do = f"pip install {name}, or leave it out"
             raise InputError(f"tracking.report_to names {name}, which is not installed", where="tracking", do=do)
     sends = "wandb" in report_to and environment.get("WANDB_MODE") not in WITHOUT_KEY
@@ -96,9 +101,9 @@ class Curves:
             facts: what is to be known of the run.
         """
         from transformers import TrainerControl, TrainerState
-        from transformers.integrations import get_reporting_integration_callbacks
+        from transformers.integrations import integration_utils
 
-        self._callbacks = [make() for make in get_reporting_integration_callbacks(list(report_to))]
+        self._callbacks = [make() for make in integration_utils.get_reporting_integration_callbacks(list(report_to))]
         self._state, self._control = TrainerState(), TrainerControl()
         self._arguments = Arguments(run_name, facts)
         for callback in self._callbacks:

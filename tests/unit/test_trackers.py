@@ -1,14 +1,12 @@
 """Trackers beside MLflow: off by default, refused where they cannot be used, and no part of any result's key."""
 
 import argparse
-import importlib.util
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import transformers.integrations as integrations
+from transformers.integrations import integration_utils
 
 from juicer.recipe.activation import dump, load
 from juicer.runtime.errors import InputError
@@ -44,8 +42,10 @@ class Tracker:
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     Tracker.runs = []
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(name=name))
-    monkeypatch.setattr(integrations, "get_reporting_integration_callbacks", lambda names: [Tracker for _ in names])
+    monkeypatch.setattr(trackers, "is_installed", lambda name: True)
+    monkeypatch.setattr(
+        integration_utils, "get_reporting_integration_callbacks", lambda names: [Tracker for _ in names]
+    )
 
 
 def stage_with(folder: Path, *overrides: str) -> Stage:
@@ -63,7 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_package_that_is_missing_is_named_before_work_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(trackers, "is_installed", lambda name: False)
     with pytest.raises(InputError, match=r"tensorboard, which is not installed \(pip install tensorboard"):
         check_trackers(["tensorboard"])
     check_trackers([])
@@ -81,9 +81,13 @@ def test_with_a_key_or_offline_it_is_accepted(installed: None, environment: dict
 
 
 def test_a_recipe_that_asks_for_a_tracker_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(trackers, "is_installed", lambda name: False)
     with pytest.raises(InputError, match="names tensorboard, which is not installed"):
         load(QUICKSTART, ["tracking.report_to=[tensorboard]"])
+
+
+def test_what_is_installed_is_found() -> None:
+    assert trackers.is_installed("pytest") and not trackers.is_installed("no_such_tracker")
 
 
 def test_an_unknown_tracker_is_refused() -> None:
