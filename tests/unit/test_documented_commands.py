@@ -91,10 +91,10 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", DOCUMENTED)
 def test_a_documented_command_is_valid(command, folder, monkeypatch):
     given = [word for word in arguments(command) if word != OF_A_RUN]
-    monkeypatch.setattr(cli, "reproduce", lambda held, at_a_time, until: None)
-    monkeypatch.setattr(cli, "find_rounds", lambda held, at_a_time, until: None)
-    monkeypatch.setattr(cli, "reproduce_in_snapshot", lambda held, at_a_time, until: None)
-    monkeypatch.setattr(cli, "summary", lambda: None)
+    monkeypatch.setattr(cli, "reproduce", lambda held, at_a_time, until, quiet: None)
+    monkeypatch.setattr(cli, "find_rounds", lambda held, at_a_time, until, quiet: None)
+    monkeypatch.setattr(cli, "reproduce_in_snapshot", lambda held, at_a_time, until, quiet: None)
+    monkeypatch.setattr(cli, "summary", lambda **_: None)
     if given[0] not in CARRIED_OUT or "--dry-run" in given:
         # --help ends the command line after all before it was accepted.
         given.append("--help")

@@ -52,6 +52,8 @@ def test_a_server_that_is_set_up_sends_no_notice() -> None:
     assert types == {"change-flow-run-state"}
 
 
+# Of what apprise imports for e-mail; nothing we could mend.
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 def test_addresses_and_keys_come_from_the_environment_into_secret_fields() -> None:
     slack, email, webhook = (block_of(channel, ENVIRONMENT) for channel in CHANNELS)
     assert isinstance(slack, SlackWebhook) and isinstance(email, SendgridEmail) and isinstance(webhook, Webhook)
