@@ -15,6 +15,7 @@ import sys
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -286,11 +287,13 @@ def run(
         str | None,
         typer.Option(metavar="STAGE", help="End with this stage, for example report, which registers nothing."),
     ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show failures and the results only.")] = False,
 ) -> None:
     """Run a recipe: data, training, report, registry.
 
     Without a recipe the active one (params.yaml) is run, or the quickstart if none is active. Stages whose results are
-    there already do not run again, and an interrupted stage resumes from its last checkpoint.
+    there already do not run again, and an interrupted stage resumes from its last checkpoint. A terminal shows bars,
+    with the time that is left where it is known from earlier runs. The output of each stage is in .juicer/logs.
 
     \b
     Examples:
@@ -318,22 +321,22 @@ def run(
         workspace.prepare(print)
         workspace.discard_damage(print)
         if snapshot:
-            reproduce_in_snapshot(held, at_a_time, until)
+            reproduce_in_snapshot(held, at_a_time, until, quiet=quiet)
             return
         try:
-            find_rounds(held, at_a_time, until)
-            reproduce(held, at_a_time, until)
+            find_rounds(held, at_a_time, until, quiet=quiet)
+            reproduce(held, at_a_time, until, quiet=quiet)
         finally:
             workspace.keep_lock()
     if until in (None, *AFTER):
-        summary()
+        summary(closing=True, registered=until is None)
 
 
 def _how_many(at_a_time: int | None) -> list[str]:
     return [] if at_a_time is None else ["--at-a-time", str(at_a_time)]
 
 
-def find_rounds(held: "Held", at_a_time: int | None = None, until: str | None = None) -> None:
+def find_rounds(held: "Held", at_a_time: int | None = None, until: str | None = None, *, quiet: bool = False) -> None:
     """Run and compare the rounds of methods on `rounds: auto` until one ends them; params.yaml records how many.
 
     Nothing happens without such methods, or if the run ends before their number matters.
@@ -344,7 +347,7 @@ def find_rounds(held: "Held", at_a_time: int | None = None, until: str | None = 
     from juicer.recipe import rounds
 
     while rounds.are_open(PARAMS, until or ""):
-        reproduce(held, at_a_time, rounds.DECIDES)
+        reproduce(held, at_a_time, rounds.DECIDES, quiet=quiet)
         said = rounds.advance(PARAMS)
         if said is None:
             return
@@ -368,18 +371,20 @@ def open_rounds(params: str) -> list[str]:
     ]
 
 
-def reproduce(held: "Held", at_a_time: int | None = None, until: str | None = None) -> None:
+def reproduce(held: "Held", at_a_time: int | None = None, until: str | None = None, *, quiet: bool = False) -> None:
     """Bring every stage up to date, by DVC under this interpreter.
 
     Args:
         at_a_time: stages at the same time; None decides by the machine.
         until: the stage to end with; None means all.
+        quiet: show failures only.
 
     Raises:
         InputError: DVC or a stage failed, and has said why.
         typer.Exit: the run was cancelled; with 128 + the signal.
     """
-    command = [sys.executable, "-m", "juicer.running", *_how_many(at_a_time), "--wait-for-lock", "repro"]
+    show = ["--show", "quiet" if quiet else "auto"]
+    command = [sys.executable, "-m", "juicer.running", *_how_many(at_a_time), *show, "--wait-for-lock", "repro"]
     command += [until] if until is not None else []
     with _ending(command, held) as (process, told):
         code = process.wait()
@@ -391,7 +396,9 @@ def reproduce(held: "Held", at_a_time: int | None = None, until: str | None = No
         raise InputError(what, do="its last lines are above; juicer status lists what is left, juicer run resumes")
 
 
-def reproduce_in_snapshot(held: "Held", at_a_time: int | None = None, until: str | None = None) -> None:
+def reproduce_in_snapshot(
+    held: "Held", at_a_time: int | None = None, until: str | None = None, *, quiet: bool = False
+) -> None:
     """Run in a copy of the project, which goes once all is brought back, and stays for the next run if that fails.
 
     Raises:
@@ -412,7 +419,7 @@ def reproduce_in_snapshot(held: "Held", at_a_time: int | None = None, until: str
     # From here on nothing of the project is read: it may be edited.
     print(f"running in {folder}{', where an earlier run stopped' if known else ''}", flush=True)
     command = [sys.executable, "-m", "juicer", "run", *_how_many(at_a_time)]
-    command += ["--until", until] if until is not None else []
+    command += [*(["--until", until] if until is not None else []), *(["--quiet"] if quiet else [])]
     with _ending(command, held, folder, variables) as (process, told):
         code = process.wait()
     if code or told:
@@ -1074,11 +1081,21 @@ def compare(
     print(opening.described(opening.counted(ballot.first, ballot.second)))
 
 
-def summary() -> None:
-    """Print the table of all models and where the report is."""
+def summary(*, closing: bool = False, registered: bool = True) -> None:
+    """Print the table of all models and where the report is.
+
+    Args:
+        closing: a run ends with it, so it says where the champion is and what can be done now.
+        registered: whether that run has registered its models.
+    """
+    from juicer.reporting.next_steps import next_steps
     from juicer.reporting.summary import show
 
-    show(SUMMARY, REPORT)
+    if not closing:
+        show(SUMMARY, REPORT)
+        return
+    commands = {each.name or getattr(each.callback, "__name__", "") for each in app.registered_commands}
+    show(SUMMARY, REPORT, partial(next_steps, params=PARAMS, commands=commands, registered=registered))
 
 
 # --- registry ------------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import re
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from juicer import scorers
 from juicer.data import demonstrations
 from juicer.data.demonstrations import Demonstration
 from juicer.evaluation.pairs_record import check_accuracy
-from juicer.runtime.context import WorkContext
+from juicer.runtime.context import Progress, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json, write_json
 from juicer.settings.compute import ComputeSettings
@@ -100,7 +100,7 @@ def run(stage: Stage) -> str:
         withheld = stage.read_optional("preferences", PreferencesSettings)
         shares = withheld.withheld if withheld else {}
         curation = Curation(settings, scoring, scorer, Lengths(template), positions, opened, context, shares)
-        curation.take(raw, stage.name)
+        curation.take(raw, stage.progress)
         write_json(out / "curation.json", curation.finish())
     if stage.is_main:
         for notice in [*curation.notices(), *curation.length_lines()]:
@@ -168,25 +168,26 @@ class Curation:
         self._held_out_prompts: set[int] = set()
         self._source_holds_out = False
 
-    def take(self, raw: Path, name: str) -> None:
-        """Stream the raw rows, with a progress bar called `name`.
+    def take(self, raw: Path, shown: Callable[[int, str], AbstractContextManager[Progress]]) -> None:
+        """Stream the raw rows.
+
+        Args:
+            shown: shows a progress bar for so many units, which are called so.
 
         Raises:
             InputError: there are no rows, or none are held out.
         """
-        from tqdm import tqdm
-
         self.total = self._find_held_out(raw)
         if not self.total:
             raise InputError("no demonstrations", where=str(raw), do="check fetch.source, then run dvc repro fetch")
         if not self._source_holds_out and not self.settings.held_out_share:
             what = "no rows to report on: curate.held_out_share is 0, and the source holds out no rows"
             raise InputError(what, where="curate", do="raise curate.held_out_share")
-        with tqdm(total=self.total, desc=name, unit="row", disable=None) as bar:
+        with shown(self.total, "row") as progress:
             for chunk in _chunks(demonstrations.read(raw), CHUNK):
                 self.read += len(chunk)
                 self._sort_out(chunk, f"{raw}:")
-                bar.update(len(chunk))
+                progress(len(chunk))
             self._score_waiting()
 
     def notices(self) -> list[str]:

@@ -264,7 +264,9 @@ def align_policy(
             top_k=0,
             beta=settings.kl_coefficient,
             disable_dropout=True,
-            **trainer_arguments(settings.optimiser, training, seed, scratch, settings.gradient_checkpointing),
+            **trainer_arguments(
+                settings.optimiser, training, seed, scratch, settings.gradient_checkpointing, context.tracking
+            ),
             **deepspeed_arguments(processes, policy, training),
         ),
         callbacks=[

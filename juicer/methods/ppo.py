@@ -138,7 +138,9 @@ def align_policy_by_ppo(
             vf_coef=ppo.value_coefficient,
             gamma=1.0,
             lam=ppo.advantage_lambda,
-            **trainer_arguments(settings.optimiser, training, seed, scratch, settings.gradient_checkpointing),
+            **trainer_arguments(
+                settings.optimiser, training, seed, scratch, settings.gradient_checkpointing, context.tracking
+            ),
         ),
         processing_class=tokenizer,
         model=policy,

@@ -136,7 +136,9 @@ def train_sft(
             max_length=None,
             completion_only_loss=True,
             max_steps=steps,
-            **trainer_arguments(settings.optimiser, compute, seed, scratch, settings.gradient_checkpointing),
+            **trainer_arguments(
+                settings.optimiser, compute, seed, scratch, settings.gradient_checkpointing, context.tracking
+            ),
             **deepspeed_arguments(processes, policy, compute),
         ),
         callbacks=[

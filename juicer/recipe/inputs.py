@@ -16,6 +16,7 @@ from juicer.models.folder import check_folder, check_no_adapter, context_of, rea
 from juicer.recipe.graph import WORLD_POLICY, WORLD_SCORER
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
+from juicer.training.trackers import check_trackers
 
 Role = Literal["policy", "scorer", "reward"]
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -54,6 +55,8 @@ def check_inputs(recipe: Recipe, *, whole: bool = True) -> None:
     Raises:
         InputError: names the key, the folder or file, and what to do.
     """
+    if whole:
+        check_trackers(recipe.tracking.report_to)
     if recipe.tiny is not None:
         return
     folders: dict[Role, Folder] = {}

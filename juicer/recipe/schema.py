@@ -22,6 +22,7 @@ from juicer.settings.sft import SftMatchedSettings, SftSettings
 from juicer.settings.sources import FetchSettings
 from juicer.settings.text import Text
 from juicer.settings.tiny import TinySettings
+from juicer.settings.tracking import TrackingSettings
 from juicer.settings.world import PretrainSettings, WorldSettings
 
 
@@ -58,4 +59,5 @@ class Recipe(Settings):
     claim: ClaimSettings = ClaimSettings()
     methods: MethodsSettings | None = None
     keep: KeepSettings = KeepSettings()
+    tracking: TrackingSettings = TrackingSettings()
     register_: RegisterSettings = Field(RegisterSettings(), alias="register")

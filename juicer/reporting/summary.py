@@ -1,6 +1,6 @@
 """Print the table of all models and the path of the report: how `juicer run` ends, and `juicer report --table`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from juicer.reporting import costs, environment
@@ -92,12 +92,13 @@ def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def show(metrics: Path, report: Path) -> None:
+def show(metrics: Path, report: Path, after: Callable[[Summary], Sequence[str]] | None = None) -> None:
     """Print the table, the headline and where the report is; bring the costs beside the report up to date.
 
     Args:
         metrics: metrics/summary.json.
         report: report/report.html.
+        after: gives the lines that are to stand below.
     """
     summary = Summary.read(metrics)
     if not report.is_file():
@@ -112,3 +113,5 @@ def show(metrics: Path, report: Path) -> None:
         print(equal)
     print(f"{findings(summary).headline}.")
     print(f"Report: {report.resolve()}")
+    if after is not None:
+        print("\n".join(after(summary)))

@@ -78,7 +78,7 @@ class Needs:
             trains: whether it trains a model, and not only reads some.
             before: bytes of those of the inputs that it had when it ran last: another recipe's may be larger.
         """
-        sizes = [0.0] if gpus is None else [0.0, *map(_size, inputs)]
+        sizes = [0.0] if gpus is None else [0.0, *map(size_of, inputs)]
         size = READING * sum(sizes) + ((FACTOR - READING) * max(sizes) if trains else 0.0)
         grown = max(0.0, 1 - before / sum(sizes)) if any(sizes) else 0.0
         with suppress(InputError):
@@ -120,7 +120,8 @@ def _resident(process: int | None) -> float:
     return found
 
 
-def _size(path: Path) -> float:
+def size_of(path: Path) -> float:
+    """Bytes of a file, or of all files in a folder; 0 if there is none."""
     if not path.is_dir():
         return float(path.stat().st_size) if path.exists() else 0.0
     return float(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))

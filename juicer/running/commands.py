@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from juicer.running import warm
 from juicer.running.capacity import Room
+from juicer.runtime.command import print_line
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml
 from juicer.settings.compute import ComputeSettings
@@ -29,14 +31,28 @@ COLD = {"tasks.leaderboard"}
 class Commands:
     """Runs the commands of stages, several at a time."""
 
-    def __init__(self, room: Room, at_a_time: int, parent: warm.WarmParent | None) -> None:
+    def __init__(
+        self,
+        room: Room,
+        at_a_time: int,
+        parent: warm.WarmParent | None,
+        say: Callable[[str], object] = print_line,
+    ) -> None:
         """Run commands, and tell `room` of their processes. Without a parent all are ordinary processes."""
-        self._room, self._parent = room, parent
+        self._room, self._parent, self._say = room, parent, say
         self._places, self._several = set(range(at_a_time)), at_a_time > 1 and sys.stderr.isatty()
         self._stopping = threading.Event()
         self._last: tuple[bytes, ComputeSettings] | None = None
 
-    def run(self, stage: str, heavy: bool, command: str, words: Sequence[str] | str, given: Mapping[str, Any]) -> int:
+    def run(
+        self,
+        stage: str,
+        heavy: bool,
+        command: str,
+        words: Sequence[str] | str,
+        given: Mapping[str, Any],
+        output: tuple[IO[bytes], Mapping[str, str]] | None = None,
+    ) -> int:
         """Run a stage's command and return its exit code, negative for a signal.
 
         Args:
@@ -44,22 +60,29 @@ class Commands:
             command: as dvc.yaml has it.
             words: the same with the shell that DVC runs it in.
             given: the options for `subprocess.Popen`, with the environment.
+            output: the file for its output, and more variables for its environment; None prints where this process
+                does.
         """
         if self._stopping.is_set():
             return -signal.SIGTERM
-        with self._place(stage, given["env"]) as environment:
+        file, variables = (None, {}) if output is None else output
+        # Both streams in one file, which is in the order in which they were written.
+        both = {} if file is None else {"stdout": file, "stderr": file}
+        files = None if file is None else (file.fileno(), file.fileno())
+        with self._place(stage, {**given["env"], **variables}) as environment:
             module = module_of(command, environment)
             parent = self._warm(heavy) if module is not None else None
             if module is not None and parent is not None:
                 try:
-                    return parent.run(module[0], module[1:], environment, lambda each: self._began(stage, each))
+                    began = partial(self._began, stage)
+                    return parent.run(module[0], module[1:], environment, began, output=files)
                 except (warm.Lost, OSError) as error:
                     self._parent = None
                     if self._stopping.is_set():
                         return -signal.SIGTERM
                     again = "again " if isinstance(error, warm.Lost) else ""
-                    print(f"{stage}: started {again}without the warm parent, which has ended", flush=True)
-            process = subprocess.Popen(words, **{**given, "env": environment})
+                    self._say(f"{stage}: started {again}without the warm parent, which has ended")
+            process = subprocess.Popen(words, **{**given, **both, "env": environment})
             self._began(stage, process.pid)
             process.communicate()
             return process.returncode

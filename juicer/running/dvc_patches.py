@@ -3,28 +3,39 @@
 - dvc.lock: one entry is written instead of the whole file, by an atomic rename, with the same bytes (`lock_text`).
 - params.yaml: parsed once for each text that it has, instead of seven times for each stage (`parameters`).
 - `dvc repro`: independent stages run at the same time (`scheduler`), and start warm (`commands`).
+- Where progress is shown (`progress`), it takes the place of DVC's messages; warnings and errors stay.
 
 All of DVC's own work stays DVC's and is done by one thread at a time; while a stage's command runs, DVC's lock of the
 repository is free, as it is under `dvc repro`.
 """
 
+import io
+import logging
+import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from juicer.running import lock_text, warm
-from juicer.running.capacity import Needs, Room, default_at_a_time, gpus_here
+from juicer.running import durations, lock_text, warm
+from juicer.running.capacity import Needs, Room, default_at_a_time, gpus_here, size_of
 from juicer.running.commands import PARAMS, Commands, compute_of
+from juicer.running.durations import Duration, Job
+from juicer.running.forecast import Forecaster
 from juicer.running.loading import Collected, FileSystems, Subgraphs
 from juicer.running.parameters import ParsedOnce
+from juicer.running.progress import Kind, Run, view_of
 from juicer.running.scheduler import Outcome, Work, run
+from juicer.runtime.command import print_line
 from juicer.runtime.errors import InputError
 from juicer.runtime.libraries import require
 from juicer.settings.compute import ComputeSettings
-from juicer.stages.pipeline import meta_of
+from juicer.stages import finished
+from juicer.stages.checkpoint import FOLDER as CHECKPOINTS
+from juicer.stages.pipeline import meta_of, stages_of
 
 if TYPE_CHECKING:
     from dvc.dependency import Dependency
@@ -35,11 +46,12 @@ if TYPE_CHECKING:
 Reproduce = Callable[..., "list[Stage]"]
 
 
-def install(at_a_time: int | None) -> None:
+def install(at_a_time: int | None, show: Kind | None = None) -> None:
     """Replace the functions, in this process and for good.
 
     Args:
         at_a_time: stages of `dvc repro` at the same time; None decides by the machine.
+        show: how progress is shown in place of DVC's messages; None leaves those as they are.
     """
     require("dvc")
     import dvc.dependency.param
@@ -52,7 +64,7 @@ def install(at_a_time: int | None) -> None:
     dvc.output.get_cloud_fs = FileSystems(dvc.output.get_cloud_fs)
     reproduce.collect_stages = Collected(reproduce.collect_stages)
     reproduce.get_subgraph = Subgraphs(reproduce.get_subgraph)
-    reproduce._reproduce = partial(_reproduce, reproduce._reproduce, at_a_time)
+    reproduce._reproduce = partial(_reproduce, reproduce._reproduce, at_a_time, show)
 
 
 def by_entry(original: Callable[..., None]) -> Callable[..., None]:
@@ -128,6 +140,7 @@ def write_entries(
 def _reproduce(
     original: Reproduce,
     at_a_time: int | None,
+    show: Kind | None,
     stages: "list[Stage]",
     graph: Any = None,
     force_downstream: bool = False,
@@ -142,7 +155,7 @@ def _reproduce(
     from dvc.repo.reproduce import _raise_error, logger
 
     by_name = {stage.addressing: stage for stage in stages}
-    outcome = _side_by_side(by_name, graph, at_a_time, {**given, "force": force})
+    outcome = _side_by_side(by_name, graph, at_a_time, {**given, "force": force}, show)
     for name, error in list(outcome.failed.items())[1:]:
         logger.error("failed to reproduce '%s': %s", name, error)
     for name, error in outcome.failed.items():
@@ -153,7 +166,11 @@ def _reproduce(
 
 
 def _side_by_side(
-    by_name: "Mapping[str, Stage]", graph: Any, at_a_time: int | None, given: Mapping[str, Any]
+    by_name: "Mapping[str, Stage]",
+    graph: Any,
+    at_a_time: int | None,
+    given: Mapping[str, Any],
+    show: Kind | None = None,
 ) -> Outcome:
     """Bring the stages up to date, several at a time."""
     repo = next(iter(by_name.values())).repo
@@ -170,24 +187,43 @@ def _side_by_side(
     before = {name: sum(dep.meta.size or 0 for dep in _files(stage)) for name, stage in by_name.items()}
     room = Room(lambda name: _needs_of(by_name[name], compute.processes, before[name]), gpus_here(compute))
     parent = warm.WarmParent(compute, Path(repo.root_dir)) if warm.possible(compute) and len(by_name) > 1 else None
-    commands, turns = Commands(room, several, parent), Turns(repo)
+    jobs = {name: _job_of(stage, needs[name]) for name, stage in by_name.items()}
+    shown = None if show is None else _shown(show, list(jobs.values()), several, force=bool(given["force"]))
+    commands = Commands(room, several, parent, print_line if shown is None else shown.say)
+    turns = Turns(repo)
     light = {name for name, stage in by_name.items() if meta_of(name, stage.meta).gpus is None}
     work = Work(list(by_name), needs, light)
     try:
         with (
-            _replaced(turns, commands),
+            _replaced(turns, commands, jobs, shown),
+            _messages_of_dvc(shown),
             lock_text.order_of_lock(work.order, Path(repo.root_dir, "dvc.lock"), Path(repo.root_dir, lock_text.ORDER)),
             turns.others(),
         ):
-            do = partial(_bring_up_to_date, by_name, graph, turns, given)
-            return run(work, do, at_a_time=several, fits=room.fits, stop=commands.stop)
+            if shown is not None:
+                shown.announce()
+            do = partial(_bring_up_to_date, by_name, graph, turns, given, shown)
+
+            def stop(number: signal.Signals) -> None:
+                if shown is not None:
+                    shown.stop()
+                commands.stop(number)
+
+            return run(work, do, at_a_time=several, fits=room.fits, stop=stop)
     finally:
         if parent is not None:
             parent.close()
+        if shown is not None:
+            shown.close()
 
 
 def _bring_up_to_date(
-    by_name: "Mapping[str, Stage]", graph: Any, turns: "Turns", given: Mapping[str, Any], name: str
+    by_name: "Mapping[str, Stage]",
+    graph: Any,
+    turns: "Turns",
+    given: Mapping[str, Any],
+    shown: Run | None,
+    name: str,
 ) -> "Stage | None":
     from dvc.repo.reproduce import _reproduce_stage, logger
 
@@ -195,9 +231,114 @@ def _bring_up_to_date(
     with turns.own(stage):
         if turns.reproduced:
             logger.info("")  # a line between stages, as DVC has it
-        made: Stage | None = _reproduce_stage(stage, upstream=list(graph.successors(stage)), **given)
+        turns.ran = False
+        try:
+            made: Stage | None = _reproduce_stage(stage, upstream=list(graph.successors(stage)), **given)
+        except BaseException:
+            if shown is not None:
+                shown.ended(name, "failed")
+            raise
+        if shown is not None:
+            shown.ended(name, "unchanged" if made is None else "ran" if turns.ran else "restored")
         turns.reproduced = made is not None
         return made
+
+
+def _job_of(stage: "Stage", needs: Sequence[str]) -> Job:
+    from dvc.dependency.param import ParamsDependency
+
+    values = dict[str, Any]()
+    for dep in stage.deps:
+        if isinstance(dep, ParamsDependency):
+            values |= dep.read_params()
+    work = durations.work_of(str(stage.cmd), values)
+    return Job(stage.addressing, work, tuple(str(dep.fs_path) for dep in _files(stage)), tuple(needs))
+
+
+def _shown(show: Kind, jobs: Sequence[Job], several: int, *, force: bool) -> Run:
+    """What shows the run of these stages."""
+    forecasts, known = _forecasts({job.stage for job in jobs}, force=force), durations.read()
+    planned = dict[str, float]()
+
+    def estimate(pending: Collection[str]) -> Mapping[str, float | None]:
+        found = durations.expected(jobs, pending, known, Sizes())
+        return {stage: planned.get(stage) if seconds is None else seconds for stage, seconds in found.items()}
+
+    pending = {job.stage for job in jobs if forecasts.get(job.stage, "will run") == "will run"}
+    if None in estimate(pending).values() and warm.DRIVER.exists():
+        # It imports torch, so it is a process of its own, which nobody waits for.
+        threading.Thread(target=lambda: planned.update(durations.planned()), daemon=True).start()
+
+    needs = {job.stage: job.needs for job in jobs}
+    return Run(list(needs), needs, forecasts, estimate, view_of(show), several)
+
+
+def _forecasts(stages: Collection[str], *, force: bool) -> dict[str, str]:
+    """What will happen to each of some stages; {} if that cannot be told, as where DVC is going to fail."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.repo.reproduce import get_active_graph, plan_repro
+
+    try:
+        # A repository of its own, because forecasting changes DVC's objects.
+        with Repo() as repo:
+            fate = Forecaster(repo, force)
+            planned = plan_repro(get_active_graph(repo.index.graph), list(stages_of(repo)))
+            return {each.addressing: fate.of(each) for each in planned if each.addressing in stages}
+    except (DvcException, InputError, OSError):
+        return {}
+
+
+class Sizes:
+    """Bytes of files and folders, each measured once."""
+
+    def __init__(self) -> None:
+        self._known = dict[str, int | None]()
+
+    def __call__(self, path: str) -> int | None:
+        """Bytes of a file or of all files in a folder; None if there is none."""
+        if path not in self._known:
+            self._known[path] = int(size_of(Path(path))) if Path(path).exists() else None
+        return self._known[path]
+
+
+def _output_of(stage: str, shown: Run | None) -> "AbstractContextManager[tuple[IO[bytes], dict[str, str]] | None]":
+    """Where the output of a stage goes, and variables for its environment; None where the run is not shown."""
+    return nullcontext() if shown is None else shown.command(stage)
+
+
+@contextmanager
+def _messages_of_dvc(shown: Run | None) -> Iterator[None]:
+    """In the block, DVC's warnings and errors go where the run is shown; its other messages are left out for good."""
+    if shown is None:
+        yield
+        return
+    from dvc.ui import ui
+
+    told = shown
+
+    class Lines(io.StringIO):
+        def write(self, text: str) -> int:
+            for line in text.splitlines():
+                told.say(line, error=True)
+            return len(text)
+
+    loggers = [logging.getLogger(name) for name in ("dvc", "dvc_objects", "dvc_data")]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)  # which switches DVC's own bars off, too
+    ui._enabled = False
+    handlers = {
+        handler
+        for logger in loggers
+        for handler in logger.handlers
+        if isinstance(handler, logging.StreamHandler) and handler.level == logging.WARNING
+    }
+    before = {handler: handler.setStream(Lines()) for handler in handlers}
+    try:
+        yield
+    finally:
+        for handler, stream in before.items():
+            handler.setStream(stream)
 
 
 def _needs_of(stage: "Stage", processes: int, before: float) -> Needs:
@@ -225,6 +366,15 @@ class Turns:
         self._mine = threading.local()
         self.reproduced = False
         """Whether the last stage was reproduced, so that a line has to stand before the next one."""
+
+    @property
+    def ran(self) -> bool:
+        """Whether the command of this thread's stage was run."""
+        return bool(getattr(self._mine, "ran", False))
+
+    @ran.setter
+    def ran(self, value: bool) -> None:
+        self._mine.ran = value
 
     @property
     def stage(self) -> "Stage":
@@ -259,19 +409,29 @@ class Turns:
 
 
 @contextmanager
-def _replaced(turns: Turns, commands: Commands) -> Iterator[None]:
-    """DVC runs commands by `commands`, and notes each file in use under the name of the stage that uses it."""
+def _replaced(turns: Turns, commands: Commands, jobs: Mapping[str, Job], shown: Run | None) -> Iterator[None]:
+    """DVC runs commands by `commands`, and notes each file in use under the name of the stage that uses it.
+
+    How long each command takes is kept (`durations`), and it is `shown` if progress is.
+    """
     import dvc.rwlock
     import dvc.stage.run as running
     from dvc.stage.exceptions import StageCmdFailedError
 
     def run_command(executable: str | None, command: str, **given: Any) -> None:
         stage = turns.stage
-        heavy = meta_of(stage.addressing, stage.meta).gpus is not None
-        with turns.paused():
-            code = commands.run(stage.addressing, heavy, command, running._make_cmd(executable, command), given)
+        name, turns.ran = stage.addressing, True
+        heavy = meta_of(name, stage.meta).gpus is not None
+        # What goes on where it stopped, or is there already, takes less than all of it.
+        whole = not (CHECKPOINTS / name).exists() and not (finished.FOLDER / name).exists()
+        sizes, begun = [Sizes()(path) or 0 for path in jobs[name].inputs], time.monotonic()
+        with turns.paused(), _output_of(name, shown) as output:
+            code = commands.run(name, heavy, command, running._make_cmd(executable, command), given, output)
         if code:
             raise StageCmdFailedError(command, code)
+        if whole:
+            seconds = round(time.monotonic() - begun, 1)
+            durations.keep(Duration(stage=name, work=jobs[name].work, sizes=tuple(sizes), seconds=seconds))
 
     def rwlock(folder: str, files: Any, command: str, *rest: Any) -> Any:
         # Without a name of its own, the first of two stages that read a file would free it for both.

@@ -28,6 +28,19 @@ def no_progress(units: int) -> None:
     """The `Progress` that shows nothing."""
 
 
+def no_steps(done: int, total: int) -> None:
+    """The `WorkContext.steps` that tells nobody."""
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """The trackers beside MLflow that a trainer of transformers logs to by itself."""
+
+    report_to: tuple[str, ...] = ()
+    """Their names, as the trainer's `report_to` takes them."""
+    run_name: str | None = None
+
+
 @dataclass(frozen=True)
 class WorkContext:
     """Everything that long work needs from its caller besides its inputs. A stage builds it (juicer/stages/stage.py).
@@ -42,8 +55,11 @@ class WorkContext:
     memo: Memo = no_memo
     """Returns the results of batches that an interrupted run has already computed."""
     progress: Progress = no_progress
+    steps: Callable[[int, int], None] = no_steps
+    """Called with how many of how many optimiser steps are done, by a trainer that shows its own bar."""
     observers: tuple[Observer, ...] = ()
     """Receivers of metrics and token counts."""
+    tracking: Tracking = Tracking()
 
     def emit_metrics(self, step: int, **values: float) -> None:
         """Send one point of each named curve to the observers."""

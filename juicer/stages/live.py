@@ -1,4 +1,5 @@
-"""Shows a stage in MLflow while it runs, at almost no cost: a helper process (registry/tracker.py) writes the run.
+"""Shows a stage while it runs, at almost no cost: in MLflow, where a helper process (registry/tracker.py) writes the
+run, and by a file that says how far it is, which `juicer run` shows.
 
 The helper is started when the stage has run for a while, and reads the stage's messages from a pipe. If the helper or
 MLflow fails, the stage continues, and `register` adds later what is missing in the run.
@@ -12,8 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from juicer.stages.reading import Reading
 
@@ -22,6 +24,31 @@ SECONDS = 60.0
 names a server. The environment variable JUICER_LIVE_SECONDS overrides both."""
 PATIENCE = 5.0
 """Seconds that a stage waits at its end for the helper to finish writing."""
+PROGRESS = "JUICER_PROGRESS"
+"""Environment variable with the path of the file to which a stage writes how far it is. Without it none is written."""
+BETWEEN = 0.5
+"""Seconds between two writes of it."""
+
+
+class Done(NamedTuple):
+    """How far a stage is in its current piece of work."""
+
+    done: int
+    total: int
+    part: str = ""
+    """Name of the piece of work; empty if the stage has only one."""
+
+    def __str__(self) -> str:
+        """For example "120 of 350", or "base: 120 of 350"."""
+        return f"{self.part}{': ' if self.part else ''}{self.done:,} of {self.total:,}"
+
+
+def read_done(path: Path) -> Done | None:
+    """What a stage has written of how far it is; None if it has not, or is writing."""
+    with suppress(OSError, ValueError, TypeError):
+        done, total, part = json.loads(path.read_text(encoding="utf-8"))
+        return Done(int(done), int(total), str(part))
+    return None
 
 
 class Live:
@@ -37,6 +64,9 @@ class Live:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.part = ""
         """Name of the current piece of work; empty if the stage has only one."""
+        # Of several processes, one speaks for all.
+        self._progress = os.environ.get(PROGRESS) if os.environ.get("RANK", "0") == "0" else None
+        self._written = 0.0
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -66,6 +96,11 @@ class Live:
     def progress(self, done: int, total: int) -> None:
         """Report how much of the current piece of work is done."""
         self._say(done=done, total=total)
+        now = time.monotonic()
+        if self._progress is not None and (now - self._written >= BETWEEN or done >= total):
+            self._written = now
+            with suppress(OSError):  # a full disk is an error of the stage, not of what it says
+                Path(self._progress).write_text(json.dumps([done, total, self.part]), encoding="utf-8")
 
     def _say(self, **message: Any) -> None:
         if self._thread.is_alive():

@@ -24,7 +24,7 @@ from filelock import FileLock
 from juicer.recipe.checks import validate
 from juicer.recipe.graph import ABSENT
 from juicer.runtime.command import guarded, print_line
-from juicer.runtime.context import WorkContext, no_progress
+from juicer.runtime.context import Observer, Tracking, WorkContext, no_progress
 from juicer.runtime.devices import highest, peak_memory
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml, remove, temporary_beside, value_at
@@ -32,6 +32,7 @@ from juicer.runtime.process_groups import WARM
 from juicer.runtime.processes import SINGLE_PROCESS
 from juicer.settings.base import Settings
 from juicer.settings.compute import ComputeSettings
+from juicer.settings.tracking import TrackingSettings
 from juicer.stages import attempts, finished, recorded, workspace
 from juicer.stages.cancellation import Cancellation, check_started, end_with, starters
 from juicer.stages.checkpoint import Checkpoint, checkpoints_of, discard_checkpoints, key_of, remove_checkpoints
@@ -44,6 +45,7 @@ from juicer.stages.pipeline import Meta, declared, declared_of
 from juicer.stages.reading import Watch, check_made
 from juicer.stages.speed import Speed
 from juicer.stages.words import reference, resolved, stage_named
+from juicer.training.trackers import FOLDER, Curves, check_trackers, prepared
 
 if TYPE_CHECKING:
     from juicer.runtime.memo import CheckpointedMemo
@@ -176,12 +178,37 @@ class Stage:
         """
         self.speed.begin(None if peak_share is None else peak_share / self.processes.world_size)
         with ExitStack() as opened:
+            tracking = opened.enter_context(self._tracking(part))
+            observers: tuple[Observer, ...] = (self.live, self.speed)
+            if tracking.report_to and steps and self.is_main:
+                curves = Curves(tracking.report_to, str(tracking.run_name), {"stage": self.name, "steps": steps})
+                opened.callback(curves.close)
+                observers = (*observers, curves)
             yield WorkContext(
                 self.processes,
                 progress=opened.enter_context(self.progress(steps, "step", part)) if steps else no_progress,
+                steps=self.live.progress,
                 checkpoint=opened.enter_context(self.checkpoint(part)) if resumable else None,
-                observers=(self.live, self.speed),
+                observers=observers,
+                tracking=tracking,
             )
+
+    @contextmanager
+    def _tracking(self, part: str) -> Iterator[Tracking]:
+        """The trackers beside MLflow, ready for one training.
+
+        They are no parameter of the stage: they do not change what it makes, so they are no part of a key either.
+        """
+        where = f"{self.arguments.params}: tracking"
+        report_to = TrackingSettings.parse(self._params.get("tracking") or {}, where).report_to
+        check_trackers(report_to)
+        recipe, folder = str(self._params.get("name", "")), FOLDER / self.name
+        if report_to:
+            # A resumed training goes on in its folder; one with other parameters has its own.
+            key = self._key or key_of(self.arguments, self._read)
+            folder = FOLDER / recipe / self.name / key[:8] / ("" if part == WORK else part)
+        with prepared(report_to, recipe, folder):
+            yield Tracking(tuple(report_to), f"{self.name}{'' if part == WORK else f' {part}'}" if report_to else None)
 
     @contextmanager
     def batches(self, total: int, unit: str, part: str = WORK) -> Iterator[WorkContext]:

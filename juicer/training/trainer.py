@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from juicer.models.loading import device_of, lower_precision
-from juicer.runtime.context import WorkContext
+from juicer.runtime.context import Tracking, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.runtime.processes import Processes
 from juicer.settings.compute import ComputeSettings
@@ -53,9 +53,14 @@ def on_single_cpu(policy: "PreTrainedModel", processes: Processes) -> bool:
 
 
 def trainer_arguments(
-    optimiser: OptimiserSettings, compute: ComputeSettings, seed: int, scratch: Path, gradient_checkpointing: bool
+    optimiser: OptimiserSettings,
+    compute: ComputeSettings,
+    seed: int,
+    scratch: Path,
+    gradient_checkpointing: bool,
+    tracking: Tracking,
 ) -> dict[str, Any]:
-    """Arguments of every TRL trainer: the recipe's precision, device and schedule, no files, no reporting."""
+    """Arguments of every TRL trainer: the recipe's precision, device and schedule, no files, the trackers."""
     cpu = device_of(compute).type == "cpu"
     return {
         "output_dir": str(scratch),
@@ -75,7 +80,8 @@ def trainer_arguments(
         "logging_nan_inf_filter": False,
         "save_strategy": "no",
         "save_on_each_node": True,  # each machine has its own checkpoints
-        "report_to": "none",
+        "report_to": list(tracking.report_to) or "none",
+        "run_name": tracking.run_name,
         "disable_tqdm": True,
         "seed": seed,
         "data_seed": seed,
@@ -115,6 +121,7 @@ def progress_callback(stage: str, curves: Mapping[str, str], context: WorkContex
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar.update()
+            context.steps(state.global_step, state.max_steps)
             if tokens_per_step:
                 context.emit_tokens(tokens_per_step)
 

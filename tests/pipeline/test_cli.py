@@ -96,8 +96,19 @@ def test_a_run_from_a_subfolder_brings_everything_up_to_date(shell: Shell, made:
     planned, _ = shell.run(below, "run", "--dry-run")
     assert "2 will run" in planned and not (made / "data/raw").exists()
     output, _ = shell.run(below, "run")
-    assert "Running stage 'slow'" in output
-    assert output.splitlines()[-1] == f"Report: {made}/report/report.html"
+    stages = len(before)
+    assert f"{stages} stages: 2 to run, {stages - 2} unchanged; how long that takes is not known" in output
+    assert re.search(rf"^stage \d+ of {stages}: slow started; ", output, re.MULTILINE)
+    assert re.search(
+        rf"^all {stages} stages up to date after .*\(2 ran, {stages - 2} unchanged\)$", output, re.MULTILINE
+    )
+    end = output[output.index("Report: ") :].splitlines()
+    assert end[0] == f"Report: {made}/report/report.html"
+    assert end[1].startswith("Champion: ") and Path(end[1].rpartition(", ")[2]).is_dir()
+    commands = [line.split("  ")[1] for line in end[3:]]
+    assert end[2] == "Next:" and commands[0] == "juicer report --open" and commands[-1] == "juicer promote --dry-run"
+    for command in commands:
+        assert "Usage: juicer" in shell.run(made, command.split()[1], "--help")[0]
     assert shell.states(below) == dict.fromkeys(before, "unchanged")
     assert shell.run(below, "report")[0] == f"{made}/report/report.html\n"
 
@@ -117,6 +128,8 @@ def test_status_says_which_stage_stopped_the_last_run_and_why(shell: Shell, made
     source.write_text("no JSON\n")
     _, errors = shell.run(below, "run", code=1)
     assert errors.splitlines()[0].startswith("error: demonstrations.jsonl:1: invalid JSON")
+    assert re.search(rf"^stage \d+ of \d+: fetch failed after .*: {made}/.juicer/logs/fetch.log$", errors, re.MULTILINE)
+    assert "invalid JSON" in (made / ".juicer/logs/fetch.log").read_text()
     assert errors.splitlines()[-1].startswith("error: dvc repro failed with exit code 255 (")
     said, _ = shell.run(below, "status")
     assert re.search(r"^fetch +will run +stopped 20..-", said, re.MULTILINE)
@@ -140,6 +153,7 @@ def test_a_stage_at_work_is_running_and_a_run_that_is_told_to_end_ends_it(
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "juicer: interrupted; finished stages are kept, and juicer run resumes"
+    assert re.search(r"^stage \d+ of \d+: slow stopped after ", errors, re.MULTILINE)
     assert shell.states(below)["slow"] == "will run"
     (made / "slow.py").write_text(SLOW.format(seconds=0))
 

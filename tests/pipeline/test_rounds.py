@@ -32,7 +32,7 @@ def recorded(folder: Path) -> dict:
 
 
 def ran_in(output: str) -> set[str]:
-    return set(re.findall(r"Running stage '([^']+)'", output))
+    return set(re.findall(r"^stage \d+ of \d+: (\S+) started\b", output, re.MULTILINE))
 
 
 def test_rounds_are_added_until_one_does_not_improve_and_that_one_is_discarded(project):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -255,6 +256,73 @@ def test_a_killed_runner_leaves_nobody_behind(project, group):
     repro(group)
     assert made() == WHOLE
     assert not Path(".juicer/align.order.json").exists()
+
+
+def shown(group: str, *, at_a_time: int = 2, kind: str = "lines") -> "subprocess.Popen[str]":
+    return start(group, "juicer.running", "--at-a-time", str(at_a_time), "--show", kind, "repro")
+
+
+def test_a_shown_run_has_a_line_for_each_start_and_end_and_the_bytes_of_one_that_is_not(project, template, group):
+    printed = ended(shown(group))
+    lock = Path("dvc.lock").read_bytes()
+    assert made() == WHOLE
+    assert printed.startswith("3 stages: 3 to run; how long that takes is not known, because nothing of it has run")
+    for stage in STAGES:
+        assert len(re.findall(rf"^stage [123] of 3: {stage} started; .* elapsed$", printed, re.MULTILINE)) == 1
+        assert len(re.findall(rf"^stage [123] of 3: {stage} done in ", printed, re.MULTILINE)) == 1
+        assert Path(f".juicer/logs/{stage}.log").read_text().startswith(f"{stage}: warm [")
+        assert f"{stage}: warm [" in printed
+    assert "stage 3 of 3: last started" in printed
+    assert "Running stage" not in printed and "dvc push" not in printed and "Updating lock file" not in printed
+    assert re.search(r"^all 3 stages up to date after .* \(3 ran\)$", printed, re.MULTILINE)
+
+    again = ended(shown(group))
+    assert again.splitlines()[0] == "3 stages: 3 unchanged" and "stage 1 of 3" not in again
+
+    shutil.rmtree("made")
+    assert ended(shown(group)).count("restored from DVC's cache") == 3
+
+    shutil.rmtree("made")
+    shutil.rmtree(".dvc/cache")
+    Path("dvc.lock").unlink()
+    expecting = ended(shown(group))
+    assert "3 stages: 3 to run; expected to take about " in expecting
+    assert expecting.count(" expected; ") == 3 and "at least" not in expecting
+    assert (made(), Path("dvc.lock").read_bytes()) == (WHOLE, lock)
+
+    shutil.rmtree("made")
+    shutil.rmtree(".dvc/cache")
+    Path("dvc.lock").unlink()
+    repro(group)
+    assert (made(), Path("dvc.lock").read_bytes()) == (WHOLE, lock)
+
+
+def test_a_shown_failure_names_the_stage_and_its_log_and_a_quiet_run_says_nothing_else(project, group):
+    Path(".fail-second").touch()
+    printed = ended(shown(group, at_a_time=1, kind="quiet"), 255)
+    log = Path(".juicer/logs/second.log").absolute()
+    assert "error: second: it was told to fail" in log.read_text()
+    assert printed.count("error: second: it was told to fail") == 1
+    assert re.search(rf"^stage 1 of 3: second failed after .*; its output: {log}$", printed, re.MULTILINE)
+    assert "started" not in printed and "up to date" not in printed
+    Path(".fail-second").unlink()
+    assert ended(shown(group, kind="quiet")) == ""
+
+
+def test_a_shown_run_that_is_told_to_end_says_which_stages_stopped(project, group):
+    for stage in ("first", "second"):
+        Path(f".hold-{stage}").touch()
+    running = shown(group)
+    until(lambda: all(Path(f".begun-{stage}").exists() for stage in ("first", "second")), running)
+    running.terminate()
+    printed = ended(running, 255)
+    assert len(re.findall(r"^stage [12] of 3: (?:first|second) stopped after ", printed, re.MULTILINE)) == 2
+    assert printed.count("saved") == 2
+    assert members(group) == []
+
+
+def test_a_word_that_is_no_way_to_show_a_run_is_refused(project, group):
+    assert "error: --show takes one of auto, bars, lines, quiet" in ended(shown(group, kind="loud"), 2)
 
 
 def test_a_module_that_is_edited_between_two_stages_is_read_anew(project, group):

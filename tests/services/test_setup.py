@@ -11,8 +11,10 @@ import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from flows.gate import USER
+from flows.notices import switch_off, switch_on
 from flows.setup import set_up
 from flows.ui import behind_gate, variables
+from juicer.runtime.errors import InputError
 from tests.conftest import ROOT
 from tests.servers import ask, end, free_port, start
 
@@ -65,6 +67,23 @@ def test_who_holds_a_gpu_keeps_it_over_a_power_cut_and_gives_it_back(server: Pre
     assert server.request("GET", f"{path}/gpu")["active_slots"] == 1
     server.request("POST", f"{path}/decrement-with-lease", lease_id=lease)
     assert server.request("GET", f"{path}/gpu")["active_slots"] == 0
+
+
+def test_notices_are_switched_on_and_off_and_their_address_is_not_shown(server: PrefectServer) -> None:
+    before = automations(server).keys()
+    with pytest.raises(InputError, match="set JUICER_WEBHOOK_URL, or make the block juicer-webhook"):
+        switch_on("webhook", {})
+    names = switch_on("webhook", {"JUICER_WEBHOOK_URL": "http://127.0.0.1:9/a-secret-path"})
+    assert names == [f"notice-{name}-webhook" for name in ("finished", "failed", "refused")]
+    made = automations(server)
+    assert made.keys() == before | set(names) and all(made[name]["enabled"] for name in names)
+    assert "a-secret-path" not in str(server.request("POST", "/block_documents/filter", limit=200))
+    assert switch_on("webhook", {}) == names, "the block is there"
+    assert {name: each["id"] for name, each in automations(server).items()} == {
+        name: each["id"] for name, each in made.items()
+    }
+    assert switch_off("webhook") == names
+    assert automations(server).keys() == before
 
 
 def automations(server: PrefectServer) -> dict[str, dict[str, Any]]:

@@ -47,8 +47,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Takes the place of the stages and of the summary; notes that they were asked for."""
     asked = list[str]()
-    monkeypatch.setattr(cli, "reproduce", lambda held, at_a_time, until: asked.append("stages"))
-    monkeypatch.setattr(cli, "summary", lambda: asked.append("summary"))
+    monkeypatch.setattr(cli, "reproduce", lambda held, at_a_time, until, quiet: asked.append("stages"))
+    monkeypatch.setattr(cli, "summary", lambda **_: asked.append("summary"))
     return asked
 
 
@@ -63,6 +63,18 @@ def test_every_command_explains_itself_by_examples_that_it_accepts(
     for example in examples:
         told = juicer(*example.split()[1:], "--no-such-option").stderr
         assert "no such option: --no-such-option" in told.lower()
+
+
+def test_a_quiet_run_is_quiet_in_every_part(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[tuple[str, bool]]()
+    monkeypatch.setattr(cli, "reproduce", lambda held, at_a_time, until, quiet: told.append(("stages", quiet)))
+    monkeypatch.setattr(cli, "find_rounds", lambda held, at_a_time, until, quiet: told.append(("rounds", quiet)))
+    monkeypatch.setattr(cli, "summary", lambda *, closing, registered: told.append(("summary", registered)))
+    assert juicer("run", "quickstart", "--quiet").exit_code == 0
+    assert juicer("run", "quickstart", "--until", "report").exit_code == 0
+    assert told == [
+        ("rounds", True), ("stages", True), ("summary", True), ("rounds", False), ("stages", False), ("summary", False)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("until", "asked"), [("sft", ["stages"]), ("report", ["stages", "summary"])])

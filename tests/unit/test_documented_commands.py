@@ -29,11 +29,11 @@ PLACEHOLDERS = {
     "[VERSION]": "models:/quickstart/7",
     "VERSION": "models:/quickstart/7",
     "TARGET": "models:/quickstart/7",
-    "[": "",
-    "]": "",
     " ...": "",
 }
 """What stands for something that only the reader knows, in this order."""
+OPTIONAL = re.compile(r"(?<!=)\[([^]]*)\]")
+"""Brackets around an argument that may be left out; a list is a value after an equals sign."""
 OF_A_RUN = "--measured"
 """Compares with what a finished run left; there is none here, so a command that has it is tried without it."""
 OF_THE_READER = ("mine.yaml", "x.yaml")
@@ -61,6 +61,7 @@ def arguments(command: str) -> list[str]:
     command += " "
     for placeholder, value in PLACEHOLDERS.items():
         command = command.replace(placeholder, value)
+    command = OPTIONAL.sub(r"\1", command)
     first, *words = shlex.split(command.split(" | ")[0], comments=True)
     if first != "make":
         words = words[2:] if first == "python" else words
@@ -91,10 +92,10 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", DOCUMENTED)
 def test_a_documented_command_is_valid(command, folder, monkeypatch):
     given = [word for word in arguments(command) if word != OF_A_RUN]
-    monkeypatch.setattr(cli, "reproduce", lambda held, at_a_time, until: None)
-    monkeypatch.setattr(cli, "find_rounds", lambda held, at_a_time, until: None)
-    monkeypatch.setattr(cli, "reproduce_in_snapshot", lambda held, at_a_time, until: None)
-    monkeypatch.setattr(cli, "summary", lambda: None)
+    monkeypatch.setattr(cli, "reproduce", lambda held, at_a_time, until, quiet: None)
+    monkeypatch.setattr(cli, "find_rounds", lambda held, at_a_time, until, quiet: None)
+    monkeypatch.setattr(cli, "reproduce_in_snapshot", lambda held, at_a_time, until, quiet: None)
+    monkeypatch.setattr(cli, "summary", lambda **_: None)
     if given[0] not in CARRIED_OUT or "--dry-run" in given:
         # --help ends the command line after all before it was accepted.
         given.append("--help")

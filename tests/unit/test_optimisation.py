@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from juicer.runtime.context import Tracking
 from juicer.runtime.errors import InputError
 from juicer.runtime.processes import Processes
 from juicer.settings.compute import ComputeSettings
@@ -71,7 +72,8 @@ def test_trl_s_trainers_follow_the_schedule_of_the_recipe(schedule, last, tmp_pa
     from transformers import TrainingArguments, get_scheduler
 
     settings = OptimiserSettings(learning_rate=1e-6, warmup_ratio=0.25, schedule=schedule)
-    arguments = TrainingArguments(**trainer_arguments(settings, ComputeSettings(device="cpu"), 0, tmp_path, False))
+    given = trainer_arguments(settings, ComputeSettings(device="cpu"), 0, tmp_path, False, Tracking())
+    arguments = TrainingArguments(**given)
     optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     rates = get_scheduler(arguments.lr_scheduler_type, optimiser, arguments.get_warmup_steps(8), 8)
     for _ in range(5):

@@ -296,7 +296,7 @@ class Pipeline:
     def __init__(self, improves: list[bool]) -> None:
         self.improves, self.targets = improves, list[str | None]()
 
-    def __call__(self, _: Any, at_a_time: int | None = None, until: str | None = None) -> None:
+    def __call__(self, _: Any, at_a_time: int | None = None, until: str | None = None, *, quiet: bool = False) -> None:
         self.targets.append(until)
         graph = YAML(typ="safe").load(Path("params.yaml").read_text())["graph"]
         rounds = [
