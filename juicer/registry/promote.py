@@ -4,7 +4,6 @@ gates.py decides what may be promoted, aliases.py moves the aliases. This module
 the weights, then, holding the lock, judge again if the champion has changed, and move.
 """
 
-import getpass
 import tempfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from juicer.registry.aliases import CHAMPION, NOT_MOVED, PREVIOUS, Places
 from juicer.registry.card import model_card
 from juicer.registry.gates import BENCHMARKS, Judged, PromotionSettings, Verdict, as_markdown, judge, judge_code
 from juicer.registry.packaging import package
+from juicer.registry.provenance import user
 from juicer.registry.records import PARAMS
 from juicer.registry.restore import weights_of
 from juicer.registry.versions import Registry, Version
@@ -177,7 +177,7 @@ def _audit(registry: Registry, version: Version, decision: Decision) -> str:
         "stage": "promotion",
         "outcome": "refused" if decision.refused else NOT_MOVED,
         "version": version.number,
-        "by": getpass.getuser(),
+        "by": user(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     tags |= {f"{alias}_before": _place(decision.before, alias) for alias in ALIASES}

@@ -15,7 +15,8 @@ from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
 from juicer.registry.ensure import KEY, ensure
-from juicer.registry.records import ATTEMPT, Records, check_recorded, collect, git_tags
+from juicer.registry.provenance import git_tags
+from juicer.registry.records import ATTEMPT, Records, check_recorded, collect
 from juicer.registry.store import without_password
 from juicer.registry.versions import open_registry
 from juicer.reporting.contract import Summary
