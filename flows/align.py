@@ -8,6 +8,7 @@ python -m flows.align --dry-run                              # only the plan
 import argparse
 import sys
 import threading
+from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import Annotated, Any
 
@@ -20,13 +21,14 @@ from pydantic import Field
 
 from flows.execute import run_stage, skip_stage
 from flows.forecast import PlannedStage, plan
+from flows.form import OVERRIDE, check_stages, named, offer_recipes, offer_stages
 from flows.publish import Board, plan_table, publish_mlflow_links, publish_report
 from flows.remote import check_machines, run_stage_remotely
 from flows.server import check_server
 from flows.workspace import (
     ACTIVE,
     PARAMS,
-    activate_recipe,
+    activated,
     check_clean,
     discard_damage,
     order_of_lock,
@@ -40,15 +42,17 @@ from juicer.runtime.errors import InputError
 from juicer.stages.workspace import hold
 
 THREADS: TaskRunner[PrefectFuture[Any]] = ThreadPoolTaskRunner(max_workers=64)  # type: ignore[assignment]
-Recipe = Annotated[str, Field(json_schema_extra={"enum": [ACTIVE, *recipes()]})]
+Recipe = Annotated[str, Field(json_schema_extra=offer_recipes)]
+Override = Annotated[str, Field(json_schema_extra={"pattern": OVERRIDE})]
+Stage = Annotated[str, Field(json_schema_extra=offer_stages)]
 
 
-@flow(name="align", flow_run_name="{recipe}", persist_result=False, task_runner=THREADS)
+@flow(name="align", flow_run_name=named("recipe", "overrides"), persist_result=False, task_runner=THREADS)
 def align(
     recipe: Recipe = ACTIVE,
-    overrides: list[str] = [],  # noqa: B006 - Prefect shows it in a form; it is never mutated
-    from_stage: str = "",
-    until_stage: str = "",
+    overrides: list[Override] = [],  # noqa: B006 - Prefect shows it in a form; it is never mutated
+    from_stage: Stage = "",
+    until_stage: Stage = "",
     force: bool = False,
     at_a_time: Annotated[int, Field(ge=1)] = 2,
     require_clean: bool = False,
@@ -68,12 +72,15 @@ def align(
     """
     log, cancel = get_run_logger(), threading.Event()
     try:
+        # Before this waits for its turn, and before anything is changed.
+        params_on_trial(recipe, overrides)
+        check_stages(from_stage, until_stage)
         # A run that waits for its turn in the UI is better than one that failed at night.
-        with hold(wait=runtime.deployment.id is not None, say=log.info):
+        with hold(wait=runtime.deployment.id is not None, say=log.info), ExitStack() as stack:
             if require_clean:
                 check_clean()
             commit = check_machines(force) if on_machines else None
-            name = activate_recipe(recipe, overrides)
+            name = stack.enter_context(activated(recipe, overrides, log.info))
             prepare(log.info)
             discard_damage(log.info)
 
