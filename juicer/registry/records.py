@@ -35,6 +35,7 @@ REGISTERED = ("sft", "sft-matched", "irft", "rft")
 ATTEMPT = "juicer.attempt"
 """Tag of a run: what its stage makes its output from. Unlike the output's md5 it is known when the stage starts."""
 DATA, PARAMS, LOCK = "data/curated", "params.yaml", "dvc.lock"
+LONGEST_TAG = 5000
 PIPELINE_RUN = "pipeline"
 """Tag `stage` of a pipeline run, and the beginning of its key."""
 IDENTIFIES = ("recipe", "dataset_md5", "git_commit", "git_dirty", "dvc_path", "dvc_md5")
@@ -172,10 +173,15 @@ def _pipeline_run(summary: Summary, runs: list[RunRecord], common: dict[str, str
     for run in runs:
         params |= run.params
     tags = {**common, "stage": PIPELINE_RUN, "champion": chosen, **source_tag(PIPELINE_RUN)}
-    tags["mlflow.note.content"] = overview(summary)
+    tags["mlflow.note.content"] = _bounded(overview(summary))
     row = next((row for row in summary.models if row.name == chosen), None)
     metrics = _prefixed(row.numbers(), "champion/") if row else {}
     return RunRecord(f"{PIPELINE_RUN}:{key}", "", f"{common['recipe']} {key[:8]}", tags, params, metrics)
+
+
+def _bounded(text: str) -> str:
+    """A text as a tag; of one that is longer than MLflow's stores take, only the first paragraph."""
+    return text if len(text) <= LONGEST_TAG else f"{text.partition(chr(10) * 2)[0]} The table is in report.html."
 
 
 def overview(summary: Summary) -> str:
