@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from juicer.registry.aliases import Aliases
 from juicer.registry.evaluate_version import check_up_to_date, evaluate
+from juicer.registry.figures import FIGURES, as_tag, figures_of
 from juicer.registry.gates import BENCHMARKS
 from juicer.registry.promote import Decision, promote, roll_back
-from juicer.registry.figures import FIGURES, as_tag, figures_of
 from juicer.registry.versions import open_registry
 from juicer.runtime.errors import InputError
 from juicer.stages.hashes import md5_of
