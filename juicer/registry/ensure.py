@@ -217,12 +217,12 @@ def _add(
             _log_files(client, known.runs[version.run], records[version.run].files())
             for key, value in commit_tags(update.tags).items():
                 client.set_tag(known.runs[version.run], key, value)
+        if update.description:  # first: by the tags that are there it is told from one that a user wrote
+            client.update_model_version(model, there.number, update.description)
         for key, value in update.tags.items():
             client.set_model_version_tag(model, there.number, key, value)
         for key in update.former:
             client.delete_model_version_tag(model, there.number, key)
-        if update.description:
-            client.update_model_version(model, there.number, update.description)
     logged_models = {version.name: known.versions[version.key].logged_model for version in wanted.versions}
     for run in new_runs:
         if EVALUATED in run.tags:

@@ -183,12 +183,13 @@ class Registry:
         if samples:
             log_samples(self._client, run, samples)
         self._client.set_terminated(run, "FINISHED")
-        self.tag(version, measured := measured_anew(version.tags, figures, judged_on))
-        for key in (gone := former(version.tags)):
-            self._client.delete_model_version_tag(version.name, version.number, key)
+        measured, gone = measured_anew(version.tags, figures, judged_on), former(version.tags)
         after = {key: value for key, value in version.tags.items() if key not in gone} | measured
-        if text := described_anew(version.description, version.tags, after):
+        if text := described_anew(version.description, version.tags, after):  # first, as `register` does
             self._client.update_model_version(version.name, version.number, text)
+        self.tag(version, measured)
+        for key in gone:
+            self._client.delete_model_version_tag(version.name, version.number, key)
 
     def subscribe(self, url: str, secret: str) -> None:
         """Have MLflow call `url` when a version is created or an alias set, signed with `secret`; once per URL."""
