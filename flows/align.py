@@ -34,6 +34,7 @@ from flows.workspace import (
     order_of_lock,
     params_on_trial,
     prepare,
+    put_back,
     recipes,
 )
 from juicer.recipe.rounds import DECIDES, advance, are_open
@@ -77,6 +78,7 @@ def align(
         check_stages(from_stage, until_stage)
         # A run that waits for its turn in the UI is better than one that failed at night.
         with hold(wait=runtime.deployment.id is not None, say=log.info), ExitStack() as stack:
+            put_back(log.info)  # what a run that was killed has left
             if require_clean:
                 check_clean()
             commit = check_machines(force) if on_machines else None

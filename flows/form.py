@@ -57,7 +57,7 @@ def offer_recipes(schema: dict[str, Any]) -> None:
 def offer_stages(schema: dict[str, Any]) -> None:
     """Make a field a list of the stages, or a name that only an override brings about, such as irft_train@r9."""
     if names := stages():
-        del schema["type"]
+        schema.pop("type", None)
         schema["anyOf"] = [
             {"title": "a stage of the active recipe", "type": "string", "enum": ["", *names]},
             {"title": "another stage", "type": "string", "pattern": NAME},

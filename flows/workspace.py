@@ -116,7 +116,6 @@ def activated(recipe: str, overrides: Sequence[str], say: Callable[[str], object
         overrides: changes to it.
         say: told when params.yaml is put back.
     """
-    put_back(say)  # of a run that was killed
     before = _read_active() if recipe != ACTIVE or overrides else None
     name = activate_recipe(recipe, overrides)
     if before is not None:
