@@ -17,11 +17,11 @@ from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from flows.execute import run_stage, skip_stage
 from flows.forecast import PlannedStage, plan
-from flows.form import OVERRIDE, check_stages, named, offer_recipes, offer_stages
+from flows.form import OVERRIDE, check_stages, named, recipe_schema, stage_schema
 from flows.publish import Board, plan_table, publish_mlflow_links, publish_report
 from flows.remote import check_machines, run_stage_remotely
 from flows.server import check_server
@@ -43,9 +43,10 @@ from juicer.runtime.errors import InputError
 from juicer.stages.workspace import hold
 
 THREADS: TaskRunner[PrefectFuture[Any]] = ThreadPoolTaskRunner(max_workers=64)  # type: ignore[assignment]
-Recipe = Annotated[str, Field(json_schema_extra=offer_recipes)]
-Override = Annotated[str, Field(json_schema_extra={"pattern": OVERRIDE})]
-Stage = Annotated[str, Field(json_schema_extra=offer_stages)]
+# Prefect shows and checks the schemas; on a command line the project's own checks speak.
+Recipe = Annotated[str, WithJsonSchema(recipe_schema())]
+Override = Annotated[str, WithJsonSchema({"type": "string", "pattern": OVERRIDE})]
+Stage = Annotated[str, WithJsonSchema(stage_schema())]
 
 
 @flow(name="align", flow_run_name=named("recipe", "overrides"), persist_result=False, task_runner=THREADS)

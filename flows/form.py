@@ -49,19 +49,17 @@ def choices() -> tuple[list[str], list[str]]:
     return recipes(), stages()
 
 
-def offer_recipes(schema: dict[str, Any]) -> None:
-    """Make a field a list of the recipes."""
-    schema["enum"] = [ACTIVE, *recipes()]
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema of a field that is a list of the recipes."""
+    return {"type": "string", "enum": [ACTIVE, *recipes()]}
 
 
-def offer_stages(schema: dict[str, Any]) -> None:
-    """Make a field a list of the stages, or a name that only an override brings about, such as irft_train@r9."""
-    if names := stages():
-        schema.pop("type", None)
-        schema["anyOf"] = [
-            {"title": "a stage of the active recipe", "type": "string", "enum": ["", *names]},
-            {"title": "another stage", "type": "string", "pattern": NAME},
-        ]
+def stage_schema(root: Path = ROOT) -> dict[str, Any]:
+    """The JSON schema of a field that is a list of the stages, or takes a name that only an override brings about, such
+    as irft_train@r9; only the latter where the stages cannot be read."""
+    typed = {"title": "another stage", "type": "string", "pattern": NAME}
+    listed = {"title": "a stage of the active recipe", "type": "string", "enum": ["", *stages(root)]}
+    return {"anyOf": [listed, typed]} if stages(root) else {"type": "string", "pattern": NAME}
 
 
 def check_stages(*names: str) -> None:
