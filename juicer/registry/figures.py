@@ -79,12 +79,14 @@ def describe(tags: Mapping[str, str]) -> str:
     above = "On held-out prompts, ± one standard error; all figures are in the tag `metrics`:"
     table = "\n".join([above, "", "| metric | value |", "|---|---|", *rows]) if rows else "Not evaluated yet."
     uncommitted = " with uncommitted changes" if tags.get("git_dirty") == "true" else ""
+    commit = tags.get("git_commit", "unknown")
+    code = f"commit `{commit}`{uncommitted}" if commit != "unknown" else "from outside git"
     return "\n\n".join(
         [
             of,
             f"Recipe `{tags.get('recipe', '?')}`, seed {tags.get('seed', '?')}{parent}.",
             table,
-            f"Code: commit `{tags.get('git_commit', 'unknown')}`{uncommitted}. Weights: `{tags.get('dvc_path')}`, "
+            f"Code: {code}. Weights: `{tags.get('dvc_path')}`, "
             f"md5 `{tags.get('dvc_md5')}` in DVC; `juicer restore` brings them back with their data and code.",
         ]
     )
