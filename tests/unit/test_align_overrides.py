@@ -104,7 +104,7 @@ def test_a_failed_run_leaves_its_recipe_active_for_a_look_at_it(start: Callable[
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"overrides": ["irft.round=4"]}, "irft.rounds"),
+        ({"overrides": ["irft.round=4"]}, "unknown parameter 'irft.round' (did you mean 'rounds'?)"),
         ({"overrides": ["irft.rounds=-1"]}, "irft.rounds"),
         ({"overrides": ["irft.rounds"]}, "write key=value"),
         ({"recipe": "quickstrat"}, "quickstart"),
