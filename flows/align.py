@@ -8,6 +8,7 @@ python -m flows.align --dry-run                              # only the plan
 import argparse
 import sys
 import threading
+from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import Annotated, Any
 
@@ -16,22 +17,24 @@ from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from flows.execute import run_stage, skip_stage
 from flows.forecast import PlannedStage, plan
+from flows.form import OVERRIDE, check_stages, named, recipe_schema, stage_schema
 from flows.publish import Board, plan_table, publish_mlflow_links, publish_report
 from flows.remote import check_machines, run_stage_remotely
 from flows.server import check_server
 from flows.workspace import (
     ACTIVE,
     PARAMS,
-    activate_recipe,
+    activated,
     check_clean,
     discard_damage,
     order_of_lock,
     params_on_trial,
     prepare,
+    put_back,
     recipes,
 )
 from juicer.recipe.rounds import DECIDES, advance, are_open
@@ -40,15 +43,18 @@ from juicer.runtime.errors import InputError
 from juicer.stages.workspace import hold
 
 THREADS: TaskRunner[PrefectFuture[Any]] = ThreadPoolTaskRunner(max_workers=64)  # type: ignore[assignment]
-Recipe = Annotated[str, Field(json_schema_extra={"enum": [ACTIVE, *recipes()]})]
+# Prefect shows and checks the schemas; on a command line the project's own checks speak.
+Recipe = Annotated[str, WithJsonSchema(recipe_schema())]
+Override = Annotated[str, WithJsonSchema({"type": "string", "pattern": OVERRIDE})]
+Stage = Annotated[str, WithJsonSchema(stage_schema())]
 
 
-@flow(name="align", flow_run_name="{recipe}", persist_result=False, task_runner=THREADS)
+@flow(name="align", flow_run_name=named("recipe", "overrides"), persist_result=False, task_runner=THREADS)
 def align(
     recipe: Recipe = ACTIVE,
-    overrides: list[str] = [],  # noqa: B006 - Prefect shows it in a form; it is never mutated
-    from_stage: str = "",
-    until_stage: str = "",
+    overrides: list[Override] = [],  # noqa: B006 - Prefect shows it in a form; it is never mutated
+    from_stage: Stage = "",
+    until_stage: Stage = "",
     force: bool = False,
     at_a_time: Annotated[int, Field(ge=1)] = 2,
     require_clean: bool = False,
@@ -68,12 +74,16 @@ def align(
     """
     log, cancel = get_run_logger(), threading.Event()
     try:
+        # Before this waits for its turn, and before anything is changed.
+        params_on_trial(recipe, overrides)
+        check_stages(from_stage, until_stage)
         # A run that waits for its turn in the UI is better than one that failed at night.
-        with hold(wait=runtime.deployment.id is not None, say=log.info):
+        with hold(wait=runtime.deployment.id is not None, say=log.info), ExitStack() as stack:
+            put_back(log.info)  # what a run that was killed has left
             if require_clean:
                 check_clean()
             commit = check_machines(force) if on_machines else None
-            name = activate_recipe(recipe, overrides)
+            name = stack.enter_context(activated(recipe, overrides, log.info))
             prepare(log.info)
             discard_damage(log.info)
 

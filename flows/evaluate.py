@@ -16,6 +16,7 @@ from prefect.states import Completed, Failed
 
 from flows.execute import gpus_held
 from flows.forecast import gpus_of_processes
+from flows.form import named
 from flows.server import check_server
 from juicer.registry.evaluate_version import Judgement
 from juicer.registry.promote import GATES
@@ -23,7 +24,7 @@ from juicer.registry.store import project_model, project_uri
 from juicer.runtime.errors import InputError
 
 
-@flow(name="evaluate", flow_run_name="{model}", persist_result=False)
+@flow(name="evaluate", flow_run_name=named("model"), persist_result=False)
 def evaluate(model: str = "challenger", gates: str = str(GATES), again: bool = True) -> State[Any]:
     """Evaluate a model on this project's prompts, record the metrics on its version, publish a verdict.
 

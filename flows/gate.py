@@ -33,6 +33,11 @@ USER = "juicer"
 SECRET, HOSTS = "JUICER_GATE_SECRET", "JUICER_GATE_HOSTS"
 HEALTH = {"/api/health", "/health"}
 """Open to all: they say that the server is there, and nothing else."""
+TRAINING = """<script>
+if (!localStorage.getItem("mlflow.workflowType_v1"))
+  localStorage.setItem("mlflow.workflowType_v1", '"machine_learning"')
+</script>"""
+"""Has MLflow's pages begin with model training: runs and models, rather than traces of GenAI applications."""
 LOG_IN = "log in first: open the address with ?key= that `juicer ui` has printed, or send HTTP Basic credentials\n"
 SECONDS_TO_LOG_IN = 30.0
 
@@ -48,10 +53,11 @@ class Gate:
         application: the server.
         secret: what those who may come in know.
         hosts: names, each with its port, that the server is reached by.
+        welcome: HTML of the page that logs a browser in.
     """
 
-    def __init__(self, application: ASGIApp, secret: str, hosts: Iterable[str]) -> None:
-        self._application, self._secret = application, secret
+    def __init__(self, application: ASGIApp, secret: str, hosts: Iterable[str], welcome: str = "") -> None:
+        self._application, self._secret, self._page = application, secret, welcome
         self._hosts = frozenset(host.strip().lower() for host in hosts) - {""}
         if not secret or not self._hosts:
             raise ValueError("a gate needs a secret, and the names of its server")
@@ -112,7 +118,7 @@ class Gate:
         address = "/" + quote(scope["path"].lstrip("/")) + (f"?{rest}" if rest else "")
         scope["query_string"] = rest.encode()  # what a server writes to its log
         answer = HTMLResponse(
-            f'<!doctype html><meta http-equiv="refresh" content="0;url={html.escape(address)}">',
+            f'<!doctype html>{self._page}<meta http-equiv="refresh" content="0;url={html.escape(address)}">',
             headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"},
         )
         answer.set_cookie(cookie_name(host), self._cookie(host), httponly=True, samesite="strict")
@@ -185,19 +191,19 @@ async def refuse(status: int, reason: str, scope: Scope, receive: Receive, send:
     await PlainTextResponse(reason, status, headers={"Cache-Control": "no-store"})(scope, receive, send)
 
 
-def gate(application: ASGIApp) -> Gate:
+def gate(application: ASGIApp, welcome: str = "") -> Gate:
     """A gate with the secret and the hosts of the environment."""
     missing = [name for name in (SECRET, HOSTS) if not os.environ.get(name)]
     if missing:
         sys.exit(f"error: {' and '.join(missing)} is not set")
-    return Gate(application, os.environ[SECRET], os.environ[HOSTS].split(","))
+    return Gate(application, os.environ[SECRET], os.environ[HOSTS].split(","), welcome)
 
 
 def mlflow_application() -> Gate:
     """MLflow's server behind the gate; for uvicorn in the processes of `mlflow server`."""
     from mlflow.server.fastapi_app import app
 
-    return gate(app)
+    return gate(app, TRAINING)
 
 
 def serve_prefect(host: str, port: int) -> None:

@@ -11,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.settings import get_current_settings
 from prefect.states import Completed, Failed
 
+from flows.form import named
 from flows.server import check_server
 from juicer.registry.promote import GATES, Decision
 from juicer.registry.store import project_model, project_uri
@@ -22,7 +23,7 @@ REFUSED, REFUSED_STATE = 3, "Refused"
 """Exit code where gates failed; 1 is an error."""
 
 
-@flow(name="promote", flow_run_name="{version}", persist_result=False)
+@flow(name="promote", flow_run_name=named("version"), persist_result=False)
 def promote(
     version: str = "challenger", gates: str = str(GATES), dry_run: bool = False, rollback: bool = False
 ) -> State[Any]:

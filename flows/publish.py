@@ -17,13 +17,14 @@ from prefect.artifacts import (
 )
 
 from flows.forecast import PlannedStage
+from juicer.registry.records import overview
 from juicer.registry.store import runs_of, without_password
 from juicer.reporting.contract import Summary
-from juicer.reporting.formatting import shown
-from juicer.reporting.numbers import shown_columns
 from juicer.reporting.page import round_figures
 from juicer.reporting.rendering import style_sheet
 
+TABLE_OF_RUNS = "workflowType=machine_learning"
+"""Without it MLflow 3.17 opens an experiment with the pages for GenAI applications, which are empty here."""
 SUMMARY, REPORT = Path("metrics/summary.json"), Path("report/report.html")
 
 
@@ -71,16 +72,7 @@ def publish_report() -> None:
     if not (SUMMARY.is_file() and REPORT.is_file()):
         return
     summary = Summary.read(SUMMARY)
-    columns, champion = shown_columns(summary.models), summary.champion.name
-    rows = [
-        [f"**{model.name}**" if model.name == champion else model.name]
-        + [shown(model.metric(column.key), column.digits, signed=column.signed) for column in columns]
-        for model in summary.models
-    ]
-    heading = ["model", *(column.key for column in columns)]
-    lines = [heading, ["---"] * len(heading), *rows]
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    text = f"Recipe {summary.recipe}, seed {summary.seed}. Champion: **{champion}**.\n\n{table}\n\n"
+    text = f"{overview(summary)}\n\n"
     create_markdown_artifact(f"{text}`{REPORT.resolve()}`", key="table", description="All models, held-out prompts")
     create_link_artifact(REPORT.resolve().as_uri(), link_text=str(REPORT), key="report", description="The whole page")
     for number, (title, image) in enumerate(figures(summary), 1):
@@ -111,4 +103,5 @@ def publish_mlflow_links(experiment: str) -> None:
     page = f"{public}/#/experiments/{quote(number)}"
     rows = [f"| [{name}]({page}/runs/{run}) | {status} |" for name, run, status in runs]
     table = "| run | status |\n|---|---|\n" + "\n".join(rows)
-    create_markdown_artifact(f"[{experiment}]({page})\n\n{table}", key="mlflow", description="Runs in MLflow")
+    opened = f"[{experiment}]({page}/runs?{TABLE_OF_RUNS})"
+    create_markdown_artifact(f"{opened}\n\n{table}", key="mlflow", description="Runs in MLflow")

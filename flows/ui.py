@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from flows.form import choices
 from flows.gate import HOSTS, SECRET, USER
 from juicer.registry.database import prepare
 from juicer.runtime.errors import InputError
@@ -79,6 +80,28 @@ class Service:
         """End the program and all that it started."""
         self._cancel.set()
         self._thread.join()
+
+
+class Form:
+    """What the form of `align` offers: the recipes of the folder, and the stages of the active one."""
+
+    def __init__(self) -> None:
+        self._stamp, self._offered = self._look(), choices()
+
+    def has_changed(self) -> bool:
+        """Whether it offers something else than at the last call."""
+        stamp = self._look()
+        if stamp == self._stamp:
+            return False
+        offered = choices()
+        changed = offered != self._offered
+        self._stamp, self._offered = stamp, offered
+        return changed
+
+    def _look(self) -> list[tuple[str, int]]:
+        """The files that it depends on, each with the time of its last change."""
+        files = [Path("params.yaml"), Path("dvc.yaml"), *sorted(Path("recipes").glob("*.yaml"))]
+        return [(str(path), path.stat().st_mtime_ns) for path in files if path.is_file()]
 
 
 def write_private(path: Path, text: str) -> None:
@@ -201,9 +224,12 @@ def serve(port: int, mlflow_port: int, gpus: int | None, browser: bool = False) 
         )
         if browser:
             open_browser(log_in(prefect, secret))
+        form = Form()
         while True:
             for service in running:
                 service.check()
+            if form.has_changed():
+                refresh([*python, "flows.form"], env)
             time.sleep(0.5)
     finally:
         for number in INTERRUPTS:  # a second Ctrl-C: the servers still have to be ended
@@ -211,6 +237,14 @@ def serve(port: int, mlflow_port: int, gpus: int | None, browser: bool = False) 
         # The worker first: flows that are being ended still have to tell the servers.
         for service in reversed(running):
             service.end()
+
+
+def refresh(command: list[str], env: dict[str, str]) -> None:
+    """Run a command that writes the form anew; one that fails is a warning: everything else goes on."""
+    try:
+        run_once(command, env)
+    except InputError as error:
+        print(f"warning: the form of align is as it was: {error}", file=sys.stderr, flush=True)
 
 
 def run_once(command: list[str], env: dict[str, str]) -> None:

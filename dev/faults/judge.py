@@ -166,7 +166,7 @@ def _store(uri: str | None) -> list[str]:
     finished = {run for run, status, _ in rows if status == "FINISHED"}
     wrong = [f"the run {name} in MLflow is still RUNNING" for _, status, name in rows if status == "RUNNING"]
     counts = Counter(tags.get(run, {}).get("juicer.key") for run in finished)
-    for record in wanted.runs:
+    for record in (wanted.pipeline, *wanted.runs):
         if counts[record.key] != 1:
             wrong.append(f"MLflow has {counts[record.key]} runs of {record.name} instead of one")
     counts = Counter(found.get("juicer.key") for found in versions.values())

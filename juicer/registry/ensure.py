@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 from juicer.registry.aliases import Aliases
 from juicer.registry.database import locked, make_portable, sqlite_file
-from juicer.registry.records import ATTEMPT, Records, RunRecord, VersionRecord, in_history
+from juicer.registry.figures import FIGURES, describe, described_anew, former, measured_anew
+from juicer.registry.provenance import commit_tags, in_history
+from juicer.registry.records import ATTEMPT, PIPELINE_RUN, Records, RunRecord, VersionRecord
 from juicer.registry.store import (
     LONGEST_PARAM,
     Measured,
@@ -35,6 +37,9 @@ EVALUATED = "model"
 """Tag of the run of an evaluation: the name of the model that was evaluated."""
 CHALLENGER = "challenger"
 """Alias of the version that the evaluation found best. It becomes champion only by promotion."""
+PARENT = "mlflow.parentRunId"
+KIND, TRAINING = "mlflow.experimentKind", "custom_model_development"
+"""Tag of an experiment, and its value for one whose page is the table of runs rather than of traces."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,21 @@ class KnownVersion:
     tags: dict[str, str]
     logged_model: str
     """Id of the logged model that it points to."""
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What has to change about a version that the registry holds."""
+
+    tags: dict[str, str]
+    former: list[str]
+    """Tags that are no longer used."""
+    description: str | None
+    """None where it is right."""
+
+    def __bool__(self) -> bool:
+        return bool(self.tags or self.former or self.description)
 
 
 @dataclass
@@ -55,6 +75,10 @@ class Known:
     """Key to run id, finished runs only."""
     unfinished: list[str] = field(default_factory=list)
     """Ids of runs that an interrupted call left in status RUNNING."""
+    parents: dict[str, str] = field(default_factory=dict)
+    """Run id to the id of its parent."""
+    has_kind: bool = False
+    """Whether the experiment says what kind it is."""
     grown: dict[str, str] = field(default_factory=dict)
     """Attempt to run id, of runs that were written while their stages ran and are not completed yet."""
     versions: dict[str, KnownVersion] = field(default_factory=dict)
@@ -65,13 +89,21 @@ class Known:
     def lacks(self, wanted: Records) -> bool:
         """Whether anything in `wanted` is missing or out of date here."""
         return (
-            any(run.key not in self.runs for run in wanted.runs)
+            any(run.key not in self.runs for run in (wanted.pipeline, *wanted.runs))
+            or bool(self.orphans(wanted))
+            or not self.has_kind
             or any(
-                version.key not in self.versions or _stale(version, self.versions[version.key].tags)
+                version.key not in self.versions or _update(version, self.versions[version.key])
                 for version in wanted.versions
             )
             or self.challenger != (self.versions[wanted.champion].number if wanted.champion else None)
         )
+
+    def orphans(self, wanted: Records) -> list[RunRecord]:
+        """The runs that are here but belong to no pipeline run: from before there were any, or it was deleted."""
+        pipelines = {run for key, run in self.runs.items() if key.startswith(f"{PIPELINE_RUN}:")}
+        here = [record for record in wanted.runs if record.key in self.runs]
+        return [record for record in here if self.parents.get(self.runs[record.key]) not in pipelines]
 
 
 def ensure(wanted: Records, uri: str, experiment: str, model: str) -> str:
@@ -115,17 +147,21 @@ def _peek(uri: str, experiment: str, model: str) -> Known | None:
                 (experiment, KEY),
             )
             known.runs = dict(runs.fetchall())
+            query = "SELECT run_uuid, value FROM tags WHERE key = ?"
+            known.parents = dict(store.execute(query, (PARENT,)).fetchall())
+            query = "SELECT 1 FROM experiment_tags JOIN experiments USING (experiment_id) WHERE name = ? AND key = ?"
+            known.has_kind = store.execute(query, (experiment, KIND)).fetchone() is not None
             tags: dict[str, dict[str, str]] = {}
-            sources: dict[str, str] = {}
-            for version, key, value, source in store.execute(
-                "SELECT version, key, value, source FROM model_version_tags JOIN model_versions USING (name, version) "
-                "WHERE name = ? AND current_stage != 'Deleted_Internal'",
+            rest: dict[str, tuple[str, str]] = {}
+            for version, key, value, source, description in store.execute(
+                "SELECT version, key, value, source, description FROM model_version_tags "
+                "JOIN model_versions USING (name, version) WHERE name = ? AND current_stage != 'Deleted_Internal'",
                 (model,),
             ):
                 tags.setdefault(str(version), {})[key] = value
-                sources[str(version)] = source.removeprefix("models:/")
+                rest[str(version)] = source.removeprefix("models:/"), description or ""
             known.versions = {
-                tag[KEY]: KnownVersion(version, tag, sources[version]) for version, tag in tags.items() if KEY in tag
+                tag[KEY]: KnownVersion(version, tag, *rest[version]) for version, tag in tags.items() if KEY in tag
             }
             query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
             alias = store.execute(query, (model, CHALLENGER)).fetchone()
@@ -156,10 +192,17 @@ def _add(
     for unfinished in known.unfinished if sqlite_file(uri) else []:
         client.set_terminated(unfinished, "KILLED")
     new_runs = [run for run in wanted.runs if run.key not in known.runs]
+    orphans = known.orphans(wanted)
+    if wanted.pipeline.key not in known.runs:
+        _time(wanted.pipeline, [*new_runs, *orphans])
+        known.runs[wanted.pipeline.key] = _add_run(client, experiment, wanted.pipeline, None, {})
+    parent = {PARENT: known.runs[wanted.pipeline.key]}
+    for run in orphans:
+        _adopt(client, known.runs[run.key], run, parent)
     # A version needs the run that trained it, and the results of an evaluation need the version that it evaluated.
     for run in new_runs:
         if EVALUATED not in run.tags:
-            _ensure_run(client, experiment, run, known, None)
+            _ensure_run(client, experiment, run, known, None, parent)
     records = {run.key: run for run in wanted.runs}
     new_versions = [version for version in wanted.versions if version.key not in known.versions]
     for version in wanted.versions:
@@ -168,54 +211,87 @@ def _add(
                 client, experiment, model, version, records[version.run].params, known
             )
         there = known.versions[version.key]
-        stale = _stale(version, there.tags)
-        if "git_commit" in stale:
+        update = _update(version, there)
+        if "git_commit" in update.tags:
             # A restoration compares code and parameters with these files, so they have to be those of the same commit.
             _log_files(client, known.runs[version.run], records[version.run].files())
-        for key, value in stale.items():
+            for key, value in commit_tags(update.tags).items():
+                client.set_tag(known.runs[version.run], key, value)
+        if update.description:  # first: by the tags that are there it is told from one that a user wrote
+            client.update_model_version(model, there.number, update.description)
+        for key, value in update.tags.items():
             client.set_model_version_tag(model, there.number, key, value)
+        for key in update.former:
+            client.delete_model_version_tag(model, there.number, key)
     logged_models = {version.name: known.versions[version.key].logged_model for version in wanted.versions}
     for run in new_runs:
         if EVALUATED in run.tags:
-            _ensure_run(client, experiment, run, known, logged_models.get(run.tags[EVALUATED]))
+            _ensure_run(client, experiment, run, known, logged_models.get(run.tags[EVALUATED]), parent)
     _point(client, model, known, wanted.champion)
     return len(new_runs), len(new_versions)
 
 
+def _time(pipeline: RunRecord, runs: list[RunRecord]) -> None:
+    """Let a pipeline run last from the first start to the last end of the stages that belong to it."""
+    pipeline.started = min((run.started for run in runs if run.started), default=None)
+    pipeline.ended = max((run.ended for run in runs if run.ended), default=None)
+
+
+def _adopt(client: "MlflowClient", run: str, record: RunRecord, parent: dict[str, str]) -> None:
+    """Give a run a parent, and what its page shows as Source and Version if it is from before that was recorded."""
+    there = client.get_run(run).data.tags
+    source = {key: record.tags[key] for key in ("mlflow.source.name", "mlflow.source.type")}
+    for key, value in {**source, **commit_tags(there), **there, **parent}.items():
+        if there.get(key) != value:
+            client.set_tag(run, key, value)
+
+
 def _ensure_run(
-    client: "MlflowClient", experiment: str, record: RunRecord, known: Known, logged_model: str | None
+    client: "MlflowClient",
+    experiment: str,
+    record: RunRecord,
+    known: Known,
+    logged_model: str | None,
+    parent: dict[str, str],
 ) -> None:
     """Complete the run that was written while the stage ran, or add one.
 
     Args:
         logged_model: id of the model that the stage evaluated, None if it evaluated none that is registered.
+        parent: the tag that names the pipeline run.
     """
     data = next(iter(record.data.items())) if len(record.data) == 1 else None
     measured = Measured(logged_model, data) if logged_model else None
     grown = known.grown.get(record.attempt)
     known.runs[record.key] = (
-        _complete_run(client, grown, record, measured) if grown else _add_run(client, experiment, record, measured)
+        _complete_run(client, grown, record, measured, parent)
+        if grown
+        else _add_run(client, experiment, record, measured, parent)
     )
 
 
 def experiment_of(client: "MlflowClient", name: str) -> str:
-    """Id of the experiment, which is created if it does not exist."""
+    """Id of the experiment, which is created if it does not exist. Its page is the table of runs."""
     found = client.get_experiment_by_name(name)
     if found is None:
         with _unless_there():
-            number = str(client.create_experiment(name))
+            number = str(client.create_experiment(name, tags={KIND: TRAINING}))
             if database := sqlite_file(client.tracking_uri):
                 make_portable(database)
             return number
         found = client.get_experiment_by_name(name)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
+    if KIND not in found.tags:
+        client.set_experiment_tag(found.experiment_id, KIND, TRAINING)
     return str(found.experiment_id)
 
 
 def _ask(client: "MlflowClient", experiment: str, model: str) -> Known:
-    known = Known()
+    known = Known(has_kind=True)  # see `experiment_of`
     for run in every_page(client.search_runs, experiment_ids=[experiment], filter_string=f"tags.`{KEY}` LIKE '%'"):
+        if PARENT in run.data.tags:
+            known.parents[run.info.run_id] = run.data.tags[PARENT]
         if run.info.status == "FINISHED":
             known.runs[run.data.tags[KEY]] = run.info.run_id
         elif run.info.status == "RUNNING":
@@ -227,7 +303,8 @@ def _ask(client: "MlflowClient", experiment: str, model: str) -> Known:
     for version in every_page(client.search_model_versions, filter_string=f"name = '{model}'"):
         if KEY in version.tags:
             logged_model = version.source.removeprefix("models:/")
-            known.versions[version.tags[KEY]] = KnownVersion(str(version.version), version.tags, logged_model)
+            number, said = str(version.version), version.description or ""
+            known.versions[version.tags[KEY]] = KnownVersion(number, version.tags, logged_model, said)
     known.challenger = client.get_registered_model(model).aliases.get(CHALLENGER)
     return known
 
@@ -251,10 +328,12 @@ def _unless_there() -> Iterator[None]:
             raise
 
 
-def _add_run(client: "MlflowClient", experiment: str, record: RunRecord, measured: Measured | None) -> str:
+def _add_run(
+    client: "MlflowClient", experiment: str, record: RunRecord, measured: Measured | None, parent: dict[str, str]
+) -> str:
     now = time.time()
     started, ended = record.started or now, record.ended or now
-    tags = {**record.tags, KEY: record.key}
+    tags = {**record.tags, **parent, KEY: record.key}
     run = str(
         client.create_run(experiment, start_time=int(1000 * started), tags=tags, run_name=record.name).info.run_id
     )
@@ -265,7 +344,9 @@ def _add_run(client: "MlflowClient", experiment: str, record: RunRecord, measure
     return run
 
 
-def _complete_run(client: "MlflowClient", run: str, record: RunRecord, measured: Measured | None) -> str:
+def _complete_run(
+    client: "MlflowClient", run: str, record: RunRecord, measured: Measured | None, parent: dict[str, str]
+) -> str:
     """Add what is missing from a run that was written while its stage ran."""
     found = client.get_run(run)
     metrics = {name: value for name, value in record.metrics.items() if name not in found.data.metrics}
@@ -278,7 +359,7 @@ def _complete_run(client: "MlflowClient", run: str, record: RunRecord, measured:
     if found.info.status != "FINISHED":
         client.set_terminated(run, "FINISHED")  # its last request was lost, or the stage was rerun elsewhere
     # The key comes last: a run is complete once it is FINISHED and has a key.
-    for key, value in {**record.tags, KEY: record.key}.items():
+    for key, value in {**record.tags, **parent, KEY: record.key}.items():
         client.set_tag(run, key, value)
     return run
 
@@ -323,36 +404,41 @@ def _add_version(
 ) -> KnownVersion:
     import mlflow
 
-    tags = {**record.tags, **record.metrics, KEY: record.key}
+    tags = {**record.tags, **measured_anew({}, record.figures, record.evaluated_on), KEY: record.key}
     if record.parent:
         tags["parent"] = known.versions[record.parent].number
     run = known.runs[record.run]
     logged = mlflow.create_external_model(
         name=record.name,
         source_run_id=run,
-        tags=tags,
+        tags={key: value for key, value in tags.items() if key != FIGURES},
         params={key: value[:LONGEST_PARAM] for key, value in params.items()},
         model_type="policy",
         experiment_id=experiment,
     )
+    source, said = f"models:/{logged.model_id}", describe(tags)
     version = client.create_model_version(
-        model, source=f"models:/{logged.model_id}", run_id=run, tags=tags, model_id=logged.model_id
+        model, source=source, run_id=run, tags=tags, model_id=logged.model_id, description=said
     )
-    return KnownVersion(str(version.version), tags, logged.model_id)
+    return KnownVersion(str(version.version), tags, logged.model_id, said)
 
 
-def _stale(version: VersionRecord, tags: dict[str, str]) -> dict[str, str]:
+def _update(version: VersionRecord, there: KnownVersion) -> Update:
     """Tags that a newer evaluation has changed, and the commit if this checkout has a better one.
 
     The commit is replaced if the version was registered with uncommitted code, or if its commit is not in the history
     of this checkout, for example after a pull request was squashed.
     """
-    wanted = dict(version.metrics)
+    tags = there.tags
+    wanted = measured_anew(tags, version.figures, version.evaluated_on)
     commit = tags.get("git_commit", "unknown")
     lost = commit != version.tags.get("git_commit") and not in_history(commit)
     if version.tags.get("git_dirty") == "false" and (lost or tags.get("git_dirty") == "true"):
         wanted |= {key: version.tags[key] for key in ("git_commit", "git_dirty")}
-    return {key: value for key, value in wanted.items() if tags.get(key) != value}
+    gone = former(tags)
+    after = {key: value for key, value in tags.items() if key not in gone} | wanted
+    changed = {key: value for key, value in wanted.items() if tags.get(key) != value}
+    return Update(changed, gone, described_anew(there.description, tags, after))
 
 
 def _point(client: "MlflowClient", model: str, known: Known, champion: str | None) -> None:

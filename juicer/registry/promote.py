@@ -5,7 +5,6 @@ the weights, then, holding the lock, judge again if the champion has changed, an
 """
 
 import contextlib
-import getpass
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from juicer.registry.gates import (
     judge_code,
 )
 from juicer.registry.packaging import package
+from juicer.registry.provenance import user
 from juicer.registry.records import PARAMS
 from juicer.registry.restore import weights_of
 from juicer.registry.versions import Registry, Version
@@ -209,7 +209,7 @@ def _audit(registry: Registry, version: Version, decision: Decision) -> str:
         "stage": "promotion",
         "outcome": "refused" if decision.refused else NOT_MOVED,
         "version": version.number,
-        "by": getpass.getuser(),
+        "by": user(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         **({"evidence": decision.evidence} if decision.verdicts else {}),
     }

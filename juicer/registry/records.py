@@ -5,7 +5,8 @@ Nothing here knows MLflow: `juicer.registry.ensure` compares these records with 
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,13 +18,16 @@ from juicer.recipe.origin import Origin, origin_of
 from juicer.registry.gates import LIMIT
 from juicer.registry.per_prompt import FILE as PER_PROMPT
 from juicer.registry.per_prompt import per_prompt_of
+from juicer.registry.provenance import checkout_tags, git_tags, source_tag
 from juicer.reporting.contract import LeaderboardRow, Summary, SummaryRow
+from juicer.reporting.costs import LEDGER, Ledger
+from juicer.reporting.formatting import shown
 from juicer.reporting.leaderboard_table import as_markdown, scores_of
+from juicer.reporting.numbers import shown_columns
 from juicer.runtime.errors import InputError
 from juicer.stages import recorded
 from juicer.stages.costs import COSTS, StageCost
 from juicer.stages.dvc_files import DvcLock
-from juicer.stages.git import changed_files, head, is_ancestor
 from juicer.stages.hashes import md5_of
 from juicer.stages.pipeline import PIPELINE, Run, declared
 from juicer.stages.reading import check_made
@@ -33,16 +37,23 @@ REGISTERED = ("sft", "sft-matched", "irft", "rft")
 ATTEMPT = "juicer.attempt"
 """Tag of a run: what its stage makes its output from. Unlike the output's md5 it is known when the stage starts."""
 DATA, PARAMS, LOCK = "data/curated", "params.yaml", "dvc.lock"
+LONGEST_TAG = 5000
+PIPELINE_RUN = "pipeline"
+"""Tag `stage` of a pipeline run, and the beginning of its key."""
+IDENTIFIES = ("recipe", "dataset_md5", "git_commit", "git_dirty", "dvc_path", "dvc_md5")
+"""The tags that a version takes from the run that made it: promotion, restoration and the model card read them."""
+REPORT = Path("report/report.html")
 ORIGIN = "origin.json"
 """The recipe that params.yaml was written from (juicer/recipe/origin.py)."""
 
 
 @dataclass
 class RunRecord:
-    """One finished training or evaluating stage."""
+    """One finished training or evaluating stage, or the pipeline run that they belong to."""
 
     key: str
-    """Identifies the run: stage, md5 of its output and, for an evaluation, md5 of what it was evaluated on."""
+    """Identifies the run: stage, md5 of its output and, for an evaluation, md5 of what it was evaluated on. Of a
+    pipeline run: md5 of the recipe's name, the keys of all its runs, and the champion."""
     attempt: str
     """What the output was made from: identifies a run that was written while the stage ran."""
     name: str
@@ -76,15 +87,19 @@ class VersionRecord:
     parent: str | None
     """Key of the version that it was trained from."""
     tags: dict[str, str]
-    """Written once, when the version is made."""
-    metrics: dict[str, str]
-    """Tags that follow the newest evaluation."""
+    """Written once, when the version is made. What they do not say is among the parameters of its logged model."""
+    figures: dict[str, float]
+    """What the newest evaluation measured."""
+    evaluated_on: str | None = None
+    """md5 of what that was measured on."""
 
 
 @dataclass
 class Records:
     """Everything that the registry should hold about the active recipe."""
 
+    pipeline: RunRecord
+    """The parent of the runs: what led to one summary. It is no stage of its own."""
     runs: list[RunRecord]
     versions: list[VersionRecord]
     champion: str | None
@@ -105,13 +120,15 @@ def collect(summary: Summary, path: Path, lock: Path, recipe: str, params: Path 
     if str(path) not in producers:
         raise InputError(f"no stage makes {path}", where=str(lock), do="make it: dvc repro")
     dataset = known.md5(DATA)
-    common = {"recipe": recipe, **({"dataset_md5": dataset} if dataset else {}), **git_tags()}
+    of_git = git_tags()
+    common = {"recipe": recipe, **({"dataset_md5": dataset} if dataset else {}), **of_git, **checkout_tags(of_git)}
+    ledger = Ledger.of(LEDGER)
 
     kinds = {name: meta.run for name, meta in declared(lock.with_name(PIPELINE.name)).items()}
     runs, evaluations = dict[str, RunRecord](), dict[str, RunRecord]()
     for name in known.upstream(producers[str(path)]):
         if kind := kinds.get(name.split("@")[0]):
-            runs[name] = _run(name, kind, known, common)
+            runs[name] = _run(name, kind, known, common, ledger.costs(name))
             if kind == "evaluation":
                 evaluations[runs[name].tags["model"]] = runs[name]
     benchmarks = {row.name: row for row in summary.leaderboard.models} if summary.leaderboard else {}
@@ -130,17 +147,55 @@ def collect(summary: Summary, path: Path, lock: Path, recipe: str, params: Path 
         parent = by_path.get(known.argument(producer, "--policy") or "")
         version = _version(row, runs[producer], evaluations.get(row.name), parent, summary.seed)
         if board := benchmarks.get(row.name):
-            version.metrics |= {f"metric.leaderboard_{key}": f"{score:.6g}" for key, score in scores_of(board).items()}
-            errors = {key: error for key, error in board.errors.items() if error is not None}
-            version.metrics |= {f"metric.leaderboard_{key}_sem": f"{error:.6g}" for key, error in errors.items()}
+            version.figures |= _prefixed(scores_of(board), "leaderboard_")
+            errors = {f"{key}_sem": error for key, error in board.errors.items() if error is not None}
+            version.figures |= _prefixed(errors, "leaderboard_")
             if summary.leaderboard and summary.leaderboard.limit is not None:
-                version.metrics[f"metric.{LIMIT}"] = str(summary.leaderboard.limit)
+                version.figures[LIMIT] = summary.leaderboard.limit
         runs[producer].files = partial(_files, producer, known, settings, origin)
         versions.append(version)
         by_path[row.path] = version
         if row.name == summary.champion.name:
             champion = version.key
-    return Records(list(runs.values()), versions, champion)
+    pipeline = _pipeline_run(summary, list(runs.values()), common)
+    pipeline.files = partial(_files_of_all, path, known, settings, origin)
+    return Records(pipeline, list(runs.values()), versions, champion)
+
+
+def _pipeline_run(summary: Summary, runs: list[RunRecord], common: dict[str, str]) -> RunRecord:
+    """The parent of the runs that led to a summary.
+
+    What was made decides which pipeline run it is, not when or from which commit: a rerun that DVC answers from its
+    cache, another checkout and a commit that changes no output are the same one.
+    """
+    chosen = summary.champion.name
+    made = json.dumps([common["recipe"], sorted(run.key for run in runs), chosen])
+    key = hashlib.md5(made.encode(), usedforsecurity=False).hexdigest()
+    params = dict[str, str]()
+    for run in runs:
+        params |= run.params
+    tags = {**common, "stage": PIPELINE_RUN, "champion": chosen, **source_tag(PIPELINE_RUN)}
+    tags["mlflow.note.content"] = _bounded(overview(summary))
+    row = next((row for row in summary.models if row.name == chosen), None)
+    metrics = _prefixed(row.numbers(), "champion/") if row else {}
+    return RunRecord(f"{PIPELINE_RUN}:{key}", "", f"{common['recipe']} {key[:8]}", tags, params, metrics)
+
+
+def _bounded(text: str) -> str:
+    """A text as a tag; of one that is longer than MLflow's stores take, only the first paragraph."""
+    return text if len(text) <= LONGEST_TAG else f"{text.partition(chr(10) * 2)[0]} The table is in report.html."
+
+
+def overview(summary: Summary) -> str:
+    """The table of all models of a summary in Markdown, its champion in bold."""
+    columns, chosen = shown_columns(summary.models), summary.champion.name
+    rows = [["model", *(column.key for column in columns)], ["---"] * (1 + len(columns))]
+    for model in summary.models:
+        name = f"**{model.name}**" if model.name == chosen else model.name
+        cells = (shown(model.metric(column.key), column.digits, signed=column.signed) for column in columns)
+        rows.append([name, *cells])
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+    return f"Recipe {summary.recipe}, seed {summary.seed}. Champion: **{chosen}**.\n\n{table}"
 
 
 def check_recorded(records: Records, lock: DvcLock) -> None:
@@ -166,11 +221,17 @@ def _per_prompt(evaluation: EvaluatedModel) -> dict[str, str]:
     return {} if found is None else {PER_PROMPT: json.dumps(found.as_json())}
 
 
-def _run(name: str, kind: Run, lock: DvcLock, common: dict[str, str]) -> RunRecord:
+def _files_of_all(summary: Path, lock: DvcLock, params: str, origin: Origin | None) -> dict[str, str]:
+    """What is kept with a pipeline run: what a version is restored by, the report and its summary."""
+    kept = _files(lock.producers[str(summary)], lock, params, origin)
+    return kept | {path.name: path.read_text(encoding="utf-8") for path in (summary, REPORT) if path.is_file()}
+
+
+def _run(name: str, kind: Run, lock: DvcLock, common: dict[str, str], costs: Sequence[StageCost]) -> RunRecord:
     stage = lock.stages[name]
     out = stage["outs"][0]
     path = Path(out["path"])
-    tags = {**common, "stage": name.split("@")[0], "dvc_path": out["path"], "dvc_md5": out["md5"]}
+    tags = {**common, "stage": name.split("@")[0], "dvc_path": out["path"], "dvc_md5": out["md5"], **source_tag(name)}
     read = {key: value for values in stage.get("params", {}).values() for key, value in values.items()}
     made_from = {dep["path"]: dep.get("md5", "") for dep in stage.get("deps", [])}
     data = {path: md5 for path, md5 in made_from.items() if path.startswith("data/")}
@@ -195,7 +256,7 @@ def _run(name: str, kind: Run, lock: DvcLock, common: dict[str, str]) -> RunReco
         for file in sorted(path.rglob("training.json")):
             part = file.parent.relative_to(path).as_posix()
             _add_training(run, Training.read(file), "" if part == "." else f"{part}/")
-    _add_costs(run)
+    _add_costs(run, costs)
     return run
 
 
@@ -238,13 +299,16 @@ def _add_training(run: RunRecord, training: Training, prefix: str) -> None:
         run.curves[f"{prefix}train/{name}"] = list(zip(curve.step, curve.value, strict=True))
 
 
-def _add_costs(run: RunRecord) -> None:
-    """Add seconds and memory, if they are those of the run that made the output rather than of another one."""
+def _add_costs(run: RunRecord, earlier: Sequence[StageCost]) -> None:
+    """Add seconds, memory and times, if they are those of the run that made the output rather than of another one.
+
+    Args:
+        earlier: costs of earlier runs of the stage, whose output DVC may have restored.
+    """
     file = COSTS / f"{run.name}.json"
-    if not file.is_file():
-        return
-    ended, cost = file.stat().st_mtime, StageCost.read(file)
-    if cost.output_md5 != run.tags["dvc_md5"]:
+    newest = [StageCost.read(file)] if file.is_file() else []
+    cost = next((each for each in (*newest, *earlier) if each.output_md5 == run.tags["dvc_md5"]), None)
+    if cost is None:
         return
     run.metrics |= _prefixed(cost.numbers(), "cost/")
     tokens = cost.count("response_tokens")
@@ -255,18 +319,18 @@ def _add_costs(run: RunRecord) -> None:
     for name, peak in (("system", cost.peak_memory_mb), ("gpu", cost.peak_device_memory_mb)):
         if peak is not None:
             run.metrics[f"system/peak_{name}_memory_usage_megabytes"] = peak
-    run.started, run.ended = ended - (cost.seconds or 0.0), ended
+    # Costs of earlier versions of Juicer do not say when; a file that is the newest was written as the stage ended.
+    run.ended = cost.ended or (file.stat().st_mtime if cost in newest else time.time())
+    run.started = run.ended - (cost.seconds or 0.0)
 
 
 def _version(
     row: SummaryRow, run: RunRecord, evaluation: RunRecord | None, parent: VersionRecord | None, seed: int
 ) -> VersionRecord:
-    tags = {key: value for key, value in run.tags.items() if key != "stage"} | _model_tags(row) | {"seed": str(seed)}
-    metrics = {f"metric.{key}": f"{value:.6g}" for key, value in row.numbers().items() if key != "round"}
-    if evaluation is not None:
-        metrics["evaluated_on"] = evaluation.tags["evaluated_on"]
-    key = f"{row.name}:{run.tags['dvc_md5']}"
-    return VersionRecord(key, row.name, run.key, parent.key if parent else None, tags, metrics)
+    tags = {key: run.tags[key] for key in IDENTIFIES if key in run.tags} | _model_tags(row) | {"seed": str(seed)}
+    figures = {key: float(value) for key, value in row.numbers().items() if key != "round"}
+    key, evaluated_on = f"{row.name}:{run.tags['dvc_md5']}", evaluation.tags["evaluated_on"] if evaluation else None
+    return VersionRecord(key, row.name, run.key, parent.key if parent else None, tags, figures, evaluated_on)
 
 
 def _prefixed(values: Mapping[str, float], prefix: str) -> dict[str, float]:
@@ -278,18 +342,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def git_tags() -> dict[str, str]:
-    """The commit, and whether tracked files differ from it, but those that a run keeps itself: they are no code."""
-    own = [f":(exclude){path}" for path in (LOCK, PARAMS)]
-    try:
-        dirty = str(bool(changed_files(".", *own, untracked=False))).lower()
-    except InputError:
-        dirty = "unknown"
-    return {"git_commit": head() or "unknown", "git_dirty": dirty}
-
-
-def in_history(commit: str) -> bool:
-    """Whether a commit led to the one that is checked out, or is on the remote's main branch."""
-    return any(is_ancestor(commit, each) for each in ("HEAD", "origin/HEAD"))

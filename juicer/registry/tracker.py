@@ -26,7 +26,8 @@ import psutil
 
 from juicer.registry.database import locked
 from juicer.registry.ensure import experiment_of
-from juicer.registry.records import ATTEMPT, PARAMS, attempt_of, git_tags, in_words
+from juicer.registry.provenance import checkout_tags, git_tags, source_tag
+from juicer.registry.records import ATTEMPT, PARAMS, attempt_of, in_words
 from juicer.registry.store import connect, log_params, log_points, project_uri
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml
@@ -67,7 +68,9 @@ def opening(reading: Reading) -> Opening:
     """What a run is opened with: what its stage has read, whatever is there by now."""
     params = read_yaml(Path(PARAMS))
     settings = RegisterSettings.parse(params.get("register") or {}, f"{PARAMS}: register")
-    tags = {"recipe": params["name"], "stage": reading.stage.partition("@")[0], **git_tags()}
+    of_git = git_tags()
+    tags = {"recipe": params["name"], "stage": reading.stage.partition("@")[0], **of_git, **checkout_tags(of_git)}
+    tags |= source_tag(reading.stage)
     attempt = attempt_of(reading.stage, reading.inputs, reading.params)
     return Opening(attempt, settings.experiment or params["name"], tags, in_words(reading.params))
 
@@ -164,7 +167,7 @@ class Writer:
         self._run = ""
         """Its id, once there is one."""
         self._tokens, self._since = 0.0, time.time()
-        self._started = time.time()
+        self._started = _begin(process)
 
     def open(self, client: "MlflowClient") -> bool:
         """Resume the stage's run, or create one; False if there is nothing to write."""
@@ -187,7 +190,8 @@ class Writer:
                 client.set_tag(self._run, key, value)
         else:
             tags[ATTEMPT] = self._opening.attempt
-            self._run = client.create_run(experiment, tags=tags, run_name=self._stage).info.run_id
+            begun = int(1000 * self._started)
+            self._run = client.create_run(experiment, begun, tags=tags, run_name=self._stage).info.run_id
         log_params(client, self._run, self._opening.params)
         return True
 
@@ -231,6 +235,14 @@ class Writer:
         if name not in self._written:
             self._written[name] = {point.step for point in client.get_metric_history(self._run, name)}
         return step not in self._written[name]
+
+
+def _begin(process: int) -> float:
+    """When the process of a stage began, in seconds since the epoch; the helper is started later."""
+    try:
+        return float(psutil.Process(process).create_time())
+    except psutil.Error:
+        return time.time()
 
 
 def _lives(process: str) -> bool:

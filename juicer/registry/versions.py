@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from juicer.evaluation.results import ShownSample
 from juicer.registry.aliases import Aliases
+from juicer.registry.figures import described_anew, figures_of, former, measured_anew
 from juicer.registry.per_prompt import FILE as PER_PROMPT
 from juicer.registry.per_prompt import PerPromptFigures
+from juicer.registry.provenance import checkout_tags, git_tags
 from juicer.registry.store import Measured, connect, every_page, log_points, log_samples, time_to_upload
 from juicer.runtime.errors import InputError, did_you_mean
 
@@ -44,6 +46,7 @@ class Version:
     logged_model: str
     """Id of the logged model that holds, or will hold, its weights."""
     aliases: tuple[str, ...] = field(default=())
+    description: str = ""
 
     @property
     def uri(self) -> str:
@@ -53,8 +56,7 @@ class Version:
     @property
     def metrics(self) -> dict[str, float]:
         """What the newest evaluation measured, on held-out prompts."""
-        found = {key.removeprefix("metric."): value for key, value in self.tags.items() if key.startswith("metric.")}
-        return {key: float(value) for key, value in found.items()}
+        return figures_of(self.tags)
 
 
 @contextmanager
@@ -101,7 +103,8 @@ class Registry:
         version = versions[number]
         carried = tuple(sorted(alias for alias, there in aliases.items() if there == number))
         logged_model = version.source.removeprefix("models:/")
-        return Version(name, number, dict(version.tags), version.run_id, logged_model, carried)
+        said = version.description or ""
+        return Version(name, number, dict(version.tags), version.run_id, logged_model, carried, said)
 
     def find_by_md5(self, name: str, md5: str) -> Version | None:
         """The newest version whose weights have this md5, None if there is none."""
@@ -206,10 +209,11 @@ class Registry:
         samples: list[ShownSample],
         per_prompt: PerPromptFigures | None = None,
     ) -> None:
-        """Record an evaluation as a run of its own, and its metrics as tags of the version."""
+        """Record an evaluation as a run of its own, and its metrics in a tag of the version."""
         experiment = self._client.get_run(version.run).info.experiment_id
         tags = {key: value for key, value in version.tags.items() if key in ("recipe", "model", "method", "round")}
         tags |= {"stage": "evaluate", "version": version.number, "evaluated_on": judged_on}
+        tags |= checkout_tags(git_tags()) | {"mlflow.source.name": "juicer evaluate"}
         run = self._client.create_run(experiment, tags=tags, run_name=f"evaluate {version.uri}").info.run_id
         points = [(_metric_of(key), value, time.time(), 0) for key, value in figures.items()]
         log_points(self._client, run, points, Measured(version.logged_model))
@@ -218,8 +222,13 @@ class Registry:
         if per_prompt is not None:
             self._client.log_text(run, json.dumps(per_prompt.as_json()), PER_PROMPT)
         self._client.set_terminated(run, "FINISHED")
-        measured = {f"metric.{key}": f"{value:.6g}" for key, value in figures.items()}
-        self.tag(version, {**measured, "evaluated_on": judged_on})
+        measured, gone = measured_anew(version.tags, figures, judged_on), former(version.tags)
+        after = {key: value for key, value in version.tags.items() if key not in gone} | measured
+        if text := described_anew(version.description, version.tags, after):  # first, as `register` does
+            self._client.update_model_version(version.name, version.number, text)
+        self.tag(version, measured)
+        for key in gone:
+            self._client.delete_model_version_tag(version.name, version.number, key)
 
     def subscribe(self, url: str, secret: str) -> None:
         """Have MLflow call `url` when a version is created or an alias set, signed with `secret`; once per URL."""
@@ -233,6 +242,7 @@ class Registry:
     def audit(self, version: Version, name: str, tags: dict[str, str], files: dict[str, str], *, ended: bool) -> str:
         """Record a decision about a version as a run, ended or not; returns its id."""
         experiment = self._client.get_run(version.run).info.experiment_id
+        tags = tags | checkout_tags(git_tags()) | {"mlflow.source.name": "juicer promote"}
         run = self._client.create_run(experiment, tags=tags, run_name=name).info.run_id
         for file, text in files.items():
             self._client.log_text(run, text, file)

@@ -68,6 +68,15 @@ class StageRow:
 class Ledger(RootModel[dict[str, dict[str, StageCost]]]):
     """.juicer/cost_ledger.json: the costs of each stage, by the state that dvc.lock had for it."""
 
+    @classmethod
+    def of(cls, path: Path) -> "Ledger":
+        """What is in a file; empty where there is none, or where it is damaged."""
+        return cls(_ledger(path))
+
+    def costs(self, stage: str) -> list[StageCost]:
+        """The costs of the runs of a stage, oldest first."""
+        return list(self.root.get(stage, {}).values())
+
 
 @dataclass(frozen=True)
 class Line:

@@ -28,6 +28,8 @@ class StageCost(Document):
     """Peak memory in tensors on the GPU, in MiB; None where the stage used no GPU."""
     peak_device_reserved_mb: float | None = None
     """Peak memory that torch reserved on the GPU, in MiB."""
+    ended: float | None = None
+    """When the stage ended, in seconds since the epoch."""
     output_md5: str | None = None
     """Of the output, if there is one: DVC may copy it afterwards, so its modification time does not identify it."""
     training_tokens_per_second: float | None = None
@@ -50,16 +52,16 @@ class StageCost(Document):
         return self.counts.get(name)
 
     def numbers(self) -> dict[str, int | float]:
-        """All numbers by name, in the order of the file."""
+        """All costs by name, in the order of the file; when the stage ended is none."""
         return {
             key: value
             for key, value in self.as_json().items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
+            if isinstance(value, int | float) and not isinstance(value, bool) and key != "ended"
         }
 
     def as_json(self) -> dict[str, JsonValue]:
         """The content of the file: time and memory, then the counts, then what follows from both."""
         values = super().as_json()
-        last = ("output_md5", "training_tokens_per_second", "mfu")
+        last = ("ended", "output_md5", "training_tokens_per_second", "mfu")
         head = {key: value for key, value in values.items() if key not in last and key not in self.counts}
         return {**head, **self.counts, **{key: values[key] for key in last if key in values}}

@@ -346,6 +346,7 @@ class Stage:
             seconds=round(self.seconds(), 3),
             cpu_seconds=round(used.ru_utime + used.ru_stime, 3),
             peak_memory_mb=round(used.ru_maxrss / 1024, 1),
+            ended=round(time.time(), 3),
             **highest([*self.peaks, peak_memory()]),
             **({"output_md5": next(iter(self._md5s.values()))} if len(self._md5s) == 1 else {}),
             **self.speed.costs(),

@@ -37,8 +37,8 @@ def test_a_measured_model_is_a_run_with_its_scores_the_paper_s_and_a_table_of_bo
 
 def test_a_version_carries_the_scores_of_its_model(project: Path) -> None:
     versions = {version.name: version for version in measured(project, paper=False).records().versions}
-    assert versions["irft-r2"].metrics["metric.leaderboard_mmlu"] == "25"
-    assert not any("leaderboard" in key for key in versions["irft-r1"].metrics)
+    assert versions["irft-r2"].figures["leaderboard_mmlu"] == 25
+    assert not any("leaderboard" in key for key in versions["irft-r1"].figures)
 
 
 def test_without_the_paper_there_are_only_our_scores(project: Path) -> None:

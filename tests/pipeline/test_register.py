@@ -1,5 +1,6 @@
 """Registering ensures rather than adds. A dvc.lock and the small files it speaks of stand in for a pipeline run."""
 
+import getpass
 import json
 import os
 import shutil
@@ -12,10 +13,13 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from ruamel.yaml import YAML
 
-from juicer.registry.ensure import KEY, ensure
-from juicer.registry.records import ATTEMPT, Records, check_recorded, collect, git_tags
+from juicer.registry.ensure import KEY, KIND, PARENT, ensure
+from juicer.registry.figures import FIGURES, figures_of
+from juicer.registry.provenance import git_tags
+from juicer.registry.records import ATTEMPT, Records, check_recorded, collect
 from juicer.registry.store import without_password
 from juicer.registry.versions import open_registry
 from juicer.reporting.contract import Summary
@@ -167,8 +171,9 @@ def test_a_version_carries_what_it_is_and_where_it_came_from(finished: Project) 
     assert (tags["dvc_path"], tags["dvc_md5"]) == ("models/irft/r2", "md5-of-models/irft/r2")
     assert tags["dataset_md5"] == "md5-of-data/curated"
     assert tags["git_commit"] == "unknown", "this project is no git repository"
-    assert tags["metric.reward_mean"] == "0.5"
-    assert "metric.oracle_mean" not in tags
+    assert figures_of(tags)["reward_mean"] == 0.5
+    assert "oracle_mean" not in figures_of(tags)
+    assert len(tags) <= 14, "few enough to be read"
     assert tags["parent"] == str(versions["irft-r1"].version)
     assert versions["rft-r1"].tags["parent"] == str(versions["sft"].version)
     assert "parent" not in versions["sft"].tags
@@ -199,6 +204,93 @@ def test_a_training_stage_is_a_finished_run_with_parameters_curves_and_times(fin
     assert runs["evaluate@irft-r1"].data.metrics["held_out/reward_mean"] == -0.5
     assert "held_out/oracle_mean" not in runs["evaluate@irft-r1"].data.metrics
     assert "irft_train@r9" not in runs, "a dropped round is not part of the recipe"
+
+
+def pipeline_run(finished: Project) -> Run:
+    """The one pipeline run that there is."""
+    (run,) = MlflowClient(finished.uri).search_runs(["1"], "tags.stage = 'pipeline'")
+    return run
+
+
+def test_the_runs_of_a_pipeline_run_have_it_as_their_parent_and_say_who_ran_what(finished: Project) -> None:
+    finished.ensure()
+    client, parent = MlflowClient(finished.uri), pipeline_run(finished)
+    children = client.search_runs(["1"], f"tags.`{PARENT}` = '{parent.info.run_id}'")
+    assert len(children) == 13
+    assert PARENT not in parent.data.tags
+    assert parent.info.run_name.startswith("quickstart ")
+    assert parent.info.start_time == min(run.info.start_time for run in children if "cost/seconds" in run.data.metrics)
+    assert parent.info.end_time == max(run.info.end_time for run in children if "cost/seconds" in run.data.metrics)
+    assert parent.data.metrics["champion/reward_mean"] == 0.5
+    assert parent.data.params == {"seed": "0", "sft.epochs": "2.0", "sft.lora": "null", "scorer.kind": "beaver"}
+    assert "| **irft-r2** |" in parent.data.tags["mlflow.note.content"]
+    runs = {run.info.run_name: run.data.tags for run in children}
+    assert runs["irft_train@r1"]["mlflow.source.name"] == "tasks/irft_train.py"
+    assert runs["irft_train@r1"]["mlflow.source.type"] == "LOCAL"
+    assert runs["irft_train@r1"]["mlflow.user"] == getpass.getuser()
+    assert "mlflow.source.git.commit" not in runs["sft"], "this project is no git repository"
+    experiment = client.get_experiment("1")
+    assert experiment.tags[KIND] == "custom_model_development"
+
+
+def test_another_round_is_a_pipeline_run_of_its_own_with_only_what_it_made(finished: Project) -> None:
+    finished.ensure()
+    first = pipeline_run(finished)
+    finished.train("irft_train@r3", "models/irft/r3", " --policy models/irft/r2", ["models/irft/r2"])
+    finished.evaluate("irft-r3", "irft", 3, "models/irft/r3")
+    finished.stages["report"]["deps"].append({"path": "evaluation/models/irft-r3.json", "hash": "md5", "md5": "0"})
+    finished.choose("irft-r2")
+    assert "(2 runs and 1 versions are new)" in finished.ensure()
+    client = MlflowClient(finished.uri)
+    (second,) = (
+        run for run in client.search_runs(["1"], "tags.stage = 'pipeline'") if run.info.run_id != first.info.run_id
+    )
+    children = client.search_runs(["1"], f"tags.`{PARENT}` = '{second.info.run_id}'")
+    assert {run.info.run_name for run in children} == {"irft_train@r3", "evaluate@irft-r3"}
+    assert len(client.search_runs(["1"], f"tags.`{PARENT}` = '{first.info.run_id}'")) == 13
+
+
+def test_a_store_from_before_is_brought_into_this_form_and_loses_nothing(finished: Project) -> None:
+    finished.ensure()
+    client, parent = MlflowClient(finished.uri), pipeline_run(finished)
+    for version in finished.versions().values():  # as they were
+        for name, value in figures_of(version.tags).items():
+            client.set_model_version_tag("quickstart", version.version, f"metric.{name}", f"{value:.6g}")
+        client.delete_model_version_tag("quickstart", version.version, FIGURES)
+        client.update_model_version(
+            "quickstart", version.version, "my own words" if str(version.version) == "1" else ""
+        )
+    for run in client.search_runs(["1"], f"tags.`{PARENT}` LIKE '%'"):
+        for tag in (PARENT, "mlflow.source.name", "mlflow.source.type"):
+            client.delete_tag(run.info.run_id, tag)
+    client.delete_run(parent.info.run_id)
+    with open_registry(finished.uri) as registry:
+        before = registry.find("models:/quickstart@challenger").metrics
+    assert before["reward_mean"] == 0.5
+
+    assert "(0 runs and 0 versions are new)" in finished.ensure()
+    again = pipeline_run(finished)
+    children = client.search_runs(["1"], f"tags.`{PARENT}` = '{again.info.run_id}'")
+    assert len(children) == 13
+    assert {run.data.tags["mlflow.source.type"] for run in children} == {"LOCAL"}
+    with open_registry(finished.uri) as registry:
+        assert registry.find("models:/quickstart@challenger").metrics == before
+    versions = {str(each.version): each for each in finished.versions().values()}
+    assert not any(tag.startswith("metric.") for each in versions.values() for tag in each.tags)
+    assert [each.description == "my own words" for each in versions.values()].count(True) == 1
+    assert all(each.description for each in versions.values())
+    assert "(0 runs and 0 versions are new)" in finished.ensure()
+    assert len(client.search_runs(["1"])) == 13 + 1
+
+
+def test_a_restored_stage_keeps_the_times_of_the_run_that_made_its_output(finished: Project) -> None:
+    earlier = {"stage": "sft", "seconds": 60.0, "ended": 1.7e9, "output_md5": "md5-of-models/sft"}
+    finished.write(".juicer/cost_ledger.json", {"sft": {"a state": earlier}})
+    finished.write(".juicer/costs/sft.json", {"stage": "sft", "seconds": 2.0, "output_md5": "another"})
+    run = next(run for run in finished.records().runs if run.name == "sft")
+    assert (run.started, run.ended) == (1.7e9 - 60, 1.7e9)
+    assert run.metrics["cost/seconds"] == 60
+    assert "cost/ended" not in run.metrics
 
 
 def test_a_run_names_its_data_by_the_md5_of_dvc_and_an_evaluation_shows_its_samples(finished: Project) -> None:
@@ -368,7 +460,7 @@ def test_no_weights_are_copied(finished: Project) -> None:
     finished.ensure()
     stored = [path for path in (finished.folder / "mlruns").rglob("*") if path.is_file()]
     names = Counter(path.name for path in stored)
-    assert names == {"MLmodel": 5, "dvc.lock": 5, "params.yaml": 5, "samples.json": 6}
+    assert names == {"MLmodel": 5, "dvc.lock": 6, "params.yaml": 6, "samples.json": 6, "summary.json": 1}
     assert sum(path.stat().st_size for path in stored) < len(WEIGHTS)
 
 
@@ -390,7 +482,9 @@ def test_a_new_evaluation_changes_the_metrics_of_a_version_and_a_new_model_is_a_
     finished.stages["irft_train@r1"]["outs"][0]["md5"] = "another"
     finished.choose("irft-r2")
     assert "(1 runs and 1 versions are new)" in finished.ensure()
-    assert finished.versions()["irft-r2"].tags["metric.reward_mean"] == "7"
+    version = finished.versions()["irft-r2"]
+    assert figures_of(version.tags)["reward_mean"] == 7
+    assert "| reward_mean | 7 |" in version.description
     versions = MlflowClient(finished.uri).search_model_versions("name='quickstart'")
     rounds = [version.tags["dvc_md5"] for version in versions if version.tags["model"] == "irft-r1"]
     assert sorted(rounds) == ["another", "md5-of-models/irft/r1"]
@@ -437,7 +531,8 @@ def test_a_run_that_grew_while_its_stage_ran_is_completed_however_it_was_left(fi
     assert (run.info.status, run.data.tags[KEY]) == ("FINISHED", record.key)
     assert run.data.metrics["cost/seconds"] == 12.5
     assert sorted(point.step for point in client.get_metric_history(grown, "train/loss")) == list(range(1, 61))
-    assert len(client.search_runs(["1"])) == 13
+    assert run.data.tags[PARENT] == pipeline_run(finished).info.run_id
+    assert len(client.search_runs(["1"])) == 13 + 1
     assert "(0 runs and 0 versions are new)" in finished.ensure()
 
 
@@ -453,7 +548,7 @@ def test_a_run_that_was_interrupted_ends_killed_and_is_made_anew(
             finished.ensure()
     assert "(13 runs and 5 versions are new)" in finished.ensure()
     runs = MlflowClient(finished.uri).search_runs(["1"])
-    assert sorted(run.info.status for run in runs) == ["FINISHED"] * 13 + ["KILLED"]
+    assert sorted(run.info.status for run in runs) == ["FINISHED"] * (13 + 1) + ["KILLED"]
 
 
 def test_a_model_that_no_stage_made_is_refused(finished: Project) -> None:

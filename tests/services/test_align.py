@@ -139,6 +139,60 @@ def test_an_unknown_recipe_is_refused_before_the_run(services):
     assert "is not one of" in refused.value.response.text
 
 
+def test_a_new_recipe_appears_in_the_form_without_deploying_again(services):
+    recipe = services.folder / "recipes/fresh.yaml"
+    recipe.write_text((services.folder / "recipes/quickstart.yaml").read_text())
+
+    def offered() -> list[str]:
+        schema = services.get("/deployments/name/align/align")["parameter_openapi_schema"]
+        return list(schema["properties"]["recipe"]["enum"])
+
+    try:
+        until(lambda: "fresh" in offered(), "the new recipe in the form")
+    finally:
+        recipe.unlink()
+    until(lambda: "fresh" not in offered(), "its end")
+    stages = services.get("/deployments/name/align/align")["parameter_openapi_schema"]["properties"]["until_stage"]
+    assert {"slow", "quick", "quick@x"} <= set(stages["anyOf"][0]["enum"])
+
+
+@pytest.mark.parametrize("override", ["seed", "iftr.rounds=4"])
+def test_what_is_no_override_is_refused_before_the_run(services, override):
+    with pytest.raises(httpx.HTTPStatusError) as refused:
+        services.start(overrides=[override])
+    assert "does not match" in refused.value.response.text
+
+
+def test_an_override_that_the_recipe_refuses_fails_the_run_in_one_line(services):
+    before = (services.folder / "params.yaml").read_bytes()
+    state = services.ended(services.start(overrides=["irft.round=4"]))
+    assert state["type"] == "FAILED"
+    assert state["message"] == "params.yaml: unknown parameter 'irft.round' (did you mean 'rounds'?)"
+    assert (services.folder / "params.yaml").read_bytes() == before
+
+
+def test_overrides_of_a_cancelled_run_are_not_left_behind(patient):
+    before = (patient.folder / "params.yaml").read_bytes()
+    run = patient.start(overrides=["seed=7"])
+    begun(patient, run)
+    assert (patient.folder / "params.yaml").read_bytes() != before
+    patient.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"})
+    assert patient.ended(run)["type"] == "CANCELLED"
+    until(lambda: not patient.processes("prefect.engine"), "the end of the flow")
+    assert (patient.folder / "params.yaml").read_bytes() == before
+    assert not (patient.folder / ".juicer/before_run.json").exists()
+
+
+def test_a_run_is_called_as_its_user_named_it_and_else_by_what_it_does(services):
+    deployment = services.get("/deployments/name/align/align")["id"]
+    path, given = f"/deployments/{deployment}/create_flow_run", {"until_stage": "first"}
+    mine = services.post(path, name="before the demo", parameters=given)["id"]
+    other = services.start(**given)
+    for run, name in ((mine, "before the demo"), (other, "active")):
+        assert services.ended(run)["type"] == "COMPLETED"
+        assert services.get(f"/flow_runs/{run}")["name"] == name
+
+
 def test_a_dirty_workspace_is_refused_where_a_clean_one_is_required(services):
     (services.folder / "source.txt").write_text("changed")
     try:

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from juicer.registry.aliases import Aliases
 from juicer.registry.evaluate_version import check_up_to_date, evaluate
+from juicer.registry.figures import FIGURES, as_tag, figures_of
 from juicer.registry.gates import BENCHMARKS
 from juicer.registry.promote import Decision, promote, roll_back
 from juicer.registry.versions import open_registry
@@ -196,21 +197,20 @@ def test_a_version_of_uncommitted_code_is_refused_unless_the_gates_let_it_pass_a
 
 
 def test_the_leaderboard_is_compared_with_the_base_models_newest(client: MlflowClient) -> None:
-    measured = {"leaderboard_average": "62"} | dict.fromkeys(BENCHMARKS, "62")
-    tags = {f"metric.{key}": value for key, value in (measured | {f"{name}_sem": "0.6" for name in BENCHMARKS}).items()}
+    measured = {"leaderboard_average": 62.0} | dict.fromkeys(BENCHMARKS, 62.0)
+    measured |= {f"{name}_sem": 0.6 for name in BENCHMARKS}
+    before = client.get_model_version("quickstart", SECOND).tags
     run = client.create_run("1", tags={"model": "base", "stage": "leaderboard"}).info.run_id
     client.log_metric(run, "leaderboard/average", 60.0)
     for name in BENCHMARKS:
         client.log_metric(run, name.replace("_", "/"), 60.0)
     client.set_terminated(run, "FINISHED")
-    for key, value in tags.items():
-        client.set_model_version_tag("quickstart", SECOND, key, value)
+    client.set_model_version_tag("quickstart", SECOND, FIGURES, as_tag(figures_of(before) | measured))
     try:
         gates = {verdict.gate: verdict for verdict in promoted(SECOND, dry_run=True).verdicts}
     finally:
         client.delete_run(run)
-        for key in tags:
-            client.delete_model_version_tag("quickstart", SECOND, key)
+        client.set_model_version_tag("quickstart", SECOND, FIGURES, before[FIGURES])
     found = gates["leaderboard_average better than base"]
     assert found.numbers == "62 ± 0.24 against 60 ± 0.24: difference +2, noise 0.68"
     assert found.result == "passed"
@@ -345,8 +345,8 @@ def test_evaluating_a_version_measures_it_anew_and_compares_it_with_the_champion
         registry.tag(registry.find(f"models:/quickstart/{SECOND}"), before)
     assert found.name == f"models:/quickstart/{SECOND}", "a folder with the weights of a version is that version"
     assert any("ended" in text for text in said)
-    assert (before["metric.prompts"], after["metric.prompts"]) == ("100", "4")
-    assert after["metric.pairs"] == "3", "preferences are shares of the prompts that have a rejected response"
+    assert (figures_of(before)["prompts"], figures_of(after)["prompts"]) == (100, 4)
+    assert figures_of(after)["pairs"] == 3, "preferences are shares of the prompts that have a rejected response"
     code, gate = found.verdicts
     assert code.gate == "code is committed"
     assert gate.gate == "preference_accuracy not worse than the champion"

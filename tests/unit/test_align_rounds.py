@@ -46,7 +46,8 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, 
     for name, stand_in in {
         "plan": plan, "execute": execute, "Board": Board, "get_run_logger": lambda: logging.getLogger("align"),
         "hold": lambda **_: nullcontext(), "order_of_lock": lambda _: nullcontext(), "prepare": print,
-        "activate_recipe": lambda *_: "quickstart", "discard_damage": print, "publish_report": lambda: None,
+        "activated": lambda *_: nullcontext("quickstart"), "check_stages": print,
+        "discard_damage": print, "publish_report": lambda: None,
         "publish_mlflow_links": print, "check_machines": lambda _: "abcdef",
     }.items():  # fmt: skip
         monkeypatch.setattr(align, name, stand_in)

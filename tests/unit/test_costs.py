@@ -141,6 +141,12 @@ def test_a_cost_is_written_as_the_stage_recorded_it() -> None:
     assert StageCost.parse(json.loads(written), "sft.json") == cost
 
 
+def test_when_a_stage_ended_is_recorded_and_is_no_cost() -> None:
+    cost = StageCost.create("sft", {"steps": 94}, seconds=1.0, ended=1.7e9, output_md5="ab")
+    assert json.dumps(cost.as_json()).endswith('"steps": 94, "ended": 1700000000.0, "output_md5": "ab"}')
+    assert cost.numbers() == {"seconds": 1.0, "steps": 94}
+
+
 @pytest.mark.parametrize(("key", "value"), [("seconds", "long"), ("steps", "many"), ("stage", None)])
 def test_a_cost_that_is_not_a_number_names_the_file_and_the_key(key: str, value: object) -> None:
     with pytest.raises(InputError, match=f"sft.json: {key}: .*{value!r}"):

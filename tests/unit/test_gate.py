@@ -11,7 +11,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from flows.gate import Gate
+from flows.gate import TRAINING, Gate
 
 SECRET, HOST = "not-to-be-guessed", "127.0.0.1:4200"
 OWN, OTHER = f"http://{HOST}", "http://127.0.0.1:9999"
@@ -145,3 +145,15 @@ def test_mlflow_still_starts_its_processes_where_the_gate_takes_hold() -> None:
     from mlflow import server
 
     assert server._build_uvicorn_command("", "h", 1, 1, "a:b", None, True)[-2:] == ["--factory", "a:b"]
+
+
+def test_the_page_that_logs_a_browser_in_may_say_more_than_go_on() -> None:
+    application = Starlette(routes=[Route("/", page)])
+    welcomed = TestClient(Gate(application, SECRET, [HOST], "<i>welcome</i>"), base_url=OWN)
+    assert "<i>welcome</i>" in welcomed.get(f"/?key={SECRET}").text
+    assert "welcome" not in welcomed.get("/").text
+
+
+def test_mlflows_pages_begin_with_model_training_unless_the_user_chose_something_else() -> None:
+    assert 'localStorage.setItem("mlflow.workflowType_v1", \'"machine_learning"\')' in TRAINING
+    assert TRAINING.index("if (!localStorage.getItem") < TRAINING.index("localStorage.setItem")

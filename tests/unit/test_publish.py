@@ -24,6 +24,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_links_to_mlflow_hold_no_password(shown):
     publish.publish_mlflow_links("quickstart")
     assert "[sft](http://mlflow:5000/#/experiments/7/runs/abc)" in shown[0]
+    assert "[quickstart](http://mlflow:5000/#/experiments/7/runs?workflowType=machine_learning)" in shown[0]
     assert "secret" not in shown[0]
 
 
