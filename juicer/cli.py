@@ -1179,7 +1179,7 @@ def export(
         Path | None,
         typer.Option(help="Folder or file to create; by default one in exports/ of the project.", show_default=False),
     ] = None,
-    repo: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Repository of the hub, with --to hub.")] = None,
+    repo: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Repository of the hub.")] = None,
     public: Annotated[bool, typer.Option("--public", help="Make a new repository public; by default private.")] = False,
     converter: Annotated[
         Path | None, typer.Option(help="llama.cpp's convert_hf_to_gguf.py, or its folder; by default from PATH.")

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from juicer.evaluation.results import EvaluatedModel
+from juicer.registry.aliases import CHAMPION
 from juicer.registry.card import model_card
 from juicer.registry.database import sqlite_file
 from juicer.registry.packaging import card_of
 from juicer.registry.records import DATA, git_tags
 from juicer.registry.store import project_model, project_uri
 from juicer.registry.versions import open_registry
+from juicer.runtime.errors import InputError
 from juicer.runtime.files import value_at
 from juicer.serving.named import Named
 from juicer.serving.portable import CARD
@@ -33,23 +35,18 @@ def card_for(named: Named) -> str | None:
     """Markdown with a YAML header; None for a folder that brings a README.md of its own, which then stays.
 
     Raises:
-        InputError: the registry fails.
+        InputError: the registry fails, and the model is known only there.
     """
     if named.version is None and (named.folder / CARD).is_file():
         return None
-    uri = project_uri()
-    store = sqlite_file(uri)
     md5 = md5_of(named.folder)
-    if store is None or store.is_file():
-        with open_registry(uri) as registry:
-            version = named.version
-            if version is None:
-                version = registry.find_by_md5(project_model(), md5)
-            if version is not None:
-                gates = NOT_JUDGED.format(what=version.uri)
-                if "champion" in version.aliases:
-                    gates = "It is the champion: it passed every gate when it was promoted."
-                return card_of(registry, version, gates)
+    try:
+        if (card := _registered(named, md5)) is not None:
+            return card
+    except InputError:
+        if named.version is not None:
+            raise
+        # The registry only knows more about this model; the recipe and the evaluation are here.
     row = value_at(named.recipe, f"graph.models.{named.name}", None)
     if row is None or Path(row["path"]) != named.folder:
         return UNKNOWN.format(name=named.name, md5=md5)
@@ -62,3 +59,18 @@ def card_for(named: Named) -> str | None:
         figures = {key: float(value) for key, value in EvaluatedModel.read(path).held_out.numbers().items()}
     gates = NOT_JUDGED.format(what="a model that is not registered")
     return model_card(str(named.recipe["name"]), None, tags, figures, named.recipe, [], gates)
+
+
+def _registered(named: Named, md5: str) -> str | None:
+    """The card of the version that was named, or that has these weights; None if there is none."""
+    uri = project_uri()
+    store = sqlite_file(uri)
+    if store is not None and not store.is_file():
+        return None
+    with open_registry(uri) as registry:
+        version = named.version or registry.find_by_md5(project_model(), md5)
+        if version is None:
+            return None
+        promoted = "It is the champion: when it was promoted, it passed every gate."
+        gates = promoted if CHAMPION in version.aliases else NOT_JUDGED.format(what=version.uri)
+        return card_of(registry, version, gates)

@@ -115,7 +115,7 @@ def _base(named: Named, base: str | None, standing: Callable[[str], Path]) -> It
 
 
 def _shown_base(named: Named, before: Named) -> str:
-    """The base model as another machine knows it: the id of the hub if it has one, else its folder in the project or its name."""
+    """The base model as another machine knows it: its id of the hub, else its folder in the project, else its name."""
     policy = named.recipe.get("policy") or {}
     if before.name == "base" and policy.get("revision"):
         return str(policy["model"])

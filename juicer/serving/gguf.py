@@ -51,7 +51,8 @@ def convert(converter: Path, model: Path, out: Path, kind: str) -> str:
         do = "llama.cpp may not know this architecture; its newest converter knows the most"
         raise InputError(f"the converter failed: {errors[-1].strip()}", where=str(converter), do=do)
     if not out.is_file():
-        raise InputError("the converter wrote no file", where=str(converter), do="use the one of llama.cpp's newest release")
+        do = "use the one of llama.cpp's newest release"
+        raise InputError("the converter wrote no file", where=str(converter), do=do)
     return checked(out, model)
 
 
@@ -83,4 +84,3 @@ def checked(file: Path, model: Path) -> str:
         raise InputError(what, where=str(file), do="use the converter of llama.cpp's newest release")
     template = "with its chat template" if has_template else "without a chat template: name one when you use it"
     return f"{architecture}, {len(reader.tensors)} tensors, {numbers:,} numbers, {template}"
-

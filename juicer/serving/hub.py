@@ -48,7 +48,7 @@ def upload(folder: Path, repo: str, *, public: bool) -> str:
     secret = token()
     import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi(endpoint=endpoint(), token=secret)
     try:
@@ -62,8 +62,10 @@ def upload(folder: Path, repo: str, *, public: bool) -> str:
         said = (str(error.server_message or "") or str(error).splitlines()[0]).replace(secret, "***")
         do = f"check {TOKEN}: it needs write access to {repo}" if status in (401, 403, 404) else "try again later"
         raise InputError(f"the hub refuses: {said}", where=endpoint(), do=do) from error
-    except HFValidationError as error:
-        raise InputError(str(error).splitlines()[0], where="--repo", do="write OWNER/NAME") from error
+    except ValueError as error:  # of the card's header
+        raise InputError(
+            str(error).replace("\n", " "), where=repo, do="correct README.md in the model's folder"
+        ) from error
     except (httpx.HTTPError, ConnectionError) as error:
         do = "check the network and HF_ENDPOINT; nothing was committed"
         raise InputError(f"the hub cannot be reached: {error}", where=endpoint(), do=do) from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from juicer.data import hh
 from juicer.models.folder import check_folder, read_small_json
-from juicer.registry.aliases import CHAMPION, PREVIOUS
+from juicer.registry.aliases import CHAMPION, PREVIOUS, aliases_set
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_json, read_yaml, value_at
 from juicer.runtime.yaml_text import parse_yaml
@@ -71,7 +71,7 @@ def found(word: str, folder: Path) -> Iterator[Named]:
     elif "/" in word or word.startswith("."):
         raise InputError("no such folder", where=word, do=_nearest(word, models))
     else:
-        known = [*models, *dict.fromkeys([*ALIASES, *_other_aliases()])]
+        known = [*models, *dict.fromkeys([*ALIASES, *_aliases()])]
         if word not in known:
             raise InputError("no such model", where=word, do=did_you_mean(word, known))
         with _registered(word) as named:
@@ -116,7 +116,7 @@ def default_word() -> str:
     Raises:
         InputError: there is no model yet.
     """
-    if CHAMPION in _other_aliases():
+    if CHAMPION in _aliases():
         return CHAMPION
     models: Mapping[str, Mapping[str, Any]] = value_at(read_yaml(PARAMS), "graph.models", {})
     if SUMMARY.is_file():
@@ -170,21 +170,11 @@ def _registered(word: str) -> Iterator[Named]:
         yield Named(f"{version.name}-{version.number}", title, weights, recipe, _template(recipe), version)
 
 
-def _other_aliases() -> list[str]:
-    """The aliases of the active recipe's registered model; none without a store, which is not made for this."""
-    from juicer.registry.database import sqlite_file
-    from juicer.registry.store import connect, project_model, project_uri
+def _aliases() -> list[str]:
+    """The aliases of the active recipe's registered model."""
+    from juicer.registry.store import project_model, project_uri
 
-    uri = project_uri()
-    file = sqlite_file(uri)
-    if file is not None and not file.is_file():
-        return []
-    from juicer.registry.store import every_page
-
-    name = project_model()
-    with connect(uri) as client:
-        held = [each for each in every_page(client.search_registered_models) if each.name == name]
-        return sorted(alias for each in held for alias in each.aliases)
+    return aliases_set(project_uri(), project_model())
 
 
 def _template(recipe: Mapping[str, Any]) -> TemplateSettings:

@@ -95,7 +95,8 @@ def publish(out: Path, needed: int, write: Callable[[Path], None]) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise InputError("a file is in the place of a folder", where=str(out.parent), do="name another: --out") from error
+        what = "a file is in the place of a folder"
+        raise InputError(what, where=str(out.parent), do="name another place: --out PATH") from error
     free = shutil.disk_usage(out.parent).free
     if needed > free:
         what = f"the copy takes {shown_size(needed)}, but only {shown_size(free)} are free"

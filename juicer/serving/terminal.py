@@ -1,4 +1,4 @@
-"""`juicer chat` in a terminal: one model, or two in columns where they fit and one below the other where they do not."""
+"""`juicer chat` in a terminal: one model, or two: in columns where they fit, else one below the other."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +9,6 @@ from juicer.runtime.errors import InputError, did_you_mean
 from juicer.serving.conversation import Said, Speaker, side_by_side, visible
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 COLUMNS_FROM = 100
@@ -41,7 +40,7 @@ class Conversation:
             sys.stdout.reconfigure(errors="backslashreplace")
         self._speakers, self._seed = speakers, seed
         self._turns: list[list[Message]] = [[] for _ in speakers]
-        self._console: Console = Console(highlight=False, soft_wrap=True)
+        self._console = Console(highlight=False, soft_wrap=True)
 
     def run(self, read: Callable[[str], str]) -> None:
         """Read lines and answer them until one of them, or the end of the input, ends it."""
