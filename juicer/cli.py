@@ -50,6 +50,16 @@ class Kind(StrEnum):
     adapter = "adapter"
 
 
+class Numbers(StrEnum):
+    """Types of numbers that llama.cpp's converter writes."""
+
+    auto = "auto"
+    f32 = "f32"
+    f16 = "f16"
+    bf16 = "bf16"
+    q8_0 = "q8_0"
+
+
 class Engine(StrEnum):
     """What `juicer serve` serves with."""
 
@@ -1184,7 +1194,7 @@ def export(
     converter: Annotated[
         Path | None, typer.Option(help="llama.cpp's convert_hf_to_gguf.py, or its folder; by default from PATH.")
     ] = None,
-    numbers: Annotated[str, typer.Option(help="Type of a GGUF file's numbers: auto, f32, f16, bf16 or q8_0.")] = "auto",
+    numbers: Annotated[Numbers, typer.Option(help="Type of a GGUF file's numbers; auto keeps them.")] = Numbers.auto,
     base: Annotated[
         str | None, typer.Option(help="Model that an adapter is for; by default the one it was trained from.")
     ] = None,
@@ -1203,7 +1213,7 @@ def export(
     from juicer.serving.named import found
 
     _check_options(to, {"--repo": repo, "--public": public or None}, Kind.hub)
-    _check_options(to, {"--converter": converter, "--numbers": None if numbers == "auto" else numbers}, Kind.gguf)
+    _check_options(to, {"--converter": converter, "--numbers": None if numbers is Numbers.auto else numbers}, Kind.gguf)
     _check_options(to, {"--base": base}, Kind.adapter)
     if to is Kind.hub and out is not None:
         raise InputError("--out is for folders and files", do="name a repository: --repo OWNER/NAME")
@@ -1219,7 +1229,7 @@ def export(
             exporting.to_hub(named, str(repo), public=public, dry_run=dry_run, say=print)
         elif to is Kind.gguf:
             program = None if converter is None else project.standing / converter.expanduser()
-            exporting.to_gguf(named, place, program, numbers, dry_run=dry_run, say=print)
+            exporting.to_gguf(named, place, program, numbers.value, dry_run=dry_run, say=print)
         else:
             exporting.to_adapter(named, place, base, lambda word: _placed(project, word), dry_run=dry_run, say=print)
 
@@ -1254,8 +1264,6 @@ def serve(
     with _terminated_as_interrupted(), found(model, _placed(project, model)) as named:
         try:
             server.serve(named, engine.value, port, compute, lambda line: print(line, flush=True))
-        except Cancelled:
-            print("the server has ended", flush=True)
         except KeyboardInterrupt:
             print("the server has ended", flush=True)
 

@@ -6,6 +6,7 @@ training changes every matrix in every direction, and such a difference is refus
 another model.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -95,8 +96,8 @@ def write(found: Adapter, base: str, out: Path) -> None:
         r=rank,
         lora_alpha=rank,
         target_modules=sorted(ranks),
-        rank_pattern={f"^{layer}$".replace(".", r"\."): own for layer, own in other.items()},
-        alpha_pattern={f"^{layer}$".replace(".", r"\."): own for layer, own in other.items()},
+        rank_pattern={re.escape(layer): own for layer, own in other.items()},
+        alpha_pattern={re.escape(layer): own for layer, own in other.items()},
         fan_in_fan_out=found.transposed,
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,

@@ -7,7 +7,7 @@ from juicer.registry.aliases import CHAMPION
 from juicer.registry.card import model_card
 from juicer.registry.database import sqlite_file
 from juicer.registry.packaging import card_of
-from juicer.registry.records import DATA, git_tags
+from juicer.registry.records import DATA
 from juicer.registry.store import project_model, project_uri
 from juicer.registry.versions import open_registry
 from juicer.runtime.errors import InputError
@@ -51,7 +51,7 @@ def card_for(named: Named) -> str | None:
     if row is None or Path(row["path"]) != named.folder:
         return UNKNOWN.format(name=named.name, md5=md5)
     tags = {"model": named.name, "method": str(row["method"]), "round": str(row["round"]), "dvc_md5": md5}
-    tags |= {"seed": str(named.recipe.get("seed")), **git_tags()}
+    tags |= {"seed": str(named.recipe.get("seed")), "git_commit": "not recorded"}
     if Path(DATA).is_dir():
         tags["dataset_md5"] = md5_of(Path(DATA))
     figures: dict[str, float] = {}

@@ -10,8 +10,6 @@ from pathlib import Path
 from juicer.runtime.errors import InputError
 
 CONVERTER = "convert_hf_to_gguf.py"
-TYPES = ("auto", "f32", "f16", "bf16", "q8_0")
-"""Types of numbers that the converter writes; `auto` keeps those of the model, as far as GGUF has them."""
 
 
 def find_converter(given: Path | None) -> Path:
@@ -37,7 +35,7 @@ def convert(converter: Path, model: Path, out: Path, kind: str) -> str:
     """Convert a model's folder into the file `out`; returns what is in it, in words.
 
     Args:
-        kind: one of TYPES.
+        kind: type of the numbers, as the converter calls it; `auto` keeps those of the model, as far as GGUF has them.
 
     Raises:
         InputError: the converter fails, or what it wrote is no GGUF file with the model's weights.
@@ -73,9 +71,9 @@ def checked(file: Path, model: Path) -> str:
 
     try:
         reader = GGUFReader(file)
-        architecture = str(reader.get_field("general.architecture").contents())  # type: ignore[union-attr]
+        architecture = str(reader.fields["general.architecture"].contents())
         numbers = sum(int(tensor.n_elements) for tensor in reader.tensors)
-        has_template = reader.get_field("tokenizer.chat_template") is not None
+        has_template = "tokenizer.chat_template" in reader.fields
     except Exception as error:  # the reader of a damaged file raises whatever comes of it
         raise InputError(f"the converter's output is no whole GGUF file: {error}", where=str(file)) from error
     expected = sum(math.prod(shape) for shape in check_folder(model).values())

@@ -53,7 +53,7 @@ def found(word: str, folder: Path) -> Iterator[Named]:
 
     Args:
         word: a name of the active recipe's models (irft-r2), an alias (champion), models:/NAME/VERSION,
-            models:/NAME@ALIAS, or a folder. The first of these that fits is taken; ./NAME is always a folder.
+            models:/NAME@ALIAS, or a folder; ./NAME is always a folder.
         folder: the folder that the word would be, seen from the project's root.
 
     Raises:

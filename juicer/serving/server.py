@@ -6,6 +6,7 @@ as the recipe evaluates.
 
 import importlib.util
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -26,6 +27,8 @@ Engine = Literal["auto", "vllm", "transformers"]
 HOST = "127.0.0.1"
 NEEDED = {"vllm": ("vllm",), "transformers": ("openai", "fastapi", "uvicorn")}
 INSTALL = {"vllm": "pip install vllm, on a machine with a GPU", "transformers": "pip install -e '.[serving]'"}
+_WORD = re.compile(r"[^\w.-]+")
+"""What a name in requests has not; transformers reads @ as the beginning of a revision."""
 _PAUSE = 0.5
 """Seconds between two questions whether the server is ready."""
 
@@ -59,10 +62,11 @@ def serve(named: Named, engine: Engine, port: int, compute: ComputeSettings, say
     LOCAL.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=LOCAL, prefix="serving-") as scratch:
         folder = Path(scratch).resolve()
-        write_copy(named, folder / named.name, link=True)
+        word = _WORD.sub("-", named.name)
+        write_copy(named, folder / word, link=True)
         say(f"{named.title} is loaded by {'vLLM' if name == 'vllm' else 'transformers'}...")
-        ended, cancel = threading.Event(), threading.Event()
-        watcher = threading.Thread(target=_tell_when_ready, args=(named.name, port, ended, say), daemon=True)
+        ended = threading.Event()
+        watcher = threading.Thread(target=_tell_when_ready, args=(word, port, ended, say), daemon=True)
         watcher.start()
         said: list[str] = []
 
@@ -72,9 +76,7 @@ def serve(named: Named, engine: Engine, port: int, compute: ComputeSettings, say
             say(text)
 
         try:
-            code = run_in_group(
-                command(name, named.name, port, compute), line, cancel=cancel, folder=folder, environment=_environment()
-            )
+            code = run_in_group(command(name, word, port, compute), line, folder=folder, environment=_environment())
         finally:
             ended.set()
             watcher.join()

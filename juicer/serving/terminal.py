@@ -1,5 +1,6 @@
 """`juicer chat` in a terminal: one model, or two: in columns where they fit, else one below the other."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ def talk(speakers: Sequence[Speaker], seed: int, read: Callable[[str], str] = in
     Args:
         read: asks for a line, as `input` does; EOFError ends the conversation.
     """
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 -- gives `input` a history and its keys
     Conversation(speakers, seed).run(read)
 
 
