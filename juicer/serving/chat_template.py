@@ -84,7 +84,7 @@ def _check(template: Template, plain: str) -> None:
         expected = template.prompt(each)
         try:
             made = tokenizer.apply_chat_template(
-                [dict(turn) for turn in each],
+                [{"role": turn["role"], "content": turn["content"]} for turn in each],
                 chat_template=plain,
                 tokenize=True,
                 add_generation_prompt=True,

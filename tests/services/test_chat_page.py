@@ -98,6 +98,8 @@ def test_two_models_answer_on_the_page_and_it_holds_in_every_window(
     ask(window, "fail")
     window.until("document.getElementById('problem').innerText.includes('the conversation is too long')")
     assert len(said(window, 0)) == 2
+    assert window.value("document.getElementById('words').value") == "fail", "the words come back, to be changed"
+    window.value("document.getElementById('words').value = ''")
     ask(window, "long")
     window.until("!document.getElementById('send').disabled && !document.getElementById('problem').innerText")
     assert "cut after 3 tokens" in said(window, 0)[-1]
