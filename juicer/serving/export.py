@@ -4,13 +4,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 from juicer.serving import gguf, hub
 from juicer.serving.named import LOCAL, Named, found, predecessor
 from juicer.serving.portable import publish, shown_size, size_of, write_copy
 
-Kind = Literal["folder", "hub", "gguf", "adapter"]
 EXPORTS = Path("exports")
 Say = Callable[[str], None]
 
@@ -40,6 +38,8 @@ def to_hub(named: Named, repo: str, *, public: bool, dry_run: bool, say: Say) ->
     from juicer.serving.card import card_for
 
     hub.check_repo(repo)
+    if not dry_run:
+        hub.token()  # before work that would be for nothing
     with _scratch() as scratch:
         write_copy(named, scratch / named.name, card_for(named), link=True)
         if dry_run:
