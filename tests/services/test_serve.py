@@ -17,7 +17,8 @@ from tests import serving_project
 from tests.servers import free_port
 
 openai = pytest.importorskip("openai")
-PATIENCE = 600
+PATIENCE = 1800
+"""Seconds after which a test gives up; two programs import torch, one after the other."""
 MESSAGES = [
     {"role": "user", "content": "hello"},
     {"role": "assistant", "content": " it is "},

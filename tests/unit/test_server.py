@@ -1,5 +1,6 @@
 """What `juicer serve` chooses and refuses before a server starts; the servers themselves are in tests/services."""
 
+import itertools
 import json
 import shlex
 import socket
@@ -44,7 +45,7 @@ def test_a_port_that_something_listens_at_is_refused() -> None:
 @pytest.mark.parametrize("engine", ["vllm", "transformers"])
 def test_both_servers_listen_on_loopback_in_the_recipe_s_precision(engine: str) -> None:
     words = command(engine, "irft-r2", 8123, ComputeSettings(device="cpu", precision="bf16"))
-    given = dict(zip(words, words[1:], strict=False))
+    given = dict(itertools.pairwise(words))
     assert (given["--host"], given["--port"], given["--dtype"]) == ("127.0.0.1", "8123", "bfloat16")
     assert "irft-r2" in words
     assert "--trust-remote-code" not in words
