@@ -40,13 +40,13 @@ def port(project: Path) -> Iterator[int]:
             serving_project.juicer("serve", "sft", "--port", str(port), "--engine", "transformers"),
             cwd=project, env=serving_project.environment(), stdout=file, stderr=subprocess.STDOUT,
         )  # fmt: skip
-    deadline = time.monotonic() + PATIENCE
-    while "ready: " not in said.read_text():
-        assert process.poll() is None and time.monotonic() < deadline, said.read_text()
-        time.sleep(0.5)
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert children
     try:
+        deadline = time.monotonic() + PATIENCE
+        while "ready: " not in said.read_text():
+            assert process.poll() is None and time.monotonic() < deadline, said.read_text()
+            time.sleep(0.5)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
         yield port
     finally:
         process.send_signal(signal.SIGINT)
