@@ -15,6 +15,7 @@ import sys
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +31,7 @@ from juicer.runtime.process_groups import stage_environment
 if TYPE_CHECKING:
     from juicer.claim.copies import Plan
     from juicer.recipe.schema import Recipe
+    from juicer.settings.compute import ComputeSettings
     from juicer.settings.sources import ReadingSettings
     from juicer.stages.workspace import Held
 
@@ -38,6 +40,33 @@ SUMMARY, REPORT = Path("metrics/summary.json"), Path("report/report.html")
 DEBUG = "--debug"
 HANDED_ON = (signal.SIGTERM, signal.SIGHUP)
 """Signals that reach this process only, and cancel the run. Ctrl-C reaches every process of the terminal anyway."""
+
+
+class Kind(StrEnum):
+    """What `juicer export` makes of a model."""
+
+    folder = "folder"
+    hub = "hub"
+    gguf = "gguf"
+    adapter = "adapter"
+
+
+class Numbers(StrEnum):
+    """Types of numbers that llama.cpp's converter writes."""
+
+    auto = "auto"
+    f32 = "f32"
+    f16 = "f16"
+    bf16 = "bf16"
+    q8_0 = "q8_0"
+
+
+class Engine(StrEnum):
+    """What `juicer serve` serves with."""
+
+    auto = "auto"
+    vllm = "vllm"
+    transformers = "transformers"
 
 
 class FrontDoor(TyperGroup):
@@ -1224,6 +1253,165 @@ def ui(
     """
     enter()
     flow("ui").run(port, mlflow_port, gpus, browser)
+
+
+# --- the model in use ----------------------------------------------------------------------------------------------
+
+MODEL = (
+    "A model of the active recipe (irft-r2, sft, base), an alias (champion), models:/NAME/VERSION, models:/NAME@ALIAS, "
+    "or a folder."
+)
+ModelWord = Annotated[str, typer.Argument(help=MODEL, show_default=False)]
+
+
+def _placed(project: Project, word: str) -> Path:
+    return project.path(Path(word))
+
+
+def _compute() -> "ComputeSettings":
+    """The active recipe's device and threads, set before torch is imported."""
+    from juicer.stages.stage import set_environment
+
+    compute = active_recipe().compute
+    set_environment(compute)
+    return compute
+
+
+@app.command()
+def export(
+    model: ModelWord,
+    to: Annotated[Kind, typer.Option("--to", help="What to make of it.")] = Kind.folder,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder or file to create; by default one in exports/ of the project.", show_default=False),
+    ] = None,
+    repo: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Repository of the hub.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public; by default private.")] = False,
+    converter: Annotated[
+        Path | None, typer.Option(help="llama.cpp's convert_hf_to_gguf.py, or its folder; by default from PATH.")
+    ] = None,
+    numbers: Annotated[Numbers, typer.Option(help="Type of a GGUF file's numbers; auto keeps them.")] = Numbers.auto,
+    base: Annotated[
+        str | None, typer.Option(help="Model that an adapter is for; by default the one it was trained from.")
+    ] = None,
+    dry_run: Cautious = False,
+) -> None:
+    """Take a model away: as a folder, to the hub, as GGUF, or as an adapter.
+
+    \b
+    Examples:
+      juicer export champion --to folder --out kites
+      juicer export irft-r2 --to hub --repo me/kites --dry-run
+      juicer export champion --to gguf --converter ~/llama.cpp --numbers q8_0
+      juicer export irft-r2 --to adapter --base sft
+    """
+    from juicer.serving import export as exporting
+    from juicer.serving.named import found
+
+    _check_options(to, {"--repo": repo, "--public": public or None}, Kind.hub)
+    _check_options(to, {"--converter": converter, "--numbers": None if numbers is Numbers.auto else numbers}, Kind.gguf)
+    _check_options(to, {"--base": base}, Kind.adapter)
+    if to is Kind.hub and out is not None:
+        raise InputError("--out is for folders and files", do="name a repository: --repo OWNER/NAME")
+    if to is Kind.hub and repo is None:
+        raise InputError("a repository is missing", do="name one: --repo OWNER/NAME")
+    project = enter()
+    _compute()
+    place = None if out is None else project.path(out)
+    with found(model, _placed(project, model)) as named:
+        if to is Kind.folder:
+            exporting.to_folder(named, place, dry_run=dry_run, say=print)
+        elif to is Kind.hub:
+            exporting.to_hub(named, str(repo), public=public, dry_run=dry_run, say=print)
+        elif to is Kind.gguf:
+            program = None if converter is None else project.standing / converter.expanduser()
+            exporting.to_gguf(named, place, program, numbers.value, dry_run=dry_run, say=print)
+        else:
+            exporting.to_adapter(named, place, base, lambda word: _placed(project, word), dry_run=dry_run, say=print)
+
+
+def _check_options(to: Kind, given: Mapping[str, Any], of: Kind) -> None:
+    for name, value in given.items():
+        if value is not None and to is not of:
+            raise InputError(f"{name} is for --to {of.value}, not --to {to.value}", do="leave one of the two out")
+
+
+@app.command()
+def serve(
+    model: ModelWord,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8000,
+    engine: Annotated[Engine, typer.Option(help="auto takes vLLM where it is installed.")] = Engine.auto,
+) -> None:
+    """Serve a model to OpenAI clients on this machine.
+
+    \b
+    Examples:
+      juicer serve champion
+      juicer serve models:/quickstart/7 --port 8001
+      juicer serve irft-r2 --engine transformers
+    """
+    from juicer.serving import server
+    from juicer.serving.named import found
+
+    project = enter()
+    server.chosen(engine.value)
+    server.check_free(port)
+    compute = _compute()
+    with _terminated_as_interrupted(), found(model, _placed(project, model)) as named:
+        try:
+            server.serve(named, engine.value, port, compute, lambda line: print(line, flush=True))
+        except KeyboardInterrupt:
+            print("the server has ended", flush=True)
+
+
+@app.command()
+def chat(
+    model: Annotated[
+        str | None,
+        typer.Argument(help=f"{MODEL} By default the champion, else the best on validation.", show_default=False),
+    ] = None,
+    other: Annotated[str | None, typer.Argument(help="Another one, to talk to both.", show_default=False)] = None,
+    page: Annotated[bool, typer.Option("--page", help="On a local page, in a browser.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes a free one.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and the same words give the same response.")] = 0,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.01, max=100, help="Temperature; by default as evaluated.", show_default=False)
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=0.01, max=1, help="Nucleus; by default as evaluated.", show_default=False)
+    ] = None,
+    browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Talk to a model, or to two side by side.
+
+    \b
+    Examples:
+      juicer chat                                  the champion, or the best model so far
+      juicer chat irft-r2 sft --seed 1             two models, the same random numbers
+      juicer chat champion --temperature 0.7
+      juicer chat irft-r2 sft --page --open
+    """
+    from juicer.serving.conversation import Speaker
+    from juicer.serving.named import default_word, found
+
+    project = enter()
+    compute = _compute()
+    words = [each for each in (model or default_word(), other) if each is not None]
+    with contextlib.ExitStack() as entered:
+        speakers = []
+        for word in words:
+            named = entered.enter_context(found(word, _placed(project, word)))
+            print(f"{named.title} is loaded...", file=sys.stderr, flush=True)
+            speakers.append(Speaker.load(named, compute, temperature, top_p))
+        if page:
+            from juicer.serving.page import show
+
+            entered.enter_context(_terminated_as_interrupted())
+            show(speakers, seed, port, webbrowser.open if browser else None)
+        else:
+            from juicer.serving.terminal import talk
+
+            talk(speakers, seed)
 
 
 def main() -> None:

@@ -8,11 +8,13 @@ tell which (tests/unit/test_aliases.py). The lock is a registered model with a r
 once, on any store and from any machine.
 """
 
+import contextlib
 import fcntl
 import itertools
 import json
 import os
 import socket
+import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from juicer.registry.store import every_page
+from juicer.registry.database import sqlite_file
+from juicer.registry.store import connect, every_page
 from juicer.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,6 +44,29 @@ RETRIES, PAUSE = 3, 1.0
 
 Places = dict[str, str]
 """Alias to version number; an alias that is not set has no entry."""
+
+
+def aliases_set(uri: str, name: str) -> list[str]:
+    """The aliases of a registered model, in order; none without such a store or model.
+
+    A SQLite store is asked directly, because importing MLflow takes seconds; one that does not exist is not made.
+
+    Raises:
+        InputError: the store cannot be read.
+    """
+    database = sqlite_file(uri)
+    if database is None:
+        with connect(uri) as client:
+            held = [each for each in every_page(client.search_registered_models) if each.name == name]
+            return sorted(alias for each in held for alias in each.aliases)
+    if not database.is_file():
+        return []
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as store:
+            rows = store.execute("SELECT alias FROM registered_model_aliases WHERE name = ?", (name,)).fetchall()
+    except sqlite3.Error as error:
+        raise InputError(f"MLflow's store fails: {error}", where=str(database)) from error
+    return sorted(str(alias) for (alias,) in rows)
 
 
 class Aliases:

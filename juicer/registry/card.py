@@ -1,9 +1,10 @@
-"""The model card of a promoted version: data, method, rounds, figures, lineage, licences. Pure functions."""
+"""The model card: data, method, rounds, figures, lineage, licences. Pure functions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 METHODS = {
+    "base": "none: the model that training started from",
     "sft": "supervised fine-tuning on the demonstrations",
     "sft-matched": "supervised fine-tuning, continued for as many steps and tokens as the reward-learning methods used",
     "irft": "IRFT, implicit reward learning by self-play (Algorithm 2 of arXiv 2405.17888)",
@@ -13,7 +14,7 @@ METHODS = {
 
 def model_card(
     name: str,
-    number: str,
+    number: str | None,
     tags: Mapping[str, str],
     figures: Mapping[str, float],
     recipe: Mapping[str, Any],
@@ -23,18 +24,21 @@ def model_card(
     """Markdown with a YAML header, in the hub's format.
 
     Args:
+        name: the registered model's name, or the recipe's.
+        number: of the version; None for a model that is not registered.
         tags: tags of the version.
         figures: its metrics on held-out prompts.
         recipe: the params.yaml that the version was made with.
         lineage: version number and tags of each version that it was trained from, the nearest first.
-        gates: the table of the gates that it passed.
+        gates: the table of the gates that it passed, or what stands in its place.
     """
     fetch, policy, scorer = recipe["fetch"], recipe["policy"], recipe.get("scorer") or {}
     measured = "\n".join(f"| {key} | {value:.6g} |" for key, value in sorted(figures.items()))
     before = "\n".join(
         f"| {each} | {their.get('model')} | `{their.get('dvc_md5')}` | {_commit(their)} |"
-        for each, their in [(number, tags), *lineage]
+        for each, their in [(number or "not registered", tags), *lineage]
     )
+    restored = f"`juicer restore models:/{name}/{number}` brings back weights, data and code.\n\n" if number else ""
     judge = recipe.get("judge") or {}
     scored_by, judged_by = (
         f"`{slot['model']}` ({slot.get('kind')})" if slot.get("model") else "none" for slot in (scorer, judge)
@@ -46,7 +50,7 @@ license: other
 tags: [{tags.get("method")}, reward-learning]
 ---
 
-# {name} {number}: {tags.get("model")}
+# {name}{f" {number}" if number else ""}: {tags.get("model")}
 
 {recipe.get("description") or ""}
 
@@ -78,9 +82,7 @@ On held-out prompts. `*_sem` is a standard error.
 |---|---|---|---|
 {before}
 
-`juicer restore models:/{name}/{number}` brings back weights, data and code.
-
-## Licences
+{restored}## Licences
 
 - Demonstrations: {fetch.get("licence") or "not stated"}.
 - Base model `{policy["model"]}` and scorer {scored_by}: their own licences apply.

@@ -1,9 +1,15 @@
-"""Package a policy as an MLflow model that `mlflow models serve` and transformers load without Juicer."""
+"""Package a policy as an MLflow model that `mlflow models serve` and transformers load without Juicer; its card."""
 
 import logging
 import shutil
 from importlib.metadata import version
 from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from juicer.registry.card import model_card
+from juicer.registry.records import PARAMS
+from juicer.registry.versions import Registry, Version
 
 REQUIREMENTS = ("accelerate", "mlflow", "torch", "transformers")
 
@@ -44,3 +50,21 @@ def package(weights: Path, name: str, card: str, out: Path) -> None:
     shutil.copytree(weights, out / "model")
     # Written by MLflow for models of the hub; the card says what licences there are.
     (out / "LICENSE.txt").unlink(missing_ok=True)
+
+
+def card_of(registry: Registry, version: Version, gates: str) -> str:
+    """The model card of a version, with the recipe that was kept with it and the versions that it was trained from.
+
+    Args:
+        gates: the table of the gates that it passed, or what stands in its place.
+
+    Raises:
+        InputError: the version's params.yaml is missing, or MLflow fails.
+    """
+    recipe = YAML(typ="safe").load(registry.kept_text(version, PARAMS))
+    lineage, parent = [], version.tags.get("parent")
+    while parent:
+        ancestor = registry.find(f"models:/{version.name}/{parent}")
+        lineage.append((ancestor.number, ancestor.tags))
+        parent = ancestor.tags.get("parent")
+    return model_card(version.name, version.number, version.tags, version.metrics, recipe, lineage, gates)

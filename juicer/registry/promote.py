@@ -11,10 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
 from juicer.registry.aliases import CHAMPION, NOT_MOVED, PREVIOUS, Places
-from juicer.registry.card import model_card
 from juicer.registry.gates import (
     BENCHMARKS,
     Judged,
@@ -25,9 +22,8 @@ from juicer.registry.gates import (
     judge,
     judge_code,
 )
-from juicer.registry.packaging import package
+from juicer.registry.packaging import card_of, package
 from juicer.registry.provenance import user
-from juicer.registry.records import PARAMS
 from juicer.registry.restore import weights_of
 from juicer.registry.versions import Registry, Version
 from juicer.runtime.errors import InputError
@@ -190,13 +186,7 @@ def _upload(registry: Registry, version: Version, gates: str) -> None:
     """Put the weights and the card into MLflow, unless an earlier promotion did."""
     if registry.has_weights(version):
         return
-    recipe = YAML(typ="safe").load(registry.kept_text(version, PARAMS))
-    lineage, parent = [], version.tags.get("parent")
-    while parent:
-        ancestor = registry.find(f"models:/{version.name}/{parent}")
-        lineage.append((ancestor.number, ancestor.tags))
-        parent = ancestor.tags.get("parent")
-    card = model_card(version.name, version.number, version.tags, version.metrics, recipe, lineage, gates)
+    card = card_of(registry, version, gates)
     with tempfile.TemporaryDirectory() as folder:
         weights = weights_of(registry, version, Path(folder) / "weights")
         package(weights, version.uri, card, Path(folder) / "model")

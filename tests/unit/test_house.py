@@ -35,6 +35,7 @@ ROOMS: tuple[set[str], ...] = (
     {"planning", "reporting", "running"},
     {"drafting", "claim", "voting"},
     {"registry"},
+    {"serving"},
 )
 """The rooms of juicer, floor by floor: a room imports from the floors below it."""
 ALSO = {"settings": {"runtime"}, "runtime": {"settings"}}
