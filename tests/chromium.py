@@ -1,5 +1,6 @@
 """A real browser without a window, driven by its DevTools protocol."""
 
+import base64
 import json
 import os
 import shutil
@@ -22,8 +23,10 @@ class Browser:
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket, self._number = socket, 0
-        self.call("Page.enable")
-        self.call("Runtime.enable")
+        self.errors: list[str] = []
+        """What went wrong on the page: uncaught errors, and what its policy blocked."""
+        for domain in ("Page", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """What a method of the protocol returns."""
@@ -31,6 +34,10 @@ class Browser:
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while True:
             answer = json.loads(self._socket.recv(timeout=PATIENCE))
+            if answer.get("method") == "Runtime.exceptionThrown":
+                self.errors.append(str(answer["params"]["exceptionDetails"]))
+            if answer.get("method") == "Log.entryAdded" and answer["params"]["entry"]["level"] == "error":
+                self.errors.append(answer["params"]["entry"]["text"])
             if answer.get("id") == self._number:
                 assert "error" not in answer, answer
                 return dict(answer["result"])
@@ -59,8 +66,18 @@ class Browser:
         while time.monotonic() < deadline:
             if value := self.value(expression):
                 return value
-            time.sleep(0.2)
-        raise AssertionError(f"waited in vain for {expression}; the page says: {self.value('document.body.innerText')}")
+            time.sleep(0.05)
+        said = self.value("document.body.innerText")
+        raise AssertionError(f"waited in vain for {expression}; errors: {self.errors}; the page says: {said}")
+
+    def press(self, key: str) -> None:
+        """Press a key that writes one character."""
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def picture(self, path: Path) -> None:
+        """Save what is seen as a PNG."""
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def type(self, text: str) -> None:
         """Type into what has the focus; a line feed is the Enter key."""

@@ -10,7 +10,7 @@ from juicer.runtime.local_page import LocalPage
 from juicer.voting import opening, votes
 from juicer.voting.ballot import Ballot, Question, Response, on_the_left
 from juicer.voting.session import Session
-from tests.services.browser import Page, opened
+from tests.chromium import Browser, browser
 
 MARKUP = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
 
@@ -31,29 +31,29 @@ def session(tmp_path: Path) -> Session:
 
 
 @pytest.fixture
-def page(session: Session, tmp_path: Path) -> Iterator[Page]:
+def page(session: Session, tmp_path: Path) -> Iterator[Browser]:
     """The page in the browser, with its first question."""
     served = LocalPage(opening.PAGE.read_text(encoding="utf-8"), session.actions())
     thread = served.start()
-    with opened(tmp_path / "profile") as browser:
-        browser.go(served.url)
-        browser.wait("document.querySelector('#question:not([hidden])') !== null")
-        yield browser
+    with browser(tmp_path / "profile") as shown:
+        shown.go(served.url)
+        shown.until("document.querySelector('#question:not([hidden])') !== null")
+        yield shown
     served.close()
     thread.join(timeout=10)
 
 
-def answered(page: Page, count: int) -> None:
+def answered(page: Browser, count: int) -> None:
     """Wait until so many questions have been answered."""
-    page.wait(f"document.getElementById('place').textContent.startsWith('{count} of 3')")
+    page.until(f"document.getElementById('place').textContent.startsWith('{count} of 3')")
 
 
-def test_the_keys_vote_and_the_tally_grows(page: Page, session: Session) -> None:
+def test_the_keys_vote_and_the_tally_grows(page: Browser, session: Session) -> None:
     assert page.value("document.getElementById('tally').textContent").startswith("Win rateno votes yet")
     for count, key in enumerate("12=", 1):
         page.press(key)
         answered(page, count)
-    assert page.wait("!document.getElementById('done').hidden")
+    assert page.until("!document.getElementById('done').hidden")
     given = votes.read(session.path)
     by_id = {each.id: each for each in BALLOT.questions}
     left = [on_the_left(by_id[vote.id], "Ada") for vote in given]
@@ -63,21 +63,21 @@ def test_the_keys_vote_and_the_tally_grows(page: Page, session: Session) -> None
     assert page.errors == []
 
 
-def test_s_skips_b_goes_back_and_a_reload_goes_on(page: Page, session: Session) -> None:
+def test_s_skips_b_goes_back_and_a_reload_goes_on(page: Browser, session: Session) -> None:
     first = page.value("document.getElementById('prompt').textContent")
     page.press("s")
     answered(page, 1)
     page.press("b")
-    page.wait(f"document.getElementById('prompt').textContent === {first!r}")
+    page.until(f"document.getElementById('prompt').textContent === {first!r}")
     page.press("1")
-    page.wait("document.getElementById('tally').textContent.includes('1 on 1 prompts')")
+    page.until("document.getElementById('tally').textContent.includes('1 on 1 prompts')")
     page.value("location.reload()")
-    page.wait("document.querySelector('#question:not([hidden])') !== null")
+    page.until("document.querySelector('#question:not([hidden])') !== null")
     answered(page, 1)
     assert votes.read(session.path)[0].choice == "skip"
 
 
-def test_the_page_is_blind_and_shows_markup_as_text(page: Page) -> None:
+def test_the_page_is_blind_and_shows_markup_as_text(page: Browser) -> None:
     shown = page.value("document.getElementById('question').textContent")
     assert "irft-r1" not in shown and "sft-matched" not in shown
     assert MARKUP in shown and "Cut at the length limit" in shown
@@ -87,8 +87,9 @@ def test_the_page_is_blind_and_shows_markup_as_text(page: Page) -> None:
 
 @pytest.mark.parametrize("width", [1200, 400])
 @pytest.mark.parametrize("dark", [False, True])
-def test_nothing_is_wider_than_the_window(page: Page, width: int, dark: bool, tmp_path: Path) -> None:
-    page.look(width=width, dark=dark)
+def test_nothing_is_wider_than_the_window(page: Browser, width: int, dark: bool, tmp_path: Path) -> None:
+    page.resize(width)
+    page.prefer("dark" if dark else "light")
     page.picture(tmp_path / f"{width}-{'dark' if dark else 'light'}.png")
     assert page.value("document.documentElement.scrollWidth") <= width
     background = page.value("getComputedStyle(document.body).backgroundColor")
