@@ -33,7 +33,7 @@ ROOMS: tuple[set[str], ...] = (
     {"recipe"},
     {"stages"},
     {"planning", "reporting", "running"},
-    {"drafting", "claim"},
+    {"drafting", "claim", "experiments"},
     {"registry"},
 )
 """The rooms of juicer, floor by floor: a room imports from the floors below it."""
@@ -45,6 +45,7 @@ KNOWN_TO = {
     "dvc": {
         "flows.",
         "juicer.running.",
+        "juicer.experiments.",
         "juicer.stages.damage",
         "juicer.stages.pipeline",
         "juicer.reporting.plot_difference",
