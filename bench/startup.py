@@ -41,7 +41,7 @@ COMMANDS = {
 
 
 STAGES = 35
-LOCK = ROOT / "dvc.lock"
+LOCK = ROOT / "dev/quickstart.lock"
 REPRO = f"{sys.executable} -m dvc repro"
 
 

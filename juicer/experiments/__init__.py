@@ -1,6 +1,6 @@
 """Several recipes or changes of one project, without one taking the place of another: experiments and worktrees.
 
-An experiment (`juicer exp`) is DVC's: a commit under refs/exps with params.yaml and dvc.lock, which `dvc exp` knows too.
+An experiment (`juicer exp`) is DVC's: a commit under refs/exps with params.yaml and dvc.lock, known to `dvc exp` too.
 It runs in a git worktree of its own in .juicer/experiments/ (`run.py`), so the workspace stays as it is, and the graph
 is derived anew from the recipe, which `dvc exp run -S` cannot do. `table.py` compares what experiments came to. A
 worktree (`juicer worktree`, `worktree.py`) is a folder for a recipe that stays.

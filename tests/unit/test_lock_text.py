@@ -17,7 +17,7 @@ from juicer.running import dvc_patches, lock_text
 from juicer.running.dvc_patches import write_entries
 from juicer.running.lock_text import NotPlain, blocks_of, joined
 
-COMMITTED = Path(__file__).resolve().parents[2] / "dvc.lock"
+COMMITTED = Path(__file__).resolve().parents[2] / "dev/quickstart.lock"
 ODD: dict[str, Any] = {
     "quoted": [
         "yes: no",
