@@ -6,6 +6,7 @@ stays, with its checkpoints, and the same command goes on there.
 
 import hashlib
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from juicer.runtime.errors import InputError
+from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_json, replace_text
 from juicer.runtime.yaml_text import parse_yaml
 from juicer.settings.base import Settings
@@ -69,7 +70,7 @@ def name_of(words: Sequence[str], given: str | None) -> str:
             do = "use letters, digits and . _ = , + - only, and begin with a letter or digit"
             raise InputError(f"{given[:LONGEST]!r} cannot be the name of an experiment", where="--name", do=do)
         return given
-    text = ",".join(Path(word).stem if "=" not in word else word for word in words)
+    text = ",".join(word if "=" in word else Path(word).stem.lstrip("-") for word in words)
     plain = re.sub(r"\.\.+", ".", re.sub(r"[^\w.=,+-]+", "-", text, flags=re.ASCII)).strip("-.,+_=")
     if len(plain) > LONGEST or not _is_name(plain):
         plain = f"{plain[: LONGEST - 9].strip('-.,+_=')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".lstrip("-")
@@ -179,7 +180,7 @@ def save(experiment: Experiment, *, force: bool) -> None:
         InputError: DVC refuses; the worktree stays.
     """
     # From a message DVC would make a name of its own. What git does not know is said by DVC and not saved.
-    words = ["exp", "save", "--name", experiment.name, "--message", SAID + " ".join(experiment.words)]
+    words = ["exp", "save", "--name", experiment.name, "--message", SAID + shlex.join(experiment.words)]
     with FileLock(SAVING):
         dvc([*words, *(["--force"] if force else [])], experiment.folder)
     discard(experiment.folder)
@@ -189,9 +190,13 @@ def apply(name: str) -> None:
     """Make the workspace what an experiment is: params.yaml, dvc.lock, code and outputs.
 
     Raises:
-        InputError: there is no such experiment, or it would overwrite changes of code that are not committed.
+        InputError: there is no such experiment, it starts from another commit, whose code would come with it, or it
+            would overwrite changes of code that are not committed.
     """
-    commit = _commit_of(name)
+    baseline, commit = _commits_of(name)
+    if baseline != commit_of("HEAD"):
+        do = f"check that out first: git checkout {baseline[:10]}; or run the experiment again from here"
+        raise InputError(f"it starts from another commit, {baseline[:10]}", where=name, do=do)
     mine = changed_files(f":(exclude){PARAMS}", f":(exclude){LOCK}", untracked=False)
     if other := [path for path in mine if _differs(path, commit)]:
         what = f"changes that are not committed would be overwritten: {', '.join(other[:3])}"
@@ -211,7 +216,7 @@ def remove(names: Sequence[str]) -> None:
         known = begun_in(folder)
         saved = known is None or _exists(name)
         if saved:
-            _commit_of(name)
+            _commits_of(name)
             with FileLock(SAVING):
                 dvc(["exp", "remove", name], Path())
         if known is not None:
@@ -254,15 +259,16 @@ def _exists(name: str) -> bool:
     return any(name == known for each in saved(everywhere=True).values() for known, _ in each)
 
 
-def _commit_of(name: str) -> str:
-    """The commit of an experiment.
+def _commits_of(name: str) -> tuple[str, str]:
+    """The commit that an experiment starts from, and its own. Of several of a name, that of the current commit.
 
     Raises:
         InputError: there is no such experiment; names the nearest.
     """
-    from juicer.runtime.errors import did_you_mean
-
-    found = {known: commit for each in saved(everywhere=True).values() for known, commit in each}
+    everywhere, here = saved(everywhere=True), commit_of("HEAD")
+    found = dict[str, tuple[str, str]]()
+    for baseline in sorted(everywhere, key=lambda each: each == here):
+        found |= {known: (baseline, commit) for known, commit in everywhere[baseline]}
     if name not in found:
         raise InputError("no such experiment", where=name, do=did_you_mean(name, found) or "see: juicer exp --all")
     return found[name]

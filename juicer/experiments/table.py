@@ -1,5 +1,6 @@
 """A table of experiments: what each one changed, and the held-out figures of its champion."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def notes(rows: Sequence[Line], *, everywhere: bool) -> list[str]:
     if any(row.summary is None and row.name != WORKSPACE for row in rows):
         said.append("Where figures are missing, DVC's cache does not have them: dvc exp pull REMOTE NAME")
     said += [
-        f"{each.name} is unfinished; it resumes with: juicer exp run {' '.join(each.words)} --name {each.name}"
+        f"{each.name} is unfinished; it resumes with: juicer exp run {shlex.join(each.words)} --name {each.name}"
         for each in unfinished()
     ]
     if not everywhere:
