@@ -3,11 +3,14 @@
 python -m dev.reference              # after make repro: does this machine reproduce every output, bit for bit?
 python -m dev.reference --update     # in a fresh clone, after make repro: record that run with the change of code
 
-The reference is dev/quickstart.lock, and not dvc.lock, so that nobody's run rewrites a file that the next `git pull`
-brings. A project's own dvc.lock is the record of its own runs: whoever works in a team commits it.
+The reference is dev/quickstart.json, and not dvc.lock, so that nobody's run rewrites a file that the next `git pull`
+brings. A project's own dvc.lock is the record of its own runs: whoever works in a team commits it. The two are written
+differently, or git would take one for the other renamed, and merge a team's record into the reference.
 """
 
 import argparse
+import io
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +18,26 @@ from typing import Any
 
 from juicer.recipe.checks import validate
 from juicer.runtime.errors import InputError
-from juicer.runtime.files import read_yaml, replace_text
-from juicer.stages.dvc_files import LOCK, DvcLock
+from juicer.runtime.files import read_json, read_yaml, replace_text
+from juicer.stages.dvc_files import LOCK
 from juicer.stages.pipeline import declared_stages
 
-REFERENCE = Path(__file__).with_name("quickstart.lock")
+REFERENCE = Path(__file__).with_name("quickstart.json")
+
+
+def stages_of(reference: Path = REFERENCE) -> dict[str, Any]:
+    """The entries of the reference run by stage, as dvc.lock has them."""
+    stages: dict[str, Any] = read_json(reference)
+    return stages
+
+
+def as_lock(reference: Path = REFERENCE) -> str:
+    """The text of the dvc.lock that DVC wrote in the reference run."""
+    from dvc.utils.serialize._yaml import _get_yaml
+
+    text = io.StringIO()
+    _get_yaml().dump({"schema": "2.0", "stages": stages_of(reference)}, text)
+    return text.getvalue()
 
 
 def differences(reference: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
@@ -50,8 +68,8 @@ def compare(lock: Path, reference: Path = REFERENCE) -> tuple[int, list[str]]:
     """
     if not lock.is_file():
         raise InputError("there is no run here", where=str(lock), do="make repro")
-    known, own = DvcLock.read(reference), DvcLock.read(lock)
-    return len(known.stages), differences(known.stages, own.stages)
+    known = stages_of(reference)
+    return len(known), differences(known, read_yaml(lock).get("stages", {}))
 
 
 def update(lock: Path, params: Path, reference: Path = REFERENCE) -> str:
@@ -63,10 +81,11 @@ def update(lock: Path, params: Path, reference: Path = REFERENCE) -> str:
     values = read_yaml(params)
     if validate(values, str(params)).name != "quickstart":
         raise InputError("the reference is a run of the quickstart", where=str(params), do="juicer run quickstart")
-    own, wanted = DvcLock.read(lock), declared_stages(values)
-    if missing := [name for name in wanted if name not in own.stages]:
+    own, wanted = read_yaml(lock).get("stages", {}), declared_stages(values)
+    if missing := [name for name in wanted if name not in own]:
         raise InputError(f"these stages have not run: {', '.join(missing)}", where=str(lock), do="juicer run")
-    replace_text(reference, own.part([name for name in own.stages if name in wanted]))
+    stages = {name: entry for name, entry in own.items() if name in wanted}
+    replace_text(reference, json.dumps(stages, indent=1, ensure_ascii=False) + "\n")
     return f"{reference.name}: {len(wanted)} stages"
 
 

@@ -181,7 +181,7 @@ def save(experiment: Experiment, *, force: bool) -> None:
     """
     # From a message DVC would make a name of its own. What git does not know is said by DVC and not saved.
     words = ["exp", "save", "--name", experiment.name, "--message", SAID + shlex.join(experiment.words)]
-    with FileLock(SAVING):
+    with _alone():
         dvc([*words, *(["--force"] if force else [])], experiment.folder)
     discard(experiment.folder)
 
@@ -201,7 +201,7 @@ def apply(name: str) -> None:
     if other := [path for path in mine if _differs(path, commit)]:
         what = f"changes that are not committed would be overwritten: {', '.join(other[:3])}"
         raise InputError(what, where=name, do="commit or stash them")
-    with FileLock(SAVING):
+    with _alone():
         dvc(["exp", "apply", name], Path())
 
 
@@ -217,7 +217,7 @@ def remove(names: Sequence[str]) -> None:
         saved = known is None or _exists(name)
         if saved:
             _commits_of(name)
-            with FileLock(SAVING):
+            with _alone():
                 dvc(["exp", "remove", name], Path())
         if known is not None:
             try:
@@ -240,6 +240,14 @@ def dvc(words: Sequence[str], folder: Path) -> None:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")] or done.stderr.splitlines()
         what = " ".join(" ".join(said).removeprefix("ERROR: ").split()) or f"exit code {done.returncode}"
         raise InputError(what, where=f"dvc {' '.join(words[:2])}")
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Write DVC's references of experiments, which all worktrees have in common, one at a time."""
+    SAVING.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(SAVING):
+        yield
 
 
 def saved(*, everywhere: bool = False) -> dict[str, list[tuple[str, str]]]:

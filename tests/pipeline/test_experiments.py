@@ -102,7 +102,7 @@ def test_a_key_that_changes_the_graph_is_refused_before_any_output_is_removed(fo
     params, before = (folder / "params.yaml").read_text(), outputs(folder)
     refused = run(folder, "dvc", "exp", "run", "-S", "irft.rounds=4", "-S", "sft.epochs=7", check=False)
     assert refused.returncode != 0
-    assert "graph.irft does not follow from the recipe" in refused.stderr
+    assert "graph.irft.r4 does not follow from the recipe" in refused.stderr
     assert "juicer use --undo" in refused.stderr and "juicer exp run -S" in refused.stderr
     assert ran(folder) == []
     assert outputs(folder) == before

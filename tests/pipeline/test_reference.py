@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.reference import REFERENCE, compare, update
+from dev.reference import REFERENCE, as_lock, compare, stages_of, update
 from juicer.runtime.errors import InputError
 from juicer.stages.dvc_files import DvcLock
 from tests.tiny_graph import call, commit, git, make
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("committed", [False, True])
 def test_a_pull_of_another_reference_run_leaves_one_s_own_record_alone(tmp_path, committed):
     upstream, clone = make(tmp_path / "upstream"), tmp_path / "clone"
-    reference = upstream / "dev/quickstart.lock"
+    reference = upstream / "dev/quickstart.json"
     reference.parent.mkdir()
     reference.write_bytes(REFERENCE.read_bytes())
     commit(upstream)
@@ -26,12 +26,12 @@ def test_a_pull_of_another_reference_run_leaves_one_s_own_record_alone(tmp_path,
     if committed:  # as a team does
         git(clone, "add", "dvc.lock")
         commit(clone)
-    reference.write_text(reference.read_text().replace("size: ", "size: 1"))
+    reference.write_text(reference.read_text().replace('"size": ', '"size": 1'))
     commit(upstream)
     names = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
     git(clone, *names, "pull", "-q", "--no-rebase", "--no-edit")
     assert (clone / "dvc.lock").read_bytes() == record
-    assert (clone / "dev/quickstart.lock").read_bytes() == reference.read_bytes()
+    assert (clone / "dev/quickstart.json").read_bytes() == reference.read_bytes()
 
 
 def test_the_record_of_a_run_is_not_ignored_which_dvc_would_refuse():
@@ -43,12 +43,12 @@ def test_a_run_is_compared_with_the_reference_output_by_output(tmp_path):
     own = tmp_path / "dvc.lock"
     with pytest.raises(InputError, match="no run here"):
         compare(own)
-    text = REFERENCE.read_text(encoding="utf-8")
+    text = as_lock()
     own.write_text(text)
-    stages = DvcLock.read(REFERENCE)
-    assert compare(own) == (len(stages.stages), [])
+    stages = stages_of()
+    assert compare(own) == (len(stages), [])
 
-    changed = str(stages.md5("models/sft"))
+    changed = stages["sft"]["outs"][0]["md5"]
     head, found, tail = text.partition("  sft:\n")
     own.write_text(head + found + tail.replace(changed, "0" * 32 + ".dir"))
     assert compare(own)[1] == ["sft: other bytes of models/sft, from the same inputs"]
@@ -57,10 +57,10 @@ def test_a_run_is_compared_with_the_reference_output_by_output(tmp_path):
 
 
 def test_only_a_whole_run_of_the_quickstart_becomes_the_reference(project, tmp_path):
-    reference, own = tmp_path / "new.lock", tmp_path / "dvc.lock"
-    own.write_text(REFERENCE.read_text(encoding="utf-8"))
-    assert update(own, project / "params.yaml", reference).startswith("new.lock: ")
-    assert compare(own, reference)[1] == []
-    own.write_text(DvcLock.read(REFERENCE).part(["code"]))
+    reference, own = tmp_path / "new.json", tmp_path / "dvc.lock"
+    own.write_text(as_lock())
+    assert update(own, project / "params.yaml", reference).startswith("new.json: ")
+    assert as_lock(reference) == as_lock()
+    own.write_text(DvcLock.of(as_lock(), own).part(["code"]))
     with pytest.raises(InputError, match="have not run"):
         update(own, project / "params.yaml", reference)
