@@ -213,9 +213,9 @@ def remove(names: Sequence[str]) -> None:
     """
     for name in names:
         folder = FOLDER / name
-        known = begun_in(folder)
-        saved = known is None or _exists(name)
-        if saved:
+        # What is no name could lead out of the folder of experiments.
+        known = begun_in(folder) if _is_name(name) else None
+        if known is None or _exists(name):
             _commits_of(name)
             with _alone():
                 dvc(["exp", "remove", name], Path())

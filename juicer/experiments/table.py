@@ -31,7 +31,7 @@ class Line:
     name: str
     changed: str
     summary: Summary | None
-    """None where it is not in DVC's cache, or the run has not come that far."""
+    """None where there is none in DVC's cache that this Juicer can read."""
 
     @property
     def champion(self) -> SummaryRow | None:
@@ -45,7 +45,7 @@ def lines(*, everywhere: bool = False) -> list[Line]:
     Args:
         everywhere: also those of other commits.
     """
-    found = [Line(WORKSPACE, "", Summary.read(SUMMARY) if SUMMARY.is_file() else None)]
+    found = [Line(WORKSPACE, "", _read(SUMMARY))]
     for baseline, experiments in saved(everywhere=everywhere).items():
         for name, commit in sorted(experiments):
             found.append(Line(name, _changed(commit, baseline), _summary_at(commit)))
@@ -81,7 +81,7 @@ def notes(rows: Sequence[Line], *, everywhere: bool) -> list[str]:
     """What has to be said below the table, a line each."""
     said = ["Figures are of each champion, on held-out prompts. Juicer's rules for differences: juicer report."]
     if any(row.summary is None and row.name != WORKSPACE for row in rows):
-        said.append("Where figures are missing, DVC's cache does not have them: dvc exp pull REMOTE NAME")
+        said.append("Where figures are missing, DVC's cache lacks them (dvc exp pull REMOTE NAME) or they are older.")
     said += [
         f"{each.name} is unfinished; it resumes with: juicer exp run {shlex.join(each.words)} --name {each.name}"
         for each in unfinished()
@@ -105,7 +105,15 @@ def _summary_at(commit: str) -> Summary | None:
         return None
     with Repo() as repo:
         place = Path(repo.cache.local.oid_to_path(md5))
-    return Summary.read(place) if place.is_file() else None
+    return _read(place)
+
+
+def _read(path: Path) -> Summary | None:
+    """A summary, unless it is not there or was written by a Juicer with other figures."""
+    try:
+        return Summary.read(path)
+    except InputError:
+        return None
 
 
 def _changed(commit: str, baseline: str) -> str:
