@@ -824,11 +824,15 @@ def _terminated_as_interrupted() -> Iterator[None]:
 experiments = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 app.add_typer(experiments, name="exp")
 Everywhere = Annotated[bool, typer.Option("--all", help="Also the experiments that start from other commits.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="A change, as dvc exp run has it."),
+]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of experiments.", show_default=False)]
 
 
 @experiments.callback()
-def exp(context: typer.Context, everywhere: Everywhere = False) -> None:
+def exp(context: typer.Context, sets: Sets = None, everywhere: Everywhere = False) -> None:
     """Try changes beside the workspace, and compare them.
 
     An experiment runs in a folder of its own with the graph derived anew, and is kept by DVC (dvc exp knows it too).
@@ -836,12 +840,18 @@ def exp(context: typer.Context, everywhere: Everywhere = False) -> None:
 
     \b
     Examples:
-      juicer exp run -S irft.rounds=2              try it
+      juicer exp run -S irft.rounds=2              try it; the same as juicer exp -S irft.rounds=2
       juicer exp                                   what each experiment changed, and its champion's figures
       juicer exp apply irft.rounds=2               make the workspace that experiment
       juicer exp remove irft.rounds=2
     """
     if context.invoked_subcommand is not None:
+        if sets:
+            do = f"write: juicer exp {context.invoked_subcommand} -S ..."
+            raise InputError("-S belongs behind the command", where="juicer exp", do=do)
+        return
+    if sets:
+        exp_run(None, sets)
         return
     from juicer.experiments.table import lines, notes, shown_table
 
@@ -854,10 +864,7 @@ def exp(context: typer.Context, everywhere: Everywhere = False) -> None:
 @experiments.command("run")
 def exp_run(
     words: Words = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="A change, as dvc exp run has it."),
-    ] = None,
+    sets: Sets = None,
     tiny: Tiny = False,
     name: Annotated[str | None, typer.Option(help="Name of the experiment; by default its changes.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an experiment of the same name.")] = False,
