@@ -51,7 +51,7 @@ GRAPH = """
       outs: ["models/irft/${key}"]
   report:
     cmd: python make.py metrics/summary.json
-    deps: [make.py, models/irft/r1]
+    deps: [make.py, "${graph.sft_matched.control.irft}"]
     params: [irft.rounds]
     outs: [metrics/summary.json, report/report.html]
   register:
