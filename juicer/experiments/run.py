@@ -1,6 +1,6 @@
 """An experiment: a change of the recipe, run in a git worktree of its own and saved as an experiment of DVC.
 
-The worktree is in .juicer/experiments/NAME and goes once the experiment is saved. After an interruption or a failure it
+The worktree is in .juicer/experiments/NAME and goes once the experiment is saved; its report stays there. After an interruption or a failure it
 stays, with its checkpoints, and the same command goes on there.
 """
 
@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_json, replace_text
+from juicer.runtime.files import remove as remove_path
 from juicer.runtime.yaml_text import parse_yaml
 from juicer.settings.base import Settings
 from juicer.stages.git import changed_files, commit_of, git, root
@@ -26,7 +27,7 @@ from juicer.stages.snapshot import digest, discard, ignored_inputs, make_copy, v
 FOLDER, SAVING = Path(".juicer/experiments"), Path(".juicer/experiments/.saving")
 RECORD = Path(".juicer/experiment.json")
 """In the worktree: what it was made for, written once it is whole."""
-PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
+PARAMS, LOCK, REPORT = Path("params.yaml"), Path("dvc.lock"), Path("report")
 UNTIL = "report"
 """The last stage: an experiment registers no version. `juicer run` does, once it is applied."""
 NEVER = str(10**9)
@@ -174,7 +175,9 @@ def command(at_a_time: int | None) -> list[str]:
 
 
 def save(experiment: Experiment, *, force: bool) -> None:
-    """Keep what the worktree holds as an experiment of DVC, and remove the worktree. Outputs are in DVC's cache.
+    """Keep what the worktree holds as an experiment of DVC, and remove the worktree but for the report.
+
+    All outputs are in DVC's cache.
 
     Raises:
         InputError: DVC refuses; the worktree stays.
@@ -183,7 +186,14 @@ def save(experiment: Experiment, *, force: bool) -> None:
     words = ["exp", "save", "--name", experiment.name, "--message", SAID + shlex.join(experiment.words)]
     with _alone():
         dvc([*words, *(["--force"] if force else [])], experiment.folder)
+    report, kept = experiment.folder / REPORT, FOLDER / f".{experiment.name}.report"
+    remove_path(kept)
+    if report.is_dir():
+        report.rename(kept)
     discard(experiment.folder)
+    if kept.is_dir():
+        experiment.folder.mkdir()
+        kept.rename(report)
 
 
 def apply(name: str) -> None:
@@ -219,7 +229,7 @@ def remove(names: Sequence[str]) -> None:
             _commits_of(name)
             with _alone():
                 dvc(["exp", "remove", name], Path())
-        if known is not None:
+        if _is_name(name) and folder.exists():
             try:
                 with FileLock(FOLDER / f".{name}.running", timeout=0):
                     discard(folder)

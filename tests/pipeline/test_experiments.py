@@ -128,7 +128,7 @@ def test_an_experiment_runs_beside_the_workspace_resumes_and_can_be_compared_app
     done = run(folder, "juicer", "exp", "run", "-S", "irft.rounds=4")
     assert "where an earlier run stopped" in done.stdout
     assert ran(folder) == ["models/irft/r4", "metrics/summary.json"], "it registers nothing"
-    assert not place.exists()
+    assert [each.name for each in place.iterdir()] == ["report"], "the run has said where it is"
     assert (folder / "params.yaml").read_text() == params and outputs(folder) == before
 
     again = run(folder, "juicer", "exp", "run", "-S", "irft.rounds=4", check=False)
@@ -147,6 +147,7 @@ def test_an_experiment_runs_beside_the_workspace_resumes_and_can_be_compared_app
     assert ran(folder) == [], "what was applied is up to date"
 
     run(folder, "juicer", "exp", "remove", "irft.rounds=4")
+    assert not place.exists()
     gone = run(folder, "juicer", "exp", "remove", "irft.rounds=4", check=False)
     assert gone.returncode == 1 and "no such experiment" in gone.stderr
 

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from juicer.experiments import run
 from juicer.experiments.run import name_of
 from juicer.experiments.table import Line, shown_table
 from juicer.experiments.undo import taken_back
 from juicer.recipe.origin import written_from
 from juicer.reporting.contract import Summary
 from juicer.runtime.errors import InputError
+from juicer.runtime.files import remove
 
 
 @pytest.mark.parametrize(
@@ -65,3 +67,17 @@ def test_without_an_earlier_params_there_is_nothing_to_take_back(tmp_path: Path)
     with pytest.raises(InputError, match="nothing is known of an earlier one"):
         taken_back(tmp_path / "params.yaml")
     assert (tmp_path / "params.yaml").read_text() == "seed: 1\n"
+
+
+def test_of_a_saved_experiment_the_report_stays_where_the_run_has_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = list[list[str]]()
+    monkeypatch.setattr(run, "dvc", lambda words, folder: told.append(words))
+    monkeypatch.setattr(run, "discard", remove)
+    folder = run.FOLDER / "longer"
+    (folder / "report").mkdir(parents=True)
+    (folder / "report/report.html").touch()
+    (folder / "params.yaml").touch()
+    run.save(run.Experiment("longer", ["fetch.rows=1 2"], folder, resumed=False), force=False)
+    assert [str(path.relative_to(folder)) for path in folder.rglob("*.*")] == ["report/report.html"]
+    assert told == [["exp", "save", "--name", "longer", "--message", "juicer exp: 'fetch.rows=1 2'"]]
