@@ -1,7 +1,7 @@
 """An experiment: a change of the recipe, run in a git worktree of its own and saved as an experiment of DVC.
 
-The worktree is in .juicer/experiments/NAME and goes once the experiment is saved; its report stays there. After an interruption or a failure it
-stays, with its checkpoints, and the same command goes on there.
+The worktree is in .juicer/experiments/NAME and goes once the experiment is saved; its report stays there. After an
+interruption or a failure all of it stays, with its checkpoints, and the same command goes on there.
 """
 
 import hashlib
