@@ -183,10 +183,32 @@ def _check_own(root: Path) -> None:
     own, running = root / "juicer/cli.py", Path(__file__).parent
     if not own.is_file() or own.samefile(__file__):
         return
+    if _is_worktree(root, of=running.parent):
+        _hand_over(root)
     installed = running.parent.name in ("site-packages", "dist-packages")
     of = "an installed copy of the code" if installed else "the code of another checkout"
     do = f"in {root}: make setup, or use: python -m juicer; without make: pip install -e ."
     raise InputError(f"this command is {of}, {running.parent}, not of this project", where=str(root), do=do)
+
+
+def _is_worktree(root: Path, of: Path) -> bool:
+    """Whether two folders are worktrees of one repository, as `juicer worktree` makes them."""
+    from juicer.stages.git import git
+
+    if not (root / ".git").exists() or not (of / ".git").exists():
+        return False
+    with contextlib.suppress(InputError):
+        first, second = ((each / git("rev-parse", "--git-common-dir", cwd=each)).resolve() for each in (root, of))
+        return first == second
+    return False
+
+
+def _hand_over(root: Path) -> None:
+    """Let the code of a worktree do what this command was given, in the same environment. Does not return."""
+    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    sys.stdout.flush()
+    words = [sys.executable, "-m", "juicer", *sys.argv[1:]]
+    os.execve(sys.executable, words, {**os.environ, "PYTHONPATH": path})  # noqa: S606 - a list of words, no shell
 
 
 def flow(name: str) -> Any:
@@ -481,7 +503,10 @@ def bring_back_rounds(folder: Path, before: bytes) -> None:
 
 @contextlib.contextmanager
 def _ending(
-    command: Sequence[str], held: "Held", folder: Path | None = None, variables: Mapping[str, str] | None = None
+    command: Sequence[str],
+    held: "Held | None",
+    folder: Path | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[subprocess.Popen[bytes], list[signal.Signals]]]:
     """A command in the foreground, which outlives this process's signals: it is waited for until its stages ended.
 
@@ -489,8 +514,9 @@ def _ending(
         The process, and the list that the first signal is added to.
     """
     told = list[signal.Signals]()
-    environment = {**os.environ, **stage_environment(), **held.environment, **(variables or {})}
-    process = subprocess.Popen(list(command), cwd=folder, env=environment, pass_fds=held.files)
+    given, files = (held.environment, held.files) if held else ({}, ())
+    environment = {**os.environ, **stage_environment(), **given, **(variables or {})}
+    process = subprocess.Popen(list(command), cwd=folder, env=environment, pass_fds=files)
 
     def hand_on(number: int, _: Any) -> None:
         told.append(signal.Signals(number))
@@ -511,6 +537,9 @@ def use(
     words: Words = None,
     tiny: Tiny = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written.")] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take back edits of params.yaml, by hand or by dvc exp run -S.")
+    ] = False,
 ) -> None:
     """Validate a recipe and activate it (params.yaml).
 
@@ -520,11 +549,20 @@ def use(
       juicer use quickstart irft.rounds=4 rft.rounds=0 seed=1
       juicer use params.yaml seed=2                change the active recipe
       juicer use recipes/hh-irft.yaml --tiny
+      juicer use --undo                            params.yaml as juicer last wrote it
     """
+    from juicer.experiments.undo import taken_back
     from juicer.recipe.activation import activate, dump, load
     from juicer.recipe.probing import probe_models
+    from juicer.stages.workspace import hold
 
     project = enter()
+    if undo:
+        if words or tiny or dry_run:
+            raise InputError("--undo goes with nothing else", where="juicer use", do="leave out the rest")
+        with hold():
+            print(taken_back(PARAMS))
+        return
     recipe, overrides = split(words)
     if recipe is None:
         known = ", ".join(project.shown(path) for path in sorted(Path("recipes").glob("*.yaml")))
@@ -536,8 +574,6 @@ def use(
             print(said, file=sys.stderr)
         print(dump(whole, graph), end="")
         return
-    from juicer.stages.workspace import hold
-
     with hold():
         print(activate(path, overrides, PARAMS, tiny=tiny))
 
@@ -817,6 +853,155 @@ def _terminated_as_interrupted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+# --- experiments ---------------------------------------------------------------------------------------------------
+
+experiments = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+app.add_typer(experiments, name="exp")
+Everywhere = Annotated[bool, typer.Option("--all", help="Also the experiments that start from other commits.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("-S", "--set-param", metavar="KEY=VALUE", help="A change, as dvc exp run has it."),
+]
+Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of experiments.", show_default=False)]
+
+
+@experiments.callback()
+def exp(context: typer.Context, sets: Sets = None, everywhere: Everywhere = False) -> None:
+    """Try changes beside the workspace, and compare them.
+
+    An experiment runs in a folder of its own with the graph derived anew, and is kept by DVC (dvc exp knows it too).
+    The workspace stays as it is. Without a command, the experiments are listed.
+
+    \b
+    Examples:
+      juicer exp run -S irft.rounds=2              try it; the same as juicer exp -S irft.rounds=2
+      juicer exp                                   what each experiment changed, and its champion's figures
+      juicer exp apply irft.rounds=2               make the workspace that experiment
+      juicer exp remove irft.rounds=2
+    """
+    if context.invoked_subcommand is not None:
+        if sets:
+            do = f"write: juicer exp {context.invoked_subcommand} -S ..."
+            raise InputError("-S belongs behind the command", where="juicer exp", do=do)
+        return
+    if sets:
+        exp_run(None, sets)
+        return
+    from juicer.experiments.table import lines, notes, shown_table
+
+    enter()
+    rows = lines(everywhere=everywhere)
+    print(shown_table(rows))
+    print("\n".join(["", *notes(rows, everywhere=everywhere)]))
+
+
+@experiments.command("run")
+def exp_run(
+    words: Words = None,
+    sets: Sets = None,
+    tiny: Tiny = False,
+    name: Annotated[str | None, typer.Option(help="Name of the experiment; by default its changes.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an experiment of the same name.")] = False,
+    at_a_time: Annotated[
+        int | None, typer.Option(min=1, help="Stages at the same time, as for juicer run.", show_default=False)
+    ] = None,
+) -> None:
+    """Run a change of the active recipe, or another recipe, as an experiment.
+
+    Any key may change, also one that changes the graph. The same command resumes after an interruption.
+
+    \b
+    Examples:
+      juicer exp run -S irft.rounds=2
+      juicer exp run -S sft.epochs=3 -S seed=1 --name longer
+      juicer exp run hh-irft --tiny                another recipe
+    """
+    from juicer.experiments import run as running
+
+    project = enter()
+    recipe, overrides = split(words)
+    overrides += sets or []
+    said = [*([recipe] if recipe else []), *overrides, *(["--tiny"] if tiny else [])]
+    if not said:
+        raise InputError("nothing is changed", where="juicer exp run", do="name a change: -S KEY=VALUE, or a recipe")
+    params, called = on_trial(project, recipe, overrides, tiny=tiny), running.name_of(said, name)
+    with running.begun(called, said, params, force=force) as experiment:
+        resumed = ", where an earlier run stopped" if experiment.resumed else ""
+        print(f"experiment {called}, running in {experiment.folder}{resumed}", flush=True)
+        with _ending(running.command(at_a_time), None, experiment.folder, running.VARIABLES) as (process, told):
+            code = process.wait()
+        if code or told:
+            print(f"juicer: {experiment.folder} is kept; the same command resumes", file=sys.stderr)
+            raise typer.Exit(128 + told[0] if told else code)
+        running.save(experiment, force=force)
+    print(f"Saved as experiment {called}. All of them: juicer exp. Into the workspace: juicer exp apply {called}")
+
+
+@experiments.command("apply")
+def exp_apply(name: Annotated[str, typer.Argument(help="Name of the experiment.", show_default=False)]) -> None:
+    """Make the workspace what an experiment is.
+
+    params.yaml, dvc.lock and the outputs are replaced; code that is not committed is not.
+
+    \b
+    Examples:
+      juicer exp apply irft.rounds=2
+    """
+    from juicer.experiments.run import apply
+    from juicer.recipe.origin import written_from
+    from juicer.stages.workspace import hold
+
+    enter()
+    with hold():
+        apply(name)
+        written_from(PARAMS, (), False, PARAMS, None)
+    print(f"The workspace is experiment {name}. juicer run registers its models; juicer report shows them.")
+
+
+@experiments.command("remove")
+def exp_remove(names: Names) -> None:
+    """Remove experiments, finished or not.
+
+    \b
+    Examples:
+      juicer exp remove irft.rounds=2
+    """
+    from juicer.experiments.run import remove
+
+    enter()
+    remove(names)
+    print(f"removed: {', '.join(names)}")
+
+
+@app.command()
+def worktree(
+    words: Words = None,
+    tiny: Tiny = False,
+    folder: Annotated[
+        Path | None, typer.Option(help="Folder to make; by default ../PROJECT-RECIPE.", show_default=False)
+    ] = None,
+) -> None:
+    """Make a folder of its own for a recipe, beside this one.
+
+    It is a git worktree with a branch of its own and the DVC cache of this project: the outputs of two recipes lie side
+    by side, and a stage that they have in common runs once.
+
+    \b
+    Examples:
+      juicer worktree hh-irft
+      juicer worktree recipes/mine.yaml irft.rounds=2 --folder ../mine-2
+    """
+    from juicer.experiments.worktree import folder_for, make
+
+    project = enter()
+    recipe, overrides = split(words)
+    if recipe is None:
+        raise InputError("no recipe given", where="juicer worktree", do="name one: juicer worktree RECIPE")
+    path = recipe_file(project, recipe)
+    place = Path(os.path.normpath(project.standing / folder.expanduser())) if folder else folder_for(path)
+    print("\n".join(make(path, overrides, place, tiny=tiny)))
 
 
 # --- data ----------------------------------------------------------------------------------------------------------

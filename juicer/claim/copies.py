@@ -293,7 +293,8 @@ def _inputs(job: Job) -> list[str]:
     stages = declared_stages(parse_yaml(job.params, str(PARAMS)), job.folder / "dvc.yaml").values()
     made = {Path(path) for stage in stages for path in stage.outputs}
     read = {path for stage in stages for path in stage.inputs}
-    return sorted(path for path in read if not made & {Path(path), *Path(path).parents})
+    # A job has parameters of its own, which `begin` writes.
+    return sorted(path for path in read - {str(PARAMS)} if not made & {Path(path), *Path(path).parents})
 
 
 def _link(name: str, folder: Path, work: Path) -> None:

@@ -115,7 +115,8 @@ def validate(params: dict[str, Any], where: str) -> Recipe:
             what = f"the files that the pattern in fetch.source matches have changed ({changes})"
             raise InputError(what, where=where, do=f"read them: {again}")
         why = f"{where} was changed by hand or by `dvc exp run -S`, or is older than the code"
-        do = f"{why}; derive the graph again: {again}, then dvc checkout"
+        do = f"{why}; take the change back: juicer use --undo; or derive the graph from it: juicer use {where}; "
+        do += "or try it beside this workspace: juicer exp run -S KEY=VALUE"
         raise InputError(
             f"graph.{key} does not follow from the recipe (irft.rounds, rft.rounds, ...)", where=where, do=do
         )

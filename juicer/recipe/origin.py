@@ -1,7 +1,7 @@
 """Which recipe params.yaml was written from: its text, those that it extends, and the overrides.
 
 Beside params.yaml in .juicer/origin.json, for `register` to keep with a version. No stage reads it. It counts only as
-long as params.yaml is as it was written.
+long as params.yaml is as it was written. A copy of params.yaml as it was written lies there too, to undo edits.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from juicer.runtime.errors import InputError
 from juicer.runtime.files import md5_of_file, read_json, read_yaml, replace_text
 from juicer.settings.base import Settings
 
-PLACE = Path(".juicer/origin.json")
+PLACE, WRITTEN = Path(".juicer/origin.json"), Path(".juicer/params.yaml")
 
 
 class Origin(Settings):
@@ -44,6 +44,7 @@ def written_from(path: Path, overrides: Sequence[str], tiny: bool, params: Path,
         before: what `params` was written from until now.
     """
     place = params.parent / PLACE
+    replace_text(params.parent / WRITTEN, params.read_text(encoding="utf-8"))
     recipes, earlier = (texts_of(path), list[str]()) if path.resolve() != params.resolve() else ({}, [])
     if not recipes:
         if before is None:

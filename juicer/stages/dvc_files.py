@@ -17,6 +17,7 @@ from ruamel.yaml.error import YAMLError
 from juicer.recipe.graph import ABSENT
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml, replace_text
+from juicer.runtime.yaml_text import parse_yaml
 from juicer.stages.git import git
 from juicer.stages.lock_entries import HEAD, Entries
 from juicer.stages.words import resolved
@@ -47,8 +48,23 @@ class DvcLock:
         """
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         stages: Mapping[str, Any] | None = Entries.of(text)
-        if stages is None:
-            stages = read_yaml(path).get("stages", {})
+        return cls._with(path, read_yaml(path).get("stages", {}) if stages is None else stages)
+
+    @classmethod
+    def of(cls, text: str, path: Path) -> "DvcLock":
+        """Read a text, such as that of another commit.
+
+        Args:
+            path: where the text is from, for errors.
+
+        Raises:
+            InputError: the text is not YAML.
+        """
+        stages: Mapping[str, Any] | None = Entries.of(text)
+        return cls._with(path, (parse_yaml(text, str(path)) or {}).get("stages", {}) if stages is None else stages)
+
+    @classmethod
+    def _with(cls, path: Path, stages: Mapping[str, Any]) -> "DvcLock":
         return cls(path, stages, {out: name for name in stages for out, _ in _files_of(stages, name, "outs")})
 
     @classmethod

@@ -39,25 +39,34 @@ def take(params: Mapping[str, Any]) -> tuple[Path, bool]:
     """
     if root().resolve() != Path.cwd().resolve():
         raise InputError("a snapshot needs a project that is a git checkout of its own", where=str(Path.cwd()))
-    files = [*versioned(), *_ignored_inputs(params)]
-    folder = FOLDER / _digest(Path(), files)
+    files = [*versioned(), *ignored_inputs(params)]
+    folder = FOLDER / digest(Path(), files)
     commit = git("rev-parse", "HEAD")
     if (folder / WHOLE).is_file():
         git("reset", "--quiet", commit, cwd=folder)
         return folder, True
-    discard(folder)  # a kill may have left a part of it
+    make_copy(folder, files, commit)
+    if digest(folder, files) != folder.name:
+        discard(folder)
+        raise InputError("the project was changed while it was copied", where=str(Path.cwd()), do="run again")
+    _share_artifacts(folder)
+    replace_text(folder / WHOLE, "")
+    return folder, False
+
+
+def make_copy(folder: Path, files: Iterable[Path], commit: str) -> None:
+    """Make `folder` a git worktree of `commit` with these files of the project, its dvc.lock and its DVC cache.
+
+    What was there of an earlier attempt is removed.
+    """
+    discard(folder)
     git("worktree", "add", "--quiet", "--detach", "--no-checkout", str(folder), commit)
     for path in files:
         _copy(path, folder / path)
-    if _digest(folder, files) != folder.name:
-        discard(folder)
-        raise InputError("the project was changed while it was copied", where=str(Path.cwd()), do="run again")
     git("reset", "--quiet", commit, cwd=folder)  # else git would take all files for new ones
     if LOCK.is_file():
         _copy(LOCK, folder / LOCK)
-    _share(folder)
-    replace_text(folder / WHOLE, "")
-    return folder, False
+    share_cache(folder)
 
 
 def bring_back(folder: Path) -> None:
@@ -86,7 +95,7 @@ def versioned() -> list[Path]:
     return [path for path in paths if path.is_symlink() or path.is_file()]
 
 
-def _ignored_inputs(params: Mapping[str, Any]) -> list[Path]:
+def ignored_inputs(params: Mapping[str, Any]) -> list[Path]:
     """The files that stages read, no stage makes and git ignores: data and models of the user."""
     stages = declared_stages(params).values()
     made = {Path(path) for stage in stages for path in stage.outputs}
@@ -106,7 +115,7 @@ def _is_data(path: Path) -> bool:
     return path.suffix != ".pyc" and "__pycache__" not in path.parts
 
 
-def _digest(folder: Path, files: Iterable[Path]) -> str:
+def digest(folder: Path, files: Iterable[Path]) -> str:
     """A name for the content of files."""
     found = hashlib.sha256()
     for path in files:
@@ -125,12 +134,16 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copy2(source, target, follow_symlinks=False)
 
 
-def _share(folder: Path) -> None:
-    """Let a copy use the project's DVC cache and MLflow artifacts."""
+def share_cache(folder: Path) -> None:
+    """Let another folder use the project's DVC cache, and all else that is configured on this machine."""
     cache = _dvc(Path(), "cache", "dir")  # before the copy has a configuration of its own
     if LOCAL.is_file():
         _copy(LOCAL, folder / LOCAL)
     _dvc(folder, "config", "--local", "cache.dir", str(Path(cache).absolute()))
+
+
+def _share_artifacts(folder: Path) -> None:
+    """Let a copy use the project's MLflow artifacts."""
     ARTIFACTS.mkdir(exist_ok=True)
     (folder / ARTIFACTS).symlink_to(ARTIFACTS.absolute(), target_is_directory=True)
 

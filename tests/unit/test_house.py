@@ -33,7 +33,7 @@ ROOMS: tuple[set[str], ...] = (
     {"recipe"},
     {"stages"},
     {"planning", "reporting", "running"},
-    {"drafting", "claim", "voting"},
+    {"drafting", "claim", "experiments", "voting"},
     {"registry"},
     {"serving"},
 )
@@ -46,6 +46,7 @@ KNOWN_TO = {
     "dvc": {
         "flows.",
         "juicer.running.",
+        "juicer.experiments.",
         "juicer.stages.damage",
         "juicer.stages.pipeline",
         "juicer.reporting.objects",

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from dev.reference import as_lock
 from juicer.stages.dvc_files import DvcLock, _is_whole
 from juicer.stages.lock_entries import Entries
 
-ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "dvc.lock").read_text(encoding="utf-8")
+TEXT = as_lock()
 
 
 def parsed(text: str) -> dict:
@@ -92,7 +92,7 @@ def test_a_file_that_is_empty_cut_or_overwritten_is_not_whole(damage):
 
 
 def test_a_part_is_cut_out_of_the_text_and_reads_as_the_same(tmp_path):
-    lock = DvcLock.read(ROOT / "dvc.lock")
+    lock = DvcLock.of(TEXT, Path("dvc.lock"))
     names = lock.upstream("sft")
     (tmp_path / "dvc.lock").write_text(lock.part(names))
     part = DvcLock.read(tmp_path / "dvc.lock")

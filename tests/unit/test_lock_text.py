@@ -13,11 +13,11 @@ from dvc.utils.serialize import modify_yaml
 from dvc.utils.serialize._yaml import _get_yaml
 from ruamel.yaml import YAML
 
+from dev.reference import as_lock
 from juicer.running import dvc_patches, lock_text
 from juicer.running.dvc_patches import write_entries
 from juicer.running.lock_text import NotPlain, blocks_of, joined
 
-COMMITTED = Path(__file__).resolve().parents[2] / "dvc.lock"
 ODD: dict[str, Any] = {
     "quoted": [
         "yes: no",
@@ -72,8 +72,8 @@ def entry(**params: Any) -> "OrderedDict[str, Any]":
     return deepcopy(OrderedDict(cmd="python -m tasks.sft --out @key", deps=files, params=listed, outs=deepcopy(files)))
 
 
-def test_the_committed_lock_consists_of_blocks_and_each_is_what_dvc_writes() -> None:
-    text = COMMITTED.read_text(encoding="utf-8")
+def test_the_lock_of_the_reference_run_consists_of_blocks_and_each_is_what_dvc_writes() -> None:
+    text = as_lock()
     blocks, values = blocks_of(text), YAML(typ="safe").load(text)["stages"]
     assert joined(blocks.values()) == text
     assert list(blocks) == list(values)

@@ -191,15 +191,14 @@ def test_rounds_raised_without_deriving_the_graph_are_refused():
     assert "does not follow from the recipe" in refused(params)
 
 
-def test_a_change_that_stayed_behind_is_told_with_the_recipe_that_takes_it_back(monkeypatch):
+def test_a_change_that_stayed_behind_is_told_with_the_command_that_takes_it_back(monkeypatch):
     params = params_of()
     params["irft"]["rounds"] = 4
     monkeypatch.chdir(QUICKSTART.parents[1])
     told = refused(params)
     assert "params.yaml was changed by hand" in told
-    assert "derive the graph again: juicer use recipes/quickstart.yaml [key=value ...], then dvc checkout" in told
-    params["name"] = "in-no-file"
-    assert "juicer use RECIPE [key=value ...]" in refused(params)
+    assert "take the change back: juicer use --undo; or derive the graph from it: juicer use params.yaml" in told
+    assert "juicer exp run -S KEY=VALUE" in told
 
 
 def test_params_without_a_graph_are_refused():
