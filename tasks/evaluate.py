@@ -60,7 +60,7 @@ def run(stage: Stage) -> str:
     from juicer import scorers
     from juicer.data import demonstrations
     from juicer.evaluation.metrics import Oracle, evaluate_policy, measure_instruments
-    from juicer.evaluation.results import EvaluatedModel, Metrics, ShownSample, Training
+    from juicer.evaluation.results import EvaluatedModel, Metrics, PerPrompt, ShownSample, Training
     from juicer.methods.probe import probe_policy
     from juicer.models.loading import load_policy, load_template, read_training
     from juicer.runtime.errors import InputError
@@ -84,6 +84,7 @@ def run(stage: Stage) -> str:
         exact = oracle
 
     metrics, scores, nll = dict[str, Metrics](), dict[str, list[float | None]](), dict[str, list[float]]()
+    per_prompt = dict[str, PerPrompt]()
     samples, line, held_out = list[ShownSample](), "", dict[str, Any]()
     for split in ("held_out", "validation"):
         rows = list(demonstrations.read(given.data / f"{split}.jsonl"))[: settings.prompts]
@@ -100,6 +101,7 @@ def run(stage: Stage) -> str:
         metrics[split] = done.metrics.rounded()
         scores[split] = _rounded(done.scores)
         nll[split] = [float(f"{value:.6g}") for value in done.nll]
+        per_prompt[split] = done.rows
         stage.record(prompts=len(rows), response_tokens=sum(len(sample.response) for sample in done.samples))
         if split == "held_out":
             reward = done.metrics.reward_mean
@@ -108,7 +110,7 @@ def run(stage: Stage) -> str:
             line += "" if done.metrics.perplexity is None else f"perplexity {done.metrics.perplexity:.3g}, "
             line += f"{done.metrics.response_tokens:.1f} tokens, {done.metrics.ended:.0%} ended"
             samples = report_samples(template, rows[: settings.shown], done)
-            held_out = {"held_out_nll": nll[split], "held_out_rows": done.rows}
+            held_out = {"held_out_nll": nll[split]}
             held_out |= {"held_out_judged": _rounded(done.judged)} if judge is not None else {}
             if given.method == "base":
                 with stage.batches(len(rows) // stage.processes.world_size, "pair", "instruments") as context:
@@ -122,11 +124,13 @@ def run(stage: Stage) -> str:
         path=given.policy.as_posix(),
         held_out=metrics["held_out"],
         held_out_scores=scores["held_out"],
+        held_out_rows=per_prompt["held_out"],
         **held_out,
         samples=samples,
         validation=metrics["validation"],
         validation_scores=scores["validation"],
         validation_nll=nll["validation"],
+        validation_rows=per_prompt["validation"],
         training=None if training is None else Training.parse(training, str(given.policy / "training.json")),
     )
     with stage.publish(given.out) as path:

@@ -1,4 +1,6 @@
-"""Ask the pairwise judge which is better, a model's response or the control's, on held-out prompts, in both orders.
+"""Ask the pairwise judge which is better, a model's response or the control's, to held-out prompts, in both orders.
+
+Responses to validation prompts are judged too, for the choice between models, unless pairwise.chooses is off.
 
 Answers are kept in .juicer/pairwise/ by what was asked, so that no question is paid for twice.
 """
@@ -14,7 +16,7 @@ from juicer.settings.pairwise import PairwiseSettings
 from juicer.stages.stage import Stage, main, optional_path
 
 if TYPE_CHECKING:
-    from juicer.evaluation.results import EvaluatedModel
+    from juicer.evaluation.results import PerPrompt
 
 CACHE = Path(".juicer/pairwise")
 
@@ -28,12 +30,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="verdicts to write (.json)")
 
 
-def responses(model: "EvaluatedModel") -> dict[str, str]:
-    """The model's responses to held-out prompts, by the prompt's id."""
-    rows = model.held_out_rows
+def responses(name: str, rows: "PerPrompt | None") -> dict[str, str]:
+    """A model's responses, by the prompt's id."""
     if rows is None or not rows.response:
-        do = f"evaluate it again: dvc repro evaluate@{model.name}"
-        raise InputError(f"the evaluation of {model.name} has no responses", do=do)
+        raise InputError(
+            f"the evaluation of {name} has no responses", do=f"evaluate it again: dvc repro evaluate@{name}"
+        )
     return dict(zip(rows.id, rows.response, strict=True))
 
 
@@ -50,15 +52,20 @@ def run(stage: Stage) -> str:
     rubric = RUBRIC if given.rubric is None else given.rubric.read_text(encoding="utf-8")
     if not rubric.strip():
         raise InputError("the rubric is empty", where=str(given.rubric), do="say what makes a response better")
-    mine, other = responses(model), responses(control)
-    rows = {row.id: row for row in demonstrations.read(given.data / "held_out.jsonl")}
-    pairs = [
-        Pair(each, Question(rows[each].prompt, mine[each], other[each]))
-        for each in mine
-        if each in other and each in rows
-    ][: settings.prompts]
-    if not pairs:
-        raise InputError(f"{model.name} and {control.name} have no held-out prompt in common", where=str(given.model))
+
+    def pairs_of(split: str, mine: "PerPrompt | None", theirs: "PerPrompt | None") -> list[Pair]:
+        rows = {row.id: row for row in demonstrations.read(given.data / f"{split}.jsonl")}
+        answers, others = responses(model.name, mine), responses(control.name, theirs)
+        shared = [each for each in answers if each in others and each in rows]
+        if not shared:
+            what = f"{model.name} and {control.name} have no prompt of {split}.jsonl in common"
+            raise InputError(what, where=str(given.model))
+        questions = (Pair(each, Question(rows[each].prompt, answers[each], others[each])) for each in shared)
+        return list(questions)[: settings.prompts]
+
+    splits = {"held_out": pairs_of("held_out", model.held_out_rows, control.held_out_rows)}
+    if settings.chooses:
+        splits["validation"] = pairs_of("validation", model.validation_rows, control.validation_rows)
 
     def loaded(folder: str) -> tuple[Any, Any]:
         from transformers import AutoTokenizer
@@ -69,17 +76,28 @@ def run(stage: Stage) -> str:
         return load_policy(Path(folder), compute), tokenizer
 
     judged_by = settings if given.judge is None else settings.model_copy(update={"model": given.judge.as_posix()})
-    asked = 2 * sum(each.question.first != each.question.second for each in pairs)
+    asked = 2 * sum(each.question.first != each.question.second for pairs in splits.values() for each in pairs)
     with opened(judged_by, loaded) as judge, stage.progress(asked, "question") as progress:
-        found = judge_pairs(judge, pairs, settings, rubric, CACHE, names=(model.name, control.name), progress=progress)
+        records = {
+            split: judge_pairs(
+                judge, pairs, settings, rubric, CACHE, names=(model.name, control.name), progress=progress
+            )
+            for split, pairs in splits.items()
+        }
+    found = records["held_out"]
+    if "validation" in records:
+        found = found.model_copy(update={"validation": records["validation"]})
     with stage.publish(given.out) as path:
         write_json(path, found.as_json())
-    stage.record(prompts=found.prompts, tokens_in=found.tokens_in, tokens_out=found.tokens_out)
+    for each in records.values():
+        stage.record(prompts=each.prompts, tokens_in=each.tokens_in, tokens_out=each.tokens_out)
     rate = "no verdict" if found.win_rate is None else f"wins {found.win_rate:.1%}"
     line = f"{model.name} {rate} against {control.name} on {found.prompts} prompts"
-    if found.failed:
-        line += f", {found.failed} of {found.questions} questions without a verdict"
-    return line + (f", {found.price:.2f} spent" if found.price else "")
+    failed, questions = (sum(getattr(each, key) for each in records.values()) for key in ("failed", "questions"))
+    if failed:
+        line += f", {failed} of {questions} questions without a verdict"
+    price = sum(each.price for each in records.values())
+    return line + (f", {price:.2f} spent" if price else "")
 
 
 if __name__ == "__main__":

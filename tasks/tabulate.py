@@ -1,4 +1,4 @@
-"""Add the evaluation of one model, or its benchmark scores, to the table of all models so far.
+"""Add the evaluation of one model, with what judge and people say of it, or its benchmark scores, to the table so far.
 
 A DVC stage cannot take a list of dependencies from a parameter, so the table grows by one row per stage.
 """
@@ -12,6 +12,7 @@ from juicer.judging.results import PairwiseRecord
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json, write_json
 from juicer.stages.stage import Stage, main, optional_path
+from juicer.voting.evidence import voted
 
 
 def add_row(table: Table[R], row: R, where: str = "") -> Table[R]:
@@ -49,7 +50,7 @@ def shortened(values: object) -> object:
     """What a table has of an evaluation: it grows by a row per model, and every later table has all rows again."""
     if not isinstance(values, dict) or not isinstance(rows := values.get("held_out_rows"), dict):
         return values
-    kept = {key: value for key, value in values.items() if key != "held_out_rows"}
+    kept = {key: value for key, value in values.items() if key not in ("held_out_rows", "validation_rows")}
     return {**kept, "held_out_tokens": rows["demonstration_tokens"]} if "demonstration_tokens" in rows else kept
 
 
@@ -57,13 +58,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--previous", type=optional_path, required=True, help="table so far")
     parser.add_argument("--row", type=Path, required=True, help="evaluation of the model to add")
     parser.add_argument("--pairwise", type=optional_path, help="what the pairwise judge said of the model")
+    parser.add_argument("--against", type=optional_path, help="evaluation of the control, for people's votes")
+    parser.add_argument("--data", type=Path, help="curated data, for people's votes")
+    parser.add_argument("--votes", type=Path, help="folder of people's votes")
     parser.add_argument("--out", type=Path, required=True, help="table to write")
 
 
 def run(stage: Stage) -> str:
-    values = shortened(read_json(stage.arguments.row))
-    if isinstance(values, dict) and stage.arguments.pairwise is not None:
-        values["pairwise"] = PairwiseRecord.read(stage.arguments.pairwise).summary().as_json()
+    given = stage.arguments
+    values = shortened(read_json(given.row))
+    record = None if given.pairwise is None else PairwiseRecord.read(given.pairwise)
+    if isinstance(values, dict) and record is not None:
+        values["pairwise"] = record.summary().as_json()
+    if isinstance(values, dict) and given.against is not None and given.votes is not None:
+        model, control = EvaluatedModel.read(given.row), EvaluatedModel.read(given.against)
+        found = voted(model, control, given.data / "held_out.jsonl", given.votes, record)
+        values |= {} if found is None else {"voted": found.as_json()}
     benchmarks = isinstance(values, dict) and "columns" in values
     return _tabulate(stage, values, BenchmarkedModel) if benchmarks else _tabulate(stage, values, EvaluatedModel)
 

@@ -21,9 +21,7 @@ class Merits(NamedTuple):
     preference_gap: float | None = None
     demonstration_nll: float | None = None
     judged_win_rate: float | None = None
-    """Against sft-matched, by a pairwise judge. No evaluation has it yet."""
-    voted_win_rate: float | None = None
-    """The same by people's votes."""
+    """Against the control, by the pairwise judge; 1/2 of the control itself."""
 
 
 class Tie(Document):
@@ -256,6 +254,29 @@ class Pairwise(Document):
     questions: int
     failed: int
     """Questions that remained without a verdict."""
+    validation_win_rate: float | None = None
+    """The same of the validation prompts, by which models may be chosen; None where they were not judged."""
+
+
+class Voted(Document):
+    """What people said of a model's responses to held-out prompts, against those of the control."""
+
+    against: str
+    """Name of the control."""
+    votes: int
+    """The last one of each person on each prompt, on the responses of this evaluation; skipped ones do not count."""
+    prompts: int
+    voters: int
+    outdated: int
+    """Votes on responses that the models no longer give: kept, and not counted."""
+    win_rate: float | None
+    """Mean over the prompts voted on, ties half; None without any."""
+    win_rate_sem: float | None
+    """Its standard error, over prompts."""
+    agreement: float | None
+    """Share of the comparisons between two people's votes on a prompt that are the same; None without any."""
+    with_judge: float | None = None
+    """Share of the votes that the judge agrees with; None without a judge."""
 
 
 class EvaluatedModel(Row):
@@ -281,10 +302,13 @@ class EvaluatedModel(Row):
     validation_scores: list[float | None] = Field(default_factory=list)
     validation_nll: list[float] = Field(default_factory=list)
     """-log pi(y|x) of each demonstration of the validation prompts, in nats."""
+    validation_rows: PerPrompt | None = None
+    """As held_out_rows, of the validation prompts."""
     training: Training | None = None
     """None for a model that was not trained here."""
     pairwise: Pairwise | None = None
-    """Only in tables: tasks.tabulate adds it."""
+    """Only in tables, as the next: tasks.tabulate adds them."""
+    voted: Voted | None = None
 
 
 R = TypeVar("R", bound=Row)

@@ -127,6 +127,30 @@ def share_error(share: float, count: float) -> float:
     return math.sqrt(adjusted * (1 - adjusted) / (count + ADDED))
 
 
+def win_rate_error(values: Sequence[float]) -> float:
+    """Standard error of a win rate: the mean of values from 0 to 1, where a tie is 1/2.
+
+    At least the error with two more wins and two more losses, as in `share_error`, so never 0: that a few people agree
+    does not say that everybody would.
+    """
+    added = [*values, *[0.0, 1.0] * (ADDED // 2)]
+    mean = sum(added) / len(added)
+    with_added = math.sqrt(sum((value - mean) ** 2 for value in added)) / len(added)
+    return max(with_added, mean_and_error(values)[1] or 0.0)
+
+
+def win_rate_difference(rate: float, error: float, count: int) -> Difference:
+    """How far a win rate is above 1/2, that of an equal model.
+
+    Args:
+        rate: mean over prompts, ties half.
+        error: its standard error, as `win_rate_error` has it.
+        count: number of prompts.
+    """
+    width = half_width(count) * error
+    return Difference(rate - 0.5, error, rate - 0.5 - width, rate - 0.5 + width, count, ADDED)
+
+
 def share_difference(share: float, other: float, count: int) -> Difference:
     """The difference of two models' shares of the same cases.
 

@@ -10,7 +10,7 @@ from statistics import fmean
 from pydantic import Field
 
 from juicer.evaluation.documents import Document
-from juicer.evaluation.significance import mean_and_error
+from juicer.evaluation.significance import win_rate_error
 from juicer.judging.judges import Answer, Judge
 from juicer.judging.question import Question, Verdict, verdict_of
 from juicer.judging.results import JudgedPair, Outcome, PairwiseRecord
@@ -83,7 +83,7 @@ def judge_pairs(
     }
     pairs = [by_id.get(each.id, JudgedPair(id=each.id, first="tie", second="tie")) for each in asked]
     values = [pair.value for pair in pairs if pair.value is not None]
-    mean, error = mean_and_error(values)
+    error = win_rate_error(values) if values else None
     both = [pair for pair in by_id.values() if pair.value is not None]
     decided = [verdict for verdict in verdicts if verdict in ("1", "2")]
     return PairwiseRecord(
@@ -93,7 +93,7 @@ def judge_pairs(
         rubric=hashlib.sha256(rubric.encode()).hexdigest(),
         prompts=len(values),
         same=len(asked) - len(different),
-        win_rate=_rounded(mean),
+        win_rate=_rounded(fmean(values) if values else None),
         win_rate_sem=_rounded(error),
         consistent=_rounded(fmean(pair.first == pair.second for pair in both) if both else None),
         first_place=_rounded(fmean(verdict == "1" for verdict in decided) if decided else None),

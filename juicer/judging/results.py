@@ -61,6 +61,8 @@ class PairwiseRecord(Document):
     price: float
     """What they cost, by pairwise.price_in and price_out."""
     pairs: list[JudgedPair]
+    validation: "PairwiseRecord | None" = None
+    """The same of the validation prompts; None where they were not judged."""
 
     def summary(self) -> Pairwise:
         """What the table of models says of it."""
@@ -73,4 +75,5 @@ class PairwiseRecord(Document):
             consistent=self.consistent,
             questions=self.questions,
             failed=self.failed,
+            validation_win_rate=self.validation.win_rate if self.validation is not None else None,
         )

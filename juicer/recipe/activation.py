@@ -70,6 +70,8 @@ PLACES = (
     "preferences.judge.model",
     "scorer.model",
     "judge.model",
+    "pairwise.model",
+    "pairwise.rubric",
     "rft.reward.model",
     "leaderboard.mirror",
 )

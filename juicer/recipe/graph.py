@@ -118,6 +118,8 @@ class Evaluated(Settings):
     """The table so far; None for the first row, and for a round that is discarded: no table that is read has it."""
     pairwise: OptionalInput = None
     """What the pairwise judge said of it against the control; None where it is not asked."""
+    against: OptionalInput = None
+    """Evaluation of the control, which people's votes compare it with; None for the control itself."""
 
 
 class SftControl(Settings):
@@ -290,7 +292,10 @@ def graph_of(
         if recipe.pairwise is not None and name not in ("base", control):
             pairwise[name] = JudgedPairs(against=f"evaluation/models/{control}.json")
             judged = f"evaluation/pairwise/{name}.json"
-        models[name] = Evaluated(path=path, method=method, round=number, previous=previous, pairwise=judged)
+        against = f"evaluation/models/{control}.json" if name != control else None
+        models[name] = Evaluated(
+            path=path, method=method, round=number, previous=previous, pairwise=judged, against=against
+        )
         previous = f"evaluation/tables/{name}.json"
 
     add("base", base, "base", 0)

@@ -56,6 +56,7 @@ METRICS = {
     "judged_win_rate": _win_rate("judged_win_rate"),
     "judged_win_rate_vs_sft": _win_rate("judged_win_rate_vs_sft", "sft"),
     "voted_win_rate": _win_rate("voted_win_rate"),
+    "voted_win_rate_vs_sft": _win_rate("voted_win_rate_vs_sft", "sft"),
     "demonstration_nll": Metric("demonstration_nll_sem", better="lower"),
     "demonstration_nll_per_token": Metric("demonstration_nll_per_token_sem", better="lower"),
     "perplexity": Metric("perplexity_sem", better="lower"),

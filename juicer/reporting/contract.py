@@ -33,6 +33,20 @@ class SummaryRow(Row):
     """The same against sft, where the recipe makes no sft-matched."""
     judged_win_rate_vs_sft_sem: float | None = None
     judged_win_rate_vs_sft_prompts: int | None = None
+    voted_win_rate: float | None = None
+    """Share of the held-out prompts voted on by people on which they prefer the response to that of sft-matched, ties
+    half. Left out of the file without votes, like all of these."""
+    voted_win_rate_sem: float | None = None
+    voted_win_rate_prompts: int | None = None
+    voted_win_rate_votes: int | None = None
+    voted_win_rate_voters: int | None = None
+    """Number of people."""
+    voted_win_rate_vs_sft: float | None = None
+    """The same against sft, where the recipe makes no sft-matched."""
+    voted_win_rate_vs_sft_sem: float | None = None
+    voted_win_rate_vs_sft_prompts: int | None = None
+    voted_win_rate_vs_sft_votes: int | None = None
+    voted_win_rate_vs_sft_voters: int | None = None
     preference_accuracy: float | None = None
     preference_accuracy_per_token: float | None = None
     preference_gap: float | None = None
@@ -100,9 +114,7 @@ class SummaryRow(Row):
     validation_demonstration_nll_per_token_sem: float | None = None
     validation_perplexity: float | None = None
     validation_judged_win_rate: float | None = None
-    """Share of validation prompts on which a pairwise judge prefers the response to that of sft-matched, ties half."""
-    validation_voted_win_rate: float | None = None
-    """The same by people's votes."""
+    """Share of validation prompts on which the pairwise judge prefers the response to the control's, ties half."""
     prompts: int | None = None
     """Number of held-out prompts."""
     pairs: int | None = None
@@ -139,7 +151,6 @@ class Champion(Document):
     validation_preference_gap: float | None = None
     validation_demonstration_nll: float | None = None
     validation_judged_win_rate: float | None = None
-    validation_voted_win_rate: float | None = None
     ties: list[Tie] = Field(default_factory=list)
     """The criteria before it, of which several models shared the best value; left out of the file without any."""
     settled: bool = True

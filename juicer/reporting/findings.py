@@ -12,7 +12,7 @@ from juicer.evaluation.choice import best_on_validation
 from juicer.evaluation.pairs_record import accuracy_interval
 from juicer.evaluation.results import Instruments, Tie
 from juicer.evaluation.rounds import RoundComparison
-from juicer.evaluation.significance import FEWEST, Difference, Verdict, share_difference
+from juicer.evaluation.significance import FEWEST, Difference, Verdict, share_difference, win_rate_difference
 from juicer.reporting.contract import Champion, Matters, Summary, SummaryRow
 from juicer.reporting.formatting import scalar, shown
 from juicer.reporting.numbers import COLUMNS, Column, separates_nothing
@@ -23,6 +23,8 @@ FEW_ENDED = 0.5
 """Where fewer responses end before the length limit, metrics say more about the limit than about the model."""
 
 
+WIN_RATES = {"win rate by people's votes": "people", "win rate by the pairwise judge": "the pairwise judge"}
+"""What models are compared by where somebody saw two responses side by side, and who did."""
 COLUMN_OF = {"score": "reward_mean", "score by the judge": "judge_mean", "preference accuracy": "preference_accuracy"}
 """What models are compared by, and the column of the table that has it."""
 
@@ -38,7 +40,13 @@ class Findings(NamedTuple):
 class Comparison(NamedTuple):
     """A model held against the control."""
 
-    by: Literal["score", "score by the judge", "preference accuracy"]
+    by: Literal[
+        "win rate by people's votes",
+        "score by the judge",
+        "win rate by the pairwise judge",
+        "score",
+        "preference accuracy",
+    ]
     difference: Difference
     matters: float | None
     """The smallest difference that matters; None where it is not known."""
@@ -59,7 +67,7 @@ class Comparison(NamedTuple):
 
     @property
     def scored(self) -> bool:
-        """Whether the model's own responses are compared, by the scorer or the judge."""
+        """Whether the model's own responses are compared."""
         return self.by != "preference accuracy"
 
     @property
@@ -69,18 +77,36 @@ class Comparison(NamedTuple):
 
 
 def compare(model: SummaryRow, control: SummaryRow, matters: Matters | None) -> Comparison | None:
-    """A model against the control: by the judge, or else by the scorer, or else by preference accuracy; None if it has
-    none of these."""
+    """A model against the control: by people's votes where there are enough for a verdict, or else by the judge, the
+    pairwise judge, the scorer or preference accuracy, the first of them that was measured; None without any.
+
+    The judge stands before the pairwise judge because its accuracy on pairs is measured.
+    """
+    share = matters.share if matters else None
+    votes = _wins(model, "voted", control)
+    if votes is not None and votes.count >= FEWEST:
+        return Comparison("win rate by people's votes", votes, share)
     if judged := _paired(model.judge_difference, model.judge_difference_sem, model.judge_difference_low,
                          model.judge_difference_high, model.prompts):  # fmt: skip
         return Comparison("score by the judge", judged, matters.judge if matters else None)
+    if (wins := _wins(model, "judged", control)) is not None:
+        return Comparison("win rate by the pairwise judge", wins, share)
     if scored := _paired(model.reward_difference, model.reward_difference_sem, model.reward_difference_low,
                          model.reward_difference_high, model.prompts):  # fmt: skip
         return Comparison("score", scored, matters.score if matters else None)
     if model.preference_accuracy is None or control.preference_accuracy is None or not model.pairs:
         return None
     difference = share_difference(model.preference_accuracy, control.preference_accuracy, model.pairs)
-    return Comparison("preference accuracy", difference, matters.share if matters else None)
+    return Comparison("preference accuracy", difference, share)
+
+
+def _wins(model: SummaryRow, kind: Literal["voted", "judged"], control: SummaryRow) -> Difference | None:
+    """How far a win rate against the control is above 1/2; None where it was not measured."""
+    name = f"{kind}_win_rate" if control.method == "sft-matched" else f"{kind}_win_rate_vs_{control.name}"
+    rate, error, count = (model.metric(f"{name}{suffix}") for suffix in ("", "_sem", "_prompts"))
+    if rate is None or error is None or count is None:
+        return None
+    return win_rate_difference(rate, error, int(count))
 
 
 def _paired(
@@ -164,7 +190,8 @@ def _headline(summary: Summary, champion: SummaryRow, control: SummaryRow, round
         return "No model was chosen: there are no metrics on validation prompts"
     if not summary.champion.settled:
         return f"Nothing on validation prompts tells the models apart: {title(champion)} is taken as the simplest"
-    if criterion in UNJUDGED:
+    seen = compare(champion, control, summary.matters)
+    if criterion in UNJUDGED and (seen is None or seen.by not in WIN_RATES):
         by = "its demonstration gap" if criterion == "demonstration_gap" else "the likelihood of the demonstrations"
         return f"{title(champion)} is chosen by {by} alone, which does not measure quality"
     if champion.method not in METHODS:
@@ -187,7 +214,8 @@ def _headline(summary: Summary, champion: SummaryRow, control: SummaryRow, round
     if nothing := _nothing_separated(summary, found):
         return f"{name} is chosen, but {nothing}: cannot tell whether it beats {other}"
     if found.verdict == "undecided":
-        return f"{name} is chosen, but its {found.by} does not differ significantly from that of {other}"
+        of = f"1/2 against {other}" if found.by in WIN_RATES else f"that of {other}"
+        return f"{name} is chosen, but its {found.by} does not differ significantly from {of}"
     return f"{name} is chosen, but {found.units} cannot tell whether it beats {other}"
 
 
@@ -205,8 +233,8 @@ def said_to_separate_nothing(models: Sequence[SummaryRow], columns: Sequence[Col
 
 def _nothing_separated(summary: Summary, found: Comparison) -> str:
     """Says so where what models are compared by has the same value for all of them; else empty."""
-    column = next(column for column in COLUMNS if column.key == COLUMN_OF[found.by])
-    if found.verdict in ("better", "worse") or not separates_nothing(summary.models, column):
+    column = next((column for column in COLUMNS if column.key == COLUMN_OF.get(found.by)), None)
+    if column is None or found.verdict in ("better", "worse") or not separates_nothing(summary.models, column):
         return ""
     value = shown(summary.model(summary.control).metric(column.key), column.digits)
     return f"every model has the same {found.by} ({value}), which separates nothing"
@@ -217,6 +245,10 @@ def _capital(text: str) -> str:
 
 
 def _differs(found: Comparison, by: str, how: str, other: str) -> str:
+    if found.by in WIN_RATES:
+        only = "only " if how == "lower" else ""
+        rate = f"{found.difference.mean + 0.5:.0%}"
+        return f"is preferred to {other} by {WIN_RATES[found.by]} in {only}{rate} of comparisons"
     does = {
         "score": "scores",
         "score by the judge": "is scored by the judge",
@@ -239,8 +271,7 @@ NAMES: Mapping[Criterion, str] = {
     "reward_mean": "mean score",
     "preference_accuracy": "preference accuracy",
     "preference_gap": "preference gap",
-    "judged_win_rate": "win rate against sft-matched by the judge",
-    "voted_win_rate": "win rate against sft-matched by people's votes",
+    "judged_win_rate": "win rate against the control by the pairwise judge",
     "demonstration_gap": "demonstration gap",
     "demonstration_nll": "negative log-likelihood of the demonstrations",
 }
@@ -331,6 +362,7 @@ def _compared(model: SummaryRow, control: SummaryRow, matters: Matters | None) -
         "score": ("scores higher than", "scores lower than"),
         "score by the judge": ("is scored higher by the judge than", "is scored lower by the judge than"),
         "preference accuracy": ("has a higher preference accuracy than", "has a lower preference accuracy than"),
+        **{by: (f"is preferred by {who} to", f"is preferred less by {who} than") for by, who in WIN_RATES.items()},
     }[found.by]
     words = {
         "better": better,
@@ -339,7 +371,10 @@ def _compared(model: SummaryRow, control: SummaryRow, matters: Matters | None) -
         "cannot tell": f"cannot be told apart in {found.by} from",
         "too few": f"has too few {found.cases} to be told apart from",
     }[found.verdict]
-    if found.scored:
+    if found.by in WIN_RATES:
+        rate = shown(found.difference.mean + 0.5, 3)
+        how = f"it wins {rate}, ties half, {interval(found.difference)} from 1/2, over {found.units}."
+    elif found.scored:
         how = f"{interval(found.difference)}, paired over {found.units}."
     else:
         values = (shown(each.preference_accuracy, 3) for each in (model, control))

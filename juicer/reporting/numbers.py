@@ -21,6 +21,8 @@ from juicer.settings.choice import CRITERIA, Criterion
 from juicer.settings.report import MattersSettings
 
 Scores = Sequence[float | None]
+EVEN = 0.5
+"""The win rate of a model that is as good as the other one."""
 LATER = (
     "oracle_mean",
     "oracle_sem",
@@ -102,6 +104,18 @@ COLUMNS = (
         "count half.",
         3,
         "high",
+    ),
+    *(
+        Column(
+            f"voted_win_rate{suffix}",
+            f"Votes: wins{heading}",
+            f"Share of the held-out prompts voted on by people on which they prefer the response to that of {against}, "
+            "± its standard error; ties count half. Prompts with the same response of both are not asked.",
+            3,
+            "high",
+            f"voted_win_rate{suffix}_sem",
+        )
+        for suffix, heading, against in (("", "", "sft-matched"), ("_vs_sft", " vs sft", "sft"))
     ),
     *(
         Column(
@@ -294,8 +308,7 @@ def choose_champion(models: Sequence[EvaluatedModel], criteria: Sequence[Criteri
     candidates = [model for model in models if model.method != "base"]
     if not candidates:
         raise InputError("no model besides base was evaluated, so there is no champion")
-    merits = [model.validation.merits if model.validation else Merits() for model in candidates]
-    if best := best_on_validation(merits, criteria):
+    if best := best_on_validation(merits_of(candidates), criteria):
         champion = Champion(name=candidates[best.place].name, selected_on="validation", criterion=best.criterion)
         found: dict[str, object] = {f"validation_{best.criterion}": best.value}
         found |= {"ties": list(best.ties)} if best.ties else {}
@@ -303,6 +316,20 @@ def choose_champion(models: Sequence[EvaluatedModel], criteria: Sequence[Criteri
         return champion.model_copy(update=found)
     # Without validation prompts there is nothing to choose by, and SFT is the default.
     return Champion(name=candidates[0].name, selected_on="validation", criterion=None)
+
+
+def merits_of(models: Sequence[EvaluatedModel]) -> list[Merits]:
+    """What models are chosen by: their figures of validation prompts, the pairwise judge's among them."""
+    compared = [model.pairwise for model in models if model.pairwise is not None]
+    against = {each.against for each in compared if each.validation_win_rate is not None}
+
+    def wins(model: EvaluatedModel) -> float | None:
+        if model.name in against:
+            return EVEN  # against itself
+        return model.pairwise.validation_win_rate if model.pairwise is not None else None
+
+    found = [model.validation.merits if model.validation else Merits() for model in models]
+    return [each._replace(judged_win_rate=wins(model)) for each, model in zip(found, models, strict=True)]
 
 
 def summarise(
@@ -334,7 +361,7 @@ def summarise(
         recipe=recipe,
         seed=seed,
         control=control.name,
-        models=[_row(model, sft, control) for model in table.models],
+        models=[_row(*each, sft, control) for each in zip(table.models, merits_of(table.models), strict=True)],
         champion=choose_champion(table.models, criteria),
         criteria=list(criteria),
         matters=matter,
@@ -353,9 +380,8 @@ def _matters(control: EvaluatedModel, settings: MattersSettings) -> Matters:
     return matters if judge is None else matters.model_copy(update={"judge": judge})
 
 
-def _row(model: EvaluatedModel, sft: EvaluatedModel, control: EvaluatedModel) -> SummaryRow:
+def _row(model: EvaluatedModel, validation: Merits, sft: EvaluatedModel, control: EvaluatedModel) -> SummaryRow:
     held_out, training = model.held_out, model.training
-    validation = model.validation.merits if model.validation else Merits()
     try:
         wins = win_rate(model.held_out_scores, sft.held_out_scores)
         differences = _differences("reward", model.held_out_scores, control.held_out_scores)
@@ -399,17 +425,24 @@ def _row(model: EvaluatedModel, sft: EvaluatedModel, control: EvaluatedModel) ->
     if model.validation is not None:
         there = {key: getattr(model.validation, key) for key in OF_VALIDATION}
         measured |= {f"validation_{key}": value for key, value in there.items() if value is not None}
-    return row.model_copy(update={**measured, **differences, **_judged_wins(model)})
+    if validation.judged_win_rate is not None:
+        measured["validation_judged_win_rate"] = validation.judged_win_rate
+    return row.model_copy(update={**measured, **differences, **_wins(model)})
 
 
-def _judged_wins(model: EvaluatedModel) -> dict[str, float | None]:
-    """The win rate by the pairwise judge; none where it was not asked or gave no verdict."""
-    found = model.pairwise
-    if found is None or found.win_rate is None:
-        return {}
-    name = "judged_win_rate" if found.against == "sft-matched" else f"judged_win_rate_vs_{found.against}"
-    rate: dict[str, float | None] = {name: found.win_rate, f"{name}_prompts": found.prompts}
-    return rate if found.win_rate_sem is None else {**rate, f"{name}_sem": found.win_rate_sem}
+def _wins(model: EvaluatedModel) -> dict[str, float | int]:
+    """The win rates by the pairwise judge and by people; none where they were not asked or gave no verdict."""
+    rates = dict[str, float | int]()
+    for kind, found in (("judged", model.pairwise), ("voted", model.voted)):
+        if found is None or found.win_rate is None:
+            continue
+        name = f"{kind}_win_rate" if found.against == "sft-matched" else f"{kind}_win_rate_vs_{found.against}"
+        rates |= {name: found.win_rate, f"{name}_prompts": found.prompts}
+        rates |= {} if found.win_rate_sem is None else {f"{name}_sem": found.win_rate_sem}
+    if (voted := model.voted) is not None and voted.win_rate is not None:
+        name = "voted_win_rate" if voted.against == "sft-matched" else f"voted_win_rate_vs_{voted.against}"
+        rates |= {f"{name}_votes": voted.votes, f"{name}_voters": voted.voters}
+    return rates
 
 
 def _nll_differences(model: EvaluatedModel, other: EvaluatedModel) -> dict[str, float | None]:

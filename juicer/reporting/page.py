@@ -388,6 +388,20 @@ def round_figures(summary: Summary) -> list[Figure]:
                 "As before, by the judge: a reward model that chose neither demonstrations nor rounds.",
             )
         )
+    suffix = "" if summary.control == "sft-matched" else f"_vs_{summary.control}"
+    for kind, by in (("voted", "people's votes"), ("judged", "the pairwise judge")):
+        if over_rounds(summary.models, f"{kind}_win_rate{suffix}", None):
+            drawn.append(
+                (
+                    f"{kind}_win_rate{suffix}",
+                    f"{kind}_win_rate{suffix}_sem",
+                    f"Win rate by {by}",
+                    f"preferred to {summary.control}",
+                    3,
+                    f"Share of held-out prompts on which the response is preferred to that of {summary.control}, ties "
+                    "half: 0.5 is as good.",
+                )
+            )
     drawn.append(
         (
             "demonstration_nll",

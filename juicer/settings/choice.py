@@ -9,7 +9,6 @@ from juicer.settings.base import Settings
 Criterion = Literal[
     "reward_mean",
     "preference_accuracy",
-    "voted_win_rate",
     "judged_win_rate",
     "preference_gap",
     "demonstration_gap",
@@ -18,7 +17,6 @@ Criterion = Literal[
 CRITERIA: tuple[Criterion, ...] = (
     "reward_mean",
     "preference_accuracy",
-    "voted_win_rate",
     "judged_win_rate",
     "preference_gap",
     "demonstration_gap",

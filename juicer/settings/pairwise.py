@@ -38,7 +38,7 @@ def _variable(value: str) -> str:
 class PairwiseSettings(Settings):
     """A judge that sees a prompt and two responses, in both orders, and names the better one or a tie.
 
-    Every model is compared with the control of the report. It chooses nothing.
+    Every model is compared with the control of the report.
     """
 
     kind: Kind
@@ -57,7 +57,10 @@ class PairwiseSettings(Settings):
     rubric: Place | None = None
     """File of the project that says what makes a response better; null takes Juicer's own."""
     prompts: Rows | None = Field(None, ge=1)
-    """Largest number of held-out prompts that are judged; null judges all."""
+    """Largest number of prompts that are judged, of the held-out ones and of the validation ones; null judges all."""
+    chooses: bool = True
+    """Whether it judges responses to validation prompts too, so that `choice.criteria` can ask for `judged_win_rate`.
+    That doubles the questions."""
     max_tokens: Tokens = Field(300, ge=1)
     """Longest answer of an endpoint, in tokens."""
     at_a_time: Passes = Field(4, ge=1)

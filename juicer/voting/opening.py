@@ -4,19 +4,18 @@ import getpass
 from pathlib import Path
 
 from juicer.evaluation.results import EvaluatedModel
+from juicer.judging.results import PairwiseRecord
 from juicer.reporting.contract import Summary
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.stages.git import git
-from juicer.voting.ballot import Ballot, ballot
+from juicer.voting.ballot import ballot
+from juicer.voting.evidence import judged
 from juicer.voting.session import Session
-from juicer.voting.tally import Judged, Tally, tally
+from juicer.voting.tally import Tally, tally
 from juicer.voting.votes import check_voter, file_of, read
 
-EVALUATIONS, HELD_OUT, SUMMARY = (
-    Path("evaluation/models"),
-    Path("data/curated/held_out.jsonl"),
-    Path("metrics/summary.json"),
-)
+EVALUATIONS, PAIRWISE = Path("evaluation/models"), Path("evaluation/pairwise")
+HELD_OUT, SUMMARY = Path("data/curated/held_out.jsonl"), Path("metrics/summary.json")
 PAGE = Path(__file__).with_name("templates") / "compare.html"
 
 
@@ -47,19 +46,11 @@ def _evaluation(name: str) -> EvaluatedModel:
     return EvaluatedModel.read(EVALUATIONS / f"{name}.json")
 
 
-def judged(found: Ballot, one: EvaluatedModel, other: EvaluatedModel) -> Judged | None:
-    """The judge's scores of both, None where there is no judge."""
-    scores = {each.name: _scores(each) for each in (one, other)}
-    first, second = scores[found.first], scores[found.second]
-    return Judged(first, second) if first and second else None
-
-
-def _scores(model: EvaluatedModel) -> dict[str, float]:
-    ids = model.held_out_rows.id if model.held_out_rows else []
-    if not model.held_out_judged:
-        return {}
-    pairs = zip(ids, model.held_out_judged, strict=True)
-    return {each: score for each, score in pairs if score is not None}
+def _record(one: EvaluatedModel, other: EvaluatedModel) -> PairwiseRecord | None:
+    """What the pairwise judge said of the two; None where it was not asked."""
+    files = (PAIRWISE / f"{each.name}.json" for each in (one, other))
+    found = (PairwiseRecord.read(file) for file in files if file.is_file())
+    return next((each for each in found if {each.model, each.against} == {one.name, other.name}), None)
 
 
 def open_session(one: str | None, other: str | None, voter: str | None) -> Session:
@@ -78,14 +69,15 @@ def open_session(one: str | None, other: str | None, voter: str | None) -> Sessi
     found = ballot(*pair, HELD_OUT)
     if not found.asked:
         raise InputError(f"{found.first} and {found.second} give the same response to every prompt")
-    return Session(found, check_voter(voter or _name()), file_of(found), judged(found, *pair))
+    judge = judged(found, *pair, _record(*pair))
+    return Session(found, check_voter(voter or _name()), file_of(found.first, found.second), judge)
 
 
 def counted(one: str | None, other: str | None) -> Tally:
     """The votes on two models so far."""
     pair = models(one, other)
     found = ballot(*pair, HELD_OUT)
-    return tally(found, read(file_of(found)), judged(found, *pair))
+    return tally(found, read(file_of(found.first, found.second)), judged(found, *pair, _record(*pair)))
 
 
 def _name() -> str:

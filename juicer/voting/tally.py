@@ -1,14 +1,13 @@
 """How often one model's response was preferred, and how far voters and judge agree."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import fmean, stdev
+from statistics import fmean
 
 from juicer.evaluation.documents import Document
-from juicer.evaluation.significance import interval
+from juicer.evaluation.significance import interval, win_rate_error
 from juicer.voting.ballot import Ballot
 from juicer.voting.votes import Vote, counted, outdated
 
@@ -71,7 +70,7 @@ def tally(ballot: Ballot, votes: Sequence[Vote], judged: Judged | None = None) -
     mean = fmean(values) if values else None
     error = low = high = None
     if mean is not None and len(values) > 1:
-        error = stdev(values) / math.sqrt(len(values))
+        error = win_rate_error(values)
         low, high = (min(1.0, max(0.0, end)) for end in interval(values, mean, error))
     return Tally(
         first=ballot.first,

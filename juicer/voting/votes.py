@@ -12,7 +12,7 @@ from pydantic import Field
 from juicer.evaluation.documents import Document
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import parse_json_line
-from juicer.voting.ballot import Ballot, Question
+from juicer.voting.ballot import Question
 
 FOLDER = Path("votes")
 """Where the files are; small text, which git keeps and DVC records."""
@@ -43,9 +43,9 @@ class Vote(Document):
         return (self.first, self.second) == (question.first.digest, question.second.digest)
 
 
-def file_of(ballot: Ballot, folder: Path = FOLDER) -> Path:
-    """The file of a pair of models."""
-    return folder / f"{ballot.first}--{ballot.second}.jsonl"
+def file_of(first: str, second: str, folder: Path = FOLDER) -> Path:
+    """The file of a pair of models, whose names are in alphabetical order."""
+    return folder / f"{first}--{second}.jsonl"
 
 
 def check_voter(name: str) -> str:

@@ -4,15 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from juicer.data import demonstrations
 from juicer.data.demonstrations import Demonstration
+from juicer.evaluation.results import EvaluatedModel
 from juicer.recipe.activation import activate
 from juicer.recipe.graph import ABSENT
+from juicer.voting.ballot import ballot
+from juicer.voting.votes import Vote, append, file_of, now
 from tests.example_evaluations import evaluation
 
 JUDGE = """
@@ -48,18 +52,39 @@ def write(name: str, responses: list[str]) -> Path:
     }
     path = Path(f"evaluation/models/{name}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**evaluation(name, "irft", 1), "held_out_rows": rows}))
+    # The same rows are read as validation prompts, on which the first of the prompts has another response.
+    validation = {**rows, "response": [*responses[:1], *["equal"] * (len(responses) - 1)]}
+    values = {**evaluation(name, "irft", 1), "held_out_rows": rows, "validation_rows": validation}
+    path.write_text(json.dumps(values))
     return path
+
+
+def judge() -> list[str]:
+    """The change of a recipe that adds the judge."""
+    return ["pairwise=" + json.dumps({"kind": "command", "command": [sys.executable, "judge.py"]})]
+
+
+def cast(choice: Literal["first", "second"], voter: str, numbers: Sequence[int] = range(len(ROWS))) -> None:
+    """Vote on the responses of the two models as they are."""
+    pair = [EvaluatedModel.read(Path(f"evaluation/models/{name}.json")) for name in ("irft-r1", "sft-matched")]
+    found = ballot(*pair, Path("data/curated/held_out.jsonl"))
+    for question in (found.questions[number] for number in numbers):
+        if not question.is_same:
+            vote = Vote(
+                id=question.id, choice=choice, voter=voter, time=now(), left="first",
+                first=question.first.digest, second=question.second.digest,
+            )  # fmt: skip
+            append(file_of(found.first, found.second), vote)
 
 
 @pytest.fixture
 def asked(project: Path) -> list[str]:
     """A project whose recipe has a judge that prefers the longer response; the stage's arguments."""
     Path("judge.py").write_text(JUDGE)
-    judge = json.dumps({"kind": "command", "command": [sys.executable, "judge.py"]})
-    activate(Path("recipes/quickstart.yaml"), [f"pairwise={judge}"], Path("params.yaml"))
+    activate(Path("recipes/quickstart.yaml"), judge(), Path("params.yaml"))
     Path("data/curated").mkdir(parents=True, exist_ok=True)
-    demonstrations.write(Path("data/curated/held_out.jsonl"), ROWS)
+    for split in ("held_out", "validation"):
+        demonstrations.write(Path(f"data/curated/{split}.jsonl"), ROWS)
     model = write("irft-r1", ["a long response"] * 9 + ["short", "same", "equal 1"])
     control = write("sft-matched", ["a response"] * 9 + ["a long one", "same", "equal 2"])
     given = ["--judge", ABSENT, "--rubric", ABSENT, "--out", "evaluation/pairwise/irft-r1.json"]
@@ -78,12 +103,37 @@ def test_every_prompt_is_judged_in_both_orders_and_the_table_has_the_win_rate(as
     record = found()
     assert (record["questions"], record["same"], record["prompts"], record["failed"]) == (22, 1, 12, 0)
     assert record["win_rate"] == pytest.approx((9 + 0 + 0.5 + 0.5) / 12, rel=1e-5)
+    assert (record["validation"]["questions"], record["validation"]["same"]) == (2, 11)
+    assert record["validation"]["win_rate"] == pytest.approx((1 + 11 * 0.5) / 12, rel=1e-5)
     row = ["--row", "evaluation/models/irft-r1.json", "--pairwise", "evaluation/pairwise/irft-r1.json"]
     done = run("tasks.tabulate", "--previous", ABSENT, *row, "--out", "table.json")
     assert done.returncode == 0, done.stderr
     (model,) = json.loads(Path("table.json").read_text())["models"]
     assert model["pairwise"]["win_rate"] == record["win_rate"] and model["pairwise"]["against"] == "sft-matched"
-    assert "held_out_rows" not in model
+    assert model["pairwise"]["validation_win_rate"] == record["validation"]["win_rate"]
+    assert "held_out_rows" not in model and "validation_rows" not in model
+
+
+def test_votes_on_the_responses_of_both_stand_in_the_table(asked: list[str]) -> None:
+    cast("first", voter="Ada")
+    cast("second", voter="Bob", numbers=range(3))
+    pair = ["--row", "evaluation/models/irft-r1.json", "--against", "evaluation/models/sft-matched.json"]
+    command = ["tasks.tabulate", "--previous", ABSENT, *pair, "--data", "data/curated", "--out", "table.json"]
+    assert run(*command, "--votes", "votes").returncode == 0
+    (model,) = json.loads(Path("table.json").read_text())["models"]
+    voted = model["voted"]
+    assert (voted["against"], voted["votes"], voted["prompts"], voted["voters"]) == ("sft-matched", 14, 11, 2)
+    assert voted["win_rate"] == pytest.approx((8 + 3 * 0.5) / 11, rel=1e-5)
+    write("irft-r1", ["new"] * 12)
+    assert run(*command, "--votes", "votes").returncode == 0
+    (model,) = json.loads(Path("table.json").read_text())["models"]
+    assert (model["voted"]["votes"], model["voted"]["outdated"], model["voted"]["win_rate"]) == (0, 14, None)
+
+
+def test_validation_prompts_are_left_out_where_the_judge_is_not_to_choose(asked: list[str]) -> None:
+    activate(Path("recipes/quickstart.yaml"), [*judge(), "pairwise.chooses=false"], Path("params.yaml"))
+    assert run(*asked).returncode == 0
+    assert "validation" not in found() and found()["questions"] == 22
 
 
 def test_the_same_questions_are_not_asked_twice(asked: list[str]) -> None:

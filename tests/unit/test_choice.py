@@ -64,7 +64,7 @@ def test_the_declared_order_decides_and_costs_are_best_where_they_are_lowest():
     merits = [Merits(0.9, demonstration_nll=40.0), Merits(0.1, demonstration_nll=38.5)]
     assert best_on_validation(merits, ["demonstration_nll", "reward_mean"]) == Choice(1, "demonstration_nll", 38.5)
     judged = [merits[0]._replace(judged_win_rate=0.4), merits[1]._replace(judged_win_rate=0.6)]
-    assert best_on_validation(judged, ["voted_win_rate", "judged_win_rate"]) == Choice(1, "judged_win_rate", 0.6)
+    assert best_on_validation(judged, ["preference_accuracy", "judged_win_rate"]) == Choice(1, "judged_win_rate", 0.6)
 
 
 @pytest.mark.parametrize(

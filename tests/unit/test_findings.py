@@ -310,3 +310,45 @@ def test_held_out_accuracies_that_are_all_equal_are_no_evidence_either_way() -> 
     assert equal_accuracies((0.5, 0.9, 0.6)).headline == (
         f"E{same} reward learning beats SFT with the same training budget"
     )
+
+
+def win_rates(kind: str, rate: float, prompts: int, **others: Any) -> dict[str, Any]:
+    """What people or the pairwise judge say of a model against sft-matched."""
+    found = {"against": "sft-matched", "prompts": prompts, "win_rate": rate, "win_rate_sem": 0.5 / prompts**0.5}
+    extra: dict[str, dict[str, Any]] = {
+        "voted": {"votes": prompts, "voters": 2, "outdated": 0, "agreement": 0.8},
+        "pairwise": {"judge": "a program", "consistent": 0.9, "questions": 2 * prompts, "failed": 0},
+    }
+    return {kind: {**found, **extra[kind], **others}}
+
+
+def of_demonstrations_alone(**added: Any) -> Findings:
+    """A run with neither a scorer nor pairs; what was added to the row of irft-r1."""
+    models = table(1, 0, scorer=False, oracle=False, rejected=False)["models"]
+    models[-1] |= added
+    return findings(summarise(parsed({"models": models}), "help desk", 0))
+
+
+def test_with_demonstrations_alone_the_choice_says_that_nothing_measured_quality():
+    assert "does not measure quality" in of_demonstrations_alone().headline
+
+
+def test_people_s_votes_are_what_a_model_is_held_against_the_control_by():
+    found = of_demonstrations_alone(**win_rates("voted", 0.75, 100))
+    assert (
+        found.headline
+        == "IRFT round 1 is preferred to SFT with the same training budget by people in 75% of comparisons"
+    )
+    (said,) = (sentence for sentence in found.sentences if sentence.startswith("IRFT round 1, "))
+    assert "is preferred by people to sft-matched: it wins 0.750, ties half" in said and "100 held-out prompts" in said
+    worse = of_demonstrations_alone(**win_rates("voted", 0.25, 100)).headline
+    assert worse.endswith("is preferred to SFT with the same training budget by people in only 25% of comparisons on "
+                          "held-out prompts")  # fmt: skip
+
+
+def test_few_votes_are_no_verdict_and_the_pairwise_judge_is_asked():
+    judged = win_rates("pairwise", 0.75, 200)
+    few = of_demonstrations_alone(**win_rates("voted", 1.0, 9), **judged)
+    assert "by the pairwise judge in 75% of comparisons" in few.headline
+    enough = of_demonstrations_alone(**win_rates("voted", 0.5, 4000), **judged)
+    assert "win rate by people's votes does not differ significantly from 1/2" in enough.headline

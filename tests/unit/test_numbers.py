@@ -405,3 +405,39 @@ def test_a_column_separates_nothing_if_all_trained_models_look_the_same_in_it() 
     assert not separates_nothing(rows(1.0, 1.0, 1.0, 0.99), column)
     assert not separates_nothing(rows(0.4, 1.0, None, None), column), "one model has nobody to be told from"
     assert not separates_nothing(rows(1.0, 1.0, 1.0, 1.0), next(each for each in COLUMNS if each.best is None))
+
+
+def test_the_pairwise_judge_chooses_by_validation_prompts_with_the_control_at_one_half():
+    models = table(2, 0, scorer=False, oracle=False, rejected=False)["models"]
+
+    def champion(**rates: float) -> Champion:
+        for model in models:
+            rate = rates.get(model["name"].replace("-", "_"))
+            model.pop("pairwise", None)
+            if rate is not None:
+                model["pairwise"] = {
+                    "against": "sft-matched", "judge": "a program", "prompts": 40, "win_rate": 0.9,
+                    "win_rate_sem": 0.05, "consistent": 0.9, "questions": 80, "failed": 0,
+                    "validation_win_rate": rate,
+                }  # fmt: skip
+        return choose_champion(parsed({"models": models}).models)
+
+    chosen = champion(sft=0.4, irft_r1=0.7, irft_r2=0.6)
+    assert (chosen.name, chosen.criterion, chosen.value) == ("irft-r1", "judged_win_rate", 0.7)
+    assert champion(sft=0.4, irft_r1=0.45, irft_r2=0.3).name == "sft-matched"
+    assert champion(sft=0.4, irft_r1=0.7).criterion == "demonstration_gap", "one of them was not judged"
+
+
+def test_votes_stand_in_the_summary_with_their_number_and_people():
+    models = table(1, 0)["models"]
+    models[-1]["voted"] = {
+        "against": "sft-matched", "votes": 60, "prompts": 50, "voters": 2, "outdated": 3, "win_rate": 0.6,
+        "win_rate_sem": 0.07, "agreement": 0.8,
+    }  # fmt: skip
+    summary = summarise(parsed({"models": models}), "mine", 0)
+    row = summary.model("irft-r1")
+    assert (row.voted_win_rate, row.voted_win_rate_sem, row.voted_win_rate_prompts) == (0.6, 0.07, 50)
+    assert (row.voted_win_rate_votes, row.voted_win_rate_voters) == (60, 2)
+    assert flat(summary).models["irft-r1"]["voted_win_rate"] == 0.6
+    assert "voted_win_rate" in [column.key for column in shown_columns(summary.models)]
+    assert "voted_win_rate" not in summary.model("sft").as_json()

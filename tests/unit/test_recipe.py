@@ -228,6 +228,8 @@ def test_every_place_of_a_recipe_is_written_out_from_home(path, tmp_path, monkey
     needed = []
     if path in ("fetch.source", "preferences.source"):
         written(tmp_path / "x" / "rows.jsonl", [ROW])
+    elif path == "pairwise.rubric":
+        (tmp_path / "x").write_text("Shorter is better.")
     else:
         write_stub(tmp_path / "x", BEAVER if path in ("scorer.model", "judge.model") else None)
     if path.startswith("preferences."):
@@ -242,6 +244,10 @@ def test_every_place_of_a_recipe_is_written_out_from_home(path, tmp_path, monkey
         ]
     elif path == "judge.model":
         needed = ["judge.kind=beaver"]
+    elif path.startswith("pairwise."):
+        needed = (
+            ["pairwise.kind=model"] if path == "pairwise.model" else ["pairwise.kind=command", "pairwise.command=[x]"]
+        )
     params = params_of(f"{path}=~/x", "leaderboard.enabled=true", "rft.rounds=1", *needed)
     section, *keys = path.split(".")
     value = params[section]

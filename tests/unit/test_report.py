@@ -288,6 +288,20 @@ def test_the_terminal_shows_the_demonstration_gap_where_it_chose_the_champion() 
     assert "demo.gap" not in format_table(summarise(parsed(table(2, 0)), "mine", 0))
 
 
+@pytest.mark.parametrize(("kind", "heading"), [("voted", "Win rate by people"), ("judged", "Win rate by the pairwise")])
+def test_win_rates_have_a_figure_by_round_where_somebody_compared_responses(kind: str, heading: str) -> None:
+    evaluated = table(2, 0)
+    assert heading not in render(content_of(evaluated))
+    for place, model in enumerate(evaluated["models"][-2:], 1):
+        found = {"against": "sft-matched", "prompts": 50, "win_rate": 0.5 + place / 10, "win_rate_sem": 0.07}
+        if kind == "voted":
+            model["voted"] = {**found, "votes": 60, "voters": 2, "outdated": 0, "agreement": None}
+        else:
+            model["pairwise"] = {**found, "judge": "a program", "consistent": 0.9, "questions": 100, "failed": 0}
+    page = render(content_of(evaluated))
+    assert heading in page and "irft-r2 0.700" in page and "0.5 is as good" in page
+
+
 def extents(svg: str, font: float) -> list[tuple[str, float, float]]:
     """Text, left end and right end of the labels below the horizontal axis, at the size that a phone gives them."""
     found = []

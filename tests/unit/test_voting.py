@@ -8,9 +8,12 @@ import pytest
 from juicer.data import demonstrations
 from juicer.data.demonstrations import Demonstration
 from juicer.evaluation.results import EvaluatedModel
+from juicer.evaluation.significance import share_error
+from juicer.judging.results import JudgedPair, PairwiseRecord
 from juicer.runtime.errors import InputError
 from juicer.voting import votes
 from juicer.voting.ballot import Ballot, ballot, on_the_left, order
+from juicer.voting.evidence import judged, voted
 from juicer.voting.opening import described
 from juicer.voting.session import Session
 from juicer.voting.tally import Judged, tally
@@ -189,6 +192,47 @@ def test_without_votes_there_is_no_win_rate_and_with_one_no_interval(found: Ball
     assert (one.win_rate, one.low, one.error) == (1.0, None, None)
 
 
+def test_the_error_of_a_unanimous_vote_is_not_0(found: Ballot) -> None:
+    counted = tally(found, [given(found, number, "first") for number in range(20)])
+    assert counted.win_rate == counted.high == 1.0
+    assert counted.error == pytest.approx(share_error(1.0, 20)) and counted.low is not None and 0.7 < counted.low < 0.95
+
+
+def test_votes_count_for_the_model_whose_row_it_is_whichever_name_comes_first(held_out: Path, tmp_path: Path) -> None:
+    first, second = (
+        model("rft-r1", [f"mine {n}" for n in range(30)]),
+        model("control", [f"other {n}" for n in range(30)]),
+    )
+    found = ballot(first, second, held_out)
+    assert voted(first, second, held_out, tmp_path) is None, "nobody has voted"
+    for number in range(10):
+        votes.append(
+            votes.file_of("control", "rft-r1", tmp_path), given(found, number, "second" if number < 8 else "tie")
+        )
+    mine, theirs = voted(first, second, held_out, tmp_path), voted(second, first, held_out, tmp_path)
+    assert mine is not None and theirs is not None
+    assert (mine.against, mine.win_rate, mine.prompts, mine.voters) == ("control", 0.9, 10, 1)
+    assert theirs.win_rate == pytest.approx(0.1) and theirs.win_rate_sem == mine.win_rate_sem
+
+
+def test_votes_agree_with_the_pairwise_judge_where_it_compared_the_two(held_out: Path) -> None:
+    first, second = model("rft-r1", ["mine"] * 30), model("control", ["other"] * 30)
+    found = ballot(first, second, held_out)
+    ids = [each.id for each in found.questions]
+    pairs = [
+        JudgedPair(id=ids[0], first="win", second="win"),
+        JudgedPair(id=ids[1], first="loss", second="loss"),
+        JudgedPair(id=ids[2], first="win", second="loss"),
+    ]
+    record = PairwiseRecord.model_construct(model="rft-r1", against="control", pairs=pairs)
+    opinions = judged(found, first, second, record)
+    some = [given(found, number, "second") for number in range(3)]
+    agreement = tally(found, some, opinions).with_judge
+    assert agreement is not None and (agreement.prompts, agreement.share) == (2, 0.5)
+    elsewhere = record.model_copy(update={"against": "sft"})
+    assert judged(found, first, second, elsewhere) is None
+
+
 def test_votes_on_responses_that_have_changed_are_kept_and_not_counted(found: Ballot, held_out: Path) -> None:
     some = [given(found, 0, "first"), given(found, 1, "second", first="0" * 16), given(found, 2, "first", id="gone")]
     counted = tally(found, some)
@@ -215,7 +259,7 @@ def test_agreement_is_between_voters_on_the_same_prompt_and_with_the_judge_where
 
 
 def test_the_file_only_grows_and_a_damaged_line_is_named(found: Ballot, tmp_path: Path) -> None:
-    path = votes.file_of(found, tmp_path / "votes")
+    path = votes.file_of(found.first, found.second, tmp_path / "votes")
     assert path.name == "irft-r1--sft.jsonl" and votes.read(path) == []
     votes.append(path, given(found, 0, "first"))
     before = path.read_bytes()

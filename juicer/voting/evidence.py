@@ -1,0 +1,74 @@
+"""What the votes on a model say in its row of the table, and so in the report, the registry and the gates."""
+
+from pathlib import Path
+
+from juicer.evaluation.results import EvaluatedModel, Voted
+from juicer.judging.results import PairwiseRecord
+from juicer.voting.ballot import Ballot, ballot
+from juicer.voting.tally import Judged, tally
+from juicer.voting.votes import file_of, read
+
+
+def voted(
+    model: EvaluatedModel, control: EvaluatedModel, held_out: Path, folder: Path, record: PairwiseRecord | None = None
+) -> Voted | None:
+    """The votes on a model's responses against the control's; None where nobody has voted on the two.
+
+    Args:
+        model: the evaluation of the model.
+        control: that of the control.
+        held_out: the held-out prompts that both were evaluated on.
+        folder: the files of votes.
+        record: what the pairwise judge said of the two.
+
+    Raises:
+        InputError: a line of the file is not a vote, or an evaluation has no responses.
+    """
+    first, second = sorted((model.name, control.name))
+    votes = read(file_of(first, second, folder))
+    if not votes:
+        return None
+    found = ballot(model, control, held_out)
+    count = tally(found, votes, judged(found, model, control, record))
+    rate = count.win_rate
+    if rate is not None and found.first != model.name:
+        rate = 1 - rate
+    return Voted(
+        against=control.name,
+        votes=count.votes,
+        prompts=count.prompts,
+        voters=count.voters,
+        outdated=count.outdated,
+        win_rate=_rounded(rate),
+        win_rate_sem=_rounded(count.error),
+        agreement=_rounded(count.between_voters.share if count.between_voters else None),
+        with_judge=_rounded(count.with_judge.share if count.with_judge else None),
+    )
+
+
+def judged(
+    found: Ballot, one: EvaluatedModel, other: EvaluatedModel, record: PairwiseRecord | None = None
+) -> Judged | None:
+    """What a judge says of the prompts of a ballot; None where none was asked.
+
+    The pairwise judge where it compared the two, because it was asked the same question; or else the scores of the
+    recipe's judge.
+    """
+    if record is not None and {record.model, record.against} == {found.first, found.second}:
+        mine = {pair.id: pair.value for pair in record.pairs if pair.value is not None}
+        theirs = {each: 1 - value for each, value in mine.items()}
+        return Judged(mine, theirs) if record.model == found.first else Judged(theirs, mine)
+    scores = {each.name: _scores(each) for each in (one, other)}
+    first, second = scores[found.first], scores[found.second]
+    return Judged(first, second) if first and second else None
+
+
+def _scores(model: EvaluatedModel) -> dict[str, float]:
+    if not model.held_out_judged or model.held_out_rows is None:
+        return {}
+    pairs = zip(model.held_out_rows.id, model.held_out_judged, strict=True)
+    return {each: score for each, score in pairs if score is not None}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
