@@ -25,7 +25,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, help="evaluation of the model")
     parser.add_argument("--against", type=Path, required=True, help="evaluation of the control")
     parser.add_argument("--data", type=Path, required=True, help="curated data")
-    parser.add_argument("--judge", type=optional_path, required=True, help="folder of a judge of this machine")
+    parser.add_argument(
+        "--judge", type=optional_path, required=True, help="folder of a judge of this machine, or its program"
+    )
     parser.add_argument("--rubric", type=optional_path, required=True, help="what makes a response better")
     parser.add_argument("--out", type=Path, required=True, help="verdicts to write (.json)")
 
@@ -75,7 +77,9 @@ def run(stage: Stage) -> str:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         return load_policy(Path(folder), compute), tokenizer
 
-    judged_by = settings if given.judge is None else settings.model_copy(update={"model": given.judge.as_posix()})
+    judged_by = settings
+    if settings.kind == "model" and given.judge is not None:
+        judged_by = settings.model_copy(update={"model": given.judge.as_posix()})
     asked = 2 * sum(each.question.first != each.question.second for pairs in splits.values() for each in pairs)
     with opened(judged_by, loaded) as judge, stage.progress(asked, "question") as progress:
         records = {

@@ -252,10 +252,15 @@ class Pairwise(Document):
     consistent: float | None
     """Share of the prompts asked in which both orders have the same outcome; low if the judge prefers a place."""
     questions: int
+    """Of held-out and validation prompts, like the next."""
     failed: int
     """Questions that remained without a verdict."""
     validation_win_rate: float | None = None
     """The same of the validation prompts, by which models may be chosen; None where they were not judged."""
+    tokens: int = 0
+    """Tokens that the judge read and wrote, on validation prompts too."""
+    price: float = 0
+    """What they cost, by pairwise.price_in and price_out."""
 
 
 class Voted(Document):

@@ -1,5 +1,6 @@
 """The three kinds of judge: an OpenAI-compatible endpoint, a program, a model of this machine."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -7,9 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from juicer.judging.question import SHORT_FORM, Question
+from juicer.models.digest import weights_digest
 from juicer.runtime.errors import InputError
 from juicer.settings.pairwise import PairwiseSettings
 
@@ -27,6 +30,8 @@ class Answer:
     """Why there was none."""
     tokens_in: int = 0
     tokens_out: int = 0
+    wait: float = 0
+    """Seconds that the judge wants to be left alone for, before it is asked again."""
 
 
 class Judge(Protocol):
@@ -34,7 +39,17 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """What the record and the cache call it."""
+        """What the record calls it."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """What the cache of answers knows it by: another for every judge that may answer otherwise."""
+        ...
+
+    @property
+    def pause(self) -> float:
+        """Seconds before the first repetition of questions that have no verdict; doubled for each one after it."""
         ...
 
     def ask(self, questions: Sequence[Question], rubric: str) -> Iterator[tuple[int, Answer]]:
@@ -88,6 +103,16 @@ class Endpoint:
         """The model and where it is."""
         return f"{self.settings.model} at {self.settings.url}"
 
+    @property
+    def identity(self) -> str:
+        """The same: a server does not say which weights it has."""
+        return self.name
+
+    @property
+    def pause(self) -> float:
+        """A second, for a server that is busy."""
+        return 1.0
+
     def ask(self, questions: Sequence[Question], rubric: str) -> Iterator[tuple[int, Answer]]:
         """Ask several questions at a time."""
         from concurrent.futures import as_completed
@@ -120,7 +145,8 @@ class Endpoint:
             do = "check pairwise.url, pairwise.model and the key"
             raise InputError(f"the endpoint answers {answer.status_code}: {_said(answer.text)}", where=self.name, do=do)
         if answer.status_code != 200:
-            return Answer("", f"the endpoint answers {answer.status_code}: {_said(answer.text)}")
+            said = f"the endpoint answers {answer.status_code}: {_said(answer.text)}"
+            return Answer("", said, wait=_asked_to_wait(answer.headers.get("Retry-After", ""), self.settings.timeout))
         try:
             values = answer.json()
             text = values["choices"][0]["message"]["content"] or ""
@@ -128,6 +154,11 @@ class Endpoint:
             return Answer(str(text), "", int(used.get("prompt_tokens") or 0), int(used.get("completion_tokens") or 0))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             return Answer("", f"not the answer of an OpenAI-compatible server: {_said(answer.text)}")
+
+
+def _asked_to_wait(header: str, most: float) -> float:
+    """Seconds that a server's Retry-After asks for, at most `most`; 0 without one, or where it is a date."""
+    return min(float(header), most) if header.isascii() and header.isdecimal() else 0.0
 
 
 def _said(text: str) -> str:
@@ -150,6 +181,18 @@ class Command:
     def name(self) -> str:
         """The command line."""
         return " ".join(self.settings.command)
+
+    @property
+    def identity(self) -> str:
+        """The command line, and what is in the files that it names."""
+        files = [Path(part) for part in self.settings.command]
+        digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
+        return json.dumps([self.settings.command, digests])
+
+    @property
+    def pause(self) -> float:
+        """None: the program answers when it can."""
+        return 0.0
 
     def ask(self, questions: Sequence[Question], rubric: str) -> Iterator[tuple[int, Answer]]:
         """Run the program once, with all questions."""
@@ -198,6 +241,16 @@ class LocalModel:
     def name(self) -> str:
         """The model's folder."""
         return self.folder
+
+    @property
+    def identity(self) -> str:
+        """The digest of its weights."""
+        return weights_digest(Path(self.folder))
+
+    @property
+    def pause(self) -> float:
+        """None: it would answer the same."""
+        return 0.0
 
     def ask(self, questions: Sequence[Question], rubric: str) -> Iterator[tuple[int, Answer]]:
         """Compute the three log-probabilities of one question after another."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ def judge_pairs(
     *,
     names: tuple[str, str],
     progress: Callable[[int], None] = lambda units: None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> PairwiseRecord:
     """Ask the judge about all pairs, each in both orders.
 
@@ -63,13 +65,14 @@ def judge_pairs(
         cache: folder of answers.
         names: the model and the control.
         progress: called with the number of questions that have just been answered.
+        sleep: waits so many seconds before questions are asked again.
 
     Raises:
         InputError: too many questions have no verdict; says how many, and the last reason.
     """
     different = [each for each in asked if each.question.first != each.question.second]
     questions = [turned for each in different for turned in (each.question, each.question.swapped())]
-    verdicts, spent = _Spent.of(judge, questions, settings, rubric, cache, progress)
+    verdicts, spent = _Spent.of(judge, questions, settings, rubric, cache, progress, sleep)
     failed = sum(verdict is None for verdict in verdicts)
     if failed > max(settings.failures * len(questions), FEWEST_FAILURES if len(questions) > FEWEST_FAILURES else 0):
         what = f"{failed} of {len(questions)} questions have no verdict: {spent.problem}"
@@ -122,23 +125,30 @@ class _Spent:
         rubric: str,
         cache: Path,
         progress: Callable[[int], None],
+        sleep: Callable[[float], None],
     ) -> tuple[list[Verdict | None], "_Spent"]:
         """The verdict of each question; None where there is none after all retries."""
         spent, verdicts = _Spent(), list[Verdict | None]([None] * len(questions))
-        files = [_file(cache, each, judge.name, rubric) for each in questions]
+        identity = judge.identity
+        files = [_file(cache, each, identity, rubric) for each in questions]
         for place, file in enumerate(files):
             if (kept := _kept(file)) is not None:
                 verdicts[place] = verdict_of(kept.text)
                 spent.add(kept)
         progress(sum(verdict is not None for verdict in verdicts))
+        wait = 0.0
         for attempt in range(settings.retries + 1):
             left = [place for place, verdict in enumerate(verdicts) if verdict is None]
             if not left:
                 break
-            spent.again += len(left) if attempt else 0
+            if attempt:
+                spent.again += len(left)
+                sleep(max(wait, judge.pause * 2 ** (attempt - 1)))
+            wait = 0.0
             for number, answer in judge.ask([questions[place] for place in left], rubric):
                 place, verdict = left[number], verdict_of(answer.text)
                 spent.add(answer)
+                wait = max(wait, answer.wait)
                 if verdict is None:
                     spent.problem = answer.problem or f"no verdict in the answer {answer.text[-100:]!r}"
                     continue

@@ -66,6 +66,7 @@ class PairwiseRecord(Document):
 
     def summary(self) -> Pairwise:
         """What the table of models says of it."""
+        parts = [self] if self.validation is None else [self, self.validation]
         return Pairwise(
             against=self.against,
             judge=self.judge,
@@ -73,7 +74,9 @@ class PairwiseRecord(Document):
             win_rate=self.win_rate,
             win_rate_sem=self.win_rate_sem,
             consistent=self.consistent,
-            questions=self.questions,
-            failed=self.failed,
+            questions=sum(each.questions for each in parts),
+            failed=sum(each.failed for each in parts),
             validation_win_rate=self.validation.win_rate if self.validation is not None else None,
+            tokens=sum(each.tokens_in + each.tokens_out for each in parts),
+            price=round(sum(each.price for each in parts), 6),
         )

@@ -164,7 +164,7 @@ class Graph(Settings):
     pairwise: dict[str, JudgedPairs]
     """The models that the pairwise judge compares with the control, by name."""
     pairwise_judge: OptionalInput
-    """Folder of the pairwise judge, where it is a model of this machine."""
+    """Folder of the pairwise judge, where it is a model of this machine, or the file of its program."""
     rubric: OptionalInput
     """What makes a response better, in the recipe's words."""
     table: OptionalInput
@@ -241,6 +241,10 @@ def graph_of(
     pairwise_judge = None
     if recipe.pairwise is not None and recipe.pairwise.kind == "model":
         pairwise_judge = located("pairwise", "pairwise", recipe.pairwise.model or "", recipe.pairwise.revision)
+    elif recipe.pairwise is not None and recipe.pairwise.kind == "command":
+        # A program of the project, so that another version of it judges anew; not one of the system.
+        files = (part for part in recipe.pairwise.command if not Path(part).is_absolute() and Path(part).is_file())
+        pairwise_judge = next(files, None)
     preferences: dict[str, PreferenceModel] = {}
     if recipe.preferences is not None:
         for role, model in recipe.preferences.models.items():

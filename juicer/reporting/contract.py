@@ -219,6 +219,31 @@ class LeaderboardSummary(Document):
     models: list[LeaderboardRow]
 
 
+class Judging(Document):
+    """Who compared the responses of two models, and how far that can be trusted."""
+
+    judge: str
+    questions: int
+    failed: int
+    """Questions that remained without a verdict."""
+    consistent: float | None
+    """Share of the held-out prompts asked in which both orders have the same outcome, over all models."""
+    tokens: int
+    price: float
+
+
+class Voting(Document):
+    """People's votes on the models of a table against the control."""
+
+    votes: int
+    agreement: float | None
+    """Share of comparisons between two people's votes on a prompt that are the same, the mean over models."""
+    with_judge: float | None
+    """The same between votes and a judge."""
+    outdated: int
+    """Votes on responses that the models no longer give; they do not count."""
+
+
 class Summary(Document):
     """metrics/summary.json."""
 
@@ -233,6 +258,10 @@ class Summary(Document):
     """What models are chosen by, in this order."""
     instruments: Instruments | None = None
     """How good scorer and judge are on held-out pairs; left out of the file where they were not measured."""
+    judging: Judging | None = None
+    """Left out of the file without a pairwise judge."""
+    voting: Voting | None = None
+    """Left out of the file without votes."""
     matters: Matters | None = None
     """None in the summary of an earlier version, whose differences are compared with none."""
     leaderboard: LeaderboardSummary | None = None

@@ -19,6 +19,8 @@ from juicer.reporting.numbers import COLUMNS, Column, separates_nothing
 from juicer.settings.choice import CRITERIA, UNJUDGED, Criterion
 
 METHODS = ("irft", "rft")
+CONSISTENT = 0.6
+"""Below this share of prompts on which both orders have the same outcome, a pairwise judge goes by places."""
 FEW_ENDED = 0.5
 """Where fewer responses end before the length limit, metrics say more about the limit than about the model."""
 
@@ -430,6 +432,32 @@ def _about_instruments(found: Instruments) -> list[str]:
     return [" ".join(sentences)]
 
 
+def _about_judging(summary: Summary) -> list[str]:
+    """How far the pairwise judge and people's votes can be trusted, and what the judge cost."""
+    said = list[str]()
+    if (judging := summary.judging) is not None:
+        asked = f"The pairwise judge, {judging.judge}, was asked {scalar(judging.questions)} questions"
+        failed = f"; {judging.failed} remained without a verdict" if judging.failed else ""
+        cost = f", for {shown(judging.price, 2)}" if judging.price else ""
+        same = ""
+        if judging.consistent is not None:
+            same = f" It says the same in both orders on {judging.consistent:.0%} of the prompts."
+            if judging.consistent < CONSISTENT:
+                same += " That is little: it goes by the place of a response more than by the response."
+        said.append(f"{asked}{cost}{failed}.{same}")
+    if (voting := summary.voting) is not None and voting.votes:
+        agree = [f"people agree with one another in {voting.agreement:.0%}"] if voting.agreement is not None else []
+        agree += [f"a judge agrees with {voting.with_judge:.0%} of them"] if voting.with_judge is not None else []
+        rest = f" Of these votes, {' and '.join(agree)}." if agree else ""
+        said.append(f"People gave {scalar(voting.votes)} votes on the responses, not knowing whose they were.{rest}")
+    if summary.voting is not None and summary.voting.outdated:
+        said.append(
+            f"{scalar(summary.voting.outdated)} votes are on responses that the models no longer give: they do not "
+            "count."
+        )
+    return said
+
+
 def _caveats(summary: Summary, champion: SummaryRow, control: SummaryRow, rounds: Sequence[SummaryRow]) -> list[str]:
     caveats = [
         f"This is one seed ({summary.seed}): intervals are over prompts, not over training runs. "
@@ -453,6 +481,7 @@ def _caveats(summary: Summary, champion: SummaryRow, control: SummaryRow, rounds
         )
     if summary.instruments is not None:
         caveats += _about_instruments(summary.instruments)
+    caveats += _about_judging(summary)
     cut = [
         f"{model.name} ({1 - model.ended:.0%})"
         for model in summary.models

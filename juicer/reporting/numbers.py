@@ -5,7 +5,7 @@ Pure functions, no files. Models are compared on held-out prompts and chosen on 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import stdev
+from statistics import fmean, stdev
 from typing import Literal
 
 from juicer.evaluation.choice import best_on_validation
@@ -13,7 +13,7 @@ from juicer.evaluation.likelihood import per_token_values
 from juicer.evaluation.results import EvaluatedModel, Merits, Table
 from juicer.evaluation.rounds import score_difference
 from juicer.evaluation.significance import Difference
-from juicer.reporting.contract import Champion, DvcMetrics, Matters, Summary, SummaryRow
+from juicer.reporting.contract import Champion, DvcMetrics, Judging, Matters, Summary, SummaryRow, Voting
 from juicer.reporting.formatting import significant
 from juicer.reporting.leaderboard_table import scores_of
 from juicer.runtime.errors import InputError
@@ -367,7 +367,37 @@ def summarise(
         matters=matter,
     )
     instruments = next((each.instruments for each in table.models if each.instruments is not None), None)
-    return summary if instruments is None else summary.model_copy(update={"instruments": instruments})
+    found = {"instruments": instruments, "judging": _judging(table.models), "voting": _voting(table.models)}
+    return summary.model_copy(update={key: value for key, value in found.items() if value is not None})
+
+
+def _judging(models: Sequence[EvaluatedModel]) -> Judging | None:
+    found = [model.pairwise for model in models if model.pairwise is not None]
+    if not found:
+        return None
+    consistent = [each.consistent for each in found if each.consistent is not None]
+    return Judging(
+        judge=found[0].judge,
+        questions=sum(each.questions for each in found),
+        failed=sum(each.failed for each in found),
+        consistent=significant(fmean(consistent)) if consistent else None,
+        tokens=sum(each.tokens for each in found),
+        price=round(sum(each.price for each in found), 6),
+    )
+
+
+def _voting(models: Sequence[EvaluatedModel]) -> Voting | None:
+    found = [model.voted for model in models if model.voted is not None]
+    if not found:
+        return None
+    agreements = [each.agreement for each in found if each.agreement is not None]
+    judged = [each.with_judge for each in found if each.with_judge is not None]
+    return Voting(
+        votes=sum(each.votes for each in found),
+        agreement=significant(fmean(agreements)) if agreements else None,
+        with_judge=significant(fmean(judged)) if judged else None,
+        outdated=sum(each.outdated for each in found),
+    )
 
 
 def _matters(control: EvaluatedModel, settings: MattersSettings) -> Matters:

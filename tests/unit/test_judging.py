@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from juicer.judging.judges import Answer, Endpoint, opened
+from juicer.judging.judges import Answer, Command, Endpoint, opened
 from juicer.judging.judging import Pair, judge_pairs
 from juicer.judging.question import RUBRIC, Question, verdict_of
 from juicer.recipe.activation import load
@@ -42,6 +42,12 @@ class Stub:
     rule: Callable[[Question], str]
     name: str = "a stub"
     asked: list[Question] = field(default_factory=list)
+    pause: float = 0.0
+
+    @property
+    def identity(self) -> str:
+        """What the cache knows it by."""
+        return self.name
 
     def ask(self, questions: Sequence[Question], rubric: str) -> Iterator[tuple[int, Answer]]:
         """Answer in the reverse order, as several at a time may."""
@@ -286,3 +292,31 @@ def test_a_rubric_that_is_not_there_is_refused_when_the_recipe_is_read(monkeypat
     monkeypatch.chdir(ROOT)
     with pytest.raises(InputError, match=r"pairwise\.rubric: no such file: rubric\.md"):
         load(Path("recipes/quickstart.yaml"), [f"pairwise={json.dumps({**ENDPOINT, 'rubric': 'rubric.md'})}"])
+
+
+def test_questions_are_asked_again_after_a_pause_that_doubles_or_the_one_that_the_server_wants(tmp_path: Path) -> None:
+    waits, asked = list[float](), pairs(("good", "bad"))
+    busy = httpx.Response(429, headers={"Retry-After": "7"})
+    answers = iter([busy] * 2 + [httpx.Response(503)] * 2 + [reply('{"better": "tie"}')] * 2)
+    endpoint = answering(lambda _: next(answers), timeout=5, at_a_time=1)
+    found = judge_pairs(endpoint, asked, settings(retries=3), RUBRIC, tmp_path, names=("a", "b"), sleep=waits.append)
+    assert waits == [5.0, 2.0] and found.win_rate == 0.5, "at most the timeout, then twice a second"
+
+
+def test_another_version_of_a_program_is_another_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    judge = Command(PairwiseSettings.parse({"kind": "command", "command": ["python", "judge.py"]}, "pairwise"))
+    Path("judge.py").write_text("first")
+    first = judge.identity
+    Path("judge.py").write_text("second")
+    assert judge.identity != first and judge.name == "python judge.py"
+
+
+def test_the_program_of_the_project_is_an_input_of_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = (ROOT / "recipes/quickstart.yaml").resolve()
+    monkeypatch.chdir(tmp_path)
+    Path("judge.py").write_text("pass")
+    of = json.dumps({"kind": "command", "command": ["python", "judge.py"]})
+    assert load(recipe, [f"pairwise={of}"])[1].pairwise_judge == "judge.py"
+    Path("judge.py").unlink()
+    assert load(recipe, [f"pairwise={of}"])[1].pairwise_judge is None
