@@ -343,8 +343,8 @@ def _models(facts: Facts) -> dict[str, Chosen]:
     values = {"policy.model": Chosen(facts.policy)}
     if facts.revision:
         values["policy.revision"] = Chosen(facts.revision)
-    why = "none was given: rows stay in their order, and nothing measures quality" if facts.scorer is None else ""
-    values["scorer.kind"] = Chosen(facts.scorer_kind, why)
+    none = "none was given: rows stay in their order; a pairwise judge (docs/judge.md) or votes can judge responses"
+    values["scorer.kind"] = Chosen(facts.scorer_kind, none if facts.scorer is None else "")
     if facts.scorer is not None:
         values["scorer.model"] = Chosen(facts.scorer)
         if facts.scorer_revision:
