@@ -27,6 +27,8 @@ from juicer.stages.snapshot import versioned
 PARAMS = Path("params.yaml")
 LEFT_OUT = ("bench", "dev", "docker", "docs", "tests")
 """Folders of the project that no run needs."""
+VOTES = "votes"
+"""The folder of people's votes."""
 CODE = ("juicer", "tasks", "flows", "recipes")
 """Folders in which a file that is gone from the project must not stay."""
 NOT_KEPT = "keep.up_to_gb=0"
@@ -235,6 +237,8 @@ def files(work: Path) -> list[Path]:
         InputError: the project is no git checkout.
     """
     needed = [path for path in versioned() if path.parts[0] not in LEFT_OUT and path not in (LOCK, PARAMS)]
+    # Votes are on the workspace's responses. Their folder stays, because a stage depends on it.
+    needed = [path for path in needed if path.parts[0] != VOTES or path.suffix != ".jsonl"]
     return [path for path in needed if not path.absolute().is_relative_to(work)]
 
 
