@@ -32,8 +32,8 @@ def make_finished(folder: Path) -> None:
 
 def copy_of_the_project(folder: Path) -> Path:
     """Code, graph and recipes in a folder of their own, with git and DVC."""
-    for name in ("juicer", "tasks", "recipes"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("juicer", "tasks", "recipes", "votes"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.jsonl"))
     for name in ("dvc.yaml", ".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder / name)
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
