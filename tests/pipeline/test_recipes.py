@@ -26,7 +26,7 @@ def run_tiny(recipe: str, overrides: list[str], folder: Path, monkeypatch: pytes
     """Run the command of every stage, after those that make its dependencies; returns their names."""
     shutil.copytree(ROOT / "recipes", folder / "recipes")
     shutil.copy(ROOT / "dvc.yaml", folder)
-    for name in ("juicer", "tasks"):
+    for name in ("juicer", "tasks", "votes"):
         (folder / name).symlink_to(ROOT / name)
     monkeypatch.chdir(folder)
     activate(Path("recipes") / recipe, overrides, Path("params.yaml"), tiny=True)
