@@ -19,6 +19,8 @@ DESCRIBED = (
     ("win_rate_vs_sft", None),
     ("judge_mean", "judge_sem"),
     ("judge_win_rate", None),
+    ("voted_win_rate", "voted_win_rate_sem"),
+    ("judged_win_rate", "judged_win_rate_sem"),
     ("preference_accuracy", None),
     ("demonstration_nll", "demonstration_nll_sem"),
     ("demonstration_gap", None),
