@@ -180,6 +180,7 @@ def test_a_control_gets_what_the_methods_used_and_nothing_runs_twice(project: Pa
 AUTO = "[irft.rounds=0, rft.rounds=auto, rft.slice=all, rft.auto.most=3, rft.auto.criterion=preferences]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("methods", [f"    irft: [irft.rounds=1, rft.rounds=0]\n    rft-auto: {AUTO}\n"])
 def test_a_method_that_finds_its_rounds_is_compared_by_those_it_kept_and_the_control_equals_all(project: Path) -> None:
     rows = [{"prompt": f"Is {number} even?", "chosen": "Yes.", "rejected": "No."} for number in range(0, 100, 2)]

@@ -372,6 +372,7 @@ def test_rloo_s_expected_gradient_is_that_of_the_reward_less_the_divergence(tmp_
     assert relative_error(step, flat_gradient(value, policy)) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_closed_form_optimum_is_a_fixed_point_of_policy_alignment(tmp_path, monkeypatch):
     policy, reference, reward = WORLD.make_policy(5), WORLD.make_policy(0), WORLD.make_reward(3)
     log_reference, values = WORLD.log_policy(reference).detach(), WORLD.reward(reward).detach()
