@@ -54,7 +54,7 @@ def port(project: Path) -> Iterator[int]:
     assert code == 0, said.read_text()
     assert said.read_text().endswith("the server has ended\n")
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
-    assert list((project / ".juicer").iterdir()) == [], "the copy is gone"
+    assert [each for each in (project / ".juicer").iterdir() if each.is_dir()] == [], "the copy is gone"
 
 
 def test_the_openai_client_gets_a_response_of_the_tokens_that_the_model_was_trained_on(
@@ -71,7 +71,8 @@ def test_the_openai_client_gets_a_response_of_the_tokens_that_the_model_was_trai
     chunks = client.chat.completions.create(model="sft", messages=MESSAGES, max_tokens=12, seed=1, stream=True)  # type: ignore[arg-type]
     parts = [chunk.choices[0].delta.content or "" for chunk in chunks]
     assert len(parts) > 2
-    assert "".join(parts) == answer.choices[0].message.content
+    # A random model may end within a character, which a stream has no other chunk to complete.
+    assert "".join(parts).rstrip("\ufffd") == (answer.choices[0].message.content or "").rstrip("\ufffd")
 
 
 def test_it_listens_on_loopback_only_and_serves_no_other_model(port: int) -> None:

@@ -48,6 +48,7 @@ def test_a_server_is_announced_when_it_answers_and_an_interrupt_ends_all_its_pro
     model: Named, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     port, said, children = free_port(), list[str](), list[psutil.Process]()
+    before = psutil.Process().children(recursive=True)
 
     def command(engine: str, name: str, port: int, compute: ComputeSettings) -> list[str]:
         return [sys.executable, "-c", SMALL, name, str(port)]
@@ -56,7 +57,7 @@ def test_a_server_is_announced_when_it_answers_and_an_interrupt_ends_all_its_pro
         said.append(line)
         if line.startswith("ready: "):
             assert httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200
-            children.extend(psutil.Process().children(recursive=True))
+            children.extend(each for each in psutil.Process().children(recursive=True) if each not in before)
             _thread.interrupt_main()
 
     monkeypatch.setattr(server, "command", command)
