@@ -16,6 +16,10 @@ SHORT = {
     "win_rate_vs_sft": "wins",
     "judge_mean": "judge",
     "judge_win_rate": "j.wins",
+    "voted_win_rate": "votes",
+    "voted_win_rate_vs_sft": "votes",
+    "judged_win_rate": "pairwise",
+    "judged_win_rate_vs_sft": "pairwise",
     "oracle_mean": "oracle",
     "preference_accuracy": "pref.acc",
     "preference_accuracy_per_token": "per token",
@@ -46,7 +50,13 @@ LEFT_OUT = (
 """Columns that are left out, in this order, until the rest fit. What says how good a model is stays."""
 
 
-ERRORS = ("reward_sem", "judge_sem", "oracle_sem", "nll_difference_sem")
+ERRORS = (
+    "reward_sem",
+    "judge_sem",
+    "oracle_sem",
+    "nll_difference_sem",
+    *(f"{kind}_win_rate{suffix}_sem" for kind in ("voted", "judged") for suffix in ("", "_vs_sft")),
+)
 """Standard errors that the terminal shows too."""
 
 

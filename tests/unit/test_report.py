@@ -434,3 +434,14 @@ def test_commit_and_versions_stay_out_of_the_page_and_belong_to_one_report(
     (tmp_path / "environment.json").unlink()
     environment.refresh(tmp_path)
     assert "restored from DVC" in (tmp_path / "environment.html").read_text()
+
+
+def test_the_terminal_shows_win_rates_with_their_errors_where_they_were_measured() -> None:
+    evaluated = table(1, 0, scorer=False, oracle=False, rejected=False)
+    found = {"against": "sft-matched", "prompts": 50, "win_rate": 0.625, "win_rate_sem": 0.07}
+    model = evaluated["models"][-1]
+    model["voted"] = {**found, "votes": 60, "voters": 2, "outdated": 0, "agreement": None}
+    model["pairwise"] = {**found, "win_rate": 0.75, "judge": "x", "consistent": 0.9, "questions": 100, "failed": 0}
+    shown = format_table(summarise(parsed(evaluated), "desk", 0))
+    assert "votes" in shown and "pairwise" in shown and "0.625 ±0.070" in shown and "0.750 ±0.070" in shown
+    assert "votes" not in format_table(summarise(parsed(table(1, 0)), "desk", 0))
