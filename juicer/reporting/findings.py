@@ -63,9 +63,10 @@ class Comparison(NamedTuple):
 
     @property
     def units(self) -> str:
-        """What the difference was measured on, for example "78 held-out pairs"."""
+        """What the difference was measured on, for example "78 held-out pairs" or "votes on 30 held-out prompts"."""
         count = self.difference.count
-        return f"{count} held-out {self.cases if count != 1 else self.cases.removesuffix('s')}"
+        on = "votes on " if self.by == "win rate by people's votes" else ""
+        return f"{on}{count} held-out {self.cases if count != 1 else self.cases.removesuffix('s')}"
 
     @property
     def scored(self) -> bool:

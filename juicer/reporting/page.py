@@ -25,7 +25,7 @@ from juicer.reporting.findings import (
 )
 from juicer.reporting.formatting import shown
 from juicer.reporting.leaderboard_table import HEADINGS, scores_of
-from juicer.reporting.numbers import Column, best_names, separates_nothing, shown_columns
+from juicer.reporting.numbers import EVEN, Column, best_names, separates_nothing, shown_columns
 from juicer.reporting.plots import HIDDEN_CURVES, Curation, CurvePoint, over_rounds
 from juicer.reporting.provenance import Recipe, TrainingLine
 from juicer.reporting.rendering import render_page
@@ -388,20 +388,6 @@ def round_figures(summary: Summary) -> list[Figure]:
                 "As before, by the judge: a reward model that chose neither demonstrations nor rounds.",
             )
         )
-    suffix = "" if summary.control == "sft-matched" else f"_vs_{summary.control}"
-    for kind, by in (("voted", "people's votes"), ("judged", "the pairwise judge")):
-        if over_rounds(summary.models, f"{kind}_win_rate{suffix}", None):
-            drawn.append(
-                (
-                    f"{kind}_win_rate{suffix}",
-                    f"{kind}_win_rate{suffix}_sem",
-                    f"Win rate by {by}",
-                    f"preferred to {summary.control}",
-                    3,
-                    f"Share of held-out prompts on which the response is preferred to that of {summary.control}, ties "
-                    "half: 0.5 is as good.",
-                )
-            )
     drawn.append(
         (
             "demonstration_nll",
@@ -414,7 +400,7 @@ def round_figures(summary: Summary) -> list[Figure]:
             "its line is a difference.",
         )
     )
-    figures = [_over_rounds(summary.models, *each) for each in drawn]
+    figures = [*_win_rates(summary), *(_over_rounds(summary.models, *each) for each in drawn)]
     if not over_rounds(summary.models, "reward_mean", None):
         meaning = (
             "Mean gap on held-out prompts, in nats. Near 0 demonstrations look like the model's own samples; neither "
@@ -423,6 +409,25 @@ def round_figures(summary: Summary) -> list[Figure]:
         label = "log π(demonstration) − log π(own sample)"
         figures.append(_over_rounds(summary.models, "demonstration_gap", None, "Demonstration gap", label, 2, meaning))
     return [figure for figure in figures if figure.svg]
+
+
+def _win_rates(summary: Summary) -> list[Figure]:
+    """By people and by the pairwise judge, where these were asked; the control's line is at 1/2."""
+    suffix = "" if summary.control == "sft-matched" else f"_vs_{summary.control}"
+    figures = []
+    for kind, by in (("voted", "people's votes"), ("judged", "the pairwise judge")):
+        key = f"{kind}_win_rate{suffix}"
+        if not over_rounds(summary.models, key, None):
+            continue
+        even = {summary.control: {key: EVEN}}
+        models = [model.model_copy(update=even.get(model.name, {})) for model in summary.models]
+        meaning = (
+            f"Share of held-out prompts on which the response is preferred to that of {summary.control}, ties half: "
+            "0.5 is as good."
+        )
+        label = f"preferred to {summary.control}"
+        figures.append(_over_rounds(models, key, f"{key}_sem", f"Win rate by {by}", label, 3, meaning))
+    return figures
 
 
 def _over_rounds(
