@@ -399,6 +399,7 @@ def test_an_evaluation_by_other_data_models_or_figures_than_those_of_the_pipelin
         kept.rename(project / path)
 
 
+@pytest.mark.slow
 def test_the_champion_answers_a_question_through_mlflows_own_server(client: MlflowClient, tmp_path: Path) -> None:
     promoted(FIRST)
     port = free_port()

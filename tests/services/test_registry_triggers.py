@@ -75,6 +75,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
         time.sleep(0.5)
 
 
+@pytest.mark.slow
 def test_a_new_version_and_a_moved_alias_are_evaluated_and_a_forged_call_is_not(
     receiver: str, mlflow_server: MlflowServer, models: Callable[[], list[str]]
 ) -> None:
