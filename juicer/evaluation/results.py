@@ -263,6 +263,14 @@ class Pairwise(Document):
     """What they cost, by pairwise.price_in and price_out."""
 
 
+class Agreed(Document):
+    """How often two opinions about a prompt were the same."""
+
+    share: float
+    of: int
+    """Number of comparisons."""
+
+
 class Voted(Document):
     """What people said of a model's responses to held-out prompts, against those of the control."""
 
@@ -278,10 +286,10 @@ class Voted(Document):
     """Mean over the prompts voted on, ties half; None without any."""
     win_rate_sem: float | None
     """Its standard error, over prompts."""
-    agreement: float | None
-    """Share of the comparisons between two people's votes on a prompt that are the same; None without any."""
-    with_judge: float | None = None
-    """Share of the votes that the judge agrees with; None without a judge."""
+    agreement: Agreed | None
+    """Between two people's votes on a prompt; None where nobody voted on the same."""
+    with_judge: Agreed | None = None
+    """Between votes and the judge, ties of either left out; None without a judge."""
 
 
 class EvaluatedModel(Row):

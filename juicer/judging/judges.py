@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -228,7 +229,7 @@ class Command:
 
 @dataclass
 class LocalModel:
-    """A causal language model of this machine: the likeliest of the three answers as its next token.
+    """A causal language model of this machine: the likeliest of the three answers as what comes next.
 
     One that knows no chat gets the question as plain text.
     """
@@ -254,11 +255,9 @@ class LocalModel:
 
     def ask(self, questions: Sequence[Question], rubric: str) -> Iterator[tuple[int, Answer]]:
         """Compute the three log-probabilities of one question after another."""
-        import torch
-
         words = ("1", "2", "tie")
-        first = [self.tokenizer.encode(word, add_special_tokens=False)[0] for word in words]
-        if len(set(first)) < len(words):
+        answers = [list(self.tokenizer.encode(word, add_special_tokens=False)) for word in words]
+        if any(one == other for one, other in combinations(answers, 2)):
             raise InputError("the tokenizer does not distinguish 1, 2 and tie", where=self.folder)
         for place, question in enumerate(questions):
             ids = self._encode(question.text(rubric, SHORT_FORM))
@@ -266,9 +265,17 @@ class LocalModel:
             if longest is not None and len(ids) > longest:
                 yield place, Answer("", f"the question has {len(ids)} tokens, and the model reads {longest}")
                 continue
-            with torch.no_grad():
-                logits = self.model(torch.tensor([ids], device=self.model.device)).logits[0, -1]
-            yield place, Answer(words[int(logits[first].argmax())], "", len(ids), 1)
+            values = [self._log_probability(ids, answer) for answer in answers]
+            yield place, Answer(words[values.index(max(values))], "", len(ids), 1)
+
+    def _log_probability(self, ids: list[int], answer: list[int]) -> float:
+        """Of an answer after a question. All its tokens count: some tokenizers begin every word with the same one."""
+        import torch
+
+        with torch.no_grad():
+            logits = self.model(torch.tensor([[*ids, *answer]], device=self.model.device)).logits[0, len(ids) - 1 : -1]
+        found = logits.float().log_softmax(-1)
+        return float(found[range(len(answer)), answer].sum())
 
     def _encode(self, text: str) -> list[int]:
         if self.tokenizer.chat_template is None:

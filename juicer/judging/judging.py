@@ -13,7 +13,7 @@ from pydantic import Field
 from juicer.evaluation.documents import Document
 from juicer.evaluation.significance import win_rate_error
 from juicer.judging.judges import Answer, Judge
-from juicer.judging.question import Question, Verdict, verdict_of
+from juicer.judging.question import Question, Verdict, response_digest, verdict_of
 from juicer.judging.results import JudgedPair, Outcome, PairwiseRecord
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json, replace_text
@@ -79,12 +79,10 @@ def judge_pairs(
         do = "mend the judge and run again, its other answers are kept; or raise pairwise.failures"
         raise InputError(what, where=judge.name, do=do)
     by_id = {
-        each.id: JudgedPair(
-            id=each.id, first=_outcome(verdicts[2 * place], FIRST), second=_outcome(verdicts[2 * place + 1], SECOND)
-        )
+        each.id: _judged(each, _outcome(verdicts[2 * place], FIRST), _outcome(verdicts[2 * place + 1], SECOND))
         for place, each in enumerate(different)
     }
-    pairs = [by_id.get(each.id, JudgedPair(id=each.id, first="tie", second="tie")) for each in asked]
+    pairs = [by_id.get(each.id, _judged(each, "tie", "tie")) for each in asked]
     values = [pair.value for pair in pairs if pair.value is not None]
     error = win_rate_error(values) if values else None
     both = [pair for pair in by_id.values() if pair.value is not None]
@@ -187,6 +185,11 @@ def _keep(file: Path, answer: Answer) -> None:
 FIRST: dict[Verdict, Outcome] = {"1": "win", "2": "loss", "tie": "tie"}
 SECOND: dict[Verdict, Outcome] = {"1": "loss", "2": "win", "tie": "tie"}
 """What a verdict is for the model, when its response stood first, and second."""
+
+
+def _judged(pair: Pair, first: Outcome | None, second: Outcome | None) -> JudgedPair:
+    digests = (response_digest(each) for each in (pair.question.first, pair.question.second))
+    return JudgedPair(id=pair.id, first=first, second=second, response=next(digests), other=next(digests))
 
 
 def _outcome(verdict: Verdict | None, places: dict[Verdict, Outcome]) -> Outcome | None:

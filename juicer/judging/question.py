@@ -25,6 +25,11 @@ SHORT_FORM = "Answer with one word, 1, 2 or tie: the number of the better respon
 _ANSWER = re.compile(r'\{\s*"better"\s*:\s*"?(1|2|tie)"?\s*\}', re.IGNORECASE)
 
 
+def response_digest(text: str) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of a response: what a vote or a verdict is about."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Question:
     """A prompt and two responses in the order in which the judge sees them."""

@@ -17,6 +17,9 @@ class JudgedPair(Document):
     """Of the model, when its response stood first; None without a verdict."""
     second: Outcome | None
     """When it stood second."""
+    response: str = ""
+    """Digest of the model's response (`juicer.judging.question.response_digest`), and of the control's."""
+    other: str = ""
 
     @property
     def value(self) -> float | None:

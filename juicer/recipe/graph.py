@@ -1,7 +1,7 @@
 """The graph of rounds that follows from a recipe: what dvc.yaml's `foreach` runs over."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -243,8 +243,7 @@ def graph_of(
         pairwise_judge = located("pairwise", "pairwise", recipe.pairwise.model or "", recipe.pairwise.revision)
     elif recipe.pairwise is not None and recipe.pairwise.kind == "command":
         # A program of the project, so that another version of it judges anew; not one of the system.
-        files = (part for part in recipe.pairwise.command if not Path(part).is_absolute() and Path(part).is_file())
-        pairwise_judge = next(files, None)
+        pairwise_judge = _program(recipe.pairwise.command)
     preferences: dict[str, PreferenceModel] = {}
     if recipe.preferences is not None:
         for role, model in recipe.preferences.models.items():
@@ -339,6 +338,24 @@ def graph_of(
         leaderboard=measured,
         leaderboard_table=_leaderboard_table(list(measured)[-1]) if measured else None,
     )
+
+
+def _program(command: Sequence[str]) -> str | None:
+    """The file of the project that a judge's command names, if it names one.
+
+    Raises:
+        InputError: it names several, of which a stage could depend on one only.
+    """
+    here = Path.cwd()
+    paths = [Path(part) for part in command]
+    inside = [path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path for path in paths]
+    files = [path.as_posix() for path in inside if not path.is_absolute() and path.is_file()]
+    if len(files) > 1:
+        what = (
+            f"pairwise.command names {len(files)} files of the project, {' and '.join(files)}; a stage depends on one"
+        )
+        raise InputError(what, do="let the program itself open the others, and change it when they change")
+    return files[0] if files else None
 
 
 def _earlier(method: str, t: int, replay: float) -> str | None:

@@ -430,7 +430,7 @@ def _update(version: VersionRecord, there: KnownVersion) -> Update:
     of this checkout, for example after a pull request was squashed.
     """
     tags = there.tags
-    wanted = measured_anew(tags, version.figures, version.evaluated_on)
+    wanted = measured_anew(tags, version.figures, version.evaluated_on, judged=True)
     commit = tags.get("git_commit", "unknown")
     lost = commit != version.tags.get("git_commit") and not in_history(commit)
     if version.tags.get("git_dirty") == "false" and (lost or tags.get("git_dirty") == "true"):

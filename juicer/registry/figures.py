@@ -43,7 +43,9 @@ def as_tag(figures: Mapping[str, float]) -> str:
     return json.dumps(rounded, sort_keys=True, separators=(",", ":"))
 
 
-def measured_anew(tags: Mapping[str, str], figures: Mapping[str, float], evaluated_on: str | None) -> dict[str, str]:
+def measured_anew(
+    tags: Mapping[str, str], figures: Mapping[str, float], evaluated_on: str | None, *, judged: bool = False
+) -> dict[str, str]:
     """The tags of a version after an evaluation.
 
     What was measured on other prompts is dropped rather than mixed with the new figures. Benchmarks stay: they have
@@ -53,12 +55,20 @@ def measured_anew(tags: Mapping[str, str], figures: Mapping[str, float], evaluat
         tags: the version's tags before.
         figures: what was measured.
         evaluated_on: md5 of what it was measured on; None keeps the one that is there.
+        judged: whether the figures have all that judge and people say now, so that win rates which they lack are gone:
+            votes that no longer count, or a judge that the recipe no longer has.
     """
     before = figures_of(tags)
+    if judged:
+        before = {name: value for name, value in before.items() if not _is_win_rate(name)}
     if evaluated_on is not None and tags.get("evaluated_on") not in (None, evaluated_on):
         before = {name: value for name, value in before.items() if name.startswith(BENCHMARKED)}
     changed = {FIGURES: as_tag({**before, **figures})}
     return changed if evaluated_on is None else {**changed, "evaluated_on": evaluated_on}
+
+
+def _is_win_rate(name: str) -> bool:
+    return name.removeprefix("validation_").startswith(("judged_win_rate", "voted_win_rate"))
 
 
 def former(tags: Mapping[str, str]) -> list[str]:

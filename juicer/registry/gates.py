@@ -239,7 +239,7 @@ def judge(
     Raises:
         InputError: a gated metric was not measured, or nothing that tells whether the candidate is better.
     """
-    return [
+    verdicts = [
         *_better(gates, candidate, {"base": base, "sft": sft, **(others or {})}, champion),
         *_against_champion(gates, candidate, champion),
         *(
@@ -248,6 +248,7 @@ def judge(
         ),
         *(_relative(metric, wanted, candidate, sft) for metric, wanted in gates.relative_to_sft.items()),
     ]
+    return list(dict.fromkeys(verdicts))  # a gate that is declared twice is asked once
 
 
 def judge_code(gates: PromotionSettings, name: str, tags: Mapping[str, str]) -> list[Verdict]:

@@ -38,6 +38,8 @@ class Measure:
 MEASURES = (
     Measure("reward_mean", "Score", 3, "high", lambda model, rows: model.held_out_scores, ("template", "scorer")),
     Measure("judge_mean", "Judge", 3, "high", lambda model, rows: model.held_out_judged, ("template", "judge")),
+    Measure("voted_win_rate", "Win rate by votes", 3, "high"),
+    Measure("judged_win_rate", "Win rate by the pairwise judge", 3, "high"),
     Measure("oracle_mean", "Oracle", 3, "high"),
     Measure(
         "preference_accuracy",

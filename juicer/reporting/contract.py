@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from juicer.evaluation.documents import Document, Number
-from juicer.evaluation.results import Instruments, Merits, Row, Tie
+from juicer.evaluation.results import Agreed, Instruments, Merits, Row, Tie
 from juicer.evaluation.rounds import RoundComparison
 from juicer.settings.choice import CRITERIA, Criterion
 
@@ -236,9 +236,9 @@ class Voting(Document):
     """People's votes on the models of a table against the control."""
 
     votes: int
-    agreement: float | None
-    """Share of comparisons between two people's votes on a prompt that are the same, the mean over models."""
-    with_judge: float | None
+    agreement: Agreed | None
+    """Between two people's votes on a prompt, over all models."""
+    with_judge: Agreed | None
     """The same between votes and a judge."""
     outdated: int
     """Votes on responses that the models no longer give; they do not count."""

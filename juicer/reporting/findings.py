@@ -447,9 +447,11 @@ def _about_judging(summary: Summary) -> list[str]:
                 same += " That is little: it goes by the place of a response more than by the response."
         said.append(f"{asked}{cost}{failed}.{same}")
     if (voting := summary.voting) is not None and voting.votes:
-        agree = [f"people agree with one another in {voting.agreement:.0%}"] if voting.agreement is not None else []
-        agree += [f"a judge agrees with {voting.with_judge:.0%} of them"] if voting.with_judge is not None else []
-        rest = f" Of these votes, {' and '.join(agree)}." if agree else ""
+        rest = ""
+        if (agreed := voting.agreement) is not None:
+            rest += f" People agree with one another in {agreed.share:.0%} of {agreed.of} comparisons."
+        if (agreed := voting.with_judge) is not None:
+            rest += f" A judge agrees with {agreed.share:.0%} of {agreed.of} votes."
         said.append(f"People gave {scalar(voting.votes)} votes on the responses, not knowing whose they were.{rest}")
     if summary.voting is not None and summary.voting.outdated:
         said.append(

@@ -10,7 +10,7 @@ from typing import Literal
 
 from juicer.evaluation.choice import best_on_validation
 from juicer.evaluation.likelihood import per_token_values
-from juicer.evaluation.results import EvaluatedModel, Merits, Table
+from juicer.evaluation.results import Agreed, EvaluatedModel, Merits, Table
 from juicer.evaluation.rounds import score_difference
 from juicer.evaluation.significance import Difference
 from juicer.reporting.contract import Champion, DvcMetrics, Judging, Matters, Summary, SummaryRow, Voting
@@ -390,14 +390,18 @@ def _voting(models: Sequence[EvaluatedModel]) -> Voting | None:
     found = [model.voted for model in models if model.voted is not None]
     if not found:
         return None
-    agreements = [each.agreement for each in found if each.agreement is not None]
-    judged = [each.with_judge for each in found if each.with_judge is not None]
     return Voting(
         votes=sum(each.votes for each in found),
-        agreement=significant(fmean(agreements)) if agreements else None,
-        with_judge=significant(fmean(judged)) if judged else None,
+        agreement=_together([each.agreement for each in found]),
+        with_judge=_together([each.with_judge for each in found]),
         outdated=sum(each.outdated for each in found),
     )
+
+
+def _together(agreed: Sequence[Agreed | None]) -> Agreed | None:
+    known = [each for each in agreed if each is not None]
+    of = sum(each.of for each in known)
+    return Agreed(share=round(sum(each.share * each.of for each in known) / of, 6), of=of) if of else None
 
 
 def _matters(control: EvaluatedModel, settings: MattersSettings) -> Matters:

@@ -10,6 +10,7 @@ from typing import Literal
 from juicer.data import demonstrations
 from juicer.data.demonstrations import Demonstration, Message
 from juicer.evaluation.results import EvaluatedModel
+from juicer.judging.question import response_digest
 from juicer.runtime.errors import InputError
 
 Place = Literal["first", "second"]
@@ -25,8 +26,8 @@ class Response:
 
     @property
     def digest(self) -> str:
-        """First 16 hex digits of the SHA-256 of its text: what a vote was about."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+        """What a vote was about."""
+        return response_digest(self.text)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from juicer.evaluation.results import EvaluatedModel, Voted
+from juicer.evaluation.results import Agreed, EvaluatedModel, Voted
 from juicer.judging.results import PairwiseRecord
 from juicer.voting.ballot import Ballot, ballot
-from juicer.voting.tally import Judged, tally
+from juicer.voting.tally import Agreement, Judged, tally
 from juicer.voting.votes import file_of, read
 
 
@@ -41,8 +41,8 @@ def voted(
         outdated=count.outdated,
         win_rate=_rounded(rate),
         win_rate_sem=_rounded(count.error),
-        agreement=_rounded(count.between_voters.share if count.between_voters else None),
-        with_judge=_rounded(count.with_judge.share if count.with_judge else None),
+        agreement=_agreed(count.between_voters),
+        with_judge=_agreed(count.with_judge),
     )
 
 
@@ -51,13 +51,16 @@ def judged(
 ) -> Judged | None:
     """What a judge says of the prompts of a ballot; None where none was asked.
 
-    The pairwise judge where it compared the two, because it was asked the same question; or else the scores of the
-    recipe's judge.
+    The pairwise judge where it compared these responses of the two, because it was asked the same question; or else the
+    scores of the recipe's judge.
     """
     if record is not None and {record.model, record.against} == {found.first, found.second}:
-        mine = {pair.id: pair.value for pair in record.pairs if pair.value is not None}
+        turned = record.model != found.first
+        about = {each.id: (each.first.digest, each.second.digest)[:: -1 if turned else 1] for each in found.questions}
+        current = [pair for pair in record.pairs if (pair.response, pair.other) == about.get(pair.id)]
+        mine = {pair.id: pair.value for pair in current if pair.value is not None}
         theirs = {each: 1 - value for each, value in mine.items()}
-        return Judged(mine, theirs) if record.model == found.first else Judged(theirs, mine)
+        return Judged(theirs, mine) if turned else Judged(mine, theirs)
     scores = {each.name: _scores(each) for each in (one, other)}
     first, second = scores[found.first], scores[found.second]
     return Judged(first, second) if first and second else None
@@ -68,6 +71,10 @@ def _scores(model: EvaluatedModel) -> dict[str, float]:
         return {}
     pairs = zip(model.held_out_rows.id, model.held_out_judged, strict=True)
     return {each: score for each, score in pairs if score is not None}
+
+
+def _agreed(found: Agreement | None) -> Agreed | None:
+    return None if found is None else Agreed(share=float(f"{found.share:.6g}"), of=found.prompts)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -106,6 +106,8 @@ def counted(votes: Sequence[Vote], questions: Sequence[Question]) -> list[Vote]:
 
 
 def outdated(votes: Sequence[Vote], questions: Sequence[Question]) -> int:
-    """Number of votes on responses that the models no longer give."""
+    """Number of votes that counted once, on responses that the models no longer give."""
     asked = {each.id: each for each in questions}
-    return sum(vote.id not in asked or not vote.is_about(asked[vote.id]) for vote in votes)
+    last = {(vote.voter, vote.id, vote.first, vote.second): vote for vote in votes}
+    given = [vote for vote in last.values() if vote.choice != "skip"]
+    return sum(vote.id not in asked or not vote.is_about(asked[vote.id]) for vote in given)

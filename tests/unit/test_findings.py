@@ -316,7 +316,7 @@ def win_rates(kind: str, rate: float, prompts: int, **others: Any) -> dict[str, 
     """What people or the pairwise judge say of a model against sft-matched."""
     found = {"against": "sft-matched", "prompts": prompts, "win_rate": rate, "win_rate_sem": 0.5 / prompts**0.5}
     extra: dict[str, dict[str, Any]] = {
-        "voted": {"votes": prompts, "voters": 2, "outdated": 0, "agreement": 0.8},
+        "voted": {"votes": prompts, "voters": 2, "outdated": 0, "agreement": {"share": 0.8, "of": 25}},
         "pairwise": {"judge": "a program", "consistent": 0.9, "questions": 2 * prompts, "failed": 0},
     }
     return {kind: {**found, **extra[kind], **others}}

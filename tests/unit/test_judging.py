@@ -4,12 +4,14 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+import torch
 
-from juicer.judging.judges import Answer, Command, Endpoint, opened
+from juicer.judging.judges import Answer, Command, Endpoint, LocalModel, opened
 from juicer.judging.judging import Pair, judge_pairs
 from juicer.judging.question import RUBRIC, Question, verdict_of
 from juicer.recipe.activation import load
@@ -318,5 +320,31 @@ def test_the_program_of_the_project_is_an_input_of_the_stage(tmp_path: Path, mon
     Path("judge.py").write_text("pass")
     of = json.dumps({"kind": "command", "command": ["python", "judge.py"]})
     assert load(recipe, [f"pairwise={of}"])[1].pairwise_judge == "judge.py"
+    whole = json.dumps({"kind": "command", "command": ["python", str(tmp_path / "judge.py")]})
+    assert load(recipe, [f"pairwise={whole}"])[1].pairwise_judge == "judge.py"
+    Path("rules.json").touch()
+    two = json.dumps({"kind": "command", "command": ["python", "judge.py", "rules.json"]})
+    with pytest.raises(InputError, match=r"names 2 files of the project, judge\.py and rules\.json; a stage"):
+        load(recipe, [f"pairwise={two}"])
     Path("judge.py").unlink()
     assert load(recipe, [f"pairwise={of}"])[1].pairwise_judge is None
+
+
+@pytest.mark.parametrize("words", [{"1": [1], "2": [2], "tie": [3]}, {"1": [9, 1], "2": [9, 2], "tie": [3]}])
+def test_a_model_s_verdict_is_its_likeliest_answer_whatever_token_begins_a_word(words: dict[str, list[int]]) -> None:
+    class Tokenizer:
+        chat_template = None
+
+        def encode(self, text: str, **options: Any) -> list[int]:
+            return words.get(text, [5, 6])
+
+    class Model:
+        device, config = "cpu", SimpleNamespace(max_position_embeddings=50)
+
+        def __call__(self, ids: torch.Tensor) -> Any:
+            logits = torch.zeros(*ids.shape, 10)
+            logits[..., 9], logits[..., 2], logits[..., 3] = 4.0, 3.0, 1.0
+            return SimpleNamespace(logits=logits)
+
+    (answer,) = LocalModel("a-model", Model(), Tokenizer()).ask([question()], RUBRIC)
+    assert answer[1].text == "2"

@@ -432,7 +432,7 @@ def test_votes_stand_in_the_summary_with_their_number_and_people():
     models = table(1, 0)["models"]
     models[-1]["voted"] = {
         "against": "sft-matched", "votes": 60, "prompts": 50, "voters": 2, "outdated": 3, "win_rate": 0.6,
-        "win_rate_sem": 0.07, "agreement": 0.8,
+        "win_rate_sem": 0.07, "agreement": {"share": 0.8, "of": 10},
     }  # fmt: skip
     summary = summarise(parsed({"models": models}), "mine", 0)
     row = summary.model("irft-r1")

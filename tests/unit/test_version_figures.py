@@ -62,3 +62,11 @@ def test_a_description_follows_the_figures_unless_somebody_else_wrote_it() -> No
         assert described_anew(ours, TAGS, after) == describe(after)
     assert described_anew(describe(after), TAGS, after) is None
     assert described_anew("# quickstart 3: the model card", TAGS, after) is None
+
+
+def test_win_rates_that_the_summary_no_longer_has_are_dropped_and_other_figures_stay() -> None:
+    figures = {"ended": 1.0, "voted_win_rate": 0.8, "voted_win_rate_prompts": 40.0, "validation_judged_win_rate": 0.6}
+    before = {**TAGS, **measured_anew(TAGS, {**figures, "leaderboard_mmlu": 25.0}, "one")}
+    renewed = measured_anew(before, {"ended": 1.0}, "one", judged=True)
+    assert figures_of(renewed) == {"ended": 1.0, "leaderboard_mmlu": 25.0}
+    assert figures_of(measured_anew(before, {"ended": 0.9}, "one"))["voted_win_rate"] == 0.8, "an evaluation on demand"

@@ -9,6 +9,7 @@ from juicer.data import demonstrations
 from juicer.data.demonstrations import Demonstration
 from juicer.evaluation.results import EvaluatedModel
 from juicer.evaluation.significance import share_error
+from juicer.judging.question import response_digest
 from juicer.judging.results import JudgedPair, PairwiseRecord
 from juicer.runtime.errors import InputError
 from juicer.voting import votes
@@ -219,14 +220,16 @@ def test_votes_agree_with_the_pairwise_judge_where_it_compared_the_two(held_out:
     first, second = model("rft-r1", ["mine"] * 30), model("control", ["other"] * 30)
     found = ballot(first, second, held_out)
     ids = [each.id for each in found.questions]
+    digests = {"response": response_digest("mine"), "other": response_digest("other")}
     pairs = [
-        JudgedPair(id=ids[0], first="win", second="win"),
-        JudgedPair(id=ids[1], first="loss", second="loss"),
-        JudgedPair(id=ids[2], first="win", second="loss"),
+        JudgedPair(id=ids[0], first="win", second="win", **digests),
+        JudgedPair(id=ids[1], first="loss", second="loss", **digests),
+        JudgedPair(id=ids[2], first="win", second="loss", **digests),
+        JudgedPair(id=ids[3], first="win", second="win", **{**digests, "other": response_digest("an earlier one")}),
     ]
     record = PairwiseRecord.model_construct(model="rft-r1", against="control", pairs=pairs)
     opinions = judged(found, first, second, record)
-    some = [given(found, number, "second") for number in range(3)]
+    some = [given(found, number, "second") for number in range(4)]
     agreement = tally(found, some, opinions).with_judge
     assert agreement is not None and (agreement.prompts, agreement.share) == (2, 0.5)
     elsewhere = record.model_copy(update={"against": "sft"})
@@ -238,6 +241,12 @@ def test_votes_on_responses_that_have_changed_are_kept_and_not_counted(found: Ba
     counted = tally(found, some)
     assert (counted.votes, counted.outdated, counted.win_rate) == (1, 2, 1.0)
     assert "2 votes are on responses that have changed" in described(counted)
+
+
+def test_skipped_and_replaced_votes_are_not_outdated_ones(found: Ballot) -> None:
+    before = {"first": "0" * 16}
+    some = [given(found, 0, "first", **before), given(found, 0, "tie", **before), given(found, 1, "skip", **before)]
+    assert tally(found, some).outdated == 1
 
 
 def test_agreement_is_between_voters_on_the_same_prompt_and_with_the_judge_where_it_decides(found: Ballot) -> None:
