@@ -990,7 +990,7 @@ def worktree(
 
     \b
     Examples:
-      juicer worktree hh-irft
+      juicer worktree hh-irft --tiny
       juicer worktree recipes/mine.yaml irft.rounds=2 --folder ../mine-2
     """
     from juicer.experiments.worktree import folder_for, make
@@ -1302,10 +1302,11 @@ def summary(*, closing: bool = False, registered: bool = True) -> None:
         closing: a run ends with it, so it says where the champion is and what can be done now.
         registered: whether that run has registered its models.
     """
+    from juicer.experiments.run import RECORD
     from juicer.reporting.next_steps import next_steps
     from juicer.reporting.summary import show
 
-    if not closing:
+    if not closing or RECORD.is_file():  # an experiment's folder goes when it is saved; its commands act elsewhere
         show(SUMMARY, REPORT)
         return
     commands = {each.name or getattr(each.callback, "__name__", "") for each in app.registered_commands}

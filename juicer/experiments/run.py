@@ -16,6 +16,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from juicer.reporting.costs import LEDGER
+from juicer.running.durations import DURATIONS
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.runtime.files import read_json, replace_text
 from juicer.runtime.files import remove as remove_path
@@ -132,6 +134,7 @@ def _made(wanted: Experiment, params: str, commit: str) -> Experiment:
     if _content(folder, files, params, commit) != content:
         discard(folder)
         raise InputError("the project was changed while it was copied", where=str(Path.cwd()), do="run again")
+    tell_costs(folder)
     link_inputs(params, folder)
     replace_text(folder / PARAMS, params)
     record = Begun(name=wanted.name, words=wanted.words, content=content)
@@ -154,6 +157,13 @@ def link_inputs(params: str, folder: Path) -> None:
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(path.resolve())
+
+
+def tell_costs(folder: Path) -> None:
+    """Give a worktree what is known here of what stages cost, so that it can say how long a run will take and took."""
+    for path in (LEDGER, DURATIONS):
+        if path.is_file():
+            replace_text(folder / path, path.read_text(encoding="utf-8"))
 
 
 def begun_in(folder: Path) -> Begun | None:

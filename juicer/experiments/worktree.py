@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from juicer.experiments.run import LOCK, PARAMS, link_inputs
+from juicer.experiments.run import LOCK, PARAMS, link_inputs, tell_costs
 from juicer.recipe.activation import dump, load
 from juicer.recipe.origin import texts_of
 from juicer.runtime.errors import InputError
@@ -57,6 +57,7 @@ def make(recipe: Path, overrides: Sequence[str], folder: Path, *, tiny: bool) ->
             for path, text in texts_of(recipe).items():
                 replace_text(folder / path, text)
         share_cache(folder)
+        tell_costs(folder)
         link_inputs(dump(whole, graph), folder)
         _activate(recipe, overrides, folder, tiny=tiny)
     except BaseException:

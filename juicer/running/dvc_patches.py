@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -57,13 +57,19 @@ def install(at_a_time: int | None, show: Kind | None = None) -> None:
     import dvc.dependency.param
     import dvc.dvcfile
     import dvc.output
+    import dvc.progress
     import dvc.repo.reproduce as reproduce
+    import dvc_data.callbacks
 
     dvc.dependency.param.read_param_file = ParsedOnce(dvc.dependency.param.read_param_file)
     dvc.dvcfile.Lockfile.dump_stages = by_entry(dvc.dvcfile.Lockfile.dump_stages)
     dvc.output.get_cloud_fs = FileSystems(dvc.output.get_cloud_fs)
     reproduce.collect_stages = Collected(reproduce.collect_stages)
     reproduce.get_subgraph = Subgraphs(reproduce.get_subgraph)
+    if show is not None:
+        for bars in (dvc.progress.Tqdm, dvc_data.callbacks.Tqdm):
+            # They would draw over the run's own.
+            bars.__init__ = partialmethod(bars.__init__, disable=True)  # type: ignore[method-assign]
     reproduce._reproduce = partial(_reproduce, reproduce._reproduce, at_a_time, show)
 
 

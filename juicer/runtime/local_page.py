@@ -190,3 +190,5 @@ def _with_error(parts: Iterator[JsonValue]) -> Iterator[JsonValue]:
         yield from parts
     except InputError as error:
         yield {"error": str(error)}
+    except Exception as error:  # the page waits for a last line, whatever went wrong
+        yield {"error": f"juicer: {type(error).__name__}: {error}"}

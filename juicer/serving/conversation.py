@@ -42,6 +42,12 @@ class Said:
     """Whether it ended at the length limit."""
 
 
+def _check_text(turns: Sequence[Message], name: str) -> None:
+    """Refuse what no tokenizer takes: halves of characters, as bytes that are not UTF-8 become."""
+    if any("\ud800" <= character <= "\udfff" for turn in turns for character in turn["content"]):
+        raise InputError("the text is not valid Unicode", where=name, do="write it as UTF-8")
+
+
 class Speaker:
     """A loaded model that answers.
 
@@ -96,6 +102,7 @@ class Speaker:
 
     def note(self, turns: Sequence[Message]) -> str:
         """What is unusual about a prompt; empty if nothing is."""
+        _check_text(turns, self.name)
         tokens, trained = len(self._template.prompt(turns)), self._template.settings.max_prompt_tokens
         return f"{tokens} tokens of conversation; prompts in training had at most {trained}" if tokens > trained else ""
 
@@ -107,11 +114,14 @@ class Speaker:
             seed: together with the number of turns it determines the random numbers.
 
         Raises:
-            InputError: a text holds the mark of a turn, the template refuses the turns, or the conversation is longer
-                than the model's context.
+            InputError: a text is not valid Unicode, the user's holds the mark of a turn, the template refuses the
+                turns, or the conversation is longer than the model's context.
         """
+        _check_text(turns, self.name)
         for turn in turns:
-            if (mark := self._template.reserved_in(turn["content"])) is not None:
+            # What the model itself has said before was not written by the user, who could not mend it.
+            said = turn["content"] if turn["role"] != "assistant" else ""
+            if (mark := self._template.reserved_in(said)) is not None:
                 what = f"the text holds {mark!r}, which this model reads as the mark of a turn"
                 raise InputError(what, where=self.name, do="write it differently")
         prompt = self._template.prompt(turns)

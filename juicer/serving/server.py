@@ -76,7 +76,9 @@ def serve(named: Named, engine: Engine, port: int, compute: ComputeSettings, say
             say(text)
 
         try:
-            code = run_in_group(command(name, word, port, compute), line, folder=folder, environment=_environment())
+            code = run_in_group(
+                command(name, word, port, compute), line, folder=folder, environment=_environment(folder / "hub")
+            )
         finally:
             ended.set()
             watcher.join()
@@ -123,9 +125,15 @@ def check_free(port: int) -> None:
             raise InputError(what, where=HOST, do="choose another: --port") from error
 
 
-def _environment() -> dict[str, str]:
-    """Variables of the server: nothing is fetched, and a module of this folder never hides a library's."""
+def _environment(hub: Path) -> dict[str, str]:
+    """Variables of the server: nothing is fetched, and a module of this folder never hides a library's.
+
+    Args:
+        hub: an empty cache of the hub: transformers' server lists the models of the one that it has, and fails without.
+    """
+    hub.mkdir()
     return {
+        "HF_HUB_CACHE": str(hub),
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",

@@ -127,6 +127,7 @@ def test_an_experiment_runs_beside_the_workspace_resumes_and_can_be_compared_app
     (place / "broken").unlink()
     done = run(folder, "juicer", "exp", "run", "-S", "irft.rounds=4")
     assert "where an earlier run stopped" in done.stdout
+    assert "Next:" not in done.stdout, "those commands would act on the models of the workspace"
     assert ran(folder) == ["models/irft/r4", "metrics/summary.json"], "it registers nothing"
     assert [each.name for each in place.iterdir()] == ["report"], "the run has said where it is"
     assert (folder / "params.yaml").read_text() == params and outputs(folder) == before

@@ -29,6 +29,12 @@ def count(request: Request) -> Iterator[JsonValue]:
     raise InputError("the model stopped")
 
 
+def broken(request: Request) -> Iterator[JsonValue]:
+    """An action with a fault of its own."""
+    yield {"part": 1}
+    raise TypeError("not a text")
+
+
 def full(request: Request) -> JsonValue:
     """An action for which there is no space left."""
     raise OSError(28, "No space left on device")
@@ -37,7 +43,7 @@ def full(request: Request) -> JsonValue:
 @pytest.fixture
 def page() -> Iterator[LocalPage]:
     """A page that answers."""
-    served = LocalPage(HTML, {"double": double, "count": count, "full": full})
+    served = LocalPage(HTML, {"double": double, "count": count, "full": full, "broken": broken})
     thread = served.start()
     yield served
     served.close()
@@ -108,6 +114,10 @@ def test_an_answer_in_parts_comes_line_by_line_and_ends_with_its_error(page: Loc
     assert status == 200
     assert [json.loads(line) for line in text.splitlines()] == [
         {"part": 1}, {"part": 2}, {"error": "the model stopped"},
+    ]  # fmt: skip
+    text = act(page, "broken", {})[1]
+    assert [json.loads(line) for line in text.splitlines()] == [
+        {"part": 1}, {"error": "juicer: TypeError: not a text"},
     ]  # fmt: skip
 
 

@@ -281,6 +281,23 @@ def test_a_user_s_text_with_the_mark_of_a_turn_is_refused(policy: GPTNeoXForCaus
         list(speaker(policy, template).respond(bad, 0))
 
 
+def test_a_mark_in_the_model_s_own_answer_does_not_end_the_conversation(
+    policy: GPTNeoXForCausalLM, template: Template
+) -> None:
+    own: list[Message] = [*ASKED, {"role": "assistant", "content": "Yes.\n\nAssistant: No."}, ASKED[-1]]
+    assert list(speaker(policy, template).respond(own, 0))[-1].done
+
+
+def test_bytes_that_are_no_text_are_refused_before_they_are_counted(
+    policy: GPTNeoXForCausalLM, template: Template
+) -> None:
+    bad: list[Message] = [{"role": "user", "content": b"\xff hi".decode("utf-8", "surrogateescape")}]
+    talker = speaker(policy, template)
+    for ask in (lambda: talker.note(bad), lambda: list(talker.respond(bad, 0))):
+        with pytest.raises(InputError, match="the text is not valid Unicode"):
+            ask()
+
+
 def test_a_conversation_ends_at_the_model_s_context(policy: GPTNeoXForCausalLM, template: Template) -> None:
     def asked(words: int) -> Sequence[Message]:
         return [{"role": "user", "content": "hello " * words}]
