@@ -193,7 +193,8 @@ def _add(
         client.set_terminated(unfinished, "KILLED")
     new_runs = [run for run in wanted.runs if run.key not in known.runs]
     orphans = known.orphans(wanted)
-    if wanted.pipeline.key not in known.runs:
+    was_there, figures_changed = wanted.pipeline.key in known.runs, False
+    if not was_there:
         _time(wanted.pipeline, [*new_runs, *orphans])
         known.runs[wanted.pipeline.key] = _add_run(client, experiment, wanted.pipeline, None, {})
     parent = {PARENT: known.runs[wanted.pipeline.key]}
@@ -212,6 +213,7 @@ def _add(
             )
         there = known.versions[version.key]
         update = _update(version, there)
+        figures_changed |= FIGURES in update.tags
         if "git_commit" in update.tags:
             # A restoration compares code and parameters with these files, so they have to be those of the same commit.
             _log_files(client, known.runs[version.run], records[version.run].files())
@@ -223,12 +225,22 @@ def _add(
             client.set_model_version_tag(model, there.number, key, value)
         for key in update.former:
             client.delete_model_version_tag(model, there.number, key)
+    if was_there and figures_changed:
+        _renew(client, known.runs[wanted.pipeline.key], wanted.pipeline)
     logged_models = {version.name: known.versions[version.key].logged_model for version in wanted.versions}
     for run in new_runs:
         if EVALUATED in run.tags:
             _ensure_run(client, experiment, run, known, logged_models.get(run.tags[EVALUATED]), parent)
     _point(client, model, known, wanted.champion)
     return len(new_runs), len(new_versions)
+
+
+def _renew(client: "MlflowClient", run: str, pipeline: RunRecord) -> None:
+    """Give a pipeline run the figures that have changed without a new run of a stage in it: votes, or a judge."""
+    _log_figures(client, run, pipeline.metrics, {}, time.time(), None)
+    _log_files(client, run, pipeline.files())
+    for key, value in pipeline.tags.items():
+        client.set_tag(run, key, value)
 
 
 def _time(pipeline: RunRecord, runs: list[RunRecord]) -> None:

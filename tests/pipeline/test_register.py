@@ -490,6 +490,29 @@ def test_a_new_evaluation_changes_the_metrics_of_a_version_and_a_new_model_is_a_
     assert sorted(rounds) == ["another", "md5-of-models/irft/r1"]
 
 
+def test_votes_reach_the_version_and_its_pipeline_run_and_leave_it_when_they_no_longer_count(finished: Project) -> None:
+    finished.ensure()
+    client = MlflowClient(finished.uri)
+
+    def pipeline_run() -> Run:
+        (found,) = client.search_runs(["1"], "tags.stage = 'pipeline'")
+        return found
+
+    key = "champion/voted_win_rate"
+    assert key not in pipeline_run().data.metrics
+    row = next(row for row in finished.summary["models"] if row["name"] == "irft-r2")
+    row |= {"voted_win_rate": 0.75, "voted_win_rate_sem": 0.05, "voted_win_rate_prompts": 40}
+    finished.choose("irft-r2")
+    assert "(0 runs and 0 versions are new)" in finished.ensure()
+    assert figures_of(finished.versions()["irft-r2"].tags)["voted_win_rate"] == 0.75
+    assert pipeline_run().data.metrics[key] == 0.75
+    for name in ("voted_win_rate", "voted_win_rate_sem", "voted_win_rate_prompts"):
+        del row[name]
+    finished.choose("irft-r2")
+    finished.ensure()
+    assert "voted_win_rate" not in figures_of(finished.versions()["irft-r2"].tags)
+
+
 def test_costs_of_another_run_are_not_those_of_a_restored_output(finished: Project) -> None:
     finished.write(".juicer/costs/sft.json", {"stage": "sft", "seconds": 2.0, "output_md5": "another"})
     run = next(run for run in finished.records().runs if run.name == "sft")
