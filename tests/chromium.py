@@ -62,13 +62,15 @@ class Browser:
 
     def until(self, expression: str) -> Any:
         """Wait until a JavaScript expression is true, and return its value."""
-        deadline = time.monotonic() + PATIENCE
+        deadline, problem = time.monotonic() + PATIENCE, ""
         while time.monotonic() < deadline:
-            if value := self.value(expression):
-                return value
+            try:
+                if value := self.value(expression):
+                    return value
+            except AssertionError as error:  # the document is being replaced by the next one
+                problem = str(error)
             time.sleep(0.05)
-        said = self.value("document.body.innerText")
-        raise AssertionError(f"waited in vain for {expression}; errors: {self.errors}; the page says: {said}")
+        raise AssertionError(f"waited in vain for {expression}; {problem} errors: {self.errors}")
 
     def press(self, key: str) -> None:
         """Press a key that writes one character."""
