@@ -43,6 +43,7 @@ def test_without_a_worker_the_run_says_so_and_runs_nothing(shared):
     assert shared.stages(run) == {}
 
 
+@pytest.mark.slow
 def test_stages_run_in_the_worker_s_checkout_only_and_come_back_through_the_remote(shared, machine):
     lock = (shared.folder / "dvc.lock").read_bytes()
     result = (shared.folder / "out/last").read_bytes()
