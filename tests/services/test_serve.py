@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import openai
 import psutil
 import pytest
 
@@ -16,7 +17,6 @@ from juicer.settings.data import TemplateSettings
 from tests import serving_project
 from tests.servers import free_port
 
-openai = pytest.importorskip("openai")
 PATIENCE = 1800
 """Seconds after which a test gives up; two programs import torch, one after the other."""
 MESSAGES = [
