@@ -66,12 +66,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(stage: Stage) -> str:
     given = stage.arguments
-    values = shortened(read_json(given.row))
+    whole = read_json(given.row)
+    values = shortened(whole)
     record = None if given.pairwise is None else PairwiseRecord.read(given.pairwise)
     if isinstance(values, dict) and record is not None:
         values["pairwise"] = record.summary().as_json()
     if isinstance(values, dict) and given.against is not None and given.votes is not None:
-        model, control = EvaluatedModel.read(given.row), EvaluatedModel.read(given.against)
+        model, control = EvaluatedModel.parse(whole, str(given.row)), EvaluatedModel.read(given.against)
         found = voted(model, control, given.data / "held_out.jsonl", given.votes, record)
         values |= {} if found is None else {"voted": found.as_json()}
     benchmarks = isinstance(values, dict) and "columns" in values

@@ -92,18 +92,21 @@ class Browser:
                     self.call("Input.dispatchKeyEvent", type=kind, **enter, **text_of)
 
 
+def program() -> str:
+    """The browser's program; where there is none, the test fails in CI and is skipped elsewhere."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None and "CI" in os.environ:
+        pytest.fail("chromium is not installed", pytrace=False)
+    return found or pytest.skip("chromium is not installed")
+
+
 @contextmanager
 def browser(folder: Path) -> Iterator[Browser]:
-    """Chromium with a profile of its own in an empty folder; the test is skipped where there is none."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        if "CI" in os.environ:
-            pytest.fail("chromium is not installed", pytrace=False)
-        pytest.skip("chromium is not installed")
+    """Chromium with a profile of its own in an empty folder."""
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     options += ["--disable-background-networking", "--disable-component-update", "--no-proxy-server"]
     process = subprocess.Popen(
-        [program, *options, "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"],
+        [program(), *options, "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

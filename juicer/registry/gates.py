@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from juicer.evaluation.significance import FEWEST, half_width, interval, mean_and_error, share_error
 from juicer.registry.per_prompt import PerPromptFigures, paired
+from juicer.reporting.numbers import EVEN
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.settings.base import Settings
 
@@ -38,8 +39,6 @@ class Metric:
 
 SHARE, PAIRS, AVERAGE = "share", "share of pairs", "average"
 BENCHMARKS = tuple(f"leaderboard_{name}" for name in ("arc", "truthfulqa", "winogrande", "gsm8k", "hellaswag", "mmlu"))
-HALF = 0.5
-"""The win rate of a model that is as good as the other one."""
 LIMIT = "leaderboard_limit"
 """The most questions per task, among the figures of a model whose benchmarks were cut short."""
 
@@ -359,8 +358,8 @@ def _above_half(gates: PromotionSettings, metric: str, candidate: Judged) -> Ver
     if error == 0 and count is not None:  # all won or all lost, which does not show how far the next one may lie
         error = share_error(value, count)
     noise = (gates.noise if count is None else half_width(count, _probability(gates.noise))) * error
-    numbers = f"{value:.4g} ± {error:.2g} against 0.5: difference {value - HALF:+.4g}, noise {noise:.2g}"
-    passed = value - HALF > noise
+    numbers = f"{value:.4g} ± {error:.2g} against 0.5: difference {value - EVEN:+.4g}, noise {noise:.2g}"
+    passed = value - EVEN > noise
     return Verdict(gate, "passed" if passed else "failed", numbers, f"{metric} against {against}" if passed else "")
 
 

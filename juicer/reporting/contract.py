@@ -10,6 +10,11 @@ from juicer.evaluation.rounds import RoundComparison
 from juicer.settings.choice import CRITERIA, Criterion
 
 
+def win_rate_key(kind: Literal["voted", "judged"], control: str) -> str:
+    """Name of the win rate against a control, by people's votes or by the pairwise judge."""
+    return f"{kind}_win_rate" if control == "sft-matched" else f"{kind}_win_rate_vs_{control}"
+
+
 class SummaryRow(Row):
     """One model of the summary. A metric is None where it cannot be computed; all are held-out unless named otherwise.
 

@@ -13,7 +13,7 @@ from juicer.evaluation.pairs_record import accuracy_interval
 from juicer.evaluation.results import Instruments, Tie
 from juicer.evaluation.rounds import RoundComparison
 from juicer.evaluation.significance import FEWEST, Difference, Verdict, share_difference, win_rate_difference
-from juicer.reporting.contract import Champion, Matters, Summary, SummaryRow
+from juicer.reporting.contract import Champion, Matters, Summary, SummaryRow, win_rate_key
 from juicer.reporting.formatting import scalar, shown
 from juicer.reporting.numbers import COLUMNS, Column, separates_nothing
 from juicer.settings.choice import CRITERIA, UNJUDGED, Criterion
@@ -105,7 +105,7 @@ def compare(model: SummaryRow, control: SummaryRow, matters: Matters | None) -> 
 
 def _wins(model: SummaryRow, kind: Literal["voted", "judged"], control: SummaryRow) -> Difference | None:
     """How far a win rate against the control is above 1/2; None where it was not measured."""
-    name = f"{kind}_win_rate" if control.method == "sft-matched" else f"{kind}_win_rate_vs_{control.name}"
+    name = win_rate_key(kind, control.name)
     rate, error, count = (model.metric(f"{name}{suffix}") for suffix in ("", "_sem", "_prompts"))
     if rate is None or error is None or count is None:
         return None

@@ -13,7 +13,7 @@ from juicer.evaluation.likelihood import per_token_values
 from juicer.evaluation.results import Agreed, EvaluatedModel, Merits, Table
 from juicer.evaluation.rounds import score_difference
 from juicer.evaluation.significance import Difference
-from juicer.reporting.contract import Champion, DvcMetrics, Judging, Matters, Summary, SummaryRow, Voting
+from juicer.reporting.contract import Champion, DvcMetrics, Judging, Matters, Summary, SummaryRow, Voting, win_rate_key
 from juicer.reporting.formatting import significant
 from juicer.reporting.leaderboard_table import scores_of
 from juicer.runtime.errors import InputError
@@ -467,15 +467,15 @@ def _row(model: EvaluatedModel, validation: Merits, sft: EvaluatedModel, control
 def _wins(model: EvaluatedModel) -> dict[str, float | int]:
     """The win rates by the pairwise judge and by people; none where they were not asked or gave no verdict."""
     rates = dict[str, float | int]()
-    for kind, found in (("judged", model.pairwise), ("voted", model.voted)):
-        if found is None or found.win_rate is None:
-            continue
-        name = f"{kind}_win_rate" if found.against == "sft-matched" else f"{kind}_win_rate_vs_{found.against}"
-        rates |= {name: found.win_rate, f"{name}_prompts": found.prompts}
-        rates |= {} if found.win_rate_sem is None else {f"{name}_sem": found.win_rate_sem}
+    if (judged := model.pairwise) is not None and judged.win_rate is not None:
+        name = win_rate_key("judged", judged.against)
+        rates |= {name: judged.win_rate, f"{name}_prompts": judged.prompts}
+        rates |= {} if judged.win_rate_sem is None else {f"{name}_sem": judged.win_rate_sem}
     if (voted := model.voted) is not None and voted.win_rate is not None:
-        name = "voted_win_rate" if voted.against == "sft-matched" else f"voted_win_rate_vs_{voted.against}"
+        name = win_rate_key("voted", voted.against)
+        rates |= {name: voted.win_rate, f"{name}_prompts": voted.prompts}
         rates |= {f"{name}_votes": voted.votes, f"{name}_voters": voted.voters}
+        rates |= {} if voted.win_rate_sem is None else {f"{name}_sem": voted.win_rate_sem}
     return rates
 
 

@@ -14,7 +14,7 @@ from juicer.evaluation.results import EvaluatedModel, ShownSample, Table, Traini
 from juicer.evaluation.rounds import RoundComparison
 from juicer.reporting import provenance
 from juicer.reporting.charts import curve_panel, figure_over_rounds, histogram_figure, marker, only_rounding
-from juicer.reporting.contract import LeaderboardRow, LeaderboardSummary, Summary, SummaryRow
+from juicer.reporting.contract import LeaderboardRow, LeaderboardSummary, Summary, SummaryRow, win_rate_key
 from juicer.reporting.findings import (
     METHODS,
     around_round,
@@ -413,10 +413,12 @@ def round_figures(summary: Summary) -> list[Figure]:
 
 def _win_rates(summary: Summary) -> list[Figure]:
     """By people and by the pairwise judge, where these were asked; the control's line is at 1/2."""
-    suffix = "" if summary.control == "sft-matched" else f"_vs_{summary.control}"
     figures = []
-    for kind, by in (("voted", "people's votes"), ("judged", "the pairwise judge")):
-        key = f"{kind}_win_rate{suffix}"
+    kinds = {
+        win_rate_key("voted", summary.control): "people's votes",
+        win_rate_key("judged", summary.control): "the pairwise judge",
+    }
+    for key, by in kinds.items():
         if not over_rounds(summary.models, key, None):
             continue
         even = {summary.control: {key: EVEN}}

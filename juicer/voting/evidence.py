@@ -4,6 +4,7 @@ from pathlib import Path
 
 from juicer.evaluation.results import Agreed, EvaluatedModel, Voted
 from juicer.judging.results import PairwiseRecord
+from juicer.reporting.formatting import significant
 from juicer.voting.ballot import Ballot, ballot
 from juicer.voting.tally import Agreement, Judged, tally
 from juicer.voting.votes import file_of, read
@@ -39,8 +40,8 @@ def voted(
         prompts=count.prompts,
         voters=count.voters,
         outdated=count.outdated,
-        win_rate=_rounded(rate),
-        win_rate_sem=_rounded(count.error),
+        win_rate=significant(rate),
+        win_rate_sem=significant(count.error),
         agreement=_agreed(count.between_voters),
         with_judge=_agreed(count.with_judge),
     )
@@ -74,8 +75,4 @@ def _scores(model: EvaluatedModel) -> dict[str, float]:
 
 
 def _agreed(found: Agreement | None) -> Agreed | None:
-    return None if found is None else Agreed(share=float(f"{found.share:.6g}"), of=found.prompts)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.6g}")
+    return None if found is None else Agreed(share=round(found.share, 6), of=found.prompts)

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.chromium import program
 from tests.services.conftest import PATIENCE, Services, until
 from tests.tiny_graph import STAGES, call, make
 
@@ -244,9 +245,7 @@ def test_the_secret_is_in_no_log_and_on_no_command_line_and_nobody_else_can_read
 
 
 def test_the_printed_address_opens_the_page_of_the_runs_in_a_browser(services, tmp_path):
-    if shutil.which("chromium") is None:
-        pytest.skip("chromium is missing")
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom"]
-    command = ["chromium", *options, "--virtual-time-budget=60000", services.log_in.replace("/?", "/runs?")]
+    command = [program(), *options, "--virtual-time-budget=60000", services.log_in.replace("/?", "/runs?")]
     page = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
     assert "Flow runs" in page or "Flow Runs" in page, page[-2000:]
