@@ -7,7 +7,7 @@ derived, or before a stage allocates what no machine has.
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 SHOWN = 60
@@ -59,6 +59,7 @@ Epochs = Annotated[float, AtMost(1000, "the run would not end")]
 Passes = Annotated[int, AtMost(100, "the run would not end")]
 ResponseTokens = Annotated[int, AtMost(10**13, "the run would not end")]
 Tokens = Annotated[int, AtMost(2**20, "no model reads a longer text")]
+PassTokens = Annotated[int, Field(ge=1), AtMost(2**24, "a pass is held in memory")]
 Threads = Annotated[int, AtMost(1024, "no machine has more cores")]
 Processes = Annotated[int, AtMost(4096, "each process needs a GPU")]
 Seed = Annotated[int, AtMost(2**63 - 1, "a seed has 63 bits")]

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from juicer.settings.base import Settings
-from juicer.settings.bounds import Processes, Threads
+from juicer.settings.bounds import PassTokens, Processes, Threads
 
 
 class ComputeSettings(Settings):
@@ -24,3 +24,21 @@ class ComputeSettings(Settings):
     zero_stage: Literal[0, 2, 3] = 0
     """DeepSpeed's ZeRO stage in training, which says what is sharded over processes: 0 nothing, 2 optimiser state and
     gradients, 3 weights too."""
+    packing: Literal["auto"] | bool = "auto"
+    """Whether the dialogues of a training pass stand one after another in a single row, without padding; `auto` packs on
+    a GPU. A pass then takes `tokens_per_pass` instead of a number of rows."""
+    tokens_per_pass: Literal["auto"] | PassTokens = "auto"
+    """Tokens of a packed pass of one process; `auto` takes as many as fit into the GPU's free memory by the plan."""
+    weights: Literal["auto", "fp32", "bf16"] = "auto"
+    """Weights that passes in bf16 compute with in training: `bf16` takes copies that are renewed after each step, and
+    keeps float32 masters for the optimiser; `fp32` casts the masters at every use. `auto` is bf16 where rows are packed
+    on a GPU."""
+    compile: Literal["auto"] | bool = "auto"
+    """Whether torch compiles each transformer block for packed training; `auto` compiles on a GPU."""
+    attention: Literal["auto", "flash_attention_2", "varlen", "sdpa", "eager"] = "auto"
+    """Implementation of attention: `auto` is flash-attention 2 on a GPU where it is installed, else torch's own; packed
+    rows take torch's variable-length kernel (`varlen`) on a GPU. One that is not there, or not exact for the model, is
+    refused."""
+    deterministic: bool = False
+    """Only operations that give the same bytes again on the same card and versions; slower on a GPU. A CPU has no
+    others."""
