@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from juicer.data.dialogues import Dialogue
 from juicer.models.forward import features, logits_of
+from juicer.models.packing import PackedBatch, packed_features
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.processes import max_over_processes
 
@@ -77,7 +78,7 @@ def dialogues_of(tokens: Tensor, attention: Tensor, response: Tensor) -> list[Di
     ]
 
 
-def response_log_probabilities(policy: "PreTrainedModel", batch: Batch) -> Tensor:
+def response_log_probabilities(policy: "PreTrainedModel", batch: Batch | PackedBatch) -> Tensor:
     """log pi(y|x) = sum_t log pi(y_t | x, y_<t).
 
     Only positions that predict a response token reach the output head, so no logits are computed for prompts.
@@ -88,12 +89,18 @@ def response_log_probabilities(policy: "PreTrainedModel", batch: Batch) -> Tenso
     return response_sums(policy, _log_likelihoods, batch)
 
 
-def response_sums(policy: "PreTrainedModel", function: Callable[[Tensor, Tensor], Tensor], batch: Batch) -> Tensor:
+def response_sums(
+    policy: "PreTrainedModel", function: Callable[[Tensor, Tensor], Tensor], batch: Batch | PackedBatch
+) -> Tensor:
     """A function of logits and tokens, see `apply_to_logits`, summed over the response tokens of each dialogue.
 
     Returns:
         (batch, ...) float32, differentiable.
     """
+    if isinstance(batch, PackedBatch):
+        given = packed_features(policy, batch)[batch.sources]
+        tokens = apply_to_logits(policy, function, given, batch.targets)
+        return torch.zeros(len(batch.ends), *tokens.shape[1:], device=tokens.device).index_add(0, batch.rows, tokens)
     given = features(policy, batch.tokens, batch.mask, use_cache=False)
     predicted = batch.response[:, 1:]
     tokens = apply_to_logits(policy, function, given[:, :-1][predicted], batch.tokens[:, 1:][predicted])
@@ -154,16 +161,21 @@ def compute_in_chunks(
     device: torch.device,
     chunk: int = 16,
     batch_of: Callable[[list[Any], int, torch.device], Any] = Batch.of,
+    *,
+    packed: bool = False,
 ) -> Tensor:
     """`compute` over dialogues in chunks of similar length, in the order given: less padding, the same gradient.
 
     Args:
         compute: maps a batch to values (batch, ...).
         batch_of: makes a batch of dialogues, given padding token and device.
+        packed: whether all dialogues are one `PackedBatch` instead; they are the pass that the caller has planned.
 
     Returns:
         (dialogues, ...), differentiable.
     """
+    if packed:
+        return compute(PackedBatch.of(dialogues, padding, device))
     chunks = list(length_sorted_batches(dialogues, chunk))
     values = torch.cat([compute(batch_of([dialogues[row] for row in rows], padding, device)) for rows in chunks])
     order = torch.tensor([row for rows in chunks for row in rows], device=device)
