@@ -188,14 +188,26 @@ def score_dialogues(
     padding: int,
     batch_size: int = 64,
     context: WorkContext = LOCAL,
+    *,
+    tokens: int | None = None,
 ) -> Tensor:
     """log pi(y|x) of many dialogues, batched by length, in the order given.
+
+    Args:
+        tokens: of a packed row, where the policy computes packed rows (`packed_passes`); None for padded rows.
 
     Returns:
         (dialogues,) float32 on the CPU.
     """
     compute = partial(response_log_probabilities, policy)
-    return compute_in_batches(compute, dialogues, padding, policy.device, batch_size, context)
+    if tokens is None:
+        return compute_in_batches(compute, dialogues, padding, policy.device, batch_size, context)
+
+    def one(rows: list[int]) -> list[float]:
+        values: list[float] = compute(PackedBatch.of([dialogues[row] for row in rows], padding, policy.device)).tolist()
+        return values
+
+    return torch.tensor(in_given_batches(one, token_batches(dialogues, tokens), context))
 
 
 def compute_in_batches(
@@ -235,12 +247,19 @@ def in_batches(
     Returns:
         A value per row, in the order given, on every process.
     """
-    batches = list(length_sorted_batches(rows, batch_size))
+    return in_given_batches(compute, list(length_sorted_batches(rows, batch_size)), context)
+
+
+@torch.no_grad()
+def in_given_batches(
+    compute: Callable[[list[int]], list[T]], batches: Sequence[list[int]], context: WorkContext = LOCAL
+) -> list[T]:
+    """As `in_batches`, in batches that hold every row once."""
     values = context.processes.distribute(batches, lambda batch: context.memo(partial(compute, batch)))
     found = {
         row: value for batch, each in zip(batches, values, strict=True) for row, value in zip(batch, each, strict=True)
     }
-    return [found[row] for row in range(len(rows))]
+    return [found[row] for row in range(len(found))]
 
 
 def length_sorted_batches(dialogues: Sequence[Sized], batch_size: int) -> Iterator[list[int]]:
@@ -248,3 +267,16 @@ def length_sorted_batches(dialogues: Sequence[Sized], batch_size: int) -> Iterat
     order = sorted(range(len(dialogues)), key=lambda row: (-len(dialogues[row]), row))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def token_batches(dialogues: Sequence[Sized], tokens: int) -> list[list[int]]:
+    """Row indices in batches of similar length and at most so many tokens each, longest first."""
+    batches: list[list[int]] = []
+    room = 0
+    for row in sorted(range(len(dialogues)), key=lambda row: (-len(dialogues[row]), row)):
+        if not batches or len(dialogues[row]) > room:
+            batches.append([])
+            room = tokens
+        batches[-1].append(row)
+        room -= len(dialogues[row])
+    return batches

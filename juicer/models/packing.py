@@ -191,8 +191,8 @@ def packed_attention(
     if dropout or softcap is not None or s_aux is not None or attention_mask is not None:
         raise NotImplementedError(f"packed attention lacks what {type(module).__name__} asks for")
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        given = [states[0].transpose(0, 1) for states in (query, key, value)]
-        result = _varlen(*given, cu_seq_lens_q, max_length_q, scaling, sliding_window)
+        q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
+        result = _varlen(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window)
         return result[None], None
     mask = block_mask(cu_seq_lens_q, query.shape[2], sliding_window)
     shared = query.shape[1] != key.shape[1]
@@ -216,10 +216,9 @@ def _varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     known = _parameters(varlen_attn)
-    if key.shape[1] != query.shape[1]:
-        if "enable_gqa" not in known:
-            times = query.shape[1] // key.shape[1]
-            key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
+    if key.shape[1] != query.shape[1] and "enable_gqa" not in known:
+        times = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
     more: dict[str, Any] = {"enable_gqa": True} if key.shape[1] != query.shape[1] else {}
     if scale is not None:
         if "scale" in known:
@@ -232,7 +231,8 @@ def _varlen(
         raise NotImplementedError("this release of torch has no sliding window for packed rows")
     else:
         more["is_causal"] = True
-    result: Tensor = varlen_attn(query, key, value, bounds, bounds, longest, longest, **more)
+    result = varlen_attn(query, key, value, bounds, bounds, longest, longest, **more)
+    assert isinstance(result, Tensor)  # without the auxiliary values, which are not asked for
     return result
 
 
@@ -269,6 +269,4 @@ def measured_packing(model: "PreTrainedModel") -> bool:
         return False
     places = [0, *accumulate(lengths)]
     alone = [model(input_ids=row[None, :n]).logits[0].float() for row, n in zip(tokens, lengths, strict=True)]
-    return all(
-        agree(found[start:end], wanted) for start, end, wanted in zip(places, places[1:], alone, strict=False)
-    )
+    return all(agree(found[start:end], wanted) for start, end, wanted in zip(places, places[1:], alone, strict=False))

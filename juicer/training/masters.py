@@ -13,8 +13,8 @@ FULL = ("score",)
 class Masters:
     """While it is entered the model's float32 weights are bf16 copies; what trains has a float32 master.
 
-    Gradients appear in bf16, one weight at a time, and are summed in float32. After each step `renew` writes the masters
-    to the copies. Afterwards the model has its float32 weights again, as trained.
+    Gradients appear in bf16, one weight at a time, and are summed in float32. After each step `renew` writes the
+    masters to the copies. Afterwards the model has its float32 weights again, as trained.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:

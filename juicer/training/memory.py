@@ -248,10 +248,34 @@ def micro_batch(
     """
     share = -(-batch // processes.world_size)
     if asked == "auto" and step is not None:
-        total, free = main_memory() if step.on_cpu else _gpu_memory()
-        used = psutil.Process().memory_info().rss if step.on_cpu else 0
-        return min(processes.gather(step.largest(share, min(step.budget(total), free + used))))
+        return min(processes.gather(step.largest(share, _available(step))))
     return share if asked is None or asked == "auto" else asked
+
+
+MOST_TOKENS = 2**16
+"""Tokens of a packed pass, at most: more make no kernel faster."""
+
+
+def tokens_per_pass(
+    asked: int | Literal["auto"], step: Step | None, longest: int, processes: Processes = SINGLE_PROCESS
+) -> int:
+    """Tokens of a packed pass, the same in all processes; never fewer than the longest row has.
+
+    Args:
+        asked: the recipe's `tokens_per_pass`.
+        step: what a step holds in memory; None where nobody knows, so that `auto` takes the most.
+        longest: tokens of the longest row that cannot be divided.
+    """
+    if asked != "auto" or step is None:
+        return max(longest, MOST_TOKENS if asked == "auto" else asked)
+    return max(longest, min(processes.gather(step.packed_tokens(MOST_TOKENS, _available(step)))))
+
+
+def _available(step: Step) -> float:
+    """Bytes that a step may take of this process's device: of all, and of what is free."""
+    total, free = main_memory() if step.on_cpu else _gpu_memory()
+    used = psutil.Process().memory_info().rss if step.on_cpu else 0
+    return min(step.budget(total), free + used)
 
 
 def _gpu_memory() -> tuple[float, float]:
