@@ -130,6 +130,8 @@ def packed_passes(*models: "PreTrainedModel", compiled: bool = False) -> Iterato
 
 @contextmanager
 def _attending(model: "PreTrainedModel") -> Iterator[None]:
+    if model.get_output_embeddings() is not None:
+        forward_of(model)  # measured before, on a small copy that attends as the configuration says
     # Layers look the name up in the configuration at every pass.
     configs = {id(each): each for each in (model.config, model.config.get_text_config(decoder=True))}.values()
     before = [(config, config._attn_implementation) for config in configs]
