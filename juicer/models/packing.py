@@ -122,26 +122,45 @@ def packed_passes(*models: "PreTrainedModel", compiled: bool = False) -> Iterato
     AttentionInterface.register(VARLEN, packed_attention)
     with ExitStack() as entered:
         for model in models:
-            entered.enter_context(_attending(model))
+            entered.enter_context(_attending(model, VARLEN))
             if compiled:
                 entered.enter_context(_compiled(model))
         yield
 
 
 @contextmanager
-def _attending(model: "PreTrainedModel") -> Iterator[None]:
+def padded_passes(model: "PreTrainedModel", attention: str) -> Iterator[None]:
+    """Within `packed_passes`, a block in which the model computes padded rows again, as decoding does.
+
+    Args:
+        attention: the implementation that the model was loaded with.
+    """
+    blocks = blocks_of(model) or ()
+    compiled = [(block, block._compiled_call_impl) for block in blocks]
+    for block in blocks:
+        block._compiled_call_impl = None
+    try:
+        with _attending(model, attention):
+            yield
+    finally:
+        for block, call in compiled:
+            block._compiled_call_impl = call
+
+
+@contextmanager
+def _attending(model: "PreTrainedModel", name: str) -> Iterator[None]:
     if model.get_output_embeddings() is not None:
         forward_of(model)  # measured before, on a small copy that attends as the configuration says
     # Layers look the name up in the configuration at every pass.
     configs = {id(each): each for each in (model.config, model.config.get_text_config(decoder=True))}.values()
     before = [(config, config._attn_implementation) for config in configs]
     for config in configs:
-        config._attn_implementation = VARLEN
+        config._attn_implementation = name
     try:
         yield
     finally:
-        for config, name in before:
-            config._attn_implementation = name
+        for config, former in before:
+            config._attn_implementation = former
 
 
 @contextmanager
