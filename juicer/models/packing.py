@@ -213,7 +213,7 @@ def packed_attention(
         raise NotImplementedError(f"packed attention lacks what {type(module).__name__} asks for")
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
-        result = _varlen(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window)
+        result = varlen(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window)
         return result[None], None
     mask = block_mask(cu_seq_lens_q, query.shape[2], sliding_window)
     shared = query.shape[1] != key.shape[1]
@@ -230,7 +230,7 @@ def block_mask(bounds: Tensor, length: int, window: int | None = None) -> Tensor
     return mask if window is None else mask & (distance < window)
 
 
-def _varlen(
+def varlen(
     query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, scale: float | None, window: int | None
 ) -> Tensor:
     """torch's attention for variable lengths: (length, heads, width) in and out. Its arguments differ by release."""

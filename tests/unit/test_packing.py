@@ -2,9 +2,11 @@
 
 import copy
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import CONFIG_MAPPING
 
 from juicer.data.dialogues import Dialogue
@@ -19,6 +21,7 @@ from juicer.models.packing import (
     measured_packing,
     packed_attention,
     packed_passes,
+    varlen,
 )
 
 CPU = torch.device("cpu")
@@ -119,6 +122,45 @@ def test_attention_that_is_not_computed_is_refused(asked):
     bounds = {"cu_seq_lens_q": torch.tensor([0, 4], dtype=torch.int32), "max_length_q": 4}
     with pytest.raises(NotImplementedError, match="lacks what"):
         packed_attention(torch.nn.Identity(), states, states, states, None, **bounds, **asked)
+
+
+def attended(query, key, value, bounds, scale, window):
+    """Attention of variable lengths as torch's kernel defines it, a dialogue at a time."""
+    parts = []
+    for start, end in pairwise(bounds.tolist()):
+        q, k, v = (states[start:end].transpose(0, 1) for states in (query, key, value))
+        mask = block_mask(torch.tensor([0, end - start], dtype=torch.int32), end - start, window)
+        parts.append(scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=len(q) != len(k)))
+    return torch.cat(parts, 1).transpose(0, 1)
+
+
+def newest(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False):
+    assert enable_gqa == (query.shape[1] != key.shape[1])
+    assert window_size[1] == 0, "causal"
+    window = None if window_size[0] < 0 else window_size[0] + 1
+    return attended(query, key, value, cu_seq_q, scale, window)
+
+
+def first(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):
+    assert is_causal
+    return attended(query, key, value, cu_seq_q, None, None)
+
+
+@pytest.mark.parametrize("kernel", [newest, first])
+@pytest.mark.parametrize("window", [None, 2, 64])
+def test_the_kernel_of_every_release_of_torch_is_asked_for_the_same(kernel, window, monkeypatch):
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 9, 4) for heads in (4, 2, 2))
+    bounds = {"cu_seq_lens_q": torch.tensor([0, 5, 9], dtype=torch.int32), "max_length_q": 5}
+    masked, _ = packed_attention(None, query, key, value, None, scaling=0.3, sliding_window=window, **bounds)
+    states = [each[0].transpose(0, 1) for each in (query, key, value)]
+    given = (*states, bounds["cu_seq_lens_q"], 5, 0.3, window)
+    if kernel is first and window == 2:
+        with pytest.raises(NotImplementedError, match="no sliding window"):
+            varlen(*given)
+    else:
+        torch.testing.assert_close(varlen(*given), masked[0], atol=1e-6, rtol=1e-5)
 
 
 def test_blocks_are_compiled_within_the_passes_only_and_say_the_same(policy):

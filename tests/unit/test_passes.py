@@ -22,7 +22,8 @@ from juicer.settings.compute import ComputeSettings
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.settings.rft import RewardSettings
 from juicer.settings.sft import SftSettings
-from juicer.settings.training import OptimiserSettings
+from juicer.settings.training import LoraSettings, OptimiserSettings
+from juicer.training.adapters import add_adapters, merge_adapters
 from juicer.training.masters import Masters
 from juicer.training.passes import PADDED, Passes, before_training, passes_of, token_passes
 
@@ -123,6 +124,24 @@ def test_bf16_copies_take_the_steps_of_float32_but_for_rounding(policy):
     lower = irft_round(other, other, PAIRS, IRFT, 1, 0, passes=LOWER)
     assert lower.curves["margin"]["value"][-1] == pytest.approx(exact.curves["margin"]["value"][-1], rel=0.05)
     assert lower.facts["weights"] == "bf16"
+
+
+def test_adapters_train_alone_in_packed_passes_over_a_base_in_bf16(policy):
+    base = copy.deepcopy(policy).to(torch.bfloat16)
+    before = base.get_parameter("gpt_neox.layers.0.attention.dense.weight").clone()
+    handle = add_adapters(base, LoraSettings(r=4, alpha=8), 0)
+    with mixed_precision(ComputeSettings(device="cpu", precision="bf16")):
+        record = irft_round(base, base, PAIRS, IRFT, 1, 0, passes=LOWER)
+    trained = {name: weight.dtype for name, weight in base.named_parameters() if weight.requires_grad}
+    assert trained
+    assert all("lora" in name for name in trained)
+    frozen = next(
+        weight for name, weight in base.named_parameters() if name.endswith("0.attention.dense.base_layer.weight")
+    )
+    assert torch.equal(frozen, before)
+    assert record.curves["margin"]["value"][0] == 0.0
+    assert record.curves["margin"]["value"][-1] > 0.01
+    merge_adapters(handle)
 
 
 def test_masters_give_the_weights_back_with_frozen_ones_untouched(policy):
