@@ -23,6 +23,7 @@ from juicer.settings.irft import IrftTrainingSettings
 from juicer.settings.rft import RewardSettings
 from juicer.settings.sft import SftSettings
 from juicer.settings.training import LoraSettings, OptimiserSettings
+from juicer.stages.fine_tuning import has_dropout
 from juicer.training.adapters import add_adapters, merge_adapters
 from juicer.training.masters import Masters
 from juicer.training.passes import PADDED, Passes, before_training, passes_of, token_passes
@@ -225,3 +226,14 @@ def test_packing_that_a_model_cannot_do_is_refused_where_it_is_asked_for(policy,
     monkeypatch.setattr("juicer.training.passes.can_pack", lambda model: False)
     with pytest.raises(InputError, match=r"set compute\.packing to auto or false"):
         passes_of(ComputeSettings(device="cpu", packing=True), policy)
+
+
+@pytest.mark.parametrize(
+    ("lora", "model", "dropout"),
+    [(None, 0.0, False), (LoraSettings(dropout=0.1), 0.0, True), (LoraSettings(), 0.0, False), (None, 0.1, True)],
+)
+def test_sft_with_dropout_is_left_to_trl_s_trainer(policy, lora, model, dropout):
+    for module in policy.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = model
+    assert has_dropout(policy, SftSettings(optimiser=RATE, lora=lora)) == dropout
