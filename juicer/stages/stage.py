@@ -38,7 +38,7 @@ from juicer.stages.cancellation import Cancellation, check_started, end_with, st
 from juicer.stages.checkpoint import Checkpoint, checkpoints_of, discard_checkpoints, key_of, remove_checkpoints
 from juicer.stages.costs import COSTS, StageCost
 from juicer.stages.dvc_files import DvcLock, keep_lock
-from juicer.stages.gpus import take_one_gpu
+from juicer.stages.gpus import take_gpus
 from juicer.stages.hashes import md5_of
 from juicer.stages.live import Live
 from juicer.stages.pipeline import Meta, declared, declared_of
@@ -77,7 +77,7 @@ class Stage:
         """The processes of this stage."""
         self.is_main = True
         """Whether this is the process that publishes, records and reports."""
-        self.gpu: FileLock | None = None
+        self.gpus: list[FileLock] = []
         """The lock on the GPU of a single-process stage, held until the stage ends."""
         self.peaks: list[dict[str, float]] = []
         """Peak device memory of each process."""
@@ -240,6 +240,12 @@ class Stage:
                 remove(path)
                 temporary.replace(path)
             self._md5s[str(path)] = md5_of(path, remember=True)
+
+    def take_gpu(self) -> None:
+        """Take a GPU, where there are any, as the stage's only process; waiting for one costs no time of the stage."""
+        asked = time.perf_counter()
+        self.gpus = take_gpus()
+        self._begun += time.perf_counter() - asked
 
     def watch(self) -> None:
         """Fix what the stage reads, as dvc.yaml declares it, and watch it until the output is published.
@@ -488,7 +494,7 @@ def _run(run: Callable[[Stage], str], given: argparse.Namespace, taken: Mapping[
         compute = stage.read("compute", ComputeSettings)
         set_environment(compute)
         if wants_one_gpu(compute, launches, stage.meta):
-            stage.gpu = take_one_gpu()
+            stage.take_gpu()
         result = run(stage)
         if stage.processes.is_local_main:
             remove_checkpoints(stage.name)
@@ -525,7 +531,7 @@ def set_environment(compute: ComputeSettings) -> None:
 
 
 def wants_one_gpu(compute: ComputeSettings, launches: bool, meta: Meta | None = None) -> bool:
-    """Whether this is the only process of a stage that uses a GPU; launched ones take the GPU of their local rank."""
+    """Whether this is the only process of a stage that uses a GPU; those of several are taken by what launches them."""
     if meta is not None and meta.gpus is None:
         return False
     several = launches and compute.processes > 1
