@@ -19,6 +19,8 @@ from juicer.runtime.devices import visible_gpus
 
 DEVICES = Path("/dev")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+SHARED = "JUICER_SHARE_GPUS"
+"""Environment variable: where too few GPUs are free, a stage takes the first ones beside other stages if it is set."""
 ASKED_EVERY = 1.0
 """Seconds between two looks for a GPU that has become free."""
 
@@ -41,7 +43,8 @@ def take_gpus(count: int = 1, say: Callable[[str], object] | None = None) -> lis
         say: called once with a line if it has to wait; prints on standard error by default.
 
     Returns:
-        The locks on the GPUs, to be kept as long as they are used; [] if there are too few, or no place for locks.
+        The locks on the GPUs, to be kept as long as they are used; [] if there are too few, no place for locks, or
+        other stages that share theirs (`SHARED`).
     """
     gpus = gpus_of_machine()
     if not 0 < count <= len(gpus):
@@ -53,7 +56,7 @@ def take_gpus(count: int = 1, say: Callable[[str], object] | None = None) -> lis
 
 
 def _taken(gpus: list[str], count: int, say: Callable[[str], object]) -> dict[str, FileLock]:
-    """The locks on `count` of the GPUs, by their names; {} where locks cannot be written."""
+    """The locks on `count` of the GPUs, by their names; {} where locks cannot be written, or GPUs are shared."""
     taken: dict[str, FileLock] = {}
     told = False
     # A single GPU is locked too, so that processes which see more of them leave it alone.
@@ -68,6 +71,8 @@ def _taken(gpus: list[str], count: int, say: Callable[[str], object]) -> dict[st
                 if turn is not None:
                     turn.release()
                 return taken
+            if os.environ.get(SHARED):
+                return {}
             if not told:
                 first = turn is None or turn.is_locked
                 why = (

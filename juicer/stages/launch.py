@@ -14,7 +14,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Self
 
-from juicer.runtime.devices import peak_memory
+from juicer.runtime.devices import card_in_use, peak_memory
 from juicer.runtime.errors import Cancelled, InputError
 from juicer.runtime.files import write_json
 from juicer.settings.compute import ComputeSettings
@@ -48,6 +48,7 @@ def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPars
         result = (single.followed(run) if stage.is_main else run)(stage)
         # A barrier: no process removes the checkpoint before the output is published.
         stage.peaks = stage.processes.gather(peak_memory())
+        stage.cards = stage.processes.gather(card_in_use())
         leave()
         return result
 

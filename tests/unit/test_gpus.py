@@ -113,6 +113,12 @@ def test_of_two_stages_that_wait_for_several_gpus_the_second_takes_none_before_t
     assert taken(monkeypatch, count=2) == "2,3", "its turn is over"
 
 
+def test_stages_that_may_share_gpus_do_so_only_where_too_few_are_free(machine, monkeypatch):
+    machine(2)
+    monkeypatch.setenv(gpus.SHARED, "1")
+    assert [taken(monkeypatch) for _ in range(3)] == ["0", "1", "0"]
+
+
 def test_a_stage_that_wants_more_gpus_than_there_are_takes_none_and_does_not_wait(machine, monkeypatch):
     machine(2)
     assert taken(monkeypatch, count=3) is None
