@@ -350,6 +350,9 @@ class Stage:
     def _cost(self) -> StageCost:
         used = resource.getrusage(resource.RUSAGE_SELF)
         cards = [card for card in self.cards or [card_in_use()] if card is not None]
+        on_gpu: dict[str, str | bool] = {}
+        if cards:
+            on_gpu = {"device": in_words(cards), "deterministic": determinism.is_on()}
         return StageCost.create(
             self.name,
             self._costs,
@@ -358,7 +361,7 @@ class Stage:
             peak_memory_mb=round(used.ru_maxrss / 1024, 1),
             ended=round(time.time(), 3),
             **highest([*self.peaks, peak_memory()]),
-            **({"device": in_words(cards), "deterministic": determinism.is_on()} if cards else {}),
+            **on_gpu,
             **({"output_md5": next(iter(self._md5s.values()))} if len(self._md5s) == 1 else {}),
             **self.speed.costs(),
         )
