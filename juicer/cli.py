@@ -331,7 +331,7 @@ def run(
     at_a_time: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Stages at the same time; by default 2 on CPUs that have threads for both, 1 with GPUs."
+            min=1, help="Stages at the same time; by default 2 on CPUs that have threads for both, or one for each GPU."
         ),
     ] = None,
     until: Annotated[
@@ -1426,7 +1426,9 @@ def ui(
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="MLflow's port.")] = 5000,
     gpus: Annotated[
         int | None,
-        typer.Option(help="Stages that may hold a GPU at the same time; by default the limit stays, at first 1."),
+        typer.Option(
+            help="GPUs that stages may hold at the same time; by default the limit stays, at first those here."
+        ),
     ] = None,
     browser: Annotated[bool, typer.Option("--open", help="Open Prefect's page in a browser.")] = False,
 ) -> None:

@@ -161,7 +161,7 @@ def language_model(
         device=device.type,
         dtype=str(dtype_of(compute)).removeprefix("torch."),
         batch_size=settings.batch_size,
-        attn_implementation=attention_for(model, device),
+        attn_implementation=attention_for(model, compute),
         use_safetensors=True,
         trust_remote_code=False,
     )

@@ -16,7 +16,7 @@ from juicer.methods.objectives import contrastive_loss, mean_and_deviation
 from juicer.methods.pairs import Pair, response_tokens
 from juicer.models.folder import check_folder
 from juicer.models.forward import blocks_of
-from juicer.models.loading import attention_of, check_finite, check_missing, device_of, dtype_of, load_weights
+from juicer.models.loading import attention_settings, check_finite, check_missing, device_of, dtype_of, load_weights
 from juicer.models.log_probability import Batch, compute_in_batches, compute_in_chunks, dialogues_of
 from juicer.models.packing import PackedBatch, packed_hidden
 from juicer.runtime.context import LOCAL, WorkContext
@@ -56,7 +56,7 @@ def load_reward(
         folder,
         num_labels=1,
         dtype=dtype or dtype_of(compute),
-        attn_implementation=attention_of(device),
+        **attention_settings(compute),
     )
     check_missing(loaded, folder, allowed="score" if new else None)
     if not hasattr(model, "score"):

@@ -15,6 +15,8 @@ from juicer.models.building import quiet, unbuildable
 from juicer.models.casts import WeightCasts
 from juicer.models.folder import check_folder, read_config_values, read_small_json
 from juicer.models.forward import confirm_forward, usable_attention
+from juicer.runtime import determinism
+from juicer.runtime.devices import card_in_use
 from juicer.runtime.errors import InputError
 from juicer.runtime.libraries import require
 from juicer.settings.compute import ComputeSettings
@@ -38,10 +40,24 @@ def device_of(compute: ComputeSettings) -> torch.device:
 
 
 def dtype_of(compute: ComputeSettings) -> torch.dtype:
-    """The recipe's floating-point type of weights and activations."""
-    if compute.precision == "auto":
-        return torch.bfloat16 if device_of(compute).type == "cuda" else torch.float32
-    return torch.bfloat16 if compute.precision == "bf16" else torch.float32
+    """The recipe's floating-point type of weights and activations.
+
+    Raises:
+        InputError: the recipe asks for bf16, and the GPU has none.
+    """
+    if compute.precision == "fp32" or device_of(compute).type == "cpu":
+        return torch.bfloat16 if compute.precision == "bf16" else torch.float32
+    if has_bf16():
+        return torch.bfloat16
+    if compute.precision == "bf16":
+        what = f"compute.precision is bf16, which {torch.cuda.get_device_name()} does not compute in"
+        raise InputError(what, do="set it to fp32, or to auto, which is fp32 there")
+    return torch.float32
+
+
+def has_bf16() -> bool:
+    """Whether this process's GPU computes in bf16; torch emulates it on older ones, slower than fp32."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 TRAINING_DTYPE = torch.float32
@@ -75,19 +91,53 @@ def lower_precision(compute: ComputeSettings) -> bool:
     return dtype_of(compute) != TRAINING_DTYPE
 
 
-def attention_of(device: torch.device) -> str:
-    """`flash_attention_2` on a GPU where it is installed, otherwise torch's `sdpa`."""
+def attention_of(compute: ComputeSettings) -> str:
+    """The attention implementation for rows that are not packed: the recipe's, or the fastest that is there.
+
+    `auto` is `flash_attention_2` on a GPU where it is installed, otherwise torch's `sdpa`; `varlen` is for packed rows
+    only, and `sdpa` elsewhere.
+
+    Raises:
+        InputError: the recipe asks for flash-attention, and it is not installed, or there is no GPU.
+    """
     from transformers.utils.import_utils import is_flash_attn_2_available
 
-    return "flash_attention_2" if device.type == "cuda" and is_flash_attn_2_available() else "sdpa"
+    wanted, on_gpu = compute.attention, device_of(compute).type == "cuda"
+    if wanted == "flash_attention_2" and not on_gpu:
+        what = "compute.attention is flash_attention_2, which needs a GPU, and this stage computes on a CPU"
+        raise InputError(what, do="set compute.attention to auto")
+    if wanted == "flash_attention_2" and not is_flash_attn_2_available():
+        do = "install flash-attn for this torch and CUDA, or set compute.attention to auto"
+        raise InputError("compute.attention is flash_attention_2, but flash-attn is not installed", do=do)
+    if wanted == "auto":
+        return "flash_attention_2" if on_gpu and is_flash_attn_2_available() else "sdpa"
+    return "sdpa" if wanted == "varlen" else wanted
 
 
-def attention_for(folder: Path, device: torch.device) -> str:
-    """The attention implementation for the model in a folder: the fastest that is exact for it."""
+def attention_settings(compute: ComputeSettings) -> dict[str, Any]:
+    """The settings of `load_weights` that decide over attention.
+
+    Raises:
+        InputError: as `attention_of`.
+    """
+    return {"attn_implementation": attention_of(compute), "only_attention": is_asked(compute)}
+
+
+def is_asked(compute: ComputeSettings) -> bool:
+    """Whether the recipe names an attention implementation, so that no other one may take its place."""
+    return compute.attention not in ("auto", "varlen")
+
+
+def attention_for(folder: Path, compute: ComputeSettings) -> str:
+    """The attention implementation for the model in a folder: the fastest that is exact for it, or the recipe's.
+
+    Raises:
+        InputError: the recipe's is not there, or not exact for the model.
+    """
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return usable_attention(config, attention_of(device))
+    return usable_attention(config, attention_of(compute), only=is_asked(compute))
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
@@ -161,7 +211,7 @@ def load_policy(folder: Path, compute: ComputeSettings, dtype: torch.dtype | Non
 
     device = device_of(compute)
     model, loaded = load_weights(
-        AutoModelForCausalLM, folder, dtype=dtype or dtype_of(compute), attn_implementation=attention_of(device)
+        AutoModelForCausalLM, folder, dtype=dtype or dtype_of(compute), **attention_settings(compute)
     )
     check_missing(loaded, folder)
     policy: PreTrainedModel = model.to(device).eval()
@@ -175,16 +225,19 @@ def load_weights(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[st
 
     Args:
         kind: the class, for example AutoModelForCausalLM.
-        settings: of `from_pretrained`; another attention implementation is taken where the asked one is not exact.
+        settings: of `from_pretrained`; another attention implementation is taken where the asked one is not exact,
+            unless `only_attention` is true.
 
     Returns:
         The model, and transformers' report of missing and other tensors.
 
     Raises:
-        InputError: the folder is not a whole model, its shapes contradict its configuration, or transformers has no
-            such model.
+        InputError: the folder is not a whole model, its shapes contradict its configuration, transformers has no such
+            model, or the only attention implementation that is allowed is not exact for it.
     """
     from transformers import AutoConfig
+
+    only = settings.pop("only_attention", False)
 
     shapes = check_folder(folder)
     labels = {name: settings[name] for name in ("num_labels",) if name in settings}
@@ -197,7 +250,7 @@ def load_weights(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[st
             raise unbuildable("model", str(folder), error) from error
         check_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, shapes, folder)
         if "attn_implementation" in settings:
-            settings["attn_implementation"] = usable_attention(config, settings["attn_implementation"])
+            settings["attn_implementation"] = usable_attention(config, settings["attn_implementation"], only=only)
         try:
             model, loaded = kind.from_pretrained(
                 folder,
@@ -294,7 +347,8 @@ def sampling_config(template: Template) -> "GenerationConfig":
 def save_model(model: "PreTrainedModel", template: Template, folder: Path, training: dict[str, Any] | None) -> None:
     """Save weights (safetensors), tokenizer and training record; the bytes do not depend on the folder.
 
-    The attention implementation is added to the record's facts, because it depends on what is installed.
+    What depends on the machine is added to the record's facts: the attention implementation and, on a GPU, the card and
+    whether operations were deterministic.
     """
     folder.mkdir(parents=True)
     skip_deepspeed_import()
@@ -303,9 +357,14 @@ def save_model(model: "PreTrainedModel", template: Template, folder: Path, train
     model.save_pretrained(folder)
     template.tokenizer.save_pretrained(folder)
     if training is not None:
-        facts = {**training.get("facts", {}), "attention": model.config._attn_implementation}
+        facts = {**training.get("facts", {}), "attention": model.config._attn_implementation, **_facts_of_card()}
         text = json.dumps({**training, "facts": facts}, indent=1, allow_nan=False)
         (folder / "training.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _facts_of_card() -> dict[str, Any]:
+    card = card_in_use()
+    return {} if card is None else {"device": f"{card}, {card.versions}", "deterministic": determinism.is_on()}
 
 
 def read_training(folder: Path) -> dict[str, Any] | None:

@@ -155,6 +155,7 @@ def check_consistent(recipe: Recipe, where: str) -> None:
     if recipe.rft.optimiser == "ppo" and (recipe.compute.processes > 1 or recipe.compute.zero_stage):
         do = "set compute.processes to 1 and compute.zero_stage to 0, or rft.optimiser to rloo"
         raise InputError("rft.optimiser 'ppo' runs in a single process only", where=where, do=do)
+    _check_compute(recipe, where)
     if recipe.policy.digest is not None and (recipe.tiny is not None or recipe.policy.model == WORLD_POLICY):
         what = "policy.digest is that of a real model, but the recipe's policy is a tiny one that a stage makes"
         raise InputError(what, where=where, do="set policy.digest to null")
@@ -243,6 +244,19 @@ def check_single(recipe: Recipe, where: str) -> None:
         raise InputError(what, where=where, do="set the other one to 0" if irft else "set one of them")
 
 
+def _check_compute(recipe: Recipe, where: str) -> None:
+    """Check what the recipe asks of attention and of a deterministic run."""
+    if recipe.compute.device == "cpu" and recipe.compute.attention == "flash_attention_2":
+        what = "compute.attention is flash_attention_2, which needs a GPU, but compute.device is cpu"
+        raise InputError(what, where=where, do="set compute.attention to auto")
+    for name, method in (("irft", recipe.irft), ("rft", recipe.rft)):
+        if recipe.compute.deterministic and method.rounds and method.sampling.engine == "vllm":
+            what = f"compute.deterministic is true, which {name}.sampling.engine 'vllm' does not keep"
+            raise InputError(
+                what, where=where, do=f"set {name}.sampling.engine to torch, or compute.deterministic to false"
+            )
+
+
 def _check_installed(recipe: Recipe, where: str) -> None:
     """Packages that the recipe needs. Checked when a stage starts, because a plan of such a recipe needs none of them.
 
@@ -265,6 +279,8 @@ def _optional(recipe: Recipe) -> Iterator[tuple[str, str]]:
             yield f"{name}.sampling.engine", "vllm"
     if recipe.compute.zero_stage:
         yield "compute.zero_stage", "deepspeed"
+    if recipe.compute.attention == "flash_attention_2":
+        yield "compute.attention", "flash_attn"
 
 
 def _check_preferences(recipe: Recipe, where: str) -> None:

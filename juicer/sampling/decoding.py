@@ -30,6 +30,9 @@ COMPACT_BELOW = 0.8
 BATCHES_AT_ONCE = 4
 """Batches whose prompts wait for a row where rows are filled again; an interrupted run repeats as many at most."""
 
+FIXED_POINT = 2.0**-44
+"""The unit of weights that are summed as whole numbers: 2**18 tokens of weight 1 fit into 63 bits."""
+
 
 def sample_responses(
     policy: "PreTrainedModel",
@@ -222,9 +225,25 @@ def draw(log_probabilities: Tensor, uniform: Tensor, settings: SamplingSettings)
     weights = (log_probabilities - log_probabilities.amax(-1, keepdim=True)).div_(settings.temperature).exp_()
     if settings.top_p < 1:
         ordered, order = torch.sort(weights.double(), dim=-1, descending=True, stable=True)
-        cumulative = ordered.cumsum(-1)
+        cumulative = running_sums(ordered)
         outside = cumulative - ordered >= settings.top_p * cumulative[:, -1:]
         weights = torch.zeros_like(ordered).scatter(1, order, ordered.masked_fill(outside, 0))
-    cumulative = weights.cumsum(-1, dtype=torch.float64)
+    cumulative = running_sums(weights)
     target = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=cumulative.shape[1] - 1)
+
+
+def running_sums(weights: Tensor) -> Tensor:
+    """(batch, vocabulary) float64 sums of weights between 0 and 1 from the first one on.
+
+    A GPU sums floating-point numbers in an order that varies, which torch refuses in the deterministic mode; then the
+    weights are summed as whole numbers, for which the order does not matter.
+    """
+    if weights.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return fixed_point_sums(weights)
+    return weights.cumsum(-1, dtype=torch.float64)
+
+
+def fixed_point_sums(weights: Tensor) -> Tensor:
+    """`running_sums`, the same in every order of summation; off by at most half of FIXED_POINT a weight."""
+    return (weights.double() / FIXED_POINT).round_().long().cumsum(-1).double() * FIXED_POINT

@@ -28,6 +28,10 @@ class StageCost(Document):
     """Peak memory in tensors on the GPU, in MiB; None where the stage used no GPU."""
     peak_device_reserved_mb: float | None = None
     """Peak memory that torch reserved on the GPU, in MiB."""
+    device: str | None = None
+    """The GPU, or those of the processes, in words; None where the stage used none."""
+    deterministic: bool | None = None
+    """Whether only operations were allowed that give the same bytes again; None where the stage used no GPU."""
     ended: float | None = None
     """When the stage ended, in seconds since the epoch."""
     output_md5: str | None = None
