@@ -1,5 +1,6 @@
 """How much memory training takes, by the usual estimate, and the micro-batch that fits. Plans and training share it."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -95,6 +96,8 @@ def logit_bytes(shape: Shape, positions: float, groups: int | None = None, *, on
     return (16.0 if on_cpu else 10.0) * (logits if groups is None else min(logits, groups * LOGITS_AT_ONCE))
 
 
+PACKED_MULTIPLE = 512
+"""A packed pass takes a multiple of so many tokens, so that compiled kernels see few lengths."""
 CHUNK = 16
 """Sequences of one forward pass that computes log-probabilities in training (`compute_in_chunks`)."""
 
@@ -119,6 +122,8 @@ class Step:
     devices: int = 1
     zero_stage: int = 0
     on_cpu: bool = False
+    copies: bool = False
+    """Whether passes compute with bf16 copies that are kept beside float32 weights (`compute.weights`)."""
 
     def peak(self, rows: int) -> float:
         """Bytes per device with so many rows in one forward pass, all as long as the longest."""
@@ -130,6 +135,30 @@ class Step:
             kept += shape.parameters * self.bytes_  # the cast matrices are kept for the backward pass
         overhead = CPU_OVERHEAD if self.on_cpu else OVERHEAD
         return self.training.memory(self.devices, self.zero_stage) + kept + self.others + overhead
+
+    def packed_peak(self, tokens: float) -> float:
+        """Bytes per device with so many tokens in one packed pass, all dialogues in a single row without padding.
+
+        The output head is applied to the responses' positions only, of which the longest sequence has the usual share.
+        """
+        shape, training = self.training.shape, self.training
+        kept = shape.activations(tokens, self.bytes_, recomputed=training.recomputed)
+        heads = tokens * min(1.0, self.heads / self.length)
+        kept += logit_bytes(shape, heads, 1 if self.in_chunks else None, on_cpu=self.on_cpu)
+        cast = self.bytes_ < WEIGHT and not training.recomputed and self.zero_stage < 3
+        if self.copies or cast:
+            kept += shape.parameters * 2
+        overhead = CPU_OVERHEAD if self.on_cpu else OVERHEAD
+        return training.memory(self.devices, self.zero_stage) + kept + self.others + overhead
+
+    def packed_tokens(self, most: int, budget: float) -> int:
+        """The most tokens of a packed pass that fit into `budget` bytes: a multiple of 512 up to `most`.
+
+        At least one row of the longest sequences, whether that fits or not, because a row is not divided.
+        """
+        least = -(-math.ceil(self.sequences * self.length) // PACKED_MULTIPLE) * PACKED_MULTIPLE
+        tried = range(most - most % PACKED_MULTIPLE, least, -PACKED_MULTIPLE)
+        return next((tokens for tokens in tried if self.packed_peak(tokens) <= budget), least)
 
     def largest(self, share: int, budget: float) -> int:
         """The largest divisor of `share` whose rows fit into `budget` bytes in one forward pass; at least 1."""
@@ -172,11 +201,13 @@ def step_of(
     in_chunks: bool,
     others: float = 0.0,
     processes: Processes = SINGLE_PROCESS,
+    copies: bool = False,
 ) -> Step | None:
     """What an optimiser step of a stage holds in memory; see `Step`. None where nobody knows.
 
     Args:
         lower: whether passes are in bf16.
+        copies: whether they compute with bf16 copies that are kept beside float32 weights.
     """
     how = training_of_model(model, settings.optimiser.name, recomputed=settings.gradient_checkpointing)
     if how is None:
@@ -192,6 +223,7 @@ def step_of(
         devices=processes.world_size,
         zero_stage=processes.zero_stage,
         on_cpu=model.device.type == "cpu",
+        copies=copies,
     )
 
 
