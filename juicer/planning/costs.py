@@ -14,7 +14,7 @@ from juicer.models.shape import Shape, shape_of_model
 from juicer.runtime.devices import Device
 from juicer.runtime.errors import InputError
 from juicer.settings.training import LoraSettings
-from juicer.training.memory import Training
+from juicer.training.memory import COPY, NF4, WEIGHT, Training
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -75,8 +75,12 @@ def training_of(
     lora: LoraSettings | None = None,
     frozen_blocks: int = 0,
     recomputed: bool = False,
+    base: Literal["fp32", "bf16", "nf4"] = "fp32",
 ) -> Training:
     """The number of trainable parameters, and how deep the backward pass goes.
+
+    Args:
+        base: of the weights under LoRA, which are frozen.
 
     Raises:
         InputError: more blocks are frozen than the model has.
@@ -84,13 +88,20 @@ def training_of(
     if frozen_blocks > shape.layers:
         what = f"rft.reward.frozen_blocks = {frozen_blocks}, but {shape.name} has {shape.layers} blocks"
         raise InputError(what, do="lower it")
-    trained, depth = shape.parameters, 1.0
+    trained, depth, frozen = shape.parameters, 1.0, float(WEIGHT)
     if lora is not None:
         trained = lora.r * shape.adapters
+        frozen = {"fp32": frozen, "bf16": float(COPY), "nf4": _quantised(shape)}[base]
     elif frozen_blocks:
         trained -= frozen_blocks * shape.block + shape.embedding
         depth = 1 - frozen_blocks / shape.layers
-    return Training(shape, trained, depth, recomputed, optimiser)
+    return Training(shape, trained, depth, recomputed, optimiser, frozen, lora is not None)
+
+
+def _quantised(shape: Shape) -> float:
+    """Mean bytes of a weight where those of the blocks are quantised; embedding and output head stay in bf16."""
+    blocks = shape.layers * shape.block
+    return (NF4 * blocks + COPY * (shape.parameters - blocks)) / shape.parameters
 
 
 def cache_bytes(shape: Shape, rows: float, length: float, bytes_: int) -> float:

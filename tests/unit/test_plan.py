@@ -105,7 +105,8 @@ def test_an_sft_policy_that_is_taken_as_it_is_takes_no_step():
 def test_more_devices_divide_time_and_sharded_memory():
     few, many = (
         stage_of(
-            planned("ultrachat-spin", "sft.micro_batch_size=2", f"compute.processes={count}"), "sft_matched@control"
+            planned("ultrachat-spin", "sft.micro_batch_size=2", f"compute.processes={count}", "compute.zero_stage=2"),
+            "sft_matched@control",
         )
         for count in (8, 32)
     )
