@@ -1,6 +1,5 @@
 """A model's sizes, and what follows from them: operations and bytes of its passes."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,14 +150,10 @@ def shape_of_model(name: str, model: Any, trunk: Any, head: torch.nn.Module) -> 
 
 
 def count_parameters(module: torch.nn.Module) -> int:
-    """Parameters without those of adapters; quantised weights count as what they stand for."""
-    return sum(numel(parameter) for name, parameter in module.named_parameters() if ADAPTER not in name)
-
-
-def numel(parameter: torch.Tensor) -> int:
-    """Values of a parameter; bitsandbytes packs two into a byte, and knows the shape that they stand for."""
-    state = getattr(parameter, "quant_state", None)
-    return parameter.numel() if state is None else math.prod(state.shape)
+    """Parameters without those of adapters; quantised ones as many as they stand for."""
+    own = (parameter for name, parameter in module.named_parameters() if ADAPTER not in name)
+    # bitsandbytes packs several 4-bit weights into an element, and keeps their shape beside it.
+    return sum(getattr(getattr(each, "quant_state", None), "shape", each.shape).numel() for each in own)
 
 
 def _sizes(module: Any) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import torch
 
 from juicer.models.forward import blocks_of, body_of
 from juicer.models.log_probability import LOGITS_AT_ONCE
-from juicer.models.shape import ADAPTER, Shape, numel, shape_of_model
+from juicer.models.shape import ADAPTER, Shape, shape_of_model
 from juicer.runtime.devices import GIB
 from juicer.runtime.errors import InputError
 from juicer.runtime.memory import main_memory
@@ -244,8 +244,8 @@ def training_of_model(
         return None
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     lora = any(ADAPTER in name for name, _ in model.named_parameters())
-    read = [weight for name, weight in model.named_parameters() if not weight.requires_grad and ADAPTER not in name]
-    frozen = sum(weight.nbytes for weight in read) / sum(map(numel, read)) if lora and read else float(WEIGHT)
+    base = sum(weight.nbytes for name, weight in model.named_parameters() if ADAPTER not in name)
+    frozen = base / shape.parameters if lora else float(WEIGHT)
     blocks = blocks_of(model) or ()
     lowest = next((place for place, block in enumerate(blocks) if _is_trained(block)), 0)
     return Training(shape, trained, 1 - lowest / shape.layers, recomputed, optimiser, frozen, lora)
