@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 Role = Literal["policy", "reward", "scorer"]
+Base = Literal["fp32", "bf16", "nf4"]
+"""Types of the weights under adapters."""
 
 
 def shape_of(name: str, config: "PretrainedConfig", role: Role) -> Shape:
@@ -75,7 +77,7 @@ def training_of(
     lora: LoraSettings | None = None,
     frozen_blocks: int = 0,
     recomputed: bool = False,
-    base: Literal["fp32", "bf16", "nf4"] = "fp32",
+    base: Base = "fp32",
 ) -> Training:
     """The number of trainable parameters, and how deep the backward pass goes.
 
@@ -110,13 +112,34 @@ def cache_bytes(shape: Shape, rows: float, length: float, bytes_: int) -> float:
 
 
 def decoding_seconds(
-    shape: Shape, rows: int, batch: int, prompt: float, response: float, bytes_: int, device: Device, utilisation: float
+    shape: Shape,
+    rows: int,
+    batch: int,
+    prompt: float,
+    response: float,
+    bytes_: int,
+    device: Device,
+    utilisation: float,
+    *,
+    longest: float | None = None,
+    refilled: bool = False,
+    host: float = 0.0,
 ) -> float:
-    """Seconds that one device decodes. A step takes the longer of reading weights and cache once and computing."""
+    """Seconds that one device decodes. A step takes the longer of reading weights and cache once and computing.
+
+    Args:
+        longest: tokens of the longest response: a batch goes on until that has ended, with few rows at its end. None
+            takes the mean, as if all were of one length.
+        refilled: whether waiting prompts take the rows of ended responses, so that only the last batch has such an end.
+        host: least seconds of a step, in which the host starts the kernels.
+    """
     batches = math.ceil(rows / batch)
     live = rows / batches if batches else 0
     length = prompt + response
     compute = shape.forward(live, length) / device.operations
-    read = (shape.parameters * bytes_ + cache_bytes(shape, live, prompt + response / 2, bytes_)) / device.bandwidth
+    weights = shape.parameters * bytes_ / device.bandwidth
+    read = weights + cache_bytes(shape, live, prompt + response / 2, bytes_) / device.bandwidth
     prefill = shape.forward(live * prompt, length, live) / device.operations
-    return batches * (prefill + response * max(compute, read)) / utilisation
+    tail = max(0.0, (longest or response) - response) * (min(1, batches) if refilled else batches)
+    full = batches * (prefill / utilisation + response * max(compute / utilisation, read / utilisation, host))
+    return full + tail * max(weights / utilisation, host)

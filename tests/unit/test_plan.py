@@ -220,6 +220,7 @@ def test_on_a_cpu_the_plan_says_what_each_stage_takes_and_what_auto_comes_to(cap
 
 def test_a_micro_batch_is_what_fits_unless_the_recipe_says_how_many():
     fewer = [f"{section}.gradient_checkpointing=false" for section in ("sft", "irft.training")]
+    fewer.append("compute.packing=false")
     taken = {
         given: stage_of(planned("hh-irft", *fewer, f"sft.micro_batch_size={given}", gpu="A100-80GB"), "sft").micro
         for given in ("auto", "null", "1")
