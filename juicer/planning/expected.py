@@ -14,7 +14,7 @@ from juicer.planning.lengths import sampled_lengths
 from juicer.planning.plan import Assumptions
 from juicer.planning.planner import Planner
 from juicer.recipe.activation import load
-from juicer.runtime.devices import device_by_name
+from juicer.runtime.devices import device_by_name, gpu_called
 from juicer.runtime.errors import InputError
 
 PARAMS = Path("params.yaml")
@@ -45,15 +45,15 @@ def planned_seconds(gpu: str | None, params: Path = PARAMS) -> dict[str, float]:
         InputError: the recipe cannot be planned.
     """
     device = None if gpu is None else device_by_name(gpu)
-    if device is None:
+    if gpu is None or device is None:
         return {}
     recipe, graph = load(params, [], pinned=False, active=params)
     if recipe.compute.device == "cpu":
         return {}
     assumed = Assumptions()
     lengths = assumed.lengths(recipe, sampled_lengths(recipe))
-    planner = Planner(recipe, graph, device, assumed.utilisation, lengths)
-    hours = {stage.name: stage.hours(device, planner.devices, assumed.utilisation) for stage in planner.plan()}
+    planner = Planner(recipe, graph, device, assumed.utilisation, lengths, gpu_called(gpu) or "")
+    hours = {stage.name: stage.hours(device, planner.devices) for stage in planner.plan()}
     return {stage: round(3600 * each, 1) for stage, each in hours.items() if 3600 * each >= SHORTEST}
 
 

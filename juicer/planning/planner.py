@@ -1,6 +1,7 @@
 """Walks the graph of a recipe and adds up what each stage costs: steps, tokens, operations, memory and disk."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -168,8 +169,16 @@ class Planner:
             lines.append(f"On this CPU the policy trains in {trained}, and samples and is evaluated in {other}.")
             lines += slow_bf16(self.recipe.compute)
         sections = (self.recipe.sft, self.recipe.irft.training, self.recipe.rft.reward, self.recipe.rft.policy)
-        if any(section.micro_batch_size == "auto" for section in sections):
+        if self.packed:
+            lines.append("micro: rows of one forward pass, or, with a t, tokens of a packed one.")
+        elif any(section.micro_batch_size == "auto" for section in sections):
             lines.append("micro: rows of one forward pass; `auto` takes more where the longest rows are shorter.")
+        if not self.on_cpu:
+            lines.append(
+                f"Sampling: {self.speeds.decoding:.0%} of the bandwidth or of the peak"
+                + (f", and {1000 * HOST:.1f} ms a block and step for the host" if self.speeds.given is None else "")
+                + ", assumed; a batch lasts as long as its longest response."
+            )
         return lines
 
     def _add(self, name: str, shape: Shape, **costs: Any) -> StagePlan:
@@ -595,8 +604,13 @@ class Planner:
         self.stages.append(stage)
 
 
-def check_memory(stages: list[StagePlan], device: Device, gpu: str) -> None:
+def check_memory(
+    stages: list[StagePlan], device: Device, gpu: str, instead: Callable[[], str] = lambda: "a larger GPU"
+) -> None:
     """Refuse a plan that does not fit into the memory of a device.
+
+    Args:
+        instead: says what would fit; only asked where this does not.
 
     Raises:
         InputError: names the stage that needs most memory, how much it needs and how much there is.
@@ -607,4 +621,4 @@ def check_memory(stages: list[StagePlan], device: Device, gpu: str) -> None:
         what = f"{worst.name} needs {needed}, but {gpu} has {there}"
         # Only training is sharded; models that are only read are whole on every device.
         sharding = "compute.processes, compute.zero_stage, " if worst.trained else ""
-        raise InputError(what, do=f"use a larger GPU, or change {sharding}{worst.advice}")
+        raise InputError(what, do=f"use {instead()}, or change {sharding}{worst.advice}")
