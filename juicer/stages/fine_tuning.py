@@ -89,10 +89,16 @@ def fine_tune(
         steps: number of optimiser steps; None for `settings.epochs` epochs.
         watched: validation demonstrations, as `watched_dialogues` gives them.
     """
+    from juicer.models.precision import training_compute
+    from juicer.models.shape import count_parameters
+    from juicer.training.passes import PADDED, passes_of
     from juicer.training.utilisation import peak_share
 
+    passes = passes_of(training_compute(compute, count_parameters(policy)), policy)
+    if settings.objective == "nll" and has_dropout(policy, settings):
+        passes = PADDED  # the loop of packed rows has none
     share = peak_share(policy, [*dialogues, *(each for own in samples for each in own)])
-    if settings.objective == "nll":
+    if settings.objective == "nll" and not passes.packed:
         from juicer.methods.sft import train_sft
 
         with stage.scratch() as scratch, stage.training(share, part) as context:
@@ -125,4 +131,12 @@ def fine_tune(
             stage=name,
             steps=steps,
             watched=watched,
+            passes=passes,
         )
+
+
+def has_dropout(policy: "PreTrainedModel", settings: SftSettings) -> bool:
+    """Whether SFT trains with dropout: of the adapters, or of the model itself."""
+    adapters = settings.lora is not None and settings.lora.dropout > 0
+    configured = policy.config.get_text_config(decoder=True).to_dict()
+    return adapters or any("drop" in name and isinstance(rate, float) and rate > 0 for name, rate in configured.items())

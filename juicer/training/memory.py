@@ -218,6 +218,30 @@ class Step:
         tried = range(most - most % PACKED_MULTIPLE, least, -PACKED_MULTIPLE)
         return next((tokens for tokens in tried if self.packed_peak(tokens) <= budget), least)
 
+    def packed_peak(self, tokens: float) -> float:
+        """Bytes per device with so many tokens in one packed pass, all dialogues in a single row without padding.
+
+        The output head is applied to the responses' positions only, of which the longest sequence has the usual share.
+        """
+        shape, training = self.training.shape, self.training
+        kept = shape.activations(tokens, self.bytes_, recomputed=training.recomputed)
+        heads = tokens * min(1.0, self.heads / self.length)
+        kept += logit_bytes(shape, heads, 1 if self.in_chunks else None, on_cpu=self.on_cpu)
+        cast = self.bytes_ < WEIGHT and not training.recomputed and self.zero_stage < 3
+        if self.copies or cast:
+            kept += shape.parameters * 2
+        overhead = CPU_OVERHEAD if self.on_cpu else OVERHEAD
+        return training.memory(self.devices, self.zero_stage) + kept + self.others + overhead
+
+    def packed_tokens(self, most: int, budget: float) -> int:
+        """The most tokens of a packed pass that fit into `budget` bytes: a multiple of 512 up to `most`.
+
+        At least one row of the longest sequences, whether that fits or not, because a row is not divided.
+        """
+        least = -(-math.ceil(self.sequences * self.length) // PACKED_MULTIPLE) * PACKED_MULTIPLE
+        tried = range(most - most % PACKED_MULTIPLE, least, -PACKED_MULTIPLE)
+        return next((tokens for tokens in tried if self.packed_peak(tokens) <= budget), least)
+
     def largest(self, share: int, budget: float) -> int:
         """The largest divisor of `share` whose rows fit into `budget` bytes in one forward pass; at least 1."""
         fitting = (rows for rows in range(share, 0, -1) if share % rows == 0 and self.peak(rows) <= budget)
@@ -309,10 +333,34 @@ def micro_batch(
     """
     share = -(-batch // processes.world_size)
     if asked == "auto" and step is not None:
-        total, free = main_memory() if step.on_cpu else _gpu_memory()
-        used = psutil.Process().memory_info().rss if step.on_cpu else 0
-        return min(processes.gather(step.largest(share, min(step.budget(total), free + used))))
+        return min(processes.gather(step.largest(share, _available(step))))
     return share if asked is None or asked == "auto" else asked
+
+
+MOST_TOKENS = 2**16
+"""Tokens of a packed pass, at most: more make no kernel faster."""
+
+
+def tokens_per_pass(
+    asked: int | Literal["auto"], step: Step | None, longest: int, processes: Processes = SINGLE_PROCESS
+) -> int:
+    """Tokens of a packed pass, the same in all processes; never fewer than the longest row has.
+
+    Args:
+        asked: the recipe's `tokens_per_pass`.
+        step: what a step holds in memory; None where nobody knows, so that `auto` takes the most.
+        longest: tokens of the longest row that cannot be divided.
+    """
+    if asked != "auto" or step is None:
+        return max(longest, MOST_TOKENS if asked == "auto" else asked)
+    return max(longest, min(processes.gather(step.packed_tokens(MOST_TOKENS, _available(step)))))
+
+
+def _available(step: Step) -> float:
+    """Bytes that a step may take of this process's device: of all, and of what is free."""
+    total, free = main_memory() if step.on_cpu else _gpu_memory()
+    used = psutil.Process().memory_info().rss if step.on_cpu else 0
+    return min(step.budget(total), free + used)
 
 
 def _gpu_memory() -> tuple[float, float]:
