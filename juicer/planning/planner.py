@@ -19,12 +19,19 @@ from juicer.sampling.steppers import REFILL_FROM
 from juicer.settings.preferences import Role as PreferenceRole
 from juicer.settings.sft import SftObjective
 from juicer.settings.training import GenerationSettings, LoraSettings, MicroBatch
-from juicer.training.memory import CPU_OVERHEAD, CPU_RLOO, OVERHEAD, WEIGHT, Step, Training, logit_bytes
+from juicer.training.memory import (
+    CPU_OVERHEAD,
+    CPU_RLOO,
+    MOST_TOKENS,
+    OVERHEAD,
+    WEIGHT,
+    Step,
+    Training,
+    logit_bytes,
+)
 
 RECORD = 110
 """Bytes of a sample's line besides its tokens."""
-MOST_TOKENS = 65_536
-"""Tokens of a packed pass that `compute.tokens_per_pass: auto` takes at most."""
 READ_AT_ONCE = 64
 """Dialogues per forward pass that computes log-probabilities without training."""
 
@@ -203,7 +210,7 @@ class Planner:
     def packed(self) -> bool:
         """Whether training packs dialogues into one row, RLOO excepted."""
         packing = self.recipe.compute.packing
-        return not self.on_cpu if packing == "auto" else packing
+        return not self.on_cpu and self.bytes < WEIGHT if packing == "auto" else packing
 
     def _step(
         self, training: Training, sequences: int, head: float, others: float = 0, *, in_chunks: bool = False

@@ -180,8 +180,8 @@ class Step:
             return state + kept + self.others + CPU_OVERHEAD
         if self.copies:
             # A copy of every weight that is not in bf16 already, and the gradient of the matrix that is at hand.
-            copied = training.trained if training.lora else training.shape.parameters
-            state += COPY * copied
+            adapters = training.trained if training.lora else 0
+            state += COPY * (adapters + (training.shape.parameters if training.frozen == WEIGHT else 0))
             kept += COPY * min(training.trained, max(training.shape.head, training.shape.embedding))
         kept = max(kept, training.stepping(self.devices, self.zero_stage))
         state += training.sharding(self.devices, self.zero_stage)
@@ -203,8 +203,8 @@ class Step:
         in_float32 = self.bytes_ == WEIGHT or (training.frozen == WEIGHT and not self.copies)
         residual = WEIGHT if in_float32 else self.bytes_
         kept = shape.kept_bytes(tokens, self.bytes_, residual, depth=training.depth, recomputed=training.recomputed)
-        if training.lora:
-            # Adapters keep inputs of their own: a quarter of the queries', keys', values' and outputs' more.
+        if training.lora and not self.copies:
+            # Under autocast adapters keep inputs of their own: a quarter of the queries', keys', values' and outputs' more.
             blocks = 1 if training.recomputed else shape.layers
             kept += blocks * tokens * 2.0 * self.bytes_ * shape.width
         return kept
