@@ -204,34 +204,10 @@ class Step:
         residual = WEIGHT if in_float32 else self.bytes_
         kept = shape.kept_bytes(tokens, self.bytes_, residual, depth=training.depth, recomputed=training.recomputed)
         if training.lora and not self.copies:
-            # Under autocast adapters keep inputs of their own: a quarter of the queries', keys', values' and outputs' more.
+            # Under autocast adapters keep inputs of their own, where queries, keys and values would share one.
             blocks = 1 if training.recomputed else shape.layers
             kept += blocks * tokens * 2.0 * self.bytes_ * shape.width
         return kept
-
-    def packed_tokens(self, most: int, budget: float) -> int:
-        """The most tokens of a packed pass that fit into `budget` bytes: a multiple of 512 up to `most`.
-
-        At least one row of the longest sequences, whether that fits or not, because a row is not divided.
-        """
-        least = -(-math.ceil(self.sequences * self.length) // PACKED_MULTIPLE) * PACKED_MULTIPLE
-        tried = range(most - most % PACKED_MULTIPLE, least, -PACKED_MULTIPLE)
-        return next((tokens for tokens in tried if self.packed_peak(tokens) <= budget), least)
-
-    def packed_peak(self, tokens: float) -> float:
-        """Bytes per device with so many tokens in one packed pass, all dialogues in a single row without padding.
-
-        The output head is applied to the responses' positions only, of which the longest sequence has the usual share.
-        """
-        shape, training = self.training.shape, self.training
-        kept = shape.activations(tokens, self.bytes_, recomputed=training.recomputed)
-        heads = tokens * min(1.0, self.heads / self.length)
-        kept += logit_bytes(shape, heads, 1 if self.in_chunks else None, on_cpu=self.on_cpu)
-        cast = self.bytes_ < WEIGHT and not training.recomputed and self.zero_stage < 3
-        if self.copies or cast:
-            kept += shape.parameters * 2
-        overhead = CPU_OVERHEAD if self.on_cpu else OVERHEAD
-        return training.memory(self.devices, self.zero_stage) + kept + self.others + overhead
 
     def packed_tokens(self, most: int, budget: float) -> int:
         """The most tokens of a packed pass that fit into `budget` bytes: a multiple of 512 up to `most`.
