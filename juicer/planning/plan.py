@@ -209,8 +209,12 @@ def instead(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny:
 
 
 def _fitting(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bool) -> tuple[Fit, Named]:
+    processes = "compute.processes="
+    asked = [each.removeprefix(processes) for each in overrides if each.startswith(processes)]
+    others = [each for each in overrides if not each.startswith(processes)]
+
     def with_changes(changes: Sequence[str]) -> tuple[Recipe, Graph]:
-        given = [*overrides, *changes]
+        given = [*others, *changes]
         return load(existing(path), given, tiny=tiny, pinned=False, active=Path("params.yaml"))
 
     recipe, _ = with_changes([])
@@ -223,11 +227,14 @@ def _fitting(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny
         planner = Planner(recipe, graph, card.device, assumed.utilisation, lengths, card.name)
         return planner, planner.plan()
 
-    found = fit(with_changes, plan, card.device, card.name, recipe.compute.processes)
-    return replace(found, overrides=(*overrides_kept(overrides, found.overrides), *found.overrides)), card
+    if asked and not (asked[-1].isdigit() and int(asked[-1])):
+        with_changes([f"{processes}{asked[-1]}"])  # says what is wrong with it
+    gpus = int(asked[-1]) if asked else recipe.compute.processes
+    found = fit(with_changes, plan, card.device, card.name, gpus)
+    return replace(found, overrides=(*_not_replaced(others, found.overrides), *found.overrides)), card
 
 
-def overrides_kept(given: Sequence[str], found: Sequence[str]) -> list[str]:
+def _not_replaced(given: Sequence[str], found: Sequence[str]) -> list[str]:
     """The changes that were given and that the proposal does not replace."""
     replaced = {each.partition("=")[0] for each in found}
     return [each for each in given if each.partition("=")[0] not in replaced]

@@ -8,8 +8,16 @@ from typing import Any
 from juicer.models.precision import slow_bf16, training_compute
 from juicer.models.shape import Shape
 from juicer.planning.costs import Base, cache_bytes, decoding_seconds, training_of
-from juicer.planning.processors import cpu_share
-from juicer.planning.roles import available_rows, check_lengths, roles_of, shape_in, training_rows
+from juicer.planning.processors import START, cpu_share
+from juicer.planning.roles import (
+    available_rows,
+    check_lengths,
+    evaluated_rows,
+    from_hub,
+    roles_of,
+    shape_in,
+    training_rows,
+)
 from juicer.planning.speed import HOST, Speeds, Way
 from juicer.recipe.graph import Graph
 from juicer.recipe.schema import Recipe
@@ -76,6 +84,8 @@ class StagePlan:
     """Size of the stage's outputs, in bytes."""
     advice: str = ""
     """Parameters that lower the memory, for the error message."""
+    start: float = 0.0
+    """Seconds in which it starts and loads, where that is counted."""
 
     def hours(self, device: Device, devices: int, utilisation: float | None = None) -> float:
         """Hours on `devices` devices, over which the work is assumed to divide without loss.
@@ -85,7 +95,7 @@ class StagePlan:
         """
         share = utilisation or self.share
         computing = (self.operations - self.decoded) / (device.operations * share) if share else 0.0
-        return (computing + self.decoding) / devices / 3600
+        return ((computing + self.decoding) / devices + self.start) / 3600
 
 
 class Planner:
@@ -165,11 +175,17 @@ class Planner:
             self._control()
         for name in self.graph.models:
             self._evaluate(f"evaluate@{name}", is_sft=name == "sft")
+        if self.on_cpu and math.isfinite(self.device.operations):
+            for stage in self.stages:
+                stage.start = START if stage.operations else 0.0
         return self.stages
 
     def said(self) -> list[str]:
         """What the recipe's `auto` comes to, in sentences."""
-        lines = []
+        lines = [f"The sizes of {name} are those of its config.json on the hub." for name in from_hub(self.recipe)]
+        if self.recipe.evaluation.prompts is None:
+            held_out, validation = self._prompts(None)
+            lines.append(f"Evaluated: about {held_out:,} held-out and {validation:,} validation prompts.")
         if self.on_cpu:
             trained = training_compute(self.recipe.compute, self.policy.parameters).precision
             other = "bf16" if self.bytes < WEIGHT else "fp32"
@@ -563,10 +579,7 @@ class Planner:
         steps = max(by_tokens, *(used[0] for used in budgets))
         control = self._sft_stage("sft_matched@control", steps, rates, objective)
         if rates > 1:
-            prompts = self.recipe.sft_matched.prompts
-            if prompts is None:
-                raise InputError("the plan needs the number of prompts: sft_matched.prompts is null", do="set it")
-            judged = self._evaluation(prompts, is_sft=True)
+            judged = self._evaluation(self._prompts(settings.prompts)[1], is_sft=True)
             control.operations += rates * judged.operations
             control.decoded += rates * judged.decoded
             control.decoding += rates * judged.decoding
@@ -602,11 +615,14 @@ class Planner:
             share=self._reading(shape, length),
         )
 
+    def _prompts(self, most: int | None) -> tuple[int, int]:
+        """Held-out prompts, and validation prompts; of each as many as `most`, or all."""
+        if most is not None:
+            return most, most
+        return evaluated_rows(self.recipe, self.available or self.rows)
+
     def _evaluate(self, name: str, *, is_sft: bool) -> None:
-        prompts = self.recipe.evaluation.prompts
-        if prompts is None:
-            raise InputError("the plan needs the number of prompts: evaluation.prompts is null", do="set it")
-        stage = self._evaluation(2 * prompts, is_sft=is_sft)
+        stage = self._evaluation(sum(self._prompts(self.recipe.evaluation.prompts)), is_sft=is_sft)
         stage.name = name
         self.stages.append(stage)
 
