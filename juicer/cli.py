@@ -381,6 +381,10 @@ def run(
             workspace.keep_lock()
     if until in (None, *AFTER):
         summary(closing=True, registered=until is None)
+        from juicer.reporting.memory import memory_line
+
+        if line := memory_line():
+            print(line)
 
 
 def _how_many(at_a_time: int | None) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from juicer.planning.comparison import compare, measured_lengths
+from juicer.planning.comparison import compare, compare_memory, measured_lengths
 from juicer.planning.fitting import Fit, fit
 from juicer.planning.lengths import sampled_lengths
 from juicer.planning.planner import Lengths, Planner, StagePlan, check_memory
@@ -155,7 +155,7 @@ def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bo
         print(f"{method}.rounds is auto: {counted} counted.")
     print("Not counted: the leaderboard. Disk: the outputs once; DVC's cache holds them once more.")
     if measured:
-        print("\n" + format_comparison(compare(stages, graph)))
+        print("\n" + format_comparison([*compare(stages, graph), *compare_memory(stages, planner.on_cpu)]))
     check_memory(stages, card.device, card.name, lambda: instead(path, overrides, assumed, tiny=tiny))
 
 

@@ -28,6 +28,10 @@ class StageCost(Document):
     """Peak memory in tensors on the GPU, in MiB; None where the stage used no GPU."""
     peak_device_reserved_mb: float | None = None
     """Peak memory that torch reserved on the GPU, in MiB."""
+    planned_device_memory_mb: float | None = None
+    """What was planned for the peak of tensors, in MiB; None where no plan was made for this recipe."""
+    memory_ratio: float | None = None
+    """Planned over measured memory of the GPU: below 1 the stage took more than planned."""
     ended: float | None = None
     """When the stage ended, in seconds since the epoch."""
     output_md5: str | None = None
