@@ -113,7 +113,9 @@ def _start(load: Load, device: Device, gpus: int, zero: int, adapters: Adapters)
             common.append(f"{section}.micro_batch_size=auto")
         if part.gradient_checkpointing:
             common.append(f"{section}.gradient_checkpointing=false")
-        if adapters != "none" and "lora" in type(part).model_fields:
+        # A reward with frozen blocks takes no adapters, and is small without them.
+        takes_adapters = "lora" in type(part).model_fields and not getattr(part, "frozen_blocks", 0)
+        if adapters != "none" and takes_adapters:
             rank = LORA if part.lora is None else {"r": part.lora.r, "alpha": part.lora.alpha}
             base = "nf4" if adapters == "nf4" else "auto"
             common.append(f"{section}.lora={{r: {rank['r']}, alpha: {rank['alpha']:g}, base: {base}}}")

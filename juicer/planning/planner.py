@@ -266,7 +266,8 @@ class Planner:
         lora: LoraSettings | None = getattr(settings, "lora", None)
         base: Base = "fp32"
         if lora is not None:
-            base = ("fp32" if self.on_cpu or self.bytes == WEIGHT else "bf16") if lora.base == "auto" else lora.base
+            in_bf16 = not self.on_cpu and self.bytes < WEIGHT and not self.zero
+            base = ("bf16" if in_bf16 else "fp32") if lora.base == "auto" else lora.base
         return training_of(
             shape,
             settings.optimiser.name,
@@ -276,8 +277,8 @@ class Planner:
             base=base,
         )
 
-    def _kept(self, shape: Shape, how: Training, settings: Any) -> float:
-        """Bytes of a trained model on disk: float32 weights, or only the adapters."""
+    def _kept(self, stage: str, shape: Shape, how: Training, settings: Any) -> float:
+        """Bytes of what a stage keeps: float32 weights, or only the adapters."""
         lora: LoraSettings | None = getattr(settings, "lora", None)
         return float(WEIGHT * (how.trained if lora is not None and lora.save == "adapters" else shape.parameters))
 
@@ -359,7 +360,7 @@ class Planner:
             steps=math.ceil(settings.epochs * pairs / settings.batch_size),
             tokens=settings.epochs * pairs * 2 * lengths.response,
             operations=how.operations(settings.epochs * shape.forward(2 * pairs * length, length, 2 * pairs)),
-            disk=self._kept(shape, how, settings),
+            disk=self._kept(f"preferences@{role}", shape, how, settings),
             advice=f"preferences.{role}.micro_batch_size, max_tokens, gradient_checkpointing, frozen_blocks",
         )
         key = f"preferences.{role}.batch_size"
@@ -407,7 +408,7 @@ class Planner:
             tokens=rows * self._sft_tokens(objective),
             operations=times * training.operations(forward),
             memory=self.policy.parameters * WEIGHT + self.overhead,
-            disk=self._kept(self.policy, training, settings) if steps else self.policy.parameters * float(WEIGHT),
+            disk=self._kept(name, self.policy, training, settings) if steps else self.policy.parameters * float(WEIGHT),
             advice="sft.micro_batch_size, sft.gradient_checkpointing, sft.lora",
         )
         batch, asked = settings.batch_size, settings.micro_batch_size
@@ -498,7 +499,7 @@ class Planner:
             tokens=run * responses,
             # The reference's log-probabilities are computed once, before the first step.
             operations=rows * forward + how.operations(run * forward),
-            disk=self._kept(shape, how, training),
+            disk=self._kept(f"irft_train@{key}", shape, how, training),
             advice="irft.training.micro_batch_size, gradient_checkpointing, lora",
         )
         batch, asked = training.batch_size, training.micro_batch_size
@@ -531,7 +532,7 @@ class Planner:
             steps=steps,
             tokens=run * responses,
             operations=pairs * forward + how.operations(run * forward),
-            disk=self._kept(self.reward, how, learning),
+            disk=self._kept(f"rft_reward@{key}", self.reward, how, learning),
             advice="rft.reward.micro_batch_size, gradient_checkpointing, frozen_blocks",
         )
         batch, asked = learning.batch_size, learning.micro_batch_size
@@ -563,7 +564,7 @@ class Planner:
             operations=forward + reward + forward + how.operations(forward),
             decoded=forward,
             decoding=settings.steps * self.devices * self._decoding(math.ceil(each / self.devices), each, engine),
-            disk=self._kept(shape, how, settings),
+            disk=self._kept(f"rft_policy@{key}", shape, how, settings),
             advice="rft.policy.micro_batch_size, gradient_checkpointing",
         )
         # TRL's RLOO pads its rows.
