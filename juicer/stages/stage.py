@@ -43,6 +43,7 @@ from juicer.stages.gpus import take_gpus
 from juicer.stages.hashes import md5_of
 from juicer.stages.live import Live
 from juicer.stages.pipeline import Meta, declared, declared_of
+from juicer.stages.planned import compared
 from juicer.stages.reading import Watch, check_made
 from juicer.stages.speed import Speed
 from juicer.stages.words import reference, resolved, stage_named
@@ -353,6 +354,7 @@ class Stage:
         on_gpu: dict[str, str | bool] = {}
         if cards:
             on_gpu = {"device": in_words(cards), "deterministic": determinism.is_on()}
+        peaks = highest([*self.peaks, peak_memory()])
         return StageCost.create(
             self.name,
             self._costs,
@@ -360,8 +362,9 @@ class Stage:
             cpu_seconds=round(used.ru_utime + used.ru_stime, 3),
             peak_memory_mb=round(used.ru_maxrss / 1024, 1),
             ended=round(time.time(), 3),
-            **highest([*self.peaks, peak_memory()]),
             **on_gpu,
+            **peaks,
+            **compared(self.name, peaks),
             **({"output_md5": next(iter(self._md5s.values()))} if len(self._md5s) == 1 else {}),
             **self.speed.costs(),
         )

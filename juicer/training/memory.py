@@ -9,7 +9,7 @@ import torch
 
 from juicer.models.forward import blocks_of, body_of
 from juicer.models.log_probability import LOGITS_AT_ONCE
-from juicer.models.shape import Shape, shape_of_model
+from juicer.models.shape import ADAPTER, Shape, shape_of_model
 from juicer.runtime.devices import GIB
 from juicer.runtime.errors import InputError
 from juicer.runtime.memory import main_memory
@@ -36,6 +36,12 @@ LEAST_SHARE = 0.125
 """Activations may take this share of weights and optimiser at least, lest a large model train row by row."""
 GPU_SHARE = 0.9
 """Share of a GPU's memory that training may take: blocks are fragmented."""
+COPY = 2
+"""Bytes of a weight's bf16 copy, and of a frozen weight that is loaded in bf16."""
+NF4 = 0.55
+"""Bytes of a weight quantised to 4 bits, with the scales of its blocks (arXiv 2305.14314, section 3)."""
+BUCKET, LIVE = 500_000_000, 1_000_000_000
+"""Values that DeepSpeed reduces at a time, and gathered weights that it keeps at stage 3: its defaults."""
 
 
 class TrainingSettings(Protocol):
@@ -59,6 +65,10 @@ class Training:
     recomputed: bool
     """Whether activations are recomputed in the backward pass."""
     optimiser: Literal["adamw", "rmsprop"]
+    frozen: float = WEIGHT
+    """Bytes of a weight that is not trained: 4, 2 in bf16, or fewer where it is quantised."""
+    lora: bool = False
+    """Whether adapters train, which are not among the model's own parameters."""
 
     def operations(self, forward: float) -> float:
         """Operations of forward and backward passes, of which `forward` are the forward pass's.
@@ -75,12 +85,34 @@ class Training:
         1910.02054, section 3).
         """
         moments = 2 if self.optimiser == "adamw" else 1
-        weights, gradients = WEIGHT * self.shape.parameters, WEIGHT * self.trained
+        weights, gradients = self.weights(), WEIGHT * self.trained
         return (
             weights / (devices if zero_stage == 3 else 1)
             + gradients / (devices if zero_stage >= 2 else 1)
             + moments * gradients / (devices if zero_stage else 1)
         )
+
+    def weights(self) -> float:
+        """Bytes of the whole model's weights, as they are loaded; of adapters beside a float32 model none."""
+        if self.frozen == WEIGHT:
+            return float(WEIGHT * self.shape.parameters)
+        return self.frozen * self.shape.parameters + WEIGHT * self.trained
+
+    def stepping(self, devices: int, zero_stage: int) -> float:
+        """Bytes that a GPU needs during the optimiser's step beside these, when activations are gone already.
+
+        torch's RMSprop takes the root of all second moments at once; its fused AdamW needs nothing.
+        """
+        return 0.0 if self.optimiser == "adamw" else WEIGHT * self.trained / (devices if zero_stage else 1)
+
+    def sharding(self, devices: int, zero_stage: int) -> float:
+        """Bytes that DeepSpeed takes on a GPU: its own copy of the trained weights, and buffers to communicate."""
+        if not zero_stage:
+            return 0.0
+        copy = WEIGHT * self.trained / devices
+        if zero_stage == 3:
+            return copy + COPY * (min(BUCKET, self.trained) + min(LIVE, self.shape.parameters))
+        return copy + WEIGHT * min(BUCKET, self.trained)
 
 
 def logit_bytes(shape: Shape, positions: float, groups: int | None = None, *, on_cpu: bool = False) -> float:
@@ -127,29 +159,55 @@ class Step:
 
     def peak(self, rows: int) -> float:
         """Bytes per device with so many rows in one forward pass, all as long as the longest."""
-        sequences, shape = rows * self.sequences, self.training.shape
-        kept = shape.activations(sequences * self.length, self.bytes_, recomputed=self.training.recomputed)
+        sequences = rows * self.sequences
         groups = -(-sequences // CHUNK) if self.in_chunks else None
-        kept += logit_bytes(shape, sequences * self.heads, groups, on_cpu=self.on_cpu)
-        if self.bytes_ < WEIGHT and not self.training.recomputed and self.zero_stage < 3:
-            kept += shape.parameters * self.bytes_  # the cast matrices are kept for the backward pass
-        overhead = CPU_OVERHEAD if self.on_cpu else OVERHEAD
-        return self.training.memory(self.devices, self.zero_stage) + kept + self.others + overhead
+        return self._peak(sequences * self.length, sequences * self.heads, groups)
 
     def packed_peak(self, tokens: float) -> float:
         """Bytes per device with so many tokens in one packed pass, all dialogues in a single row without padding.
 
         The output head is applied to the responses' positions only, of which the longest sequence has the usual share.
         """
-        shape, training = self.training.shape, self.training
-        kept = shape.activations(tokens, self.bytes_, recomputed=training.recomputed)
         heads = tokens * min(1.0, self.heads / self.length)
-        kept += logit_bytes(shape, heads, 1 if self.in_chunks else None, on_cpu=self.on_cpu)
-        cast = self.bytes_ < WEIGHT and not training.recomputed and self.zero_stage < 3
-        if self.copies or cast:
-            kept += shape.parameters * 2
-        overhead = CPU_OVERHEAD if self.on_cpu else OVERHEAD
-        return training.memory(self.devices, self.zero_stage) + kept + self.others + overhead
+        return self._peak(tokens, heads, 1 if self.in_chunks else None)
+
+    def _peak(self, tokens: float, heads: float, groups: int | None) -> float:
+        training, state = self.training, self.training.memory(self.devices, self.zero_stage)
+        kept = self._activations(tokens) + logit_bytes(training.shape, heads, groups, on_cpu=self.on_cpu)
+        if self._casts:
+            kept += training.shape.parameters * self.bytes_  # the cast matrices are kept for the backward pass
+        if self.on_cpu:
+            return state + kept + self.others + CPU_OVERHEAD
+        if self.copies:
+            # A copy of every weight that is not in bf16 already, and the gradient of the matrix that is at hand.
+            adapters = training.trained if training.lora else 0
+            state += COPY * (adapters + (training.shape.parameters if training.frozen == WEIGHT else 0))
+            kept += COPY * min(training.trained, max(training.shape.head, training.shape.embedding))
+        kept = max(kept, training.stepping(self.devices, self.zero_stage))
+        state += training.sharding(self.devices, self.zero_stage)
+        # With ZeRO too, every process loads the whole model before it is divided.
+        return max(training.weights(), state + kept + self.others) + OVERHEAD
+
+    @property
+    def _casts(self) -> bool:
+        """Whether casts of all matrices stay for the backward pass."""
+        if self.copies or self.training.recomputed or self.zero_stage == 3:
+            return False
+        return self.bytes_ < WEIGHT and self.training.frozen == WEIGHT
+
+    def _activations(self, tokens: float) -> float:
+        shape, training = self.training.shape, self.training
+        if self.on_cpu:
+            return shape.activations(tokens, self.bytes_, recomputed=training.recomputed)
+        # Under autocast a float32 embedding makes the hidden states float32, and so all sums of them.
+        in_float32 = self.bytes_ == WEIGHT or (training.frozen == WEIGHT and not self.copies)
+        residual = WEIGHT if in_float32 else self.bytes_
+        kept = shape.kept_bytes(tokens, self.bytes_, residual, depth=training.depth, recomputed=training.recomputed)
+        if training.lora and not self.copies:
+            # Under autocast adapters keep inputs of their own, where queries, keys and values would share one.
+            blocks = 1 if training.recomputed else shape.layers
+            kept += blocks * tokens * 2.0 * self.bytes_ * shape.width
+        return kept
 
     def packed_tokens(self, most: int, budget: float) -> int:
         """The most tokens of a packed pass that fit into `budget` bytes: a multiple of 512 up to `most`.
@@ -185,9 +243,12 @@ def training_of_model(
     except (InputError, AttributeError):
         return None
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    lora = any(ADAPTER in name for name, _ in model.named_parameters())
+    base = sum(weight.nbytes for name, weight in model.named_parameters() if ADAPTER not in name)
+    frozen = base / shape.parameters if lora else float(WEIGHT)
     blocks = blocks_of(model) or ()
-    frozen = next((place for place, block in enumerate(blocks) if _is_trained(block)), 0)
-    return Training(shape, trained, 1 - frozen / shape.layers, recomputed, optimiser)
+    lowest = next((place for place, block in enumerate(blocks) if _is_trained(block)), 0)
+    return Training(shape, trained, 1 - lowest / shape.layers, recomputed, optimiser, frozen, lora)
 
 
 def step_of(
