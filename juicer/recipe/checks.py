@@ -28,6 +28,7 @@ from juicer.recipe.graph import (
 from juicer.recipe.rows import FirstRows
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
+from juicer.sampling.vllm_environment import check_vllm
 from juicer.settings.base import Settings
 from juicer.settings.data import ScorerSettings
 from juicer.settings.preferences import FOLDERS
@@ -248,6 +249,8 @@ def _check_installed(recipe: Recipe, where: str) -> None:
 
     TRL removed PPO after 1.12.
     """
+    for key in _by_vllm(recipe):
+        check_vllm(key, where)
     for key, used in _optional(recipe):
         if importlib.util.find_spec(used) is None:
             do = f"pip install {used}, or change {key}"
@@ -260,11 +263,17 @@ def _check_installed(recipe: Recipe, where: str) -> None:
 
 def _optional(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """The keys of a recipe that need a package which Juicer does not install, each with the package."""
-    for name, method in (("irft", recipe.irft), ("rft", recipe.rft)):
-        if method.rounds and method.sampling.engine == "vllm":
-            yield f"{name}.sampling.engine", "vllm"
     if recipe.compute.zero_stage:
         yield "compute.zero_stage", "deepspeed"
+
+
+def _by_vllm(recipe: Recipe) -> Iterator[str]:
+    """The keys of a recipe that ask for vLLM, which has an environment of its own."""
+    for name, method in (("irft", recipe.irft), ("rft", recipe.rft)):
+        if method.rounds and method.sampling.engine == "vllm":
+            yield f"{name}.sampling.engine"
+    if recipe.rft.rounds and recipe.rft.optimiser == "rloo" and recipe.rft.policy.engine == "vllm":
+        yield "rft.policy.engine"
 
 
 def _check_preferences(recipe: Recipe, where: str) -> None:

@@ -16,7 +16,6 @@ import json
 import os
 import queue
 import signal
-import sys
 import threading
 from contextlib import suppress
 from typing import Any, TextIO
@@ -56,13 +55,17 @@ def say(answers: TextIO, message: dict[str, Any]) -> None:
     answers.flush()
 
 
-def sample(llm: Any, requests: list[list[Any]], parameters: dict[str, Any], bar: Bar) -> list[list[Any]]:
+def sample(llm: Any, requests: list[list[Any]], parameters: dict[str, Any], answers: TextIO) -> list[list[Any]]:
     """Token ids, log-probability and finish reason of a response to each request, a prompt and a seed."""
     from vllm import SamplingParams
 
+    def bar(prompts: Any = None, **_: Any) -> Any:
+        """vLLM shows one bar over the prompts that it reads, and one for the responses."""
+        return Bar(answers) if prompts is None else prompts
+
     each = [SamplingParams(**parameters, seed=seed) for _, seed in requests]
     prompts = [{"prompt_token_ids": prompt} for prompt, _ in requests]
-    found = [made.outputs[0] for made in llm.generate(prompts, each, use_tqdm=lambda **_: bar)]
+    found = [made.outputs[0] for made in llm.generate(prompts, each, use_tqdm=bar)]
     return [[list(one.token_ids), float(one.cumulative_logprob), one.finish_reason] for one in found]
 
 
@@ -92,7 +95,7 @@ def answer(messages: "queue.SimpleQueue[str]", answers: TextIO) -> None:
 
                 say(answers, {"ready": vllm.__version__})
             elif "sample" in message:
-                say(answers, {"samples": sample(llm, message["sample"], message["parameters"], Bar(answers))})
+                say(answers, {"samples": sample(llm, message["sample"], message["parameters"], answers)})
             else:
                 reload(llm, message["reload"])
                 say(answers, {"reloaded": message["reload"]})

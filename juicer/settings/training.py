@@ -21,6 +21,10 @@ MicroBatch = Annotated[
 """Rows per forward pass of one process: `auto`, a number, or null for the process's whole share of a batch."""
 
 
+Engine = Literal["auto", "torch", "vllm"]
+"""What samples: our own decoding, or vLLM."""
+
+
 class SamplingSettings(Settings):
     """How responses are sampled from a policy."""
 
@@ -37,9 +41,10 @@ class SamplingSettings(Settings):
 class GenerationSettings(SamplingSettings):
     """How the responses of a round's pairs are sampled."""
 
-    engine: Literal["torch", "vllm"] = "torch"
-    """Sampling engine: `vllm` needs a GPU and the optional extra `vllm`, and draws other random numbers, so its
-    samples differ from `torch`'s."""
+    engine: Engine = "auto"
+    """What samples: `vllm` takes vLLM from an environment of its own (`make vllm`), with its own scheduling and other
+    random numbers, so that its samples differ from `torch`'s. `auto` is `vllm` on a GPU where that environment is, else
+    `torch`."""
 
 
 class LoraSettings(Settings):

@@ -28,6 +28,10 @@ class StageCost(Document):
     """Peak memory in tensors on the GPU, in MiB; None where the stage used no GPU."""
     peak_device_reserved_mb: float | None = None
     """Peak memory that torch reserved on the GPU, in MiB."""
+    engine: str | None = None
+    """What sampled: `torch`, or vLLM with its version; None for a stage that chooses none."""
+    sampling_rows: int | None = None
+    """Responses that our own sampler decoded at the same time, at most."""
     ended: float | None = None
     """When the stage ended, in seconds since the epoch."""
     output_md5: str | None = None
