@@ -13,6 +13,7 @@ from juicer.models.forward import body_of
 from juicer.models.shape import Shape, shape_of_model
 from juicer.runtime.devices import Device
 from juicer.runtime.errors import InputError
+from juicer.sampling.rows import cache_bytes
 from juicer.settings.training import LoraSettings
 from juicer.training.memory import Training
 
@@ -91,11 +92,6 @@ def training_of(
         trained -= frozen_blocks * shape.block + shape.embedding
         depth = 1 - frozen_blocks / shape.layers
     return Training(shape, trained, depth, recomputed, optimiser)
-
-
-def cache_bytes(shape: Shape, rows: float, length: float, bytes_: int) -> float:
-    """Bytes of the cache of keys and values in decoding: two vectors per layer and position."""
-    return 2.0 * shape.layers * shape.keys * rows * length * bytes_
 
 
 def decoding_seconds(

@@ -19,6 +19,7 @@ from juicer.data.template import Template
 from juicer.models.forward import logits_of
 from juicer.models.log_probability import length_sorted_batches
 from juicer.runtime.context import LOCAL, WorkContext
+from juicer.sampling.rows import rows_for
 from juicer.sampling.steppers import RefilledStepper, Stepper, can_refill, stepper_for
 from juicer.settings.training import SamplingSettings
 
@@ -54,8 +55,9 @@ def sample_responses(
         `samples_per_prompt` samples per prompt, in the order of the prompts.
     """
     count = template.settings.max_response_tokens
-
-    rows = settings.batch_size
+    longest = count + max((len(prompt) for _, prompt in prompts), default=0)
+    rows = rows_for(policy, settings, longest, context.processes)
+    context.note(sampling_rows=rows)
 
     def decode_batch(batch: Sequence[SampleRequest], report: Report) -> list[Decoded]:
         uniforms = torch.stack([_uniforms(seed_of(seed, each), count) for each in batch])
@@ -103,7 +105,10 @@ def sample_in_batches(
             context.emit_tokens(context.processes.world_size * tokens)
             context.progress(responses)
 
-        decoded = context.memo(partial(decode_batch, [requests[row] for row in rows], report))
+        work = partial(decode_batch, [requests[row] for row in rows], report)
+        kept, decoded = context.memo(lambda: (rows, work()))
+        if kept != rows:  # by a run that decoded other numbers of rows
+            decoded = work()
         report(len(rows) - told[0], sum(len(response) for response, *_ in decoded) - told[1])
         return decoded
 

@@ -21,6 +21,12 @@ MicroBatch = Annotated[
 """Rows per forward pass of one process: `auto`, a number, or null for the process's whole share of a batch."""
 
 
+ROWS = 128
+"""Responses that are decoded at the same time on a CPU where `batch_size` is `auto`."""
+SamplingRows = Annotated[
+    Annotated[Batch, Field(ge=1), Tag("=rows")] | Annotated[Literal["auto"], Tag("=auto")], Discriminator(_kind)
+]
+"""Rows of a decoding step: `auto`, or a number."""
 Engine = Literal["auto", "torch", "vllm"]
 """What samples: our own decoding, or vLLM."""
 
@@ -34,8 +40,9 @@ class SamplingSettings(Settings):
     """Nucleus sampling: smallest probability mass that tokens are drawn from; 1 switches it off."""
     samples_per_prompt: Samples = Field(1, ge=1)
     """Responses per prompt."""
-    batch_size: Batch = Field(128, ge=1)
-    """Prompts that are decoded at the same time."""
+    batch_size: SamplingRows = "auto"
+    """Prompts that are decoded at the same time. `auto` takes 128 on a CPU, and on a GPU what fits into its free
+    memory, at most 1024 (docs/scale.md). vLLM does not read it."""
 
 
 class GenerationSettings(SamplingSettings):
