@@ -47,6 +47,8 @@ def check_models(recipe: Recipe, where: str, *, whole: bool = True) -> None:
         whole: whether a model that can be fetched has to be there; a plan needs only a config.json.
     """
     _check_fetched(recipe, where, whole)
+    if whole:
+        _check_vllm(recipe, where)
     named = {"policy": recipe.policy.model}
     for key, slot in (("scorer", recipe.scorer), ("judge", recipe.judge)):
         named |= {key: slot.model} if slot.kind != "none" and slot.model is not None else {}
@@ -249,8 +251,7 @@ def _check_installed(recipe: Recipe, where: str) -> None:
 
     TRL removed PPO after 1.12.
     """
-    for key in _by_vllm(recipe):
-        check_vllm(key, where)
+    _check_vllm(recipe, where)
     for key, used in _optional(recipe):
         if importlib.util.find_spec(used) is None:
             do = f"pip install {used}, or change {key}"
@@ -267,8 +268,13 @@ def _optional(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "compute.zero_stage", "deepspeed"
 
 
+def _check_vllm(recipe: Recipe, where: str) -> None:
+    """Check that vLLM's environment is there for a recipe that asks for it; one that leaves it to `auto` does not."""
+    for key in _by_vllm(recipe):
+        check_vllm(key, where)
+
+
 def _by_vllm(recipe: Recipe) -> Iterator[str]:
-    """The keys of a recipe that ask for vLLM, which has an environment of its own."""
     for name, method in (("irft", recipe.irft), ("rft", recipe.rft)):
         if method.rounds and method.sampling.engine == "vllm":
             yield f"{name}.sampling.engine"
