@@ -24,7 +24,8 @@ MicroBatch = Annotated[
 ROWS = 128
 """Responses that are decoded at the same time on a CPU where `batch_size` is `auto`."""
 SamplingRows = Annotated[
-    Annotated[Batch, Field(ge=1), Tag("=rows")] | Annotated[Literal["auto"], Tag("=auto")], Discriminator(_kind)
+    Annotated[Batch, Field(ge=1), Tag("=rows")] | Annotated[Literal["auto"], Tag("=auto")],
+    Discriminator(lambda value: "=auto" if isinstance(value, str) else "=rows"),
 ]
 """Rows of a decoding step: `auto`, or a number."""
 Engine = Literal["auto", "torch", "vllm"]

@@ -4,6 +4,7 @@ By a stand-in that speaks through the real worker, and, in `make test-vllm`, by 
 """
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from juicer.runtime.errors import InputError
 from juicer.runtime.processes import SINGLE_PROCESS
 from juicer.sampling.engines import sampler
 from juicer.sampling.renewed import written
-from juicer.sampling.vllm_engine import WorkerError, opened, sample_by_vllm
+from juicer.sampling.vllm_engine import WorkerError, environment, opened, sample_by_vllm
 from juicer.sampling.vllm_environment import VARIABLE, find_vllm, has_vllm
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import TemplateSettings
@@ -256,3 +257,28 @@ def test_a_python_without_vllm_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, sys.executable)
     with pytest.raises(InputError, match=rf"{VARIABLE} is .*, which is no Python with vLLM"):
         find_vllm()
+
+
+LAUNCH = """
+import json, os, sys
+from accelerate.commands.launch import launch_command, launch_command_parser
+from juicer.settings.compute import ComputeSettings
+from juicer.stages.launch import configuration
+
+json.dump(configuration(ComputeSettings(), gpus=None), open("accelerate.yaml", "w"))
+json.dump(dict(os.environ), open("before.json", "w"))
+launch_command(launch_command_parser().parse_args(["--config_file", "accelerate.yaml", "launched.py"]))
+"""
+LAUNCHED = "import json, os; json.dump(dict(os.environ), open('launched.json', 'w'))"
+
+
+def test_nothing_that_the_launcher_sets_reaches_vllm(tmp_path, monkeypatch):
+    (tmp_path / "launched.py").write_text(LAUNCHED)
+    given = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", LAUNCH], cwd=tmp_path, env=given, check=True)
+    before, launched = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("before", "launched"))
+    assert launched["TORCHELASTIC_USE_AGENT_STORE"] == "True"
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    left = {name for name, value in environment(SINGLE_PROCESS).items() if before.get(name) != value}
+    assert left == {"VLLM_LOGGING_LEVEL", "VLLM_NO_USAGE_STATS", "VLLM_WORKER_MULTIPROCESSING_METHOD"}

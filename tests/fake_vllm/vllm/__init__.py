@@ -26,18 +26,21 @@ class LLM:
             raise RuntimeError("Engine core initialization failed. See root cause above.")
         assert options["trust_remote_code"] is False and options["logprobs_mode"] == "raw_logprobs"
         assert "max_num_seqs" not in options
-        self._load(model)
+        self._folder, self._model, self._known = model, None, {}
+        if MODE == "stale":
+            self._load()
 
-    def _load(self, folder):
+    def _load(self):
         from transformers import AutoModelForCausalLM
 
-        self._model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False).eval()
-        self._known = {}
+        if self._model is None:
+            self._model = AutoModelForCausalLM.from_pretrained(self._folder, trust_remote_code=False).eval()
 
     def collective_rpc(self, method, kwargs):
         assert method == "reload_weights"
         if MODE != "stale":
-            self._load(kwargs["weights_path"])
+            self._folder, self._model, self._known = kwargs["weights_path"], None, {}
+            self._load()  # the folder does not stay
 
     def reset_prefix_cache(self):
         return True
@@ -45,6 +48,7 @@ class LLM:
     def generate(self, prompts, parameters, use_tqdm):
         if MODE == "dies":
             os._exit(3)
+        self._load()
         bar = use_tqdm(total=len(prompts))
         answers = []
         for prompt, wanted in zip(use_tqdm(prompts), parameters, strict=True):
