@@ -115,5 +115,6 @@ def test_the_image_for_gpus_has_an_environment_of_its_own_for_vllm():
         ("vllm", "/opt/vllm", "/opt/vllm"),
     ]
     assert "JUICER_VLLM_PYTHON=/opt/vllm/bin/python" in final
+    assert "!constraints-vllm.txt" in (ROOT / ".dockerignore").read_text().splitlines()
     assert re.search(r"--constraint constraints-vllm.txt vllm\n", text)
     assert re.search(r"^vllm==", (ROOT / "constraints-vllm.txt").read_text(), re.MULTILINE)
