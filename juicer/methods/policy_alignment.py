@@ -32,6 +32,7 @@ from juicer.runtime.errors import InputError
 from juicer.runtime.libraries import require
 from juicer.runtime.memory import return_freed
 from juicer.sampling.decoding import sample_responses
+from juicer.sampling.renewed import RenewedSampler, check_agreement, renewed_sampler
 from juicer.sampling.steppers import cache_of
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import PolicyAlignmentSettings
@@ -99,12 +100,6 @@ def align_policy(
         InputError: fewer prompts than a step takes, or a response that the reward cannot read.
     """
     require("trl")
-    import datasets
-    from transformers import PrinterCallback
-    from trl.models.utils import unwrap_model_for_generation
-    from trl.trainer.rloo_config import RLOOConfig
-    from trl.trainer.rloo_trainer import RLOOTrainer
-
     if len(prompts) < settings.prompts_per_step:
         do = "lower rft.policy.prompts_per_step"
         raise InputError(
@@ -112,7 +107,70 @@ def align_policy(
             where="rft_policy",
             do=do,
         )
-    processes, checkpoint = context.processes, context.checkpoint
+    processes = context.processes
+    latest = context.checkpoint.latest() if context.checkpoint else None
+    saved = saved_values(latest, processes) if latest else {"step": 0, "response": 0}
+    length = max(len(template.prompt(prompt)) for prompt in prompts) + template.settings.max_response_tokens
+    rows = settings.prompts_per_step * settings.samples_per_prompt // processes.world_size
+    # An interrupted run goes on with the engine that it has begun with.
+    asked = saved.get("engine", settings.engine)
+    scratch.mkdir(parents=True, exist_ok=True)
+    with renewed_sampler(asked, policy, compute, rows, length, scratch, processes, "rft.policy.engine") as renewed:
+        context.note(engine=renewed.engine if renewed is not None else "torch")
+        return _align_policy(
+            policy,
+            initial,
+            reward,
+            normaliser,
+            template,
+            prompts,
+            settings,
+            compute,
+            seed,
+            scratch,
+            context,
+            reader=reader or RewardReader(template),
+            latest=latest,
+            saved=saved,
+            length=length,
+            renewed=renewed,
+        )
+
+
+def _align_policy(
+    policy: "PreTrainedModel",
+    initial: Path,
+    reward: "PreTrainedModel",
+    normaliser: tuple[float, float],
+    template: Template,
+    prompts: Sequence[list[Message]],
+    settings: PolicyAlignmentSettings,
+    compute: ComputeSettings,
+    seed: int,
+    scratch: Path,
+    context: WorkContext,
+    *,
+    reader: RewardReader,
+    latest: Path | None,
+    saved: dict[str, Any],
+    length: int,
+    renewed: RenewedSampler | None,
+) -> TrainingRecord:
+    """`align_policy`, where this is known too.
+
+    Args:
+        latest: folder of the state to resume from.
+        saved: what is kept with it.
+        length: tokens of the longest prompt and response together.
+        renewed: what samples in place of our own decoding.
+    """
+    import datasets
+    from transformers import PrinterCallback
+    from trl.models.utils import unwrap_model_for_generation
+    from trl.trainer.rloo_config import RLOOConfig
+    from trl.trainer.rloo_trainer import RLOOTrainer
+
+    processes = context.processes
     training, casts = training_compute(compute, count_parameters(policy)), WeightCasts()
     passes, attention = passes_of(training, policy), policy.config._attn_implementation
     if processes.world_size > 1 or processes.zero_stage:
@@ -125,10 +183,8 @@ def align_policy(
     reward.eval()
     cache_of(policy)  # measured here, because DeepSpeed shards every model that is built after it has started
     mean, deviation = normaliser if settings.normalise_reward else (0.0, 1.0)
-    latest = checkpoint.latest() if checkpoint else None
-    saved = saved_values(latest, processes) if latest else {"step": 0, "response": 0}
     tokens = {"response": saved["response"]}
-    read = reader or RewardReader(template)
+    apart: list[float] = []
     orders = saved["step"] // max(1, len(prompts) // settings.prompts_per_step)
 
     known: dict[tuple[tuple[str, str], ...], list[int]] = {}
@@ -141,12 +197,12 @@ def align_policy(
 
     def learnt_reward(prompts: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float | None]:
         both = zip(prompts, completion_ids, strict=True)
-        if read.text:
-            dialogues = [read.sample(*each) for each in both]
+        if reader.text:
+            dialogues = [reader.sample(*each) for each in both]
         else:
             dialogues = [Dialogue(tokens_of(prompt), response) for prompt, response in both]
         tokens["response"] += sum(map(len, completion_ids))
-        values = normalise(group_rewards(reward, dialogues, read.padding), mean, deviation)
+        values = normalise(group_rewards(reward, dialogues, reader.padding), mean, deviation)
         return [float(value) for value in values]
 
     class Trainer(LocalGpuRandomState, RLOOTrainer):
@@ -156,7 +212,7 @@ def align_policy(
         """log pi and entropy of the rows whose loss is being computed, with gradient, if known already."""
         keeping: tuple[Tensor, Tensor] | None = None
         """The same of the rows that are being sampled."""
-        recorded: Sequence[float | None] = ()
+        recorded: Sequence[float] = ()
         """log pi of the responses as recorded while sampling."""
 
         def _tokenize_prompts(self, prompts: list[list[Message]]) -> tuple[list[list[int]], None, dict[str, Any]]:
@@ -175,11 +231,26 @@ def align_policy(
                 mixed_precision(compute),
                 padded_passes(policy, attention) if passes.packed else nullcontext(),
             ):
-                samples = sample_responses(model, template, named, sampling, seed, own)
+                if renewed is not None:
+                    renewed.renew(model)
+                else:
+                    samples = sample_responses(model, template, named, sampling, seed, own)
+            if renewed is not None:
+                samples = renewed.sample(template, named, sampling, seed, own)
             self.recorded = [sample.log_probability for sample in samples]
             return [sample.response for sample in samples]
 
         def _get_per_token_logps_and_entropies(
+            self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *rest: Any, **more: Any
+        ) -> Any:
+            found = self._read_rows(model, input_ids, attention_mask, logits_to_keep, *rest, **more)
+            first = model is not self.ref_model and not torch.is_grad_enabled()
+            if renewed is not None and first and settings.temperature == 1:
+                mask = attention_mask[:, -logits_to_keep:]
+                apart.append(check_agreement((found[0] * mask).sum(1).tolist(), self.recorded, mask.sum(1).tolist()))
+            return found
+
+        def _read_rows(
             self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *rest: Any, **more: Any
         ) -> Any:
             if not own_passes:
@@ -253,7 +324,7 @@ def align_policy(
             settings,
             lower=lower_precision(training),
             sequences=1,
-            length=max(len(template.prompt(prompt)) for prompt in prompts) + template.settings.max_response_tokens,
+            length=length,
             heads=template.settings.max_response_tokens,
             in_chunks=own_passes,
             # The reference of the KL term is as large as the policy. On a CPU neither is held (`release`).
@@ -287,7 +358,10 @@ def align_policy(
         ),
         callbacks=[
             progress_callback("rft_policy", CURVES, context),
-            *checkpoint_callbacks(context, lambda: {**tokens, "micro_batch_size": micro}),
+            *checkpoint_callbacks(
+                context,
+                lambda: {**tokens, "micro_batch_size": micro, "engine": "torch" if renewed is None else "vllm"},
+            ),
         ],
     )
     trainer.remove_callback(PrinterCallback)
@@ -303,6 +377,9 @@ def align_policy(
     record.facts = {"precision": "bf16" if lower_precision(training) else "fp32", "micro_batch_size": micro}
     if passes.packed:
         record.facts["packed"] = True
+    if renewed is not None:
+        record.facts |= {"engine": renewed.engine}
+        record.facts |= {"engine_difference": float(f"{max(apart):.3g}")} if apart else {}
     for entry in trainer.state.log_history:
         if "reward" in entry:
             record.log(int(entry["step"]), **{name: entry[key] for name, key in CURVES.items() if key in entry})

@@ -7,7 +7,7 @@ from typing import Any
 
 from juicer.models.precision import slow_bf16, training_compute
 from juicer.models.shape import Shape
-from juicer.planning.costs import Base, cache_bytes, decoding_seconds, training_of
+from juicer.planning.costs import Base, decoding_seconds, training_of
 from juicer.planning.processors import START, cpu_share
 from juicer.planning.roles import (
     available_rows,
@@ -23,10 +23,11 @@ from juicer.recipe.graph import Graph
 from juicer.recipe.schema import Recipe
 from juicer.runtime.devices import GIB, Device
 from juicer.runtime.errors import InputError
+from juicer.sampling.rows import MEMORY_SHARE, cache_bytes, fitting_rows
 from juicer.sampling.steppers import REFILL_FROM
 from juicer.settings.preferences import Role as PreferenceRole
 from juicer.settings.sft import SftObjective
-from juicer.settings.training import GenerationSettings, LoraSettings, MicroBatch
+from juicer.settings.training import ROWS, GenerationSettings, LoraSettings, MicroBatch, SamplingSettings
 from juicer.training.memory import (
     CPU_OVERHEAD,
     CPU_RLOO,
@@ -437,19 +438,29 @@ class Planner:
         # A token is written as its id, with this mean number of digits, a comma and a blank.
         longest = len(str(shape.vocabulary - 1))
         token = longest - sum(10**digits for digits in range(1, longest)) / shape.vocabulary + 2
-        rows = min(sampling.batch_size, pairs)
+        batch = self._rows(sampling, shape.parameters * self.bytes)
+        rows = min(batch, pairs)
         self._add(
             name,
             shape,
             tokens=pairs * lengths.sample,
             operations=operations,
             decoded=operations,
-            decoding=self._decoding(pairs, sampling.batch_size, sampling.engine),
+            decoding=self._decoding(pairs, batch, sampling.engine),
             memory=shape.parameters * self.bytes + cache_bytes(shape, rows, self.longest, self.bytes) + self.overhead,
             disk=pairs * (RECORD + token * length),
             advice=f"{name.split('_')[0]}.sampling.batch_size",
             share=self._reading(shape, length),
         )
+
+    def _rows(self, sampling: SamplingSettings, held: float) -> int:
+        """Rows that the policy decodes at the same time, where weights take so many bytes."""
+        if sampling.batch_size != "auto":
+            return sampling.batch_size
+        if self.on_cpu:
+            return ROWS
+        free = self.device.memory - held - self.overhead
+        return fitting_rows(self.policy, self.longest, MEMORY_SHARE * free, self.bytes)
 
     def _decoding(self, rows: int, batch: int, engine: str = "torch") -> float:
         """Seconds of one device for so many responses.
@@ -600,7 +611,8 @@ class Planner:
             if scorer is not None:
                 read += scorer.forward(prompts * length, length, prompts)
                 models += scorer.parameters
-        rows = min(settings.sampling.batch_size, prompts)
+        batch = self._rows(settings.sampling, models * self.bytes)
+        rows = min(batch, prompts)
         return StagePlan(
             "",
             shape.name,
@@ -608,7 +620,7 @@ class Planner:
             tokens=prompts * lengths.sample,
             operations=decoded + read,
             decoded=decoded,
-            decoding=self._decoding(prompts, settings.sampling.batch_size),
+            decoding=self._decoding(prompts, batch),
             memory=models * self.bytes
             + max(cache_bytes(shape, rows, self.longest, self.bytes), self._read(shape))
             + self.overhead,

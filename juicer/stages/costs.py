@@ -36,6 +36,10 @@ class StageCost(Document):
     """What was planned for the peak of tensors, in MiB; None where no plan was made for this recipe."""
     memory_ratio: float | None = None
     """Planned over measured memory of the GPU: below 1 the stage took more than planned."""
+    engine: str | None = None
+    """What sampled: `torch`, or vLLM with its version; None for a stage that chooses none."""
+    sampling_rows: int | None = None
+    """Responses that our own sampler decoded at the same time, at most."""
     ended: float | None = None
     """When the stage ended, in seconds since the epoch."""
     output_md5: str | None = None
