@@ -107,5 +107,7 @@ def shape_of_model(name: str, model: Any, trunk: Any, head: torch.nn.Module) -> 
 
 
 def count_parameters(module: torch.nn.Module) -> int:
-    """Parameters without those of adapters."""
-    return sum(parameter.numel() for name, parameter in module.named_parameters() if ADAPTER not in name)
+    """Parameters without those of adapters; quantised ones as many as they stand for."""
+    own = (parameter for name, parameter in module.named_parameters() if ADAPTER not in name)
+    # bitsandbytes packs several 4-bit weights into an element, and keeps their shape beside it.
+    return sum(getattr(getattr(each, "quant_state", None), "shape", each.shape).numel() for each in own)

@@ -43,7 +43,7 @@ class GenerationSettings(SamplingSettings):
 
 
 class LoraSettings(Settings):
-    """Low-rank adapters (LoRA). The reference policy is the model with its adapters switched off."""
+    """Low-rank adapters (LoRA), which train while the weights of the model stay as they are."""
 
     r: Rank = Field(64, ge=1)
     """Rank of the adapters."""
@@ -51,6 +51,13 @@ class LoraSettings(Settings):
     """Scale of the adapters: their output is multiplied by alpha / r."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout probability on the adapters' input; only SFT trains with dropout."""
+    base: Literal["auto", "bf16", "fp32", "nf4"] = "auto"
+    """Type of the model's frozen weights in training: `auto` is bf16 on a GPU that computes in it, else fp32; `nf4`
+    quantises them to 4 bits (QLoRA) and needs the optional extra `qlora`. Adapters train in float32 and are added to
+    the original weights in every case."""
+    save: Literal["adapters", "merged"] = "adapters"
+    """What the stage keeps: `adapters` beside their base model, which are merged when the model is loaded, exported or
+    promoted; or `merged`, a whole model in float32."""
 
 
 class OptimiserSettings(Settings):
