@@ -48,7 +48,7 @@ def generate(
     from juicer.data import demonstrations
     from juicer.data.dialogues import Sample, read_samples, write_samples
     from juicer.methods.pairs import part_of
-    from juicer.models.loading import load_policy, load_template
+    from juicer.models.loading import dtype_of, load_policy, load_template, whole_folder
     from juicer.runtime.seeding import derive
     from juicer.sampling.decoding import sample_responses
     from juicer.sampling.vllm_engine import engine, sample_by_vllm
@@ -64,7 +64,8 @@ def generate(
         with ExitStack() as opened:
             if sampling.engine == "vllm":
                 longest = max(map(len, prompts)) + template.settings.max_response_tokens
-                llm = opened.enter_context(engine(policy, compute, longest, sampling.batch_size, stage.processes))
+                whole = opened.enter_context(whole_folder(policy, dtype=dtype_of(compute)))
+                llm = opened.enter_context(engine(whole, compute, longest, sampling.batch_size, stage.processes))
                 sample = partial(sample_by_vllm, llm)
             else:
                 sample = partial(sample_responses, load_policy(policy, compute))

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -298,6 +299,34 @@ def test_the_stages_of_rft_keep_adapters_and_give_the_weights_of_algorithm_1(rec
     # The scalar head trains whole, the embedding does not.
     assert not torch.equal(judged.score.weight, trunk.score.weight)
     assert torch.equal(judged.get_input_embeddings().weight, trunk.get_input_embeddings().weight)
+
+
+QUANTISES = importlib.util.find_spec("bitsandbytes") is not None
+
+
+@pytest.mark.filterwarnings("ignore")  # of bitsandbytes, about the CPU
+@pytest.mark.parametrize(
+    "kind", ["bf16", pytest.param("nf4", marks=pytest.mark.skipif(not QUANTISES, reason="bitsandbytes is missing"))]
+)
+def test_every_stage_trains_over_frozen_weights_of_fewer_bits(recipe, kind):
+    lora = f"{{r: 4, alpha: 8, base: {kind}}}"
+    small = ["sft.epochs=1", "sft.batch_size=4", "rft.policy.steps=2", "rft.policy.prompts_per_step=2"]
+    sections = ["sft", "irft.training", "rft.reward", "rft.policy"]
+    recipe(*small, "irft.slice=all", "rft.slice=all", *(f"{each}.lora={lora}" for each in sections))
+    first, samples, reward = Path("models/first"), Path("s.jsonl"), Path("reward")
+    run(sft, "sft", policy=SFT, out=first)
+    run(irft_generate, "irft_generate@r1", round="r1", part="all", policy=first, out=samples)
+    run(irft_train, "irft_train@r1", round="r1", policy=first, initial=first, samples=samples, out=Path("r1"))
+    run(rft_reward, "rft_reward@r1", round="r1", policy=first, reward=first, samples=samples, out=reward)
+    run(rft_policy, "rft_policy@r1", round="r1", policy=first, initial=first, reward=reward, samples=samples,
+        out=Path("aligned"))  # fmt: skip
+    assert [base_record(out).ranks for out in (first, Path("r1"), reward, Path("aligned"))] == [[4], *[[4, 4]] * 3]
+    assert {base_record(out).base for out in (first, Path("r1"), reward, Path("aligned"))} == {str(SFT)}
+    for out in (Path("r1"), Path("aligned")):
+        assert distance(load_policy(out, CPU), load_policy(first, CPU)) > 0
+    # Sampling starts from the merged weights; pi_0 and pi_t are the same in round 1.
+    kl = json.loads(Path("aligned/training.json").read_text())["curves"]["kl_per_token"]["value"]
+    assert abs(kl[0]) < 1e-6
 
 
 def test_the_kl_reference_of_the_second_round_is_the_sft_policy(recipe):
