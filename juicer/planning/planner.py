@@ -7,6 +7,7 @@ from typing import Any
 from juicer.models.precision import slow_bf16, training_compute
 from juicer.models.shape import Shape
 from juicer.planning.costs import cache_bytes, decoding_seconds, training_of
+from juicer.planning.kept import kept_bytes
 from juicer.planning.roles import available_rows, check_lengths, roles_of, shape_in, training_rows
 from juicer.recipe.graph import Graph
 from juicer.recipe.schema import Recipe
@@ -288,7 +289,7 @@ class Planner:
             operations=times * training.operations(forward),
             micro=micro if steps else 0,
             memory=step.peak(micro) if steps else self.policy.parameters * WEIGHT + self.overhead,
-            disk=self.policy.parameters * float(WEIGHT),
+            disk=kept_bytes(self.recipe, self.graph, name, self.policy),
             advice="sft.micro_batch_size, sft.gradient_checkpointing, sft.lora",
         )
         if samples and steps:
@@ -361,7 +362,7 @@ class Planner:
             # The reference's log-probabilities are computed once, before the first step.
             operations=rows * forward + how.operations(run * forward),
             memory=memory,
-            disk=shape.parameters * float(WEIGHT),
+            disk=kept_bytes(self.recipe, self.graph, f"irft_train@{key}", shape),
             advice="irft.training.micro_batch_size, gradient_checkpointing, lora",
         )
         self._count("irft", steps, run * responses)
@@ -381,6 +382,7 @@ class Planner:
         how = training_of(
             self.reward,
             learning.optimiser.name,
+            lora=learning.lora,
             frozen_blocks=learning.frozen_blocks,
             recomputed=learning.gradient_checkpointing,
         )
@@ -398,7 +400,7 @@ class Planner:
             tokens=run * responses,
             operations=pairs * forward + how.operations(run * forward),
             memory=step.peak(micro),
-            disk=self.reward.parameters * float(WEIGHT),
+            disk=kept_bytes(self.recipe, self.graph, f"rft_reward@{key}", self.reward),
             advice="rft.reward.micro_batch_size, gradient_checkpointing, frozen_blocks",
         )
         self._count("rft", steps, run * responses)
@@ -406,7 +408,9 @@ class Planner:
 
     def _alignment(self, key: str) -> None:
         settings, lengths, shape = self.recipe.rft.policy, self.lengths, self.policy
-        how = training_of(shape, settings.optimiser.name, recomputed=settings.gradient_checkpointing)
+        how = training_of(
+            shape, settings.optimiser.name, lora=settings.lora, recomputed=settings.gradient_checkpointing
+        )
         each = settings.prompts_per_step * settings.samples_per_prompt
         samples, length = settings.steps * each, lengths.prompt + lengths.sample
         forward = shape.forward(samples * length, length, samples * lengths.sample)
@@ -429,7 +433,7 @@ class Planner:
             decoded=forward,
             decoding=settings.steps * self.devices * self._decoding(math.ceil(each / self.devices), each),
             memory=step.peak(micro),
-            disk=shape.parameters * float(WEIGHT),
+            disk=kept_bytes(self.recipe, self.graph, f"rft_policy@{key}", shape),
             advice="rft.policy.micro_batch_size, gradient_checkpointing",
         )
         self._count("rft", settings.steps, samples * lengths.sample)
