@@ -452,6 +452,8 @@ def whole_folder(folder: Path, scratch: Path | None = None, dtype: torch.dtype =
     if base_record(folder) is None:
         yield folder
         return
+    if scratch is not None:
+        scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix="merged-") as made:
         write_whole(folder, Path(made) / folder.name, dtype)
         yield Path(made) / folder.name

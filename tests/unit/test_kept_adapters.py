@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from juicer.data import demonstrations
 from juicer.data.demonstrations import Demonstration
 from juicer.data.template import Template
+from juicer.evaluation.leaderboard import language_model
 from juicer.methods.algorithms import algorithm_1, algorithm_2
 from juicer.methods.reward import load_reward
 from juicer.models.folder import base_record, check_folder
@@ -22,7 +23,10 @@ from juicer.models.loading import TRAINING_DTYPE, load_policy, load_template, sa
 from juicer.recipe.activation import dump, load
 from juicer.runtime.errors import InputError
 from juicer.runtime.seeding import derive
+from juicer.serving import export, portable
+from juicer.serving.named import Named
 from juicer.settings.compute import ComputeSettings
+from juicer.settings.leaderboard import HarnessSettings
 from juicer.settings.training import LoraSettings
 from juicer.stages.stage import Stage
 from juicer.training.adapters import add_adapters, frozen_weights, merge_adapters, save_trained
@@ -190,6 +194,52 @@ def test_adapters_are_merged_into_an_ordinary_folder_for_other_programs(base, te
         assert same == base
         assert distance(load_policy(made, CPU), plain) == 0
     assert not made.exists()
+
+
+def named(folder: Path, template: Template) -> Named:
+    return Named(folder.name, str(folder), folder, {}, template.settings)
+
+
+def test_an_exported_model_is_whole_and_leaves_nothing_beside_it(base, template):
+    taken(base, template, Path("r1"), LoraSettings(r=4))
+    expected = load_policy(Path("r1"), CPU)
+    lines = list[str]()
+    export.to_folder(named(Path("r1"), template), Path("copies/r1"), dry_run=True, say=lines.append)
+    for link in (False, True):
+        out = Path("copies", str(link))
+        portable.write_copy(named(Path("r1"), template), out, link=link)
+        assert distance(AutoModelForCausalLM.from_pretrained(out, local_files_only=True), expected) == 0
+        assert not {"base.json", "adapter_config.json"} & {path.name for path in out.iterdir()}
+    size = sum(4 * p.numel() for p in expected.parameters())
+    assert portable.size_of(Path("r1")) == pytest.approx(size, rel=0.01)
+    assert portable.shown_size(portable.size_of(Path("r1"))) in lines[0]
+    assert {path.name for path in Path("copies").iterdir()} == {"False", "True"}
+
+
+def test_the_adapter_is_exported_as_it_is_or_as_the_difference_of_two_rounds(base, template):
+    taken(base, template, Path("r1"), LoraSettings(r=4))
+    taken(Path("r1"), template, Path("r2"), LoraSettings(r=2), seed=1)
+    Path("params.yaml").write_text(dump(*load(QUICKSTART, [])))
+    lines = list[str]()
+    for before, out in ((base, "all"), (Path("r1"), "last")):
+        export.to_adapter(named(Path("r2"), template), Path(out), str(before), Path, dry_run=False, say=lines.append)
+    assert "rank 6" in lines[0] and "the largest rest is 0.0e+00" in lines[0]
+    assert "rank 2" in lines[1]
+    plain = AutoModelForCausalLM.from_pretrained(base, local_files_only=True)
+    assert (logits(PeftModel.from_pretrained(plain, "all")) - logits(load_policy(Path("r2"), CPU))).abs().max() < 1e-4
+
+
+def test_the_leaderboard_measures_the_merged_model(base, template):
+    from lm_eval.api.instance import Instance
+
+    taken(base, template, Path("r1"), LoraSettings(r=4))
+    write_whole(Path("r1"), Path("whole"))
+    asked = [Instance("loglikelihood", {}, ("hello, how", " are you?"), 0)]
+    found = [
+        language_model(Path(folder), template, HarnessSettings(batch_size=1), CPU, bars=False).loglikelihood(asked)
+        for folder in ("r1", "whole", base)
+    ]
+    assert found[0] == found[1] != found[2]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

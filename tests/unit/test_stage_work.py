@@ -213,7 +213,9 @@ def work(template, tmp_path, monkeypatch) -> Work:
         "juicer.methods.reading": {"reader_of": lambda template, *folders: RewardReader(template)},
         "juicer.methods.probe": {"probe_policy": lambda config, **given: None},
         "juicer.methods.policy_alignment": {"align_policy": align_policy},
-        "juicer.training.adapters": {"add_adapters": add_adapters, "merge_adapters": lambda adapters: None, "save_trained": save},
+        "juicer.training.adapters": {
+            "add_adapters": add_adapters, "merge_adapters": lambda adapters: None, "save_trained": save,
+        },
         "juicer.training.utilisation": {"peak_share": peak_share},
         "juicer.scorers": {"load": load_scorer},
     }.items():  # fmt: skip
