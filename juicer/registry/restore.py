@@ -92,7 +92,7 @@ def restore(
         _check_out(temporary, wanted)
         # Adapters are of no use without their base model.
         base = _base_of(temporary / version.tags["dvc_path"])
-        if base in outs and base not in wanted:
+        if base is not None and base in outs and base not in wanted:
             _check_out(temporary, [base])
             wanted.append(base)
         md5s = {path: md5_of(temporary / path) for path in wanted}
