@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 def load_reward(
-    folder: Path, compute: ComputeSettings, seed: int, dtype: torch.dtype | None = None, frozen: Frozen = "fp32"
+    folder: Path, compute: ComputeSettings, seed: int, dtype: torch.dtype | None = None, frozen: Frozen | None = None
 ) -> "PreTrainedModel":
     """Load a reward model, or build one from a language model's trunk with a new bias-free head.
 

@@ -240,12 +240,13 @@ def read_ends(folder: Path) -> list[int]:
 
 
 def load_policy(
-    folder: Path, compute: ComputeSettings, dtype: torch.dtype | None = None, frozen: Frozen = "fp32"
+    folder: Path, compute: ComputeSettings, dtype: torch.dtype | None = None, frozen: Frozen | None = None
 ) -> "PreTrainedModel":
     """Load a causal language model in evaluation mode on the recipe's device, by default in the recipe's dtype.
 
     Args:
-        frozen: other than fp32: the weights are only read, in this type in place of `dtype`.
+        frozen: other than fp32: the weights are only read, in this type in place of `dtype`. None is bf16 for a model
+            that is kept as adapters and loaded in bf16, else fp32.
 
     Raises:
         InputError: the folder is missing, holds no safetensors weights, or lacks some of the model's tensors; the base
@@ -273,7 +274,7 @@ def load_policy(
 
 
 def load_weights(
-    kind: Any, folder: Path, frozen: Frozen = "fp32", device: torch.device | None = None, **settings: Any
+    kind: Any, folder: Path, frozen: Frozen | None = None, device: torch.device | None = None, **settings: Any
 ) -> tuple[Any, dict[str, Any]]:
     """Load a model by one of transformers' AutoModel classes, from safetensors alone and without code of its own.
 
@@ -297,6 +298,9 @@ def load_weights(
     shapes, record = check_folder(folder), base_record(folder)
     source, adapter, wanted = folder, Adapter(), settings.get("dtype")
     device = device or torch.device("cpu")
+    if frozen is None:
+        # Merged into weights of bf16, small differences would be lost to rounding: the base is on bf16's own grid.
+        frozen = "bf16" if record is not None and wanted == torch.bfloat16 else "fp32"
     if record is not None:
         source, adapter = checked_base(folder, record), read_adapter(folder)
         if frozen == "fp32" and wanted is not None and stored_types(source) != {str(wanted)}:
@@ -539,7 +543,7 @@ def write_whole(folder: Path, out: Path, dtype: torch.dtype = TRAINING_DTYPE, *,
     names = read_config_values(folder).get("architectures") or [""]
     classifies = str(names[0]).endswith("ForSequenceClassification")
     kind = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
-    model, loaded = load_weights(kind, folder, dtype=dtype)
+    model, loaded = load_weights(kind, folder, "fp32", dtype=dtype)
     check_missing(loaded, folder)
     skip_deepspeed_import()
     model.config._name_or_path = ""

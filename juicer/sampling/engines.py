@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from juicer.data.dialogues import Sample
 from juicer.data.template import Template
+from juicer.models.folder import base_record
 from juicer.models.loading import device_of, dtype_of, load_policy, whole_folder
 from juicer.runtime.command import print_line
 from juicer.runtime.context import LOCAL, WorkContext
@@ -85,6 +88,13 @@ def worker_of(
         InputError: vLLM is asked for, and has no environment, or cannot load the model.
     """
     if asked == "torch" or (asked == "auto" and device_of(compute).type == "cpu"):
+        yield None
+        return
+    if asked == "auto" and dtype_of(compute) == torch.bfloat16 and base_record(policy) is not None:
+        if processes.rank == 0:
+            print_line(
+                f"{key} is auto, and torch samples: {policy} is kept as adapters, which vLLM would merge in bf16"
+            )
         yield None
         return
     with ExitStack() as entered:

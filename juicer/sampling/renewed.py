@@ -91,7 +91,9 @@ def renewed_sampler(
         scratch: an existing folder.
         key: the setting of the engine, in errors.
     """
-    if asked == "torch" or (asked == "auto" and policy.device.type == "cpu"):
+    # Adapters that vLLM gets merged in bf16 would lose their small differences.
+    adapted = any(ADAPTER in name for name, _ in policy.named_parameters())
+    if asked == "torch" or (asked == "auto" and (policy.device.type == "cpu" or adapted)):
         yield None
         return
     dtype = dtype_of(compute)

@@ -80,9 +80,9 @@ def train_head(reward: "PreTrainedModel") -> None:
     head.register_forward_pre_hook(lambda module, given: (given[0].to(module.weight.dtype),))
 
 
-def keep_masters(model: torch.nn.Module | None) -> None:
+def keep_masters(model: Any) -> None:
     """Keep trained parameters in float32; TRL rounds adapters of a quantised model to bf16. Before the optimiser."""
-    for parameter in model.parameters() if model is not None else ():
+    for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
 
@@ -110,9 +110,8 @@ def trained_adapter(model: "PreTrainedModel") -> Adapter:
     for name, module in model.named_modules():
         if not isinstance(module, LoraLayer) or NAME not in module.lora_A:
             continue
-        parts: list[Any] = [module.lora_A, module.lora_B]
-        a, b = (part[NAME].weight.float().cpu().clone() for part in parts)
-        found.factors[name] = a, module.scaling[NAME] * b
+        a, b = (part[NAME].get_parameter("weight") for part in (module.lora_A, module.lora_B))
+        found.factors[name] = a.float().cpu().clone(), module.scaling[NAME] * b.float().cpu()
         found.transposed |= bool(getattr(module, "fan_in_fan_out", False))
     if hasattr(model, HEAD):
         found.whole = {

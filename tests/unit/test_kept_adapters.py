@@ -5,12 +5,13 @@ import copy
 import importlib.util
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from juicer.data import demonstrations
 from juicer.data.demonstrations import Demonstration
@@ -93,6 +94,20 @@ def test_two_rounds_of_adapters_are_the_model_that_was_merged_after_each_round(b
     assert (record.base, record.ranks) == ("models/base", [4, 2])
     assert sorted(path.name for path in Path("r2").glob("*.safetensors")) == ["adapter_model.safetensors"]
     assert json.loads(Path("r2/config.json").read_text())["architectures"] == ["GPTNeoXForCausalLM"]
+
+
+def test_weights_that_are_stored_transposed_are_merged_too(template, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=128)
+    save_policy(GPT2LMHeadModel(config).eval(), template, BASE, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft notices the transposition itself, and says so
+        merged = taken(BASE, template, Path("r1"), LoraSettings(r=4))
+    assert distance(load_policy(Path("r1"), CPU), merged) < ROUNDING
+    beside = load_policy(Path("r1"), CPU, TRAINING_DTYPE, "bf16")
+    moved = float((logits(merged) - logits(load_policy(BASE, CPU))).abs().max())
+    assert float((logits(beside) - logits(merged)).abs().max()) < moved / 10
 
 
 def test_any_program_with_peft_loads_all_rounds_over_the_one_base_model(base, template):

@@ -208,13 +208,13 @@ def test_sft_by_another_objective_resumed_in_the_second_epoch_gives_the_same_byt
     assert_same(*interrupted(work, policy, interrupt_after=4))
 
 
-@pytest.mark.parametrize("interrupt_after", [2, 3])
+@pytest.mark.parametrize(("lora", "interrupt_after"), [(None, 2), (None, 3), (LoraSettings(r=2), 3)])
 def test_policy_alignment_resumed_within_or_after_the_first_pass_gives_the_same_bytes(
-    interrupted, policy, template, tmp_path, interrupt_after
+    interrupted, policy, template, tmp_path, lora, interrupt_after
 ):
     save_policy(policy, template, tmp_path / "sft", None)
     reward = load_reward(tmp_path / "sft", COMPUTE, seed=3)
-    settings = PolicyAlignmentSettings(steps=5, prompts_per_step=4, samples_per_prompt=2, optimiser=ADAM)
+    settings = PolicyAlignmentSettings(steps=5, prompts_per_step=4, samples_per_prompt=2, optimiser=ADAM, lora=lora)
     prompts = [[{"role": "user", "content": f"hello {number}"}] for number in range(9)]
 
     def work(model, checkpoint):
