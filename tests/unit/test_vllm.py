@@ -101,7 +101,7 @@ def test_an_error_is_one_line_and_the_next_message_is_answered(worker):
     assert str(failed.value) == "vLLM failed: ValueError: no such architecture"
     worker.load({"model": "whole"})
     with pytest.raises(WorkerError, match="stop_token_ids"):
-        worker.sample([([1], 2)], {})
+        worker.sample([([1], {"seed": 2})], {})
 
 
 def test_weights_whose_predecessors_are_not_forgotten_are_an_error(worker):
