@@ -176,8 +176,18 @@ def pairs_of(count: int, prompt: int, response: int, vocabulary: int) -> list[Pa
     return pairs
 
 
-def model_of(context: Context, name: str, role: Literal["policy", "reward", "scorer"], dtype: torch.dtype) -> Any:
-    """A model of a recipe's architecture with random weights, on the device; with `tiny` a small one."""
+def model_of(
+    context: Context,
+    name: str,
+    role: Literal["policy", "reward", "scorer"],
+    dtype: torch.dtype,
+    heads: int | None = None,
+) -> Any:
+    """A model of a recipe's architecture with random weights, on the device; with `tiny` a small one.
+
+    Args:
+        heads: of a small one.
+    """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     from juicer.models.loading import attention_of
@@ -188,7 +198,8 @@ def model_of(context: Context, name: str, role: Literal["policy", "reward", "sco
 
     _, config = read_config(ROOT / f"recipes/models/{name}.json")
     if context.tiny:
-        config.update(shrunk(config, TinySettings(), TinySettings().vocabulary, 1024))
+        small = TinySettings() if heads is None else TinySettings(heads=heads)
+        config.update(shrunk(config, small, small.vocabulary, 1024))
         config.pad_token_id = None
     torch.manual_seed(0)
     compute = ComputeSettings(device="cpu" if context.device.type == "cpu" else "cuda")

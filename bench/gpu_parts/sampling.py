@@ -1,4 +1,4 @@
-"""Sampling with the lengths of Anthropic-HH: our decoder by rows at once, against transformers' two ways."""
+"""Sampling with the lengths of Anthropic-HH: our decoder by rows at once, against transformers' two ways and vLLM."""
 
 import random
 import time
@@ -7,13 +7,19 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from bench.gpu_parts.common import Context, lengths_forced, lengths_within, model_of, peak, synchronise
+from juicer.runtime.processes import SINGLE_PROCESS
 from juicer.sampling.decoding import SampleRequest, sample_responses, seed_of
+from juicer.sampling.renewed import write_weights
+from juicer.sampling.vllm_engine import opened
+from juicer.sampling.vllm_environment import find_vllm
+from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import TemplateSettings
 from juicer.settings.training import SamplingSettings
 
@@ -34,8 +40,13 @@ def measurements(context: Context) -> dict[str, Callable[[], dict[str, Any]]]:
     """The default first, then what it is compared with, then other numbers of rows."""
     ours, theirs = partial(measured, context, sample), partial(measured, context, generate)
     default, most, middle, least = (4, 8, 6, 2) if context.tiny else (128, 512, 256, 64)
+    many = 24 if context.tiny else 4096
+    found = {"ours, rows from free memory": lambda: ours(many, at_once="auto")}
+    if (python := find_vllm()) is not None:
+        found["vLLM"] = lambda: measured(context, partial(by_vllm, python), many)
     return {
         f"ours, {default} rows": lambda: ours(default),
+        **found,
         f"generate, {default} rows": lambda: theirs(default),
         f"ours, {most} rows": lambda: ours(most),
         f"generate_batch, {most} rows": lambda: measured(context, generate_batch, most),
@@ -45,14 +56,20 @@ def measurements(context: Context) -> dict[str, Callable[[], dict[str, Any]]]:
     }
 
 
-def measured(context: Context, way: "Way", rows: int) -> dict[str, Any]:
-    """Response tokens per second of one batch of so many rows; every way gets the same prompts and lengths."""
+def measured(context: Context, way: "Way", rows: int, at_once: int | Literal["auto"] | None = None) -> dict[str, Any]:
+    """Response tokens per second of so many prompts; every way gets the same prompts and lengths.
+
+    Args:
+        at_once: rows of a step, where they are fewer than the prompts.
+    """
     template = Tokens()
     if context.tiny:
         template = Tokens(TemplateSettings(max_prompt_tokens=64, max_response_tokens=24))
     limits, values = template.settings, dict[str, Any]()
     with peak(context, values), torch.no_grad():
-        policy = model_of(context, "pythia-1.4b", "policy", torch.float32 if context.tiny else torch.bfloat16)
+        dtype = torch.float32 if context.tiny else torch.bfloat16
+        # vLLM's attention on CPUs wants heads of at least 32.
+        policy = model_of(context, "pythia-1.4b", "policy", dtype, heads=1)
         real, drawn = lengths_within(limits.max_prompt_tokens, limits.max_response_tokens), random.Random(2)
         prompts = [
             (str(row), [drawn.randrange(2, policy.config.vocab_size) for _ in range(real[row % len(real)][0])])
@@ -60,7 +77,8 @@ def measured(context: Context, way: "Way", rows: int) -> dict[str, Any]:
         ]
         lengths = [each[1] for each in real]
         wanted = [lengths[seed_of(SEED, SampleRequest(name, 0, prompt)) % len(lengths)] for name, prompt in prompts]
-        with way(context, policy, template, prompts) as respond:
+        more = {} if at_once is None else {"at_once": at_once}
+        with way(context, policy, template, prompts, **more) as respond:
             respond([3], [3] * rows)  # kernels and memory are set up in the first call
             synchronise(context.device)
             begun = time.perf_counter()
@@ -68,23 +86,28 @@ def measured(context: Context, way: "Way", rows: int) -> dict[str, Any]:
             synchronise(context.device)
             seconds = time.perf_counter() - begun
     figures = {
-        "rows": rows,
+        "prompts": rows,
         "tokens_per_second": round(sum(wanted) / seconds),
         "seconds": round(seconds, 2),
         "response_tokens": sum(wanted),
     }
     if decoded is None:  # it takes the memory that it finds, so its peak says nothing
         return figures
-    shares = {"live_share": round(sum(wanted) / decoded, 3), "ms_per_step": round(1000 * seconds / max(wanted), 2)}
+    shares = {
+        "live_share": round(sum(wanted) / sum(decoded), 3),
+        "ms_per_step": round(1000 * seconds / len(decoded), 2),
+        "most_rows": max(decoded),
+    }
     return figures | shares | values
 
 
-Respond = Callable[[list[int], list[int]], int | None]
-"""Sample responses of the lengths wanted; returns the total rows of all decoding steps, None where unknown.
+Respond = Callable[[list[int], list[int]], list[int] | None]
+"""Sample responses of the lengths wanted; returns the rows of each decoding step, None where unknown.
 
 Takes the lengths that names choose from, and those wanted, a row each.
 """
-Way = Callable[[Context, Any, Tokens, Sequence[tuple[str, list[int]]]], AbstractContextManager[Respond]]
+Way = Callable[..., AbstractContextManager[Respond]]
+"""Takes the context, the policy, what decoding asks of a template, and named prompts."""
 
 
 def check(found: Sequence[int], wanted: Sequence[int]) -> None:
@@ -95,19 +118,46 @@ def check(found: Sequence[int], wanted: Sequence[int]) -> None:
 
 @contextmanager
 def sample(
-    context: Context, policy: Any, template: Tokens, prompts: Sequence[tuple[str, list[int]]]
+    context: Context,
+    policy: Any,
+    template: Tokens,
+    prompts: Sequence[tuple[str, list[int]]],
+    at_once: int | Literal["auto"] | None = None,
 ) -> Iterator[Respond]:
     """Our own decoder."""
 
-    def respond(lengths: list[int], wanted: list[int]) -> int:
-        settings: Any = SamplingSettings(batch_size=len(prompts))
+    def respond(lengths: list[int], wanted: list[int]) -> list[int]:
+        settings: Any = SamplingSettings(batch_size=at_once or len(prompts))
         stand_in: Any = template
         with lengths_forced(lengths, template.end_of_text) as rows:
             samples = sample_responses(policy, stand_in, prompts, settings, SEED)
         check([len(each.response) for each in samples], wanted)
-        return sum(rows)
+        return list(rows)
 
     yield respond
+
+
+@contextmanager
+def by_vllm(
+    python: Path, context: Context, policy: Any, template: Tokens, prompts: Sequence[tuple[str, list[int]]]
+) -> Iterator[Respond]:
+    """vLLM, beside our policy on the card. Its start is not timed."""
+    compute = ComputeSettings(device="cpu" if context.tiny else "cuda")
+    limits, folder = template.settings, context.work / "vllm"
+    if not folder.is_dir():
+        write_weights(policy, folder, policy.dtype)
+    length = limits.max_prompt_tokens + limits.max_response_tokens
+    with opened(python, folder, compute, length, SINGLE_PROCESS) as worker:
+
+        def respond(lengths: list[int], wanted: list[int]) -> None:
+            asked = [
+                (prompt, {"seed": row, "max_tokens": length})
+                for row, ((_, prompt), length) in enumerate(zip(prompts, wanted, strict=True))
+            ]
+            made = worker.sample(asked, {"ignore_eos": True, "logprobs": 0, "detokenize": False})
+            check([len(tokens) for tokens, *_ in made], wanted)
+
+        yield respond
 
 
 class EndAt(LogitsProcessor):
@@ -136,7 +186,7 @@ def generate(
         tokens[row, length - len(prompt) :] = torch.tensor(prompt)
         attention[row, length - len(prompt) :] = 1
 
-    def respond(lengths: list[int], wanted: list[int]) -> int:
+    def respond(lengths: list[int], wanted: list[int]) -> list[int]:
         made = policy.generate(
             input_ids=tokens.to(context.device),
             attention_mask=attention.to(context.device),
@@ -150,7 +200,7 @@ def generate(
         )
         ends = (made[:, length:] == template.end_of_text).int()
         check((ends.argmax(1) + 1).tolist(), wanted)
-        return len(prompts) * max(wanted)
+        return [len(prompts)] * max(wanted)
 
     yield respond
 

@@ -2,10 +2,10 @@
 
 They run all rounds in memory with the functions and the seeds of the stages in dvc.yaml, which put files in between
 (irft_generate and irft_train; rft_generate, rft_reward and rft_policy), so the same inputs give the same weights
-(tests/unit/test_algorithms.py). Only stages resume from checkpoints and sample by vLLM. On a GPU samples may differ: a
-stage draws them from weights that are bf16, these functions from float32 weights under autocast. Adapters are merged
-into the weights given, after each round; stages keep them beside their base model, so with LoRA the weights are the
-same up to rounding.
+(tests/unit/test_algorithms.py). Only stages resume from checkpoints and sample a round by vLLM. On a GPU samples may
+differ: a stage draws them from weights that are bf16, these functions from float32 weights under autocast. Adapters are
+merged into the weights given, after each round; stages keep them beside their base model, so with LoRA the weights are
+the same up to rounding.
 """
 
 import copy

@@ -114,7 +114,7 @@ def align_policy(
         )
     processes = context.processes
     latest = context.checkpoint.latest() if context.checkpoint else None
-    saved: dict[str, Any] = saved_values(latest, processes) if latest else {"step": 0, "response": 0}
+    saved: dict[str, Any] = {"step": 0, "response": 0} if latest is None else saved_values(latest, processes)
     length = max(len(template.prompt(prompt)) for prompt in prompts) + template.settings.max_response_tokens
     rows = settings.prompts_per_step * settings.samples_per_prompt // processes.world_size
     # An interrupted run goes on with the engine that it has begun with.

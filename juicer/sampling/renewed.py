@@ -3,13 +3,15 @@
 import math
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from juicer.data.dialogues import Sample
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 MEMORY = Path("/dev/shm")  # noqa: S108  a folder of our own is made in it
 """A file system in main memory."""
+PREFIX, LOCK = "juicer-weights-", ".lock"
+"""Of the folders with weights, and of the file in each that its process has locked."""
+AGE = 60.0
+"""Seconds from when on a folder that nobody has locked is abandoned."""
 FURTHEST = 0.1
 """Largest mean difference, in nats per token, between vLLM's log-probabilities and the policy's. In bf16 it is a tenth
 of that, or less."""
@@ -115,13 +121,26 @@ def written(policy: "PreTrainedModel", dtype: torch.dtype, scratch: Path, proces
     It is in main memory where that has room, and one per machine.
     """
     size = sum(parameter.numel() for parameter in policy.parameters()) * dtype.itemsize
+    remove_abandoned(MEMORY)
     roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 1.5 * size
-    with tempfile.TemporaryDirectory(dir=MEMORY if roomy else scratch, prefix="juicer-weights-") as own:
+    with (
+        tempfile.TemporaryDirectory(dir=MEMORY if roomy else scratch, prefix=PREFIX, ignore_cleanup_errors=True) as own,
+        FileLock(Path(own) / LOCK),
+    ):
         if processes.is_local_main:
             write_weights(policy, Path(own), dtype)
         folders = processes.gather(own)
         yield Path(folders[processes.rank - processes.local_rank])
         processes.gather(None)  # until all have read it
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove weights that a process which was killed has left in main memory."""
+    for path in folder.glob(f"{PREFIX}*"):
+        with suppress(OSError, Timeout):  # another user's, or in use
+            if time.time() - path.stat().st_mtime > AGE:
+                with FileLock(path / LOCK, blocking=False):
+                    shutil.rmtree(path)
 
 
 def write_weights(policy: "PreTrainedModel", folder: Path, dtype: torch.dtype) -> None:

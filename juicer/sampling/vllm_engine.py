@@ -79,7 +79,7 @@ def sample_by_vllm(
 
     def decode_batch(batch: Sequence[SampleRequest], report: Report) -> list[Decoded]:
         # vLLM takes seeds of 63 bits.
-        asked = [(wanted.prompt, seed_of(seed, wanted) >> 65) for wanted in batch]
+        asked = [(wanted.prompt, {"seed": seed_of(seed, wanted) >> 65}) for wanted in batch]
         found = worker.sample(asked, parameters, lambda count: report(count, 0))
         return [decoded(*each, ends) for each in found]
 
@@ -119,20 +119,20 @@ class Worker:
 
     def sample(
         self,
-        requests: Sequence[tuple[list[int], int]],
+        requests: Sequence[tuple[list[int], Mapping[str, Any]]],
         parameters: Mapping[str, Any],
         report: Callable[[int], None] = lambda count: None,
     ) -> list[tuple[list[int], float, str]]:
-        """A response to each request, a prompt's token ids and a seed of 63 bits.
+        """A response to each request, a prompt's token ids and arguments of vllm.SamplingParams for it alone.
 
         Args:
-            parameters: arguments of vllm.SamplingParams.
+            parameters: those for all requests.
             report: is called with how many responses have ended since the last call.
 
         Returns:
             per request: token ids, log-probability at temperature 1 in nats, vLLM's reason why it ended.
         """
-        message = {"sample": [list(each) for each in requests], "parameters": dict(parameters)}
+        message = {"sample": [[prompt, dict(own)] for prompt, own in requests], "parameters": dict(parameters)}
         found = self._asked(message, report)["samples"]
         if len(found) != len(requests):
             raise WorkerError(f"vLLM gave {len(found)} responses to {len(requests)} prompts")

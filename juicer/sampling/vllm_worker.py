@@ -4,10 +4,11 @@ It runs by the Python of vLLM's environment (`juicer.sampling.vllm_engine` start
 standard library and vLLM. The messages, of which the first is `load`:
 
     {"load": {...}}                                       arguments of vllm.LLM        -> {"ready": vLLM's version}
-    {"sample": [[prompt, seed], ...], "parameters": {}}   -> {"ended": n} as they end, {"samples": [[tokens, sum, end]]}
+    {"sample": [[prompt, own], ...], "parameters": {}}    -> {"ended": n} as they end, {"samples": [[tokens, sum, end]]}
     {"reload": folder}                                    takes the weights in there   -> {"reloaded": folder}
 
-`sum` is a response's log-probability in nats, and `end` vLLM's finish reason. What fails is answered with {"error": one
+`own` and `parameters` are arguments of vllm.SamplingParams, `sum` is a response's log-probability in nats, and `end`
+vLLM's finish reason. What fails is answered with {"error": one
 line}. The process ends when standard input does, or with its parent.
 """
 
@@ -56,14 +57,14 @@ def say(answers: TextIO, message: dict[str, Any]) -> None:
 
 
 def sample(llm: Any, requests: list[list[Any]], parameters: dict[str, Any], answers: TextIO) -> list[list[Any]]:
-    """Token ids, log-probability and finish reason of a response to each request, a prompt and a seed."""
+    """Token ids, log-probability and finish reason of a response to each request, a prompt and its own parameters."""
     from vllm import SamplingParams
 
     def bar(prompts: Any = None, **_: Any) -> Any:
         """vLLM shows one bar over the prompts that it reads, and one for the responses."""
         return Bar(answers) if prompts is None else prompts
 
-    each = [SamplingParams(**parameters, seed=seed) for _, seed in requests]
+    each = [SamplingParams(**parameters, **own) for _, own in requests]
     prompts = [{"prompt_token_ids": prompt} for prompt, _ in requests]
     found = [made.outputs[0] for made in llm.generate(prompts, each, use_tqdm=bar)]
     return [[list(one.token_ids), float(one.cumulative_logprob), one.finish_reason] for one in found]

@@ -26,6 +26,7 @@ from juicer.quickstart.random_models import write_random_model
 from juicer.recipe.activation import activate
 from juicer.settings.data import TemplateSettings
 from juicer.settings.tiny import TinySettings
+from tests.fake_vllm_python import fake_python
 
 pytestmark = pytest.mark.slow
 
@@ -358,3 +359,21 @@ def test_a_failure_on_several_processes_is_one_line(project):
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("error: data/curated/train.jsonl: no such file")
     assert (project / "two/kept.jsonl").read_text() == "old"
+
+
+def test_by_vllm_each_process_has_its_own_and_samples_and_steps_are_those_of_one(project, tmp_path):
+    python = {"JUICER_VLLM_PYTHON": str(fake_python(tmp_path))}
+    engines = ("irft.sampling.engine=vllm", "rft.policy.engine=vllm", "rft.policy.temperature=1.0")
+    for count in (1, 2):
+        way = params(project, f"vllm-{count}.yaml", f"compute.processes={count}", *engines)
+        for stage in ("irft_generate", "rft_policy"):
+            done = call(project, stage, f"vllm-{count}/{stage}", way, **python)
+            assert done.stdout.count("\n") == 1, "one line for the user, not one per process"
+    one, two = (project / f"vllm-{count}" for count in (1, 2))
+    assert (one / "irft_generate").read_bytes() == (two / "irft_generate").read_bytes()
+    assert (one / "irft_generate").read_bytes() != (project / "one/irft_generate").read_bytes()
+    records = [json.loads((way / "rft_policy/training.json").read_text()) for way in (one, two)]
+    assert [record["facts"]["engine"] for record in records] == ["vllm 0.0"] * 2
+    assert max(record["facts"]["engine_difference"] for record in records) < 1e-4
+    for name, curve in records[0]["curves"].items():
+        assert records[1]["curves"][name]["value"] == pytest.approx(curve["value"], rel=1e-4, abs=1e-4), name

@@ -154,7 +154,7 @@ def test_after_new_weights_it_samples_from_those_and_what_it_had_computed_is_for
 
 def test_what_fails_in_it_is_one_line_and_it_goes_on(worker, template):
     with pytest.raises(WorkerError, match="vLLM failed: ") as failed:
-        worker.sample([(PROMPTS[0][1], 1)], {"nonsense": 1})
+        worker.sample([(PROMPTS[0][1], {"seed": 1})], {"nonsense": 1})
     assert "\n" not in str(failed.value)
     assert len(sample_by_vllm(worker, template, PROMPTS, SamplingSettings(), 0)) == len(PROMPTS)
 

@@ -7,6 +7,7 @@ import argparse
 import json
 import math
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -370,6 +371,35 @@ def test_a_round_writes_the_samples_of_earlier_rounds_behind_its_own(work, sampl
     work.run(irft_generate, "irft_generate@r2", **given)
     found = read_samples(Path("irft-r2.jsonl"))
     assert [sample.earlier for sample in found] == [0] * 12 + [1] * 6 + [2] * 6
+
+
+@pytest.mark.parametrize("version", [None, "9.9"])
+def test_the_costs_of_a_round_say_which_engine_sampled_and_so_does_the_key_of_its_checkpoints(
+    work, monkeypatch, version
+):
+    keys = []
+
+    @contextmanager
+    def worker_of(asked, policy, compute, length, processes, key):
+        assert (asked, policy, key) == ("auto", SFT, "irft.sampling.engine")
+        yield None if version is None else SimpleNamespace(version=version)
+
+    def sample_by_vllm(worker, template, prompts, settings, seed, context):
+        return [Sample(name, 0, prompt, [2], ended=True, log_probability=-1.0) for name, prompt in prompts]
+
+    def key_of(arguments, values):
+        keys.append(values["engine"])
+        return "key"
+
+    monkeypatch.setattr("juicer.sampling.engines.worker_of", worker_of)
+    monkeypatch.setattr("juicer.sampling.engines.sample_by_vllm", sample_by_vllm)
+    monkeypatch.setattr("juicer.stages.stage.key_of", key_of)
+    work.run(irft_generate, "irft_generate@r1", round="r1", policy=SFT, earlier=None, out=Path("irft-r1.jsonl"))
+    engine = "torch" if version is None else "vllm 9.9"
+    costs = json.loads(Path(".juicer/costs/irft_generate@r1.json").read_text())
+    assert costs["engine"] == engine
+    assert keys == [engine]
+    assert len(work.take("sample_responses")) == (version is None)
 
 
 def test_a_round_of_rft_answers_some_validation_prompts_with_a_seed_of_its_own(work):

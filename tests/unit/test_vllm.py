@@ -11,12 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock
 
 from juicer.models.loading import load_policy, save_policy
 from juicer.runtime.errors import InputError
 from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.sampling import vllm_worker
-from juicer.sampling.renewed import check_agreement, merged, write_weights
+from juicer.sampling.renewed import check_agreement, merged, remove_abandoned, write_weights
 from juicer.sampling.rows import MOST_ROWS, cache_bytes, fitting_rows, rows_for, shape_of
 from juicer.sampling.vllm_engine import Worker, WorkerError, decoded, environment, memory_options, sample_by_vllm
 from juicer.settings.compute import ComputeSettings
@@ -101,7 +102,7 @@ def test_an_error_is_one_line_and_the_next_message_is_answered(worker):
     assert str(failed.value) == "vLLM failed: ValueError: no such architecture"
     worker.load({"model": "whole"})
     with pytest.raises(WorkerError, match="stop_token_ids"):
-        worker.sample([([1], 2)], {})
+        worker.sample([([1], {"seed": 2})], {})
 
 
 def test_weights_whose_predecessors_are_not_forgotten_are_an_error(worker):
@@ -205,6 +206,18 @@ def test_weights_are_written_with_their_adapters_and_the_policy_stays_as_it_is(p
     with torch.no_grad():
         assert torch.allclose(written(tokens).logits, policy(tokens).logits, atol=1e-4)
         assert not torch.allclose(load_policy(tmp_path / "start", CPU)(tokens).logits, policy(tokens).logits, atol=0.1)
+
+
+def test_weights_that_a_killed_process_left_in_memory_are_removed_and_those_in_use_are_not(tmp_path):
+    left, used, new = (tmp_path / f"juicer-weights-{name}" for name in ("left", "used", "new"))
+    for folder in (left, used, new):
+        folder.mkdir()
+        (folder / "model.safetensors").write_text("weights")
+    with FileLock(used / ".lock"):
+        for folder in (left, used):
+            os.utime(folder, (0, 0))
+        remove_abandoned(tmp_path)
+    assert (left.exists(), used.exists(), new.exists()) == (False, True, True)
 
 
 def test_tied_weights_stay_tied_in_another_dtype(policy):
