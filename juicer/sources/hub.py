@@ -46,8 +46,8 @@ def counted_rows(source: str, revision: str | None, subset: str | None, split: s
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return None
     try:
-        card = HfApi().dataset_info(source, revision=revision, timeout=SECONDS).card_data
-        listed = (card or {}).get("dataset_info") or []
+        card: Any = HfApi().dataset_info(source, revision=revision, timeout=SECONDS).card_data
+        listed = card.get("dataset_info") or [] if card is not None else []
         configurations = listed if isinstance(listed, list) else [listed]
         if subset:
             configurations = [each for each in configurations if each.get("config_name") == subset]
