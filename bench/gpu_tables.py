@@ -28,6 +28,7 @@ LABELS = {
     "live_share": "live rows",
     "busy_share": "device busy",
     "same_bytes_twice": "same bytes twice",
+    "same_bytes_twice_deterministic": "same bytes twice, deterministic",
     "peak_device_memory_mb": "peak device MB",
 }
 SHARES = {"mfu", "live_share", "busy_share"}

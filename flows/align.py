@@ -9,6 +9,7 @@ import argparse
 import sys
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Annotated, Any
 
@@ -38,6 +39,8 @@ from flows.workspace import (
     recipes,
 )
 from juicer.recipe.rounds import DECIDES, advance, are_open
+from juicer.running.capacity import AT_A_TIME, gpus_here
+from juicer.running.commands import compute_of
 from juicer.runtime.command import guarded
 from juicer.runtime.errors import InputError
 from juicer.stages.workspace import hold
@@ -56,7 +59,7 @@ def align(
     from_stage: Stage = "",
     until_stage: Stage = "",
     force: bool = False,
-    at_a_time: Annotated[int, Field(ge=1)] = 2,
+    at_a_time: Annotated[int, Field(ge=1)] | None = None,
     require_clean: bool = False,
     on_machines: bool = False,
 ) -> State[Any]:
@@ -68,7 +71,7 @@ def align(
         from_stage: run only this stage and those that depend on it; a name as in dvc.yaml.
         until_stage: run only this stage and those that it depends on.
         force: run every stage, even if DVC has its result.
-        at_a_time: how many stages may run at the same time.
+        at_a_time: how many stages may run at the same time; by default 2, or one for each GPU where there are more.
         require_clean: refuse to start if git sees uncommitted changes.
         on_machines: send stages to the workers of the pool "machines"; DVC's remote carries the data.
     """
@@ -86,6 +89,7 @@ def align(
             name = stack.enter_context(activated(recipe, overrides, log.info))
             prepare(log.info)
             discard_damage(log.info)
+            many = at_a_time or max(AT_A_TIME, gpus_here(compute_of(Path(PARAMS))))
 
             def bring_up_to_date(planned: list[PlannedStage], options: list[str]) -> tuple[str | None, str]:
                 """Run a plan; returns what failed, if anything, and how many stages ended how."""
@@ -93,7 +97,7 @@ def align(
                 board = Board(planned)
                 try:
                     with order_of_lock([stage.name for stage in planned]):
-                        return execute(planned, board, at_a_time, options, commit, cancel), board.line()
+                        return execute(planned, board, many, options, commit, cancel), board.line()
                 finally:
                     board.close()
 
@@ -190,7 +194,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--until", dest="until_stage", default="", metavar="STAGE", help="only this stage and those that it depends on"
     )
     parser.add_argument("--force", action="store_true", help="run every stage, even if DVC has its result")
-    parser.add_argument("--at-a-time", type=int, default=2, metavar="N", help="stages at the same time, default 2")
+    parser.add_argument(
+        "--at-a-time",
+        type=int,
+        metavar="N",
+        help="stages at the same time, default 2, or one for each GPU if there are more",
+    )
     parser.add_argument("--require-clean", action="store_true", help="refuse to start if git sees uncommitted changes")
     parser.add_argument("--on-machines", action="store_true", help="send stages to the workers of the pool `machines`")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")

@@ -18,7 +18,7 @@ from juicer.running.parameters import parsed_once
 from juicer.runtime.files import read_yaml, replace_text
 from juicer.runtime.libraries import require
 from juicer.stages import code
-from juicer.stages.pipeline import Meta, dvc_errors, meta_of, stages_of, unknown_stage
+from juicer.stages.pipeline import dvc_errors, meta_of, stages_of, unknown_stage
 from juicer.stages.workspace import DVC_IN_USE, is_dvc
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def plan(
                         needs=needs,
                         forecast=forecast,
                         certain=forecast == "unchanged" and undisturbed,
-                        gpus=_gpus(meta_of(stage.addressing, stage.meta), gpus_of_processes(values)),
+                        gpus=meta_of(stage.addressing, stage.meta).gpus_of(gpus_of_processes(values)),
                         inputs_from=tuple(each.addressing for each in graph.successors(stage)),
                         portable=bool(stage.deps and stage.outs)
                         and not stage.always_changed
@@ -235,12 +235,6 @@ def gpus_of_processes(params: Mapping[str, Any] | None = None) -> int:
     """Number of GPUs of a recipe, the active one if none is given: one per process, none on CPUs."""
     compute = (read_yaml(Path(PARAMS)) if params is None else params).get("compute", {})
     return 0 if compute.get("device") == "cpu" else int(compute.get("processes", 1))
-
-
-def _gpus(meta: Meta, of_processes: int) -> int:
-    if meta.gpus is None:
-        return 0
-    return of_processes if meta.gpus == "per process" else min(meta.gpus, of_processes)
 
 
 def _chosen(stages: "Sequence[Stage]", graph: Any, from_stage: str, until_stage: str) -> "set[Stage]":

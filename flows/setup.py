@@ -20,17 +20,21 @@ from flows.remote import POOL
 from flows.server import check_server
 from juicer.runtime.command import guarded
 from juicer.runtime.files import read_json, read_yaml
+from juicer.stages.gpus import gpus_of_machine
 
 AUTOMATIONS = Path(__file__).with_name("automations.yaml")
 DOCKER_POOL = Path(__file__).resolve().parents[1] / "docker" / "work-pool.json"
-GPUS_HELP = "stages that may hold a GPU at the same time; left out, the server's limit stays, at first 1"
+GPUS_HELP = (
+    "GPUs that stages may hold at the same time; left out, the server's limit stays, at first those of this machine"
+)
 
 
 def set_up(gpus: int | None = None) -> int:
     """Create what is missing on the server and keep what users changed there. Returns the limit on GPUs.
 
     Args:
-        gpus: how many stages may hold a GPU at the same time, on all workers together; None keeps the server's limit.
+        gpus: how many GPUs stages may hold at the same time, on all workers together; None keeps the server's limit,
+            which is at first the number of GPUs of this machine, or 1.
     """
     with get_client(sync_client=True) as client:
         for name in ("process", POOL):
@@ -50,7 +54,7 @@ def ensure_limit(client: SyncPrefectClient, gpus: int | None) -> int:
     if gpus is None:
         with suppress(ObjectNotFound):
             return client.read_global_concurrency_limit_by_name(GPU).limit
-        gpus = 1
+        gpus = max(1, len(gpus_of_machine()))
     client.upsert_global_concurrency_limit_by_name(GPU, gpus)
     return gpus
 

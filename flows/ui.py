@@ -273,7 +273,7 @@ def run(port: int, mlflow_port: int, gpus: int | None, browser: bool = False) ->
     Args:
         port: Prefect's.
         mlflow_port: MLflow's.
-        gpus: stages that may hold a GPU at the same time; None keeps the server's limit.
+        gpus: how many GPUs stages may hold at the same time; None keeps the server's limit.
         browser: whether to open Prefect's page.
     """
     for number in INTERRUPTS:  # also where a shell started this with interrupts ignored

@@ -331,7 +331,7 @@ def run(
     at_a_time: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Stages at the same time; by default 2 on CPUs that have threads for both, 1 with GPUs."
+            min=1, help="Stages at the same time; by default 2 on CPUs that have threads for both, or one for each GPU."
         ),
     ] = None,
     until: Annotated[
@@ -383,8 +383,8 @@ def run(
         summary(closing=True, registered=until is None)
         from juicer.reporting.memory import memory_line
 
-        if line := memory_line():
-            print(line)
+        if memory := memory_line():
+            print(memory)
 
 
 def _how_many(at_a_time: int | None) -> list[str]:
@@ -1438,7 +1438,9 @@ def ui(
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="MLflow's port.")] = 5000,
     gpus: Annotated[
         int | None,
-        typer.Option(help="Stages that may hold a GPU at the same time; by default the limit stays, at first 1."),
+        typer.Option(
+            help="GPUs that stages may hold at the same time; by default the limit stays, at first those here."
+        ),
     ] = None,
     browser: Annotated[bool, typer.Option("--open", help="Open Prefect's page in a browser.")] = False,
 ) -> None:

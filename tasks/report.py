@@ -91,8 +91,8 @@ def run(stage: Stage) -> str:
         write_plots(path, summary, curves, curation.scores)
     with stage.publish(given.report / "report.html") as path:
         path.write_text(page, encoding="utf-8")
-    costs.refresh(given.report)
-    environment.record(given.report)
+    rows = costs.refresh(given.report)
+    environment.record(given.report, [row.cost for row in rows if row.cost])
     stage.record(models=len(summary.models))
     return f"{findings(summary).headline}. {given.report / 'report.html'}"
 

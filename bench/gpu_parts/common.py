@@ -183,6 +183,7 @@ def model_of(context: Context, name: str, role: Literal["policy", "reward", "sco
     from juicer.models.loading import attention_of
     from juicer.quickstart.configuration import read_config, shrunk
     from juicer.scorers.beaver import BeaverModel
+    from juicer.settings.compute import ComputeSettings
     from juicer.settings.tiny import TinySettings
 
     _, config = read_config(ROOT / f"recipes/models/{name}.json")
@@ -190,7 +191,8 @@ def model_of(context: Context, name: str, role: Literal["policy", "reward", "sco
         config.update(shrunk(config, TinySettings(), TinySettings().vocabulary, 1024))
         config.pad_token_id = None
     torch.manual_seed(0)
-    attention = {"attn_implementation": attention_of(context.device), "dtype": dtype}
+    compute = ComputeSettings(device="cpu" if context.device.type == "cpu" else "cuda")
+    attention = {"attn_implementation": attention_of(compute), "dtype": dtype}
     with torch.device(context.device):
         if role == "scorer":
             with _default(dtype):  # made in float32 first it would need three times the memory

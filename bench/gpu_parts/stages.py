@@ -68,7 +68,7 @@ def measurements(context: Context) -> dict[str, Callable[[], dict[str, Any]]]:
 
 
 def space_of(context: Context) -> Callable[[], Workspace]:
-    """Each stage on the CPU, on the device in float32, and on the device as it is by default, twice."""
+    """Each stage on the CPU, on the device in float32, and twice each as it is by default and deterministic."""
     small = [*SMALL, *(TINIER if context.tiny else ())]
     cpu, cuda = "compute.device=cpu", "compute.device=cuda"
     device = cpu if context.tiny else cuda
@@ -77,9 +77,11 @@ def space_of(context: Context) -> Callable[[], Workspace]:
         "fp32": [*small, device, "compute.precision=fp32"],
         "default": [*small, device],
         "again": [*small, device],
+        "deterministic": [*small, device, "compute.deterministic=true"],
+        "deterministic_again": [*small, device, "compute.deterministic=true"],
     }
     if context.tiny:  # all of them are the same
-        variants = {name: variants[name] for name in ("cpu", "again")}
+        variants = {name: variants[name] for name in ("cpu", "again", "deterministic")}
 
     def space() -> Workspace:
         world = context.work / "stages/cpu/world"
@@ -111,11 +113,13 @@ def compare(space: Workspace, step: str, costs: dict[str, dict[str, Any]]) -> di
     cpu = space.out(step)
     # They run side by side.
     values: dict[str, Any] = {"seconds_side_by_side": {variant: each["seconds"] for variant, each in costs.items()}}
-    *_, before, last = costs
     for variant in list(costs)[1:]:
         values[f"{variant}_against_cpu"] = difference(cpu, space.out(step, variant))
-    memory = costs[last].get("peak_device_memory_mb")
-    values["same_bytes_twice"] = _digest(space.out(step, before)) == _digest(space.out(step, last))
+    memory = costs["again"].get("peak_device_memory_mb")
+    digests = {variant: _digest(space.out(step, variant)) for variant in costs}
+    values["same_bytes_twice"] = digests["again"] == digests["default" if "default" in costs else "cpu"]
+    other = "deterministic_again" if "deterministic_again" in costs else "again"
+    values["same_bytes_twice_deterministic"] = digests["deterministic"] == digests[other]
     return values | ({} if memory is None else {"peak_device_memory_mb": memory})
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.gpu_parts.common import ROOT, remove
 from juicer.recipe.activation import dump, load
+from juicer.stages.gpus import SHARED
 
 
 @dataclass(frozen=True)
@@ -111,4 +112,4 @@ class Workspace:
 
 def _environment() -> dict[str, str]:
     path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), SHARED: "1"}

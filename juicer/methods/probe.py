@@ -71,6 +71,7 @@ def probe_policy(
     training: bool = True,
     lora: LoraSettings | None = None,
     recompute: bool = False,
+    attention: str = "auto",
 ) -> Probed:
     """Check everything that Juicer relies on for a policy of this configuration.
 
@@ -79,6 +80,8 @@ def probe_policy(
         training: whether gradients, a step and saving are checked too; evaluation needs none of them.
         lora: the adapters of the recipe, if it has some.
         recompute: whether the recipe recomputes activations.
+        attention: the recipe's `compute.attention`, which no other may replace. Flash attention needs a GPU and is
+            only asked whether it has the model.
 
     Raises:
         InputError: something does not hold; says what.
@@ -88,7 +91,10 @@ def probe_policy(
         return InputError(f"Juicer is not exact on {type(model).__name__}: {what}", where=where, do="use another model")
 
     try:
-        attention = usable_attention(config, "sdpa")
+        if attention == "flash_attention_2":
+            usable_attention(config, attention, only=True)
+        asked = attention if attention in ("sdpa", "eager") else "sdpa"
+        attention = usable_attention(config, asked, only=attention == asked)
         model = shrunken_model(config, attention=attention)
     except InputError as error:
         raise InputError(error.what, where=where, do=error.do) from error

@@ -131,9 +131,8 @@ def train_variant(
             normalisers = LogNormalisers(record, len(demonstrations), context.processes)
             log_policy = dft_log_probabilities(policy, demonstrations, samples, padding, packed=passes.packed)
             if pass_tokens is not None:
-                listed = before_training(
-                    lambda rows: log_policy(rows)[1].tolist(), batches, row_tokens, tokens, context
-                )
+                of_samples = partial(_listed, log_policy)
+                listed = before_training(of_samples, batches, pass_tokens, tokens, context)
                 log_reference = torch.tensor(listed, device=policy.device)
             else:
                 log_reference = sample_log_probabilities(policy, samples, padding, context)

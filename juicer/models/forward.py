@@ -260,7 +260,7 @@ def confirm_forward(policy: "PreTrainedModel") -> None:
         setattr(policy, _ATTRIBUTE, Forward(own=True))
 
 
-def usable_attention(config: "PretrainedConfig", wanted: str) -> str:
+def usable_attention(config: "PretrainedConfig", wanted: str, *, only: bool = False) -> str:
     """The attention implementation to load a model with: `wanted` if it is exact for the model, else the next one.
 
     transformers' `sdpa` leaves out the cap that some models put on their attention, so it is compared with `eager`,
@@ -268,10 +268,20 @@ def usable_attention(config: "PretrainedConfig", wanted: str) -> str:
 
     Args:
         wanted: flash_attention_2, sdpa or eager.
+        only: whether no other one may take its place.
 
     Raises:
-        InputError: transformers cannot build the model at all.
+        InputError: transformers cannot build the model at all, or the only one is not exact for it.
     """
+    found = _exact_attention(config, wanted)
+    if only and found != wanted:
+        what = f"compute.attention is {wanted}, which is not exact for a {config.model_type} model"
+        do = f"set compute.attention to auto, which takes the exact {found} here"
+        raise InputError(what, where=str(config.name_or_path or config.model_type), do=do)
+    return found
+
+
+def _exact_attention(config: "PretrainedConfig", wanted: str) -> str:
     order = ("flash_attention_2", "sdpa", "eager")
     for name in order[order.index(wanted) :]:
         if name == "eager":

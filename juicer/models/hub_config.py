@@ -31,10 +31,9 @@ def hub_config(model: str, revision: str | None) -> Path | None:
             if not local:
                 # Fails at once without a network, where a download would be tried again and again.
                 HfApi().model_info(model, revision=revision, timeout=SECONDS)
-            path = hf_hub_download(
-                model, "config.json", revision=revision, etag_timeout=SECONDS, local_files_only=local
+            return Path(
+                hf_hub_download(model, "config.json", revision=revision, etag_timeout=SECONDS, local_files_only=local)
             )
-            return Path(path)
         except Exception:  # noqa: S112  whatever the network and the hub's client raise; None says it
             continue
     return None

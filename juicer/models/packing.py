@@ -122,24 +122,45 @@ def packed_passes(*models: "PreTrainedModel", compiled: bool = False) -> Iterato
     AttentionInterface.register(VARLEN, packed_attention)
     with ExitStack() as entered:
         for model in models:
-            entered.enter_context(_attending(model))
+            entered.enter_context(_attending(model, VARLEN))
             if compiled:
                 entered.enter_context(_compiled(model))
         yield
 
 
 @contextmanager
-def _attending(model: "PreTrainedModel") -> Iterator[None]:
+def padded_passes(model: "PreTrainedModel", attention: str) -> Iterator[None]:
+    """Within `packed_passes`, a block in which the model computes padded rows again, as decoding does.
+
+    Args:
+        attention: the implementation that the model was loaded with.
+    """
+    blocks = blocks_of(model) or ()
+    compiled = [(block, block._compiled_call_impl) for block in blocks]
+    for block in blocks:
+        block._compiled_call_impl = None
+    try:
+        with _attending(model, attention):
+            yield
+    finally:
+        for block, call in compiled:
+            block._compiled_call_impl = call
+
+
+@contextmanager
+def _attending(model: "PreTrainedModel", name: str) -> Iterator[None]:
+    if model.get_output_embeddings() is not None:
+        forward_of(model)  # measured before, on a small copy that attends as the configuration says
     # Layers look the name up in the configuration at every pass.
     configs = {id(each): each for each in (model.config, model.config.get_text_config(decoder=True))}.values()
     before = [(config, config._attn_implementation) for config in configs]
     for config in configs:
-        config._attn_implementation = VARLEN
+        config._attn_implementation = name
     try:
         yield
     finally:
-        for config, name in before:
-            config._attn_implementation = name
+        for config, former in before:
+            config._attn_implementation = former
 
 
 @contextmanager
@@ -192,7 +213,7 @@ def packed_attention(
         raise NotImplementedError(f"packed attention lacks what {type(module).__name__} asks for")
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
-        result = _varlen(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window)
+        result = varlen(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window)
         return result[None], None
     mask = block_mask(cu_seq_lens_q, query.shape[2], sliding_window)
     shared = query.shape[1] != key.shape[1]
@@ -209,7 +230,7 @@ def block_mask(bounds: Tensor, length: int, window: int | None = None) -> Tensor
     return mask if window is None else mask & (distance < window)
 
 
-def _varlen(
+def varlen(
     query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, scale: float | None, window: int | None
 ) -> Tensor:
     """torch's attention for variable lengths: (length, heads, width) in and out. Its arguments differ by release."""

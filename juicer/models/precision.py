@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from juicer.models.loading import device_of
+from juicer.models.loading import device_of, has_bf16
 from juicer.settings.compute import ComputeSettings
 
 BF16_FROM = 10_000_000
@@ -29,7 +29,7 @@ def training_compute(compute: ComputeSettings, parameters: int) -> ComputeSettin
     stays in float32, because in bf16 the log-probabilities recorded while sampling are not those of a forward pass.
     bf16 that a recipe asks for is slow where the CPU does not have it; a line on standard error says so.
     """
-    for line in slow_bf16(compute):
+    for line in [*slow_bf16(compute), *no_bf16(compute)]:
         print(line, file=sys.stderr, flush=True)
     if compute.precision != "auto" or device_of(compute).type != "cpu":
         return compute
@@ -45,3 +45,10 @@ def slow_bf16(compute: ComputeSettings) -> list[str]:
         "warning: compute.precision is bf16, but this CPU has neither avx512_bf16 nor amx: passes take several "
         "times as long as in fp32"
     ]
+
+
+def no_bf16(compute: ComputeSettings) -> list[str]:
+    """A line about `auto` on a GPU without bf16; [] otherwise."""
+    if compute.precision != "auto" or device_of(compute).type == "cpu" or has_bf16():
+        return []
+    return [f"{torch.cuda.get_device_name()} does not compute in bf16: compute.precision auto is fp32 there"]

@@ -13,6 +13,7 @@ from juicer.models.forward import body_of
 from juicer.models.shape import Shape, shape_of_model
 from juicer.runtime.devices import Device
 from juicer.runtime.errors import InputError
+from juicer.sampling.rows import cache_bytes
 from juicer.settings.training import LoraSettings
 from juicer.training.memory import COPY, NF4, WEIGHT, Training
 
@@ -104,11 +105,6 @@ def _quantised(shape: Shape) -> float:
     """Mean bytes of a weight where those of the blocks are quantised; embedding and output head stay in bf16."""
     blocks = shape.layers * shape.block
     return (NF4 * blocks + COPY * (shape.parameters - blocks)) / shape.parameters
-
-
-def cache_bytes(shape: Shape, rows: float, length: float, bytes_: int) -> float:
-    """Bytes of the cache of keys and values in decoding: two vectors per layer and position."""
-    return 2.0 * shape.layers * shape.keys * rows * length * bytes_
 
 
 def decoding_seconds(

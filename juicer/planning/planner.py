@@ -7,7 +7,8 @@ from typing import Any
 
 from juicer.models.precision import slow_bf16, training_compute
 from juicer.models.shape import Shape
-from juicer.planning.costs import Base, cache_bytes, decoding_seconds, training_of
+from juicer.planning.costs import Base, decoding_seconds, training_of
+from juicer.planning.kept import kept_bytes
 from juicer.planning.processors import START, cpu_share
 from juicer.planning.roles import (
     available_rows,
@@ -23,10 +24,11 @@ from juicer.recipe.graph import Graph
 from juicer.recipe.schema import Recipe
 from juicer.runtime.devices import GIB, Device
 from juicer.runtime.errors import InputError
+from juicer.sampling.rows import MEMORY_SHARE, cache_bytes, fitting_rows
 from juicer.sampling.steppers import REFILL_FROM
 from juicer.settings.preferences import Role as PreferenceRole
 from juicer.settings.sft import SftObjective
-from juicer.settings.training import GenerationSettings, LoraSettings, MicroBatch
+from juicer.settings.training import ROWS, GenerationSettings, LoraSettings, MicroBatch, SamplingSettings
 from juicer.training.memory import (
     COPY,
     CPU_OVERHEAD,
@@ -278,11 +280,6 @@ class Planner:
             base=base,
         )
 
-    def _kept(self, stage: str, shape: Shape, how: Training, settings: Any) -> float:
-        """Bytes of what a stage keeps: float32 weights, or only the adapters."""
-        lora: LoraSettings | None = getattr(settings, "lora", None)
-        return float(WEIGHT * (how.trained if lora is not None and lora.save == "adapters" else shape.parameters))
-
     def _earlier(self, key: str, how: Training, settings: Any) -> float:
         """Bytes of the adapters of earlier rounds, which stay beside frozen weights of fewer bits, in bf16.
 
@@ -372,7 +369,7 @@ class Planner:
             steps=math.ceil(settings.epochs * pairs / settings.batch_size),
             tokens=settings.epochs * pairs * 2 * lengths.response,
             operations=how.operations(settings.epochs * shape.forward(2 * pairs * length, length, 2 * pairs)),
-            disk=self._kept(f"preferences@{role}", shape, how, settings),
+            disk=float(WEIGHT * shape.parameters),
             advice=f"preferences.{role}.micro_batch_size, max_tokens, gradient_checkpointing, frozen_blocks",
         )
         key = f"preferences.{role}.batch_size"
@@ -420,7 +417,7 @@ class Planner:
             tokens=rows * self._sft_tokens(objective),
             operations=times * training.operations(forward),
             memory=self.policy.parameters * WEIGHT + self.overhead,
-            disk=self._kept(name, self.policy, training, settings) if steps else self.policy.parameters * float(WEIGHT),
+            disk=kept_bytes(self.recipe, self.graph, name, self.policy),
             advice="sft.micro_batch_size, sft.gradient_checkpointing, sft.lora",
         )
         batch, asked = settings.batch_size, settings.micro_batch_size
@@ -449,19 +446,29 @@ class Planner:
         # A token is written as its id, with this mean number of digits, a comma and a blank.
         longest = len(str(shape.vocabulary - 1))
         token = longest - sum(10**digits for digits in range(1, longest)) / shape.vocabulary + 2
-        rows = min(sampling.batch_size, pairs)
+        batch = self._rows(sampling, shape.parameters * self.bytes)
+        rows = min(batch, pairs)
         self._add(
             name,
             shape,
             tokens=pairs * lengths.sample,
             operations=operations,
             decoded=operations,
-            decoding=self._decoding(pairs, sampling.batch_size, sampling.engine),
+            decoding=self._decoding(pairs, batch, sampling.engine),
             memory=shape.parameters * self.bytes + cache_bytes(shape, rows, self.longest, self.bytes) + self.overhead,
             disk=pairs * (RECORD + token * length),
             advice=f"{name.split('_')[0]}.sampling.batch_size",
             share=self._reading(shape, length),
         )
+
+    def _rows(self, sampling: SamplingSettings, held: float) -> int:
+        """Rows that the policy decodes at the same time, where weights take so many bytes."""
+        if sampling.batch_size != "auto":
+            return sampling.batch_size
+        if self.on_cpu:
+            return ROWS
+        free = self.device.memory - held - self.overhead
+        return fitting_rows(self.policy, self.longest, MEMORY_SHARE * free, self.bytes)
 
     def _decoding(self, rows: int, batch: int, engine: str = "torch") -> float:
         """Seconds of one device for so many responses.
@@ -512,7 +519,7 @@ class Planner:
             tokens=run * responses,
             # The reference's log-probabilities are computed once, before the first step.
             operations=rows * forward + how.operations(run * forward),
-            disk=self._kept(f"irft_train@{key}", shape, how, training),
+            disk=kept_bytes(self.recipe, self.graph, f"irft_train@{key}", shape),
             advice="irft.training.micro_batch_size, gradient_checkpointing, lora",
         )
         batch, asked = training.batch_size, training.micro_batch_size
@@ -545,7 +552,7 @@ class Planner:
             steps=steps,
             tokens=run * responses,
             operations=pairs * forward + how.operations(run * forward),
-            disk=self._kept(f"rft_reward@{key}", self.reward, how, learning),
+            disk=kept_bytes(self.recipe, self.graph, f"rft_reward@{key}", self.reward),
             advice="rft.reward.micro_batch_size, gradient_checkpointing, frozen_blocks",
         )
         batch, asked = learning.batch_size, learning.micro_batch_size
@@ -577,7 +584,7 @@ class Planner:
             operations=forward + reward + forward + how.operations(forward),
             decoded=forward,
             decoding=settings.steps * self.devices * self._decoding(math.ceil(each / self.devices), each, engine),
-            disk=self._kept(f"rft_policy@{key}", shape, how, settings),
+            disk=kept_bytes(self.recipe, self.graph, f"rft_policy@{key}", shape),
             advice="rft.policy.micro_batch_size, gradient_checkpointing",
         )
         # TRL's RLOO pads its rows.
@@ -613,7 +620,8 @@ class Planner:
             if scorer is not None:
                 read += scorer.forward(prompts * length, length, prompts)
                 models += scorer.parameters
-        rows = min(settings.sampling.batch_size, prompts)
+        batch = self._rows(settings.sampling, models * self.bytes)
+        rows = min(batch, prompts)
         return StagePlan(
             "",
             shape.name,
@@ -621,7 +629,7 @@ class Planner:
             tokens=prompts * lengths.sample,
             operations=decoded + read,
             decoded=decoded,
-            decoding=self._decoding(prompts, settings.sampling.batch_size),
+            decoding=self._decoding(prompts, batch),
             memory=models * self.bytes
             + max(cache_bytes(shape, rows, self.longest, self.bytes), self._read(shape))
             + self.overhead,

@@ -19,6 +19,7 @@ from juicer.recipe.graph import (
     WORLD_POLICY,
     WORLD_SCORER,
     Graph,
+    adapters_of,
     criterion_of,
     graph_of,
     made_by_stages,
@@ -28,6 +29,7 @@ from juicer.recipe.graph import (
 from juicer.recipe.rows import FirstRows
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
+from juicer.sampling.vllm_environment import check_vllm
 from juicer.settings.base import Settings
 from juicer.settings.data import ScorerSettings
 from juicer.settings.preferences import FOLDERS
@@ -46,6 +48,8 @@ def check_models(recipe: Recipe, where: str, *, whole: bool = True) -> None:
         whole: whether a model that can be fetched has to be there; a plan needs only a config.json.
     """
     _check_fetched(recipe, where, whole)
+    if whole:
+        _check_vllm(recipe, where)
     named = {"policy": recipe.policy.model}
     for key, slot in (("scorer", recipe.scorer), ("judge", recipe.judge)):
         named |= {key: slot.model} if slot.kind != "none" and slot.model is not None else {}
@@ -155,6 +159,15 @@ def check_consistent(recipe: Recipe, where: str) -> None:
     if recipe.rft.optimiser == "ppo" and (recipe.compute.processes > 1 or recipe.compute.zero_stage):
         do = "set compute.processes to 1 and compute.zero_stage to 0, or rft.optimiser to rloo"
         raise InputError("rft.optimiser 'ppo' runs in a single process only", where=where, do=do)
+    _check_compute(recipe, where)
+    if recipe.rft.optimiser == "ppo" and recipe.rft.rounds and recipe.rft.policy.lora is not None:
+        do = "set rft.policy.lora to null, or rft.optimiser to rloo"
+        raise InputError("rft.optimiser 'ppo' trains all weights of the policy", where=where, do=do)
+    for key, lora in adapters_of(recipe).items():
+        if recipe.compute.zero_stage and lora.base in ("bf16", "nf4"):
+            what = f"{key}.base is {lora.base}, but compute.zero_stage {recipe.compute.zero_stage} shards the weights"
+            do = f"set compute.zero_stage to 0, which LoRA does not need; or {key}.base to fp32"
+            raise InputError(what, where=where, do=do)
     if recipe.policy.digest is not None and (recipe.tiny is not None or recipe.policy.model == WORLD_POLICY):
         what = "policy.digest is that of a real model, but the recipe's policy is a tiny one that a stage makes"
         raise InputError(what, where=where, do="set policy.digest to null")
@@ -243,11 +256,25 @@ def check_single(recipe: Recipe, where: str) -> None:
         raise InputError(what, where=where, do="set the other one to 0" if irft else "set one of them")
 
 
+def _check_compute(recipe: Recipe, where: str) -> None:
+    """Check what the recipe asks of attention and of a deterministic run."""
+    if recipe.compute.device == "cpu" and recipe.compute.attention == "flash_attention_2":
+        what = "compute.attention is flash_attention_2, which needs a GPU, but compute.device is cpu"
+        raise InputError(what, where=where, do="set compute.attention to auto")
+    for name, method in (("irft", recipe.irft), ("rft", recipe.rft)):
+        if recipe.compute.deterministic and method.rounds and method.sampling.engine == "vllm":
+            what = f"compute.deterministic is true, which {name}.sampling.engine 'vllm' does not keep"
+            raise InputError(
+                what, where=where, do=f"set {name}.sampling.engine to torch, or compute.deterministic to false"
+            )
+
+
 def _check_installed(recipe: Recipe, where: str) -> None:
     """Packages that the recipe needs. Checked when a stage starts, because a plan of such a recipe needs none of them.
 
     TRL removed PPO after 1.12.
     """
+    _check_vllm(recipe, where)
     for key, used in _optional(recipe):
         if importlib.util.find_spec(used) is None:
             do = f"pip install {used}, or change {key}"
@@ -260,11 +287,27 @@ def _check_installed(recipe: Recipe, where: str) -> None:
 
 def _optional(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """The keys of a recipe that need a package which Juicer does not install, each with the package."""
-    for name, method in (("irft", recipe.irft), ("rft", recipe.rft)):
-        if method.rounds and method.sampling.engine == "vllm":
-            yield f"{name}.sampling.engine", "vllm"
     if recipe.compute.zero_stage:
         yield "compute.zero_stage", "deepspeed"
+    if recipe.compute.attention == "flash_attention_2":
+        yield "compute.attention", "flash_attn"
+    for key, lora in adapters_of(recipe).items():
+        if lora.base == "nf4":
+            yield f"{key}.base", "bitsandbytes"
+
+
+def _check_vllm(recipe: Recipe, where: str) -> None:
+    """Check that vLLM's environment is there for a recipe that asks for it; one that leaves it to `auto` does not."""
+    for key in _by_vllm(recipe):
+        check_vllm(key, where)
+
+
+def _by_vllm(recipe: Recipe) -> Iterator[str]:
+    for name, method in (("irft", recipe.irft), ("rft", recipe.rft)):
+        if method.rounds and method.sampling.engine == "vllm":
+            yield f"{name}.sampling.engine"
+    if recipe.rft.rounds and recipe.rft.optimiser == "rloo" and recipe.rft.policy.engine == "vllm":
+        yield "rft.policy.engine"
 
 
 def _check_preferences(recipe: Recipe, where: str) -> None:

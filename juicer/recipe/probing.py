@@ -47,7 +47,13 @@ def _probe_policy(recipe: Recipe, where: str) -> list[str]:
     trained = [section for section, used in _trained(recipe) if used]
     lora = next((section.lora for section in trained if getattr(section, "lora", None)), None)
     recompute = any(section.gradient_checkpointing for section in trained)
-    probed = probe_policy(config, where=f"{where}: policy.model: {model}", lora=lora, recompute=recompute)
+    probed = probe_policy(
+        config,
+        where=f"{where}: policy.model: {model}",
+        lora=lora,
+        recompute=recompute,
+        attention=recipe.compute.attention,
+    )
     if any((Path(model) / name).is_file() for name in TOKENIZERS):
         probe_tokenizer(Path(model), recipe.template)
     return [f"{model} is exact: {probed}"]

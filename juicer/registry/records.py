@@ -293,8 +293,11 @@ def _add_training(run: RunRecord, training: Training, prefix: str) -> None:
     facts = {key: value for key, value in training.facts.items() if isinstance(value, int | float)}
     counts = {key: value for key, value in facts.items() if not isinstance(value, bool)}
     run.metrics |= _prefixed(training.numbers(), prefix) | _prefixed(counts, prefix)
-    if isinstance(precision := training.facts.get("precision"), str):
-        run.tags[f"{prefix}precision"] = precision
+    for name in ("precision", "device"):
+        if isinstance(said := training.facts.get(name), str):
+            run.tags[f"{prefix}{name}"] = said
+    if isinstance(deterministic := training.facts.get("deterministic"), bool):
+        run.tags[f"{prefix}deterministic"] = str(deterministic).lower()
     for name, curve in training.curves.items():
         run.curves[f"{prefix}train/{name}"] = list(zip(curve.step, curve.value, strict=True))
 

@@ -173,9 +173,12 @@ def _line(row: StageRow, columns: Sequence[Column], slowest: float) -> Line:
         width=100 * values.get("seconds", 0) / slowest,
         cells=[shown(values.get(column.key), column.digits) for column in columns],
         others=[
-            f"{key.replace('_', ' ')} {shown(value, 3 if abs(value) < 1 else 0)}"
-            for key, value in values.items()
-            if key not in own
+            *([f"on {row.cost.device}"] if row.cost and row.cost.device else []),
+            *(
+                f"{key.replace('_', ' ')} {shown(value, 3 if abs(value) < 1 else 0)}"
+                for key, value in values.items()
+                if key not in own
+            ),
         ],
     )
 

@@ -7,18 +7,22 @@ once, when the report is made. A report that DVC restores from its cache was mad
 import importlib.metadata
 import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic import Field
 
 from juicer.evaluation.documents import Document
 from juicer.reporting.rendering import render_page
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import replace_text
+from juicer.stages.costs import StageCost
 from juicer.stages.dvc_files import LOCK
 from juicer.stages.git import changed_files, head
 from juicer.stages.hashes import md5_of
 
-LIBRARIES = ("juicer", "torch", "transformers", "trl", "peft", "datasets", "dvc")
+LIBRARIES = ("juicer", "torch", "transformers", "trl", "peft", "datasets", "dvc", "flash_attn")
 OWN = (f":(exclude){LOCK}", ":(exclude)params.yaml")
 """Files that a run writes itself, so that a change of them is no change of the code."""
 
@@ -35,10 +39,19 @@ class Environment(Document):
     python: str
     versions: dict[str, str]
     """By library; one that is not installed is missing."""
+    devices: list[str] = Field(default_factory=list)
+    """The GPUs of the stages that were run here, in words."""
+    deterministic: bool | None = None
+    """Whether all of these took deterministic operations only; None where none used a GPU."""
 
 
-def record(report: Path) -> None:
-    """Write down what the report in the folder `report` was made with: here and now."""
+def record(report: Path, costs: Sequence[StageCost] = ()) -> None:
+    """Write down what the report in the folder `report` was made with: here and now.
+
+    Args:
+        costs: those of the stages that were run here.
+    """
+    on_gpus = [cost for cost in costs if cost.device is not None]
     try:
         changed = len(changed_files(".", *OWN, untracked=False))
     except InputError:
@@ -49,6 +62,8 @@ def record(report: Path) -> None:
         changed=changed,
         python=platform.python_version(),
         versions={name: version for name in LIBRARIES if (version := _version(name)) is not None},
+        devices=sorted({str(cost.device) for cost in on_gpus}),
+        deterministic=all(cost.deterministic for cost in on_gpus) if on_gpus else None,
     )
     replace_text(report / "environment.json", json.dumps(found.as_json(), indent=1) + "\n")
     refresh(report)
@@ -66,6 +81,9 @@ def render(found: Environment | None) -> str:
         changed = found.changed or 0
         differ = f", and {changed} changed file{'s' if changed > 1 else ''}" if changed else ""
         facts = {"commit": f"{found.commit or 'none: outside git'}{differ}", "Python": found.python, **found.versions}
+        if found.devices:
+            facts["GPU"] = "; ".join(found.devices)
+            facts["deterministic"] = "yes" if found.deterministic else "no: another run differs in its last digits"
     return render_page("environment.html.j2", facts=facts)
 
 

@@ -152,6 +152,7 @@ def remaining(
     left: Mapping[str, float],
     at_a_time: int,
     running: Collection[str] = (),
+    fits: Callable[[str, Sequence[str]], bool] = lambda stage, running: True,
 ) -> float:
     """Seconds until all stages are done, `at_a_time` of them at once, each as soon as those that it needs are.
 
@@ -159,6 +160,7 @@ def remaining(
         order: the stages in the order in which they are begun where several can be.
         left: the seconds that each unfinished stage still takes; those that are missing are done.
         running: the stages that have begun.
+        fits: whether a stage can be begun beside others, of which there is at least one.
     """
     waiting = [stage for stage in order if stage in left and stage not in running]
     busy = {stage: left[stage] for stage in running if stage in left}
@@ -166,7 +168,7 @@ def remaining(
     while waiting or busy:
         for stage in list(waiting):
             ready = not any(need in waiting or need in busy for need in needs.get(stage, ()))
-            if ready and len(busy) < at_a_time:
+            if ready and len(busy) < at_a_time and (not busy or fits(stage, list(busy))):
                 waiting.remove(stage)
                 busy[stage] = now + left[stage]
         if not busy:  # it cannot be: a stage needs one that is behind it

@@ -192,10 +192,16 @@ def _side_by_side(
     }
     # As dvc.lock has them now: once a stage runs, they are those that it reads.
     before = {name: sum(dep.meta.size or 0 for dep in _files(stage)) for name, stage in by_name.items()}
-    room = Room(lambda name: _needs_of(by_name[name], compute.processes, before[name]), gpus_here(compute))
+    gpus = gpus_here(compute)
+    room = Room(lambda name: _needs_of(by_name[name], compute.processes, before[name]), gpus)
     parent = warm.WarmParent(compute, Path(repo.root_dir)) if warm.possible(compute) and len(by_name) > 1 else None
     jobs = {name: _job_of(stage, needs[name]) for name, stage in by_name.items()}
-    shown = None if show is None else _shown(show, list(jobs.values()), several, force=bool(given["force"]))
+    wanted = {name: meta_of(name, stage.meta).gpus_of(compute.processes) for name, stage in by_name.items()}
+
+    def has_gpus(stage: str, running: Sequence[str]) -> bool:
+        return not gpus or sum(wanted[each] for each in [*running, stage]) <= gpus
+
+    shown = None if show is None else _shown(show, list(jobs.values()), several, has_gpus, force=bool(given["force"]))
     commands = Commands(room, several, parent, print_line if shown is None else shown.say)
     turns = Turns(repo)
     light = {name for name, stage in by_name.items() if meta_of(name, stage.meta).gpus is None}
@@ -262,7 +268,9 @@ def _job_of(stage: "Stage", needs: Sequence[str]) -> Job:
     return Job(stage.addressing, work, tuple(str(dep.fs_path) for dep in _files(stage)), tuple(needs))
 
 
-def _shown(show: Kind, jobs: Sequence[Job], several: int, *, force: bool) -> Run:
+def _shown(
+    show: Kind, jobs: Sequence[Job], several: int, has_gpus: Callable[[str, Sequence[str]], bool], *, force: bool
+) -> Run:
     """What shows the run of these stages."""
     forecasts, known = _forecasts({job.stage for job in jobs}, force=force), durations.read()
     planned = dict[str, float]()
@@ -277,7 +285,7 @@ def _shown(show: Kind, jobs: Sequence[Job], several: int, *, force: bool) -> Run
         threading.Thread(target=lambda: planned.update(durations.planned()), daemon=True).start()
 
     needs = {job.stage: job.needs for job in jobs}
-    return Run(list(needs), needs, forecasts, estimate, view_of(show), several)
+    return Run(list(needs), needs, forecasts, estimate, view_of(show), several, has_gpus)
 
 
 def _forecasts(stages: Collection[str], *, force: bool) -> dict[str, str]:
@@ -350,7 +358,7 @@ def _messages_of_dvc(shown: Run | None) -> Iterator[None]:
 
 def _needs_of(stage: "Stage", processes: int, before: float) -> Needs:
     meta = meta_of(stage.addressing, stage.meta)
-    gpus = None if meta.gpus is None else processes if meta.gpus == "per process" else min(meta.gpus, processes)
+    gpus = None if meta.gpus is None else meta.gpus_of(processes)
     inputs = [Path(dep.fs_path) for dep in _files(stage)]
     return Needs.of(stage.addressing, inputs, gpus, trains=meta.run == "training", before=before)
 

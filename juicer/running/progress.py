@@ -165,9 +165,15 @@ class Run:
         estimate: Estimate,
         view: View,
         at_a_time: int = 1,
+        fits: Callable[[str, Sequence[str]], bool] = lambda stage, running: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Follow the stages of `order`, which are begun `at_a_time`, each after those that it `needs`."""
+        """Follow the stages of `order`, which are begun `at_a_time`, each after those that it `needs`.
+
+        Args:
+            fits: whether a stage has a place beside others, as far as that can be told in advance.
+        """
+        self._fits = fits
         self._order, self._needs, self._forecasts = order, needs, forecasts
         self._estimate, self._view, self._at_a_time, self._clock = estimate, view, at_a_time, clock
         self._lock = threading.RLock()
@@ -278,7 +284,7 @@ class Run:
                 known[name] -= now - running.begun
         # One that takes longer than expected may go on for long.
         known = {name: seconds for name, seconds in known.items() if seconds > 0}
-        seconds = remaining(self._order, self._needs, known, self._at_a_time, list(self._running))
+        seconds = remaining(self._order, self._needs, known, self._at_a_time, list(self._running), self._fits)
         return seconds, len(pending) - len(known)
 
     def _times(self) -> str:

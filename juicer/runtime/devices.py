@@ -1,10 +1,11 @@
-"""Accelerators: their data sheets, which GPUs a process sees, and how much device memory it has used.
+"""Accelerators: their data sheets, which GPUs a process sees, which one it uses, and how much of its memory.
 
 Nothing here imports torch: which GPUs a process sees has to be decided before that.
 """
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
@@ -117,6 +118,36 @@ def peak_memory() -> dict[str, float]:
         "peak_device_memory_mb": round(torch.cuda.max_memory_allocated() / MIB, 1),
         "peak_device_reserved_mb": round(torch.cuda.max_memory_reserved() / MIB, 1),
     }
+
+
+@dataclass(frozen=True)
+class Card:
+    """The GPU of a process, and the versions that its results depend on beside those of torch and transformers."""
+
+    name: str
+    memory: int
+    """Bytes."""
+    versions: str
+    """Of CUDA and cuDNN, by torch."""
+
+    def __str__(self) -> str:
+        return f"{self.name} with {self.memory / GIB:.0f} GiB"
+
+
+def card_in_use() -> Card | None:
+    """This process's GPU; None where it has not used CUDA, as in `peak_memory`."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    versions = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+    return Card(properties.name, properties.total_memory, versions)
+
+
+def in_words(cards: Iterable[Card]) -> str:
+    """For example "2 x NVIDIA A100-SXM4-80GB with 80 GiB, NVIDIA H100 with 80 GiB"."""
+    counts = Counter(map(str, cards))
+    return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in counts.items())
 
 
 def highest(peaks: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -4,12 +4,14 @@ Every process runs the same program on the same inputs. The results of distribut
 """
 
 import os
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from juicer.runtime.devices import Card, card_in_use, in_words
 from juicer.runtime.errors import InputError
 from juicer.settings.compute import ComputeSettings
 
@@ -90,7 +92,8 @@ def join(compute: ComputeSettings) -> Processes:
     """Join the process group that `accelerate launch` started; otherwise the only process.
 
     Raises:
-        InputError: the number of launched processes differs from the recipe's, or this process has no GPU.
+        InputError: the number of launched processes differs from the recipe's, this process has no GPU, or the GPUs
+            do not suit each other.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != compute.processes:
@@ -115,7 +118,31 @@ def join(compute: ComputeSettings) -> Processes:
     torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=LONGEST_WAIT, **options)
     rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     machine = int(os.environ.get("GROUP_RANK", "0"))
-    return Processes(rank, size, compute.zero_stage, int(os.environ["LOCAL_RANK"]), machine)
+    joined = Processes(rank, size, compute.zero_stage, int(os.environ["LOCAL_RANK"]), machine)
+    if cuda:
+        cards = joined.gather((card_in_use(), torch.cuda.is_bf16_supported(including_emulation=False)))
+        for line in mixed_cards([(card, bf16) for card, bf16 in cards if card is not None], compute):
+            if rank == 0:
+                print(line, file=sys.stderr, flush=True)
+    return joined
+
+
+def mixed_cards(cards: Sequence[tuple[Card, bool]], compute: ComputeSettings) -> list[str]:
+    """What is to be said of the GPUs of a stage's processes, each with whether it computes in bf16.
+
+    A slower card only makes the others wait, and what `auto` decides by memory is decided by the smallest one.
+
+    Raises:
+        InputError: `auto` would be another precision on some of them.
+    """
+    if len({has_bf16 for _, has_bf16 in cards}) > 1 and compute.precision == "auto":
+        without = in_words(card for card, has_bf16 in cards if not has_bf16)
+        what = f"compute.precision is auto, but only some of this stage's GPUs compute in bf16, not {without}"
+        raise InputError(what, do="set compute.precision to fp32, or leave these out: CUDA_VISIBLE_DEVICES")
+    if len({(card.name, card.memory) for card, _ in cards}) <= 1:
+        return []
+    listed = in_words(card for card, _ in cards)
+    return [f"the GPUs of this stage differ ({listed}): the slowest sets the pace, and the smallest the rows of a pass"]
 
 
 def leave() -> None:

@@ -21,6 +21,17 @@ MicroBatch = Annotated[
 """Rows per forward pass of one process: `auto`, a number, or null for the process's whole share of a batch."""
 
 
+ROWS = 128
+"""Responses that are decoded at the same time on a CPU where `batch_size` is `auto`."""
+SamplingRows = Annotated[
+    Annotated[Batch, Field(ge=1), Tag("=rows")] | Annotated[Literal["auto"], Tag("=auto")],
+    Discriminator(lambda value: "=auto" if isinstance(value, str) else "=rows"),
+]
+"""Rows of a decoding step: `auto`, or a number."""
+Engine = Literal["auto", "torch", "vllm"]
+"""What samples: our own decoding, or vLLM."""
+
+
 class SamplingSettings(Settings):
     """How responses are sampled from a policy."""
 
@@ -30,16 +41,18 @@ class SamplingSettings(Settings):
     """Nucleus sampling: smallest probability mass that tokens are drawn from; 1 switches it off."""
     samples_per_prompt: Samples = Field(1, ge=1)
     """Responses per prompt."""
-    batch_size: Batch = Field(128, ge=1)
-    """Prompts that are decoded at the same time."""
+    batch_size: SamplingRows = "auto"
+    """Prompts that are decoded at the same time. `auto` takes 128 on a CPU, and on a GPU what fits into its free
+    memory, at most 1024 (docs/scale.md). vLLM does not read it."""
 
 
 class GenerationSettings(SamplingSettings):
     """How the responses of a round's pairs are sampled."""
 
-    engine: Literal["torch", "vllm"] = "torch"
-    """Sampling engine: `vllm` needs a GPU and the optional extra `vllm`, and draws other random numbers, so its
-    samples differ from `torch`'s."""
+    engine: Engine = "auto"
+    """What samples: `vllm` takes vLLM from an environment of its own (`make vllm`), with its own scheduling and other
+    random numbers, so that its samples differ from `torch`'s. `auto` is `vllm` on a GPU where that environment is, else
+    `torch`."""
 
 
 class LoraSettings(Settings):

@@ -47,7 +47,7 @@ def counted_rows(source: str, revision: str | None, subset: str | None, split: s
         return None
     try:
         card: Any = HfApi().dataset_info(source, revision=revision, timeout=SECONDS).card_data
-        listed = card.get("dataset_info") or [] if card is not None else []
+        listed = (card or {}).get("dataset_info") or []
         configurations = listed if isinstance(listed, list) else [listed]
         if subset:
             configurations = [each for each in configurations if each.get("config_name") == subset]

@@ -13,11 +13,14 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from juicer.runtime import determinism
+from juicer.runtime.devices import Card, card_in_use, in_words
 from juicer.runtime.files import remove
 from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.stages.cancellation import Cancellation
@@ -28,6 +31,8 @@ SECONDS = 300.0
 SHARE = 0.05
 """Largest share of the time that saving may take; a large model is saved less often."""
 COMPLETE = "complete.json"
+CARDS = "cards.json"
+"""The GPUs that a checkpoint was made on."""
 RESUMES = "; the same command resumes from the checkpoint"
 UNHASHED = {"out", "params", "stage", "dry_run", "debug"}
 """Arguments that the work does not depend on. Of params.yaml it depends on the parameters that the stage reads."""
@@ -58,6 +63,8 @@ class Checkpoint:
             self._delete_all_but(latest)
         if latest and self._processes.rank == 0:
             print(f"resuming from the checkpoint {latest}", flush=True)
+            for line in continued(_cards_of(latest), card_in_use(), deterministic=determinism.is_on()):
+                print(line, flush=True)
         return latest
 
     def due(self) -> bool:
@@ -83,10 +90,12 @@ class Checkpoint:
         temporary = self._folder / f".{self._number}.tmp"
         if here:
             temporary.mkdir(parents=True)
-        self._processes.gather(None)
+        cards = self._processes.gather(card_in_use())
         write(temporary)
         self._processes.gather(None)
         if here:
+            if known := [asdict(card) for card in cards if card is not None]:
+                (temporary / CARDS).write_text(json.dumps(known), encoding="utf-8")
             hashes = {str(path.relative_to(temporary)): _hash_of(path) for path in _files(temporary)}
             (temporary / COMPLETE).write_text(json.dumps(hashes), encoding="utf-8")
             for path in _files(temporary):
@@ -116,6 +125,30 @@ class Checkpoint:
         for path in self._folder.iterdir() if self._folder.is_dir() else []:
             if path != kept:
                 remove(path)
+
+
+def continued(made_on: Sequence[Card], here: Card | None, *, deterministic: bool) -> list[str]:
+    """What is to be said of a resumed run beside that it is one; nothing on a CPU, which gives the same bytes.
+
+    Args:
+        made_on: the GPUs that the checkpoint was made on.
+        here: this process's GPU.
+        deterministic: whether this run takes deterministic operations only.
+    """
+    others = [card for card in made_on if here is None or (card.name, card.versions) != (here.name, here.versions)]
+    if others or (here is not None and not made_on):
+        before = f"{in_words(made_on)}, {made_on[0].versions}" if made_on else "a CPU"
+        now = f"{here}, {here.versions}" if here is not None else "a CPU"
+        return [f"the checkpoint was made on {before}; on {now} the continuation differs in its last digits"]
+    if here is not None and not deterministic:
+        why = "compute.deterministic is false"
+        return [f"on a GPU the continuation may differ from an uninterrupted run in its last digits: {why}"]
+    return []
+
+
+def _cards_of(checkpoint: Path) -> list[Card]:
+    path = checkpoint / CARDS
+    return [Card(**each) for each in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
 
 
 def checkpoints_of(stage: str, key: str) -> Path:
@@ -158,7 +191,6 @@ def key_of(arguments: argparse.Namespace, values: Mapping[str, Any]) -> str:
         "files": files,
         "code": {str(path): _hash_of(path) for path in sorted(_modules())},
         "libraries": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "trl")},
-        "vllm": getattr(sys.modules.get("vllm"), "__version__", None),
         "processes": [os.environ.get(name, "1") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

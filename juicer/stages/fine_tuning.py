@@ -137,6 +137,9 @@ def fine_tune(
 
 def has_dropout(policy: "PreTrainedModel", settings: SftSettings) -> bool:
     """Whether SFT trains with dropout: of the adapters, or of the model itself."""
-    adapters = settings.lora is not None and settings.lora.dropout > 0
-    configured = policy.config.get_text_config(decoder=True).to_dict()
-    return adapters or any("drop" in name and isinstance(rate, float) and rate > 0 for name, rate in configured.items())
+    import torch
+
+    if settings.lora is not None and settings.lora.dropout > 0:
+        return True
+    configured = getattr(policy.config.get_text_config(decoder=True), "attention_dropout", 0.0) or 0.0
+    return configured > 0 or any(isinstance(each, torch.nn.Dropout) and each.p > 0 for each in policy.modules())

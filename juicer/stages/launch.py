@@ -9,16 +9,18 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from juicer.runtime.devices import peak_memory
+from juicer.runtime.devices import card_in_use, peak_memory
 from juicer.runtime.errors import Cancelled, InputError
 from juicer.runtime.files import write_json
 from juicer.settings.compute import ComputeSettings
 from juicer.stages import stage as single
 from juicer.stages.checkpoint import kept
+from juicer.stages.gpus import take_gpus
 from juicer.stages.stage import Stage
 
 LOOPBACK = "127.0.0.1"
@@ -46,6 +48,7 @@ def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPars
         result = (single.followed(run) if stage.is_main else run)(stage)
         # A barrier: no process removes the checkpoint before the output is published.
         stage.peaks = stage.processes.gather(peak_memory())
+        stage.cards = stage.processes.gather(card_in_use())
         leave()
         return result
 
@@ -53,12 +56,15 @@ def main(run: Callable[[Stage], str], arguments: Callable[[argparse.ArgumentPars
 
 
 def launch(compute: ComputeSettings, scratch: Path, stage: str) -> None:
-    """Run this same command on `compute.processes` processes and wait for them.
+    """Run this same command on `compute.processes` processes and wait for them; with locks on a GPU for each.
 
     Raises:
         InputError: a process failed, with its message; or the machines and GPUs do not fit the recipe.
         Cancelled: this process was cancelled, and the others have ended.
     """
+    machines = Machines.described(compute)
+    # A single process has taken its GPU before it decided to launch itself again.
+    held = take_gpus(machines.processes) if compute.device != "cpu" and compute.processes > 1 else []
     import torch
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -82,6 +88,47 @@ def launch(compute: ComputeSettings, scratch: Path, stage: str) -> None:
         raise InputError(str(line)) from failed
     except SignalException as signalled:
         raise Cancelled(signalled.sigval, kept(stage)) from signalled
+    finally:
+        for lock in held:
+            lock.release()
+
+
+@dataclass(frozen=True)
+class Machines:
+    """The machines that a stage runs on, as the environment variables describe them to this one."""
+
+    count: int
+    rank: int
+    """This machine's index, from 0."""
+    host: str
+    port: int
+    """Where machine 0 listens; "" and 0 where it is the only one."""
+    processes: int
+    """Of the stage on this machine."""
+
+    @classmethod
+    def described(cls, compute: ComputeSettings) -> Self:
+        """Read and check the variables.
+
+        Raises:
+            InputError: they describe no group of machines over which the processes can be divided.
+        """
+        machines, rank = (
+            _integer(name, default) for name, default in (("JUICER_MACHINES", 1), ("JUICER_MACHINE_RANK", 0))
+        )
+        address = os.environ.get("JUICER_MAIN_ADDRESS", "")
+        host, _, port = address.rpartition(":")
+        if machines > 1 and not (host and port.isdigit()):
+            do = "set it to host:port of machine 0, the same on every machine"
+            raise InputError(f"JUICER_MACHINES is {machines} but JUICER_MAIN_ADDRESS is {address!r}", do=do)
+        if not 0 <= rank < machines:
+            what = f"JUICER_MACHINE_RANK is {rank}, but JUICER_MACHINES is {machines}"
+            raise InputError(what, do="set a rank from 0 to JUICER_MACHINES - 1")
+        if compute.processes % machines:
+            what = f"compute.processes = {compute.processes} cannot be divided over {machines} machines"
+            raise InputError(what, do="set compute.processes to a multiple of JUICER_MACHINES")
+        alone = machines == 1
+        return cls(machines, rank, "" if alone else host, 0 if alone else int(port), compute.processes // machines)
 
 
 def configuration(compute: ComputeSettings, gpus: int | None) -> dict[str, Any]:
@@ -91,21 +138,10 @@ def configuration(compute: ComputeSettings, gpus: int | None) -> dict[str, Any]:
         gpus: GPUs of this machine; None computes on CPUs.
 
     Raises:
-        InputError: the environment variables describe no group of machines over which the processes can be divided.
+        InputError: as `Machines.described`; or this machine has too few GPUs.
     """
-    machines, rank = (_integer(name, default) for name, default in (("JUICER_MACHINES", 1), ("JUICER_MACHINE_RANK", 0)))
-    address = os.environ.get("JUICER_MAIN_ADDRESS", "")
-    host, _, port = address.rpartition(":")
-    if machines > 1 and not (host and port.isdigit()):
-        do = "set it to host:port of machine 0, the same on every machine"
-        raise InputError(f"JUICER_MACHINES is {machines} but JUICER_MAIN_ADDRESS is {address!r}", do=do)
-    if not 0 <= rank < machines:
-        what = f"JUICER_MACHINE_RANK is {rank}, but JUICER_MACHINES is {machines}"
-        raise InputError(what, do="set a rank from 0 to JUICER_MACHINES - 1")
-    if compute.processes % machines:
-        what = f"compute.processes = {compute.processes} cannot be divided over {machines} machines"
-        raise InputError(what, do="set compute.processes to a multiple of JUICER_MACHINES")
-    here = compute.processes // machines
+    machines = Machines.described(compute)
+    here = machines.processes
     if gpus is not None and gpus < here:
         what = f"{here} processes are to run on this machine, which has {gpus} GPUs"
         raise InputError(what, do="lower compute.processes")
@@ -115,11 +151,11 @@ def configuration(compute: ComputeSettings, gpus: int | None) -> dict[str, Any]:
         "distributed_type": "MULTI_GPU",
         "use_cpu": gpus is None,
         "num_processes": compute.processes,
-        "num_machines": machines,
-        "machine_rank": rank,
-        "main_process_ip": host if machines > 1 else LOOPBACK,
+        "num_machines": machines.count,
+        "machine_rank": machines.rank,
+        "main_process_ip": machines.host or LOOPBACK,
         # 0 chooses a free port, because several stages may run at the same time.
-        "main_process_port": int(port) if machines > 1 else 0,
+        "main_process_port": machines.port,
         "same_network": True,
         "rdzv_backend": "static",
         "mixed_precision": "no",

@@ -31,6 +31,10 @@ class Meta(Settings):
     run: Run | None = None
     """What kind of run the stage is in MLflow; None where it is none."""
 
+    def gpus_of(self, processes: int) -> int:
+        """GPUs that the stage uses where there are any, by the recipe's number of processes."""
+        return 0 if self.gpus is None else processes if self.gpus == "per process" else min(self.gpus, processes)
+
 
 @dataclass(frozen=True)
 class PipelineStage:

@@ -23,9 +23,10 @@ from filelock import FileLock
 
 from juicer.recipe.checks import validate
 from juicer.recipe.graph import ABSENT
+from juicer.runtime import determinism
 from juicer.runtime.command import guarded, print_line
 from juicer.runtime.context import Observer, Tracking, WorkContext, no_progress
-from juicer.runtime.devices import highest, peak_memory
+from juicer.runtime.devices import Card, card_in_use, highest, in_words, peak_memory
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_yaml, remove, temporary_beside, value_at
 from juicer.runtime.process_groups import WARM
@@ -38,7 +39,7 @@ from juicer.stages.cancellation import Cancellation, check_started, end_with, st
 from juicer.stages.checkpoint import Checkpoint, checkpoints_of, discard_checkpoints, key_of, remove_checkpoints
 from juicer.stages.costs import COSTS, StageCost
 from juicer.stages.dvc_files import DvcLock, keep_lock
-from juicer.stages.gpus import take_one_gpu
+from juicer.stages.gpus import take_gpus
 from juicer.stages.hashes import md5_of
 from juicer.stages.live import Live
 from juicer.stages.pipeline import Meta, declared, declared_of
@@ -68,6 +69,7 @@ class Stage:
         self._params = read_yaml(arguments.params)
         validate(self._params, str(arguments.params))
         self._costs: dict[str, float] = {}
+        self._facts: dict[str, float | str] = {}
         self._begun = time.perf_counter()
         self._md5s: dict[str, str] = {}
         """md5 of each published output, by its path."""
@@ -78,10 +80,12 @@ class Stage:
         """The processes of this stage."""
         self.is_main = True
         """Whether this is the process that publishes, records and reports."""
-        self.gpu: FileLock | None = None
+        self.gpus: list[FileLock] = []
         """The lock on the GPU of a single-process stage, held until the stage ends."""
         self.peaks: list[dict[str, float]] = []
         """Peak device memory of each process."""
+        self.cards: list[Card | None] = []
+        """The GPU of each process of several."""
         self.meta = declared().get(name.partition("@")[0])
         """What dvc.yaml declares about this stage; None if dvc.yaml has no such stage."""
         self.live = Live(self.meta is not None and self.meta.run is not None)
@@ -190,6 +194,7 @@ class Stage:
                 progress=opened.enter_context(self.progress(steps, "step", part)) if steps else no_progress,
                 steps=self.live.progress,
                 checkpoint=opened.enter_context(self.checkpoint(part)) if resumable else None,
+                note=self.note,
                 observers=observers,
                 tracking=tracking,
             )
@@ -221,7 +226,7 @@ class Stage:
             part: name of this work, of several in one stage.
         """
         with self.progress(total, unit, part) as progress, self.memo(part) as memo:
-            yield WorkContext(self.processes, memo=memo, progress=progress, observers=(self.live,))
+            yield WorkContext(self.processes, memo=memo, progress=progress, note=self.note, observers=(self.live,))
 
     @contextmanager
     def publish(self, path: Path) -> Iterator[Path]:
@@ -241,6 +246,12 @@ class Stage:
                 remove(path)
                 temporary.replace(path)
             self._md5s[str(path)] = md5_of(path, remember=True)
+
+    def take_gpu(self) -> None:
+        """Take a GPU, where there are any, as the stage's only process; waiting for one costs no time of the stage."""
+        asked = time.perf_counter()
+        self.gpus = take_gpus()
+        self._begun += time.perf_counter() - asked
 
     def watch(self) -> None:
         """Fix what the stage reads, as dvc.yaml declares it, and watch it until the output is published.
@@ -318,6 +329,17 @@ class Stage:
         for name, value in costs.items():
             self._costs[name] = self._costs.get(name, 0) + value
 
+    def note(self, **facts: float | str) -> None:
+        """Keep how the work was done, by name, among the costs of this stage; the last of several counts."""
+        self._facts |= facts
+
+    def depend(self, name: str, value: str) -> None:
+        """Make something beside arguments, parameters and code part of the key of this stage's checkpoints.
+
+        Call it before the first of them.
+        """
+        self._read[name] = value
+
     def end_watch(self) -> None:
         """Stop looking at what the stage has read; `check_unchanged` still compares it."""
         if self._watch is not None:
@@ -341,6 +363,10 @@ class Stage:
 
     def _cost(self) -> StageCost:
         used = resource.getrusage(resource.RUSAGE_SELF)
+        cards = [card for card in self.cards or [card_in_use()] if card is not None]
+        on_gpu: dict[str, str | bool] = {}
+        if cards:
+            on_gpu = {"device": in_words(cards), "deterministic": determinism.is_on()}
         peaks = highest([*self.peaks, peak_memory()])
         return StageCost.create(
             self.name,
@@ -349,6 +375,8 @@ class Stage:
             cpu_seconds=round(used.ru_utime + used.ru_stime, 3),
             peak_memory_mb=round(used.ru_maxrss / 1024, 1),
             ended=round(time.time(), 3),
+            **self._facts,
+            **on_gpu,
             **peaks,
             **compared(self.name, peaks),
             **({"output_md5": next(iter(self._md5s.values()))} if len(self._md5s) == 1 else {}),
@@ -491,8 +519,11 @@ def _run(run: Callable[[Stage], str], given: argparse.Namespace, taken: Mapping[
         compute = stage.read("compute", ComputeSettings)
         set_environment(compute)
         if wants_one_gpu(compute, launches, stage.meta):
-            stage.gpu = take_one_gpu()
-        result = run(stage)
+            stage.take_gpu()
+        if compute.deterministic and uses_gpus(compute, stage.meta):
+            determinism.begin()
+        with determinism.refusals_told():
+            result = run(stage)
         if stage.processes.is_local_main:
             remove_checkpoints(stage.name)
         if not stage.is_main:
@@ -521,6 +552,8 @@ def set_environment(compute: ComputeSettings) -> None:
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the name before torch 2.9, which is still read
         # Batches of varying lengths fragment memory in blocks of fixed size until a large allocation fails.
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    if compute.deterministic and compute.device != "cpu":
+        determinism.set_variables()
     if compute.device == "cpu" or not Path("/dev/nvidiactl").exists():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed warns in every stage that there is no GPU
     # Deprecations concern developers, not users; the tests turn them into errors.
@@ -528,11 +561,14 @@ def set_environment(compute: ComputeSettings) -> None:
 
 
 def wants_one_gpu(compute: ComputeSettings, launches: bool, meta: Meta | None = None) -> bool:
-    """Whether this is the only process of a stage that uses a GPU; launched ones take the GPU of their local rank."""
-    if meta is not None and meta.gpus is None:
-        return False
+    """Whether this is the only process of a stage that uses a GPU; those of several are taken by what launches them."""
     several = launches and compute.processes > 1
-    return compute.device != "cpu" and not several and "LOCAL_RANK" not in os.environ
+    return uses_gpus(compute, meta) and not several and "LOCAL_RANK" not in os.environ
+
+
+def uses_gpus(compute: ComputeSettings, meta: Meta | None = None) -> bool:
+    """Whether a stage computes on GPUs where there are any; one of which dvc.yaml says nothing may."""
+    return compute.device != "cpu" and (meta is None or meta.gpus is not None)
 
 
 def _remove_leftovers(folder: Path, before: str, after: str = "") -> None:

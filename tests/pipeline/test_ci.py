@@ -94,6 +94,7 @@ def champion(clone: Path) -> str | None:
     return str(aliases["champion"]) if "champion" in aliases else None
 
 
+@pytest.mark.slow
 def test_a_change_is_evaluated_from_the_remote_compared_and_promoted(clone: Path, remote: Path) -> None:
     printed = script(clone, "evaluate", "HEAD~1", DVC_REMOTE=str(remote))
     ran = {line.split("'")[1].split("@")[0] for line in printed.splitlines() if line.startswith("Running stage")}

@@ -82,6 +82,7 @@ def command_line(folder: Path) -> Path:
     return folder / "theirs"
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_command_line(results: dict[str, Any], command_line: Path) -> None:
     (path,) = command_line.rglob("results_*.json")
     theirs = json.loads(path.read_text())
@@ -108,6 +109,7 @@ def test_the_numbers_are_those_of_the_command_line(results: dict[str, Any], comm
     assert results["average"] == pytest.approx(100 * sum(columns.values()) / 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["arc_easy", "gsm8k", "mmlu_anatomy"])
 def test_every_answer_is_recorded_and_is_the_command_line_s(
     folder: Path, results: dict[str, Any], command_line: Path, task: str

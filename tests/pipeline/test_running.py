@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from juicer.running.warm import WarmParent
+from juicer.runtime.files import read_yaml
 from juicer.runtime.process_groups import GROUP, members
 from juicer.settings.compute import ComputeSettings
 from juicer.stages.attempts import read as attempts
@@ -34,10 +35,15 @@ def arguments(parser):
     parser.add_argument("--source", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
 
+def note(event):
+    with open(".events", "a") as file:
+        file.write(event + "\\n")
+
 def run(stage: Stage) -> str:
     stage.value("seed")
     with stage.cancellation.held():
         Path(f".begun-{stage.name}").touch()
+        note(f"{stage.name} begins on {os.environ.get('CUDA_VISIBLE_DEVICES')}")
         while Path(f".hold-{stage.name}").exists():
             stage.cancellation.check("saved")
             time.sleep(0.02)
@@ -46,6 +52,7 @@ def run(stage: Stage) -> str:
     from tasks import words
     with stage.publish(stage.arguments.out) as out:
         out.write_text(words.TEXT + "".join(source.read_text() for source in stage.arguments.source))
+    note(f"{stage.name} ends")
     return "warm" if WARM in os.environ else "cold"
 
 if __name__ == "__main__":
@@ -202,6 +209,42 @@ def test_two_stages_run_at_once_and_leave_the_bytes_of_dvc_repro(project, templa
     ended(start(group, "dvc", "repro"))
     assert (made(), Path("dvc.lock").read_bytes()) == (WHOLE, lock)
     assert members(group) == []
+
+
+@pytest.fixture
+def two_gpus(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes this a machine with two GPUs, as far as the order of the stages goes."""
+    devices = tmp_path / "devices"
+    devices.mkdir()
+    for number in range(2):
+        (devices / f"nvidia{number}").touch()
+    gpus = project / "juicer/stages/gpus.py"
+    gpus.write_text(gpus.read_text().replace('Path("/dev")', f"Path({str(devices)!r})"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # for the locks
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_stages_of_one_process_run_beside_each_other_on_a_gpu_each(two_gpus, group):
+    for stage in ("first", "second"):
+        Path(f".hold-{stage}").touch()
+    running = start(group, "juicer.running", "repro")
+    until(lambda: Path(".begun-first").exists() and Path(".begun-second").exists(), running)
+    release()
+    ended(running)
+    events = Path(".events").read_text().splitlines()
+    assert {event.split()[-1] for event in events[:2]} == {"0", "1"}
+    assert events[4] == "last begins on None", "it uses no GPU"
+    assert made() == WHOLE
+
+
+def test_a_stage_that_takes_all_gpus_runs_alone(two_gpus, group):
+    graph = Path("dvc.yaml")
+    graph.write_text(graph.read_text().replace("gpus: 1", "gpus: per process", 1))
+    params = read_yaml(Path("params.yaml"))
+    Path("params.yaml").write_text(json.dumps({**params, "compute": {**params["compute"], "processes": 2}}))
+    ended(start(group, "juicer.running", "--at-a-time", "2", "repro"))
+    events = [event.split()[0] for event in Path(".events").read_text().splitlines()]
+    assert events in (["first"] * 2 + ["second"] * 2 + ["last"] * 2, ["second"] * 2 + ["first"] * 2 + ["last"] * 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

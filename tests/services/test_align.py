@@ -5,11 +5,15 @@ import shutil
 import signal
 import stat
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
+from juicer.stages.gpus import gpus_of_machine
 from tests.chromium import program
 from tests.services.conftest import PATIENCE, Services, until
 from tests.tiny_graph import STAGES, call, make
@@ -17,14 +21,22 @@ from tests.tiny_graph import STAGES, call, make
 NEEDED = {"slow": "first", "quick@x": "first", "quick@y": "first", "last": "slow", "always": "last"}
 
 
-@pytest.fixture
-def patient(services: Services):
+@contextmanager
+def lasting(services: Services) -> Iterator[None]:
     """The project with a `slow` that lasts minutes, as it was afterwards."""
     graph = services.folder / "dvc.yaml"
     before = graph.read_text()
     graph.write_text(before.replace("work.py slow 2", "work.py slow 600"))
-    yield services
-    graph.write_text(before)
+    try:
+        yield
+    finally:
+        graph.write_text(before)
+
+
+@pytest.fixture
+def patient(services: Services) -> Iterator[Services]:
+    with lasting(services):
+        yield services
 
 
 def begun(services: Services, run: str) -> None:
@@ -61,9 +73,12 @@ def test_a_run_leaves_the_bytes_that_dvc_repro_leaves_and_the_next_one_finds_not
     assert (services.folder / "dvc.lock").read_bytes() == (other / "dvc.lock").read_bytes()
 
 
-def test_the_plan_the_progress_and_the_end_are_artifacts(services):
-    run = services.start(until_stage="quick")
+def test_the_plan_the_progress_and_the_end_are_artifacts_and_a_run_has_the_name_that_its_user_gave_it(services):
+    deployment = services.get("/deployments/name/align/align")["id"]
+    path, given = f"/deployments/{deployment}/create_flow_run", {"until_stage": "quick"}
+    run = services.post(path, name="before the demo", parameters=given)["id"]
     assert services.ended(run)["type"] == "COMPLETED"
+    assert services.get(f"/flow_runs/{run}")["name"] == "before the demo"
     shown = services.artifacts(run)
     assert shown["progress"] == 100
     assert "| quick@x | " in shown["plan"] and "slow" not in shown["plan"]
@@ -71,10 +86,11 @@ def test_the_plan_the_progress_and_the_end_are_artifacts(services):
 
 
 def test_a_lost_output_is_restored_not_made_again(services):
-    assert services.ended(services.start())["type"] == "COMPLETED"
+    call(services.folder, "dvc", "repro", "-q")
     shutil.rmtree(services.folder / "out")
     run = services.start(until_stage="last")
     assert services.ended(run)["type"] == "COMPLETED"
+    assert services.get(f"/flow_runs/{run}")["name"] == "active", "it is called by what it does"
     assert {each["state"]["name"] for each in services.stages(run).values()} == {"Restored"}
 
 
@@ -91,17 +107,51 @@ def test_a_failing_stage_fails_the_run_with_its_last_lines_and_stops_what_would_
     assert not {"last", "always"} & set(services.stages(run))
 
 
-def test_cancelling_ends_the_whole_tree_frees_the_locks_and_a_new_run_takes_up(patient):
-    run = patient.start()
-    begun(patient, run)
-    assert patient.processes("work.py", "dvc")
-    patient.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"})
-    assert patient.ended(run)["type"] == "CANCELLED"
-    until(lambda: not patient.processes("work.py", "dvc", "prefect.engine"), "the end of the process tree")
-    call(patient.folder, "dvc", "status")
-    graph = patient.folder / "dvc.yaml"
-    graph.write_text(graph.read_text().replace("slow 600", "slow 1"))
-    assert patient.ended(patient.start())["type"] == "COMPLETED"
+@dataclass(frozen=True)
+class Cancelled:
+    """What there was to see of a run with overrides that was cancelled, and of the next one."""
+
+    params: list[bytes]
+    """params.yaml before, while it was at work, and when it had ended."""
+    refused: "subprocess.CompletedProcess[str]"
+    """Of a second run, from the command line, while it was at work."""
+    state: str
+    next_state: str
+
+
+@pytest.fixture(scope="module")
+def cancelled(services: Services) -> Cancelled:
+    with lasting(services):
+        params = services.folder / "params.yaml"
+        before = params.read_bytes()
+        run = services.start(overrides=["seed=7"])
+        begun(services, run)
+        assert services.processes("work.py", "dvc")
+        during = params.read_bytes()
+        refused = call(services.folder, "flows.align", check=False, **services.variables())
+        services.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"})
+        state = services.ended(run)["type"]
+        until(lambda: not services.processes("work.py", "dvc", "prefect.engine"), "the end of the process tree")
+        after = params.read_bytes()
+        call(services.folder, "dvc", "status")
+        graph = services.folder / "dvc.yaml"
+        graph.write_text(graph.read_text().replace("slow 600", "slow 1"))
+        return Cancelled([before, during, after], refused, state, services.ended(services.start())["type"])
+
+
+def test_cancelling_ends_the_whole_tree_frees_the_locks_and_a_new_run_takes_up(cancelled):
+    assert (cancelled.state, cancelled.next_state) == ("CANCELLED", "COMPLETED")
+
+
+def test_a_second_run_from_the_command_line_is_refused_while_one_is_at_work(cancelled):
+    assert cancelled.refused.returncode == 1
+    assert "is working in this folder" in cancelled.refused.stderr.splitlines()[-1]
+
+
+def test_overrides_of_a_cancelled_run_are_not_left_behind(cancelled, services):
+    before, during, after = cancelled.params
+    assert before == after != during
+    assert not (services.folder / ".juicer/before_run.json").exists()
 
 
 def test_a_killed_flow_is_told_as_crashed_and_a_new_run_takes_up(patient):
@@ -116,16 +166,6 @@ def test_a_killed_flow_is_told_as_crashed_and_a_new_run_takes_up(patient):
     graph = patient.folder / "dvc.yaml"
     graph.write_text(graph.read_text().replace("slow 600", "slow 1"))
     assert patient.ended(patient.start())["type"] == "COMPLETED"
-
-
-def test_a_second_run_from_the_command_line_is_refused_while_one_is_at_work(patient):
-    run = patient.start()
-    begun(patient, run)
-    done = call(patient.folder, "flows.align", check=False, **patient.variables())
-    patient.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"})
-    assert patient.ended(run)["type"] == "CANCELLED"
-    assert done.returncode == 1
-    assert "is working in this folder" in done.stderr.splitlines()[-1]
 
 
 def test_an_unknown_stage_fails_the_run_in_one_line(services):
@@ -172,28 +212,6 @@ def test_an_override_that_the_recipe_refuses_fails_the_run_in_one_line(services)
     assert (services.folder / "params.yaml").read_bytes() == before
 
 
-def test_overrides_of_a_cancelled_run_are_not_left_behind(patient):
-    before = (patient.folder / "params.yaml").read_bytes()
-    run = patient.start(overrides=["seed=7"])
-    begun(patient, run)
-    assert (patient.folder / "params.yaml").read_bytes() != before
-    patient.post(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"})
-    assert patient.ended(run)["type"] == "CANCELLED"
-    until(lambda: not patient.processes("prefect.engine"), "the end of the flow")
-    assert (patient.folder / "params.yaml").read_bytes() == before
-    assert not (patient.folder / ".juicer/before_run.json").exists()
-
-
-def test_a_run_is_called_as_its_user_named_it_and_else_by_what_it_does(services):
-    deployment = services.get("/deployments/name/align/align")["id"]
-    path, given = f"/deployments/{deployment}/create_flow_run", {"until_stage": "first"}
-    mine = services.post(path, name="before the demo", parameters=given)["id"]
-    other = services.start(**given)
-    for run, name in ((mine, "before the demo"), (other, "active")):
-        assert services.ended(run)["type"] == "COMPLETED"
-        assert services.get(f"/flow_runs/{run}")["name"] == name
-
-
 def test_a_dirty_workspace_is_refused_where_a_clean_one_is_required(services):
     (services.folder / "source.txt").write_text("changed")
     try:
@@ -214,7 +232,7 @@ def test_pools_the_gpu_limit_and_the_automations_are_there(services):
     assert services.get("/work_pools/process")["type"] == "process"
     variables = services.get("/work_pools/docker")["base_job_template"]["variables"]["properties"]
     assert {"device_requests", "shm_size", "volumes", "user", "image_pull_policy"} <= set(variables)
-    assert services.get("/v2/concurrency_limits/gpu")["limit"] == 1
+    assert services.get("/v2/concurrency_limits/gpu")["limit"] == max(1, len(gpus_of_machine()))
     # The last one is the trigger of the deployment `evaluate`.
     automations = {each["name"] for each in services.post("/automations/filter")}
     assert automations == {"zombies", "no-worker", "evaluate__automation_1"}

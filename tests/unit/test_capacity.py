@@ -23,14 +23,17 @@ def test_two_at_a_time_where_there_are_threads_for_two(
     assert default_at_a_time(ComputeSettings(threads=threads, device="cpu")) == expected
 
 
-def test_one_at_a_time_on_a_machine_with_gpus_unless_the_recipe_uses_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("gpus", "cores", "expected"), [(1, 8, 1), (8, 64, 8), (8, 6, 6)])
+def test_as_many_at_a_time_as_a_machine_has_gpus_and_cores_for_them_unless_the_recipe_uses_none(
+    gpus: int, cores: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "nvidia0").touch()
-    monkeypatch.setattr(capacity, "DEVICES", tmp_path)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    for number in range(gpus):
+        (tmp_path / f"nvidia{number}").touch()
+    monkeypatch.setattr("juicer.stages.gpus.DEVICES", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert default_at_a_time(ComputeSettings(threads=1)) == 1
+    assert default_at_a_time(ComputeSettings(threads=1)) == expected
+    assert default_at_a_time(ComputeSettings(threads=1, processes=gpus)) == expected, "some of its stages take one GPU"
     assert default_at_a_time(ComputeSettings(threads=1, device="cpu")) == 2
 
 
@@ -48,6 +51,9 @@ def test_a_stage_needs_what_it_took_here_before_or_else_a_multiple_of_its_models
     # What it took with the small model of another recipe says little of a larger one.
     assert Needs.of("sft", inputs, 1, tmp_path, before=100.0) == Needs(0.5 * GIB + FACTOR * 900, 1)
     assert Needs.of("sft", [], 1, tmp_path, before=1000.0) == Needs(0.5 * GIB, 1)
+    # Its record is of the main process.
+    assert Needs.of("sft", inputs, 4, tmp_path, before=1000.0) == Needs(2 * GIB, 4)
+    assert Needs.of("evaluate", inputs, 4, tmp_path, trains=False) == Needs(4 * (BASE + READING * 1000), 4)
 
 
 @pytest.mark.parametrize(("free", "resident", "fits"), [(5.0, 0.0, True), (3.9, 0.0, False), (3.9, 0.5, True)])
@@ -65,6 +71,18 @@ def test_stages_do_not_want_more_gpus_than_there_are(monkeypatch: pytest.MonkeyP
     room = Room({"a": Needs(1.0, 1), "b": Needs(1.0, 1), "c": Needs(1.0, 0)}.__getitem__, gpus=1)
     assert not room.fits("b", ["a"])
     assert room.fits("c", ["a"])
+
+
+def test_eight_gpus_are_for_eight_stages_of_one_process_or_for_one_of_eight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "free_memory", lambda: 100.0 * GIB)
+    ones = [f"evaluate@{number}" for number in range(8)]
+    needs = {**dict.fromkeys(ones, Needs(1.0, 1)), "sft": Needs(1.0, 8), "pair": Needs(1.0, 2)}
+    room = Room(needs.__getitem__, gpus=8)
+    assert all(room.fits(one, ones[:number]) for number, one in enumerate(ones))
+    assert not room.fits("sft", ones[:1]) and not room.fits(ones[0], ["sft"])
+    assert room.fits("pair", ones[:6]) and not room.fits("pair", ones[:7])
+    monkeypatch.setattr(capacity, "free_memory", lambda: 0.0)
+    assert not room.fits(ones[1], ones[:1]), "the memory of the machine counts as well"
 
 
 def test_a_container_s_limit_counts_as_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from juicer.runtime.devices import Card
 from juicer.runtime.errors import Cancelled
 from juicer.runtime.processes import Processes
 from juicer.stages.cancellation import Cancellation
-from juicer.stages.checkpoint import Checkpoint, checkpoints_of, discard_checkpoints, kept, key_of, remove_checkpoints
+from juicer.stages.checkpoint import (
+    Checkpoint,
+    checkpoints_of,
+    continued,
+    discard_checkpoints,
+    kept,
+    key_of,
+    remove_checkpoints,
+)
 from tests.conftest import signals_restored
 
 
@@ -299,3 +308,41 @@ def test_a_second_ctrl_c_waits_for_nothing(cancellation):
         signal.raise_signal(signal.SIGINT)
         done.append("second")
     assert done == ["first"]
+
+
+A100, H100 = (Card(name, 80 * 2**30, "CUDA 13.0, cuDNN 91900") for name in ("A100", "H100"))
+
+
+@pytest.mark.parametrize(
+    ("made_on", "here", "deterministic", "said"),
+    [
+        ([], None, False, []),
+        ([A100], A100, True, []),
+        ([A100], A100, False, ["may differ from an uninterrupted run in its last digits: compute.deterministic is"]),
+        ([A100, A100], H100, True, ["made on 2 x A100 with 80 GiB, CUDA 13.0, cuDNN 91900; on H100 with 80 GiB"]),
+        ([A100], Card("A100", 80 * 2**30, "CUDA 12.6, cuDNN 91900"), True, ["CUDA 12.6, cuDNN 91900 the continuation"]),
+        ([A100], None, False, ["on a CPU the continuation differs"]),
+        ([], A100, True, ["was made on a CPU; on A100"]),
+    ],
+)
+def test_a_continuation_that_may_be_another_says_so(made_on, here, deterministic, said):
+    lines = continued(made_on, here, deterministic=deterministic)
+    assert len(lines) == len(said) and all(part in line for part, line in zip(said, lines, strict=True))
+
+
+def test_a_checkpoint_knows_the_card_that_it_was_made_on(checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr("juicer.stages.checkpoint.card_in_use", lambda: A100)
+    checkpoint.save(writing("one"))
+    again = Checkpoint(checkpoint._folder, Cancellation())
+    assert (again.latest() / "part/state").read_text() == "one"
+    assert "compute.deterministic is false" in capsys.readouterr().out
+    monkeypatch.setattr("juicer.stages.checkpoint.card_in_use", lambda: H100)
+    assert again.latest() is not None
+    assert "the checkpoint was made on A100 with 80 GiB" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_a_cpu_holds_no_card_and_its_continuation_is_the_same(checkpoint, capsys):
+    checkpoint.save(writing("one"))
+    latest = Checkpoint(checkpoint._folder, Cancellation()).latest()
+    assert not (latest / "cards.json").exists()
+    assert capsys.readouterr().out == f"resuming from the checkpoint {latest}\n"

@@ -92,3 +92,9 @@ def test_what_is_left_depends_on_what_can_run_at_the_same_time() -> None:
 def test_a_running_stage_has_its_place() -> None:
     assert remaining(["a", "b"], {}, {"a": 5.0, "b": 5.0}, 1, ["b"]) == 10
     assert remaining(["a", "b"], {"b": ["a"]}, {"b": 3.0}, 2, ["b"]) == 3
+
+
+def test_stages_that_do_not_fit_beside_each_other_take_their_times_together() -> None:
+    left = {"a": 5.0, "b": 4.0, "c": 3.0}
+    assert remaining(["a", "b", "c"], {}, left, 3, (), lambda stage, running: False) == 12
+    assert remaining(["a", "b", "c"], {}, left, 3, (), lambda stage, running: "a" not in [*running, stage]) == 9

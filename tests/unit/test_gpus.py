@@ -1,4 +1,4 @@
-"""A stage of one process sees one GPU, and another one than the stage beside it."""
+"""A stage sees as many GPUs as it has processes, and others than the stage beside it."""
 
 import os
 import shutil
@@ -11,7 +11,8 @@ import pytest
 
 from juicer.runtime.devices import visible_gpus
 from juicer.settings.compute import ComputeSettings
-from juicer.stages.gpus import VISIBLE, take_one_gpu
+from juicer.stages import gpus
+from juicer.stages.gpus import VISIBLE, take_gpus
 from juicer.stages.stage import wants_one_gpu
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,16 +35,27 @@ def machine(tmp_path, monkeypatch):
 
 
 HELD = []
-"""Locks of the stages that a test plays."""
+"""Locks of the stages that a test plays, one list for each."""
 
 
-def taken(monkeypatch, setting: str | None = None) -> str | None:
-    """What a stage that is told `setting` sees. It keeps its GPU, as a process of its own would."""
+def taken(monkeypatch, setting: str | None = None, count: int = 1, say=None) -> str | None:
+    """What a stage that is told `setting` sees. It keeps its GPUs, as a process of its own would."""
     monkeypatch.delenv(VISIBLE, raising=False)
     if setting is not None:
         monkeypatch.setenv(VISIBLE, setting)
-    HELD.append(take_one_gpu())
+    HELD.append(take_gpus(count, say))
     return os.environ.get(VISIBLE)
+
+
+@pytest.fixture
+def ends(monkeypatch):
+    """Has stages that a test plays end, by their numbers, one after the other, each while another stage waits."""
+
+    def in_turn(*stages: int) -> None:
+        left = list(stages)
+        monkeypatch.setattr(gpus.time, "sleep", lambda seconds: [lock.release() for lock in HELD[left.pop(0)]])
+
+    return in_turn
 
 
 @pytest.mark.parametrize(
@@ -62,9 +74,57 @@ def test_the_gpus_of_a_process_are_those_that_its_environment_names_else_all(set
     assert visible_gpus(setting, 3) == gpus
 
 
-def test_stages_side_by_side_take_a_gpu_each_and_the_one_too_many_takes_the_first(machine, monkeypatch):
+def test_stages_side_by_side_take_a_gpu_each_and_the_one_too_many_waits_for_the_first_that_is_free(
+    machine, monkeypatch, ends
+):
     machine(3)
-    assert [taken(monkeypatch) for _ in range(4)] == ["0", "1", "2", "0"]
+    assert [taken(monkeypatch) for _ in range(3)] == ["0", "1", "2"]
+    ends(1)
+    said = []
+    assert taken(monkeypatch, say=said.append) == "1"
+    assert said == ["waiting for a GPU: other stages use 3 of 3"]
+
+
+def test_a_stage_of_several_processes_takes_free_gpus_beside_one_of_a_single_process(machine, monkeypatch):
+    machine(4)
+    assert taken(monkeypatch) == "0"
+    assert taken(monkeypatch, count=2) == "1,2"
+    assert taken(monkeypatch) == "3"
+    assert [len(locks) for locks in HELD] == [1, 2, 1]
+
+
+def test_a_stage_of_several_processes_keeps_what_it_has_while_it_waits_for_the_rest(machine, monkeypatch, ends):
+    machine(4)
+    assert [taken(monkeypatch) for _ in range(3)] == ["0", "1", "2"]
+    ends(2, 0)
+    said = []
+    assert taken(monkeypatch, count=3, say=said.append) == "0,2,3", "in CUDA's order"
+    assert said == ["waiting for 3 GPUs: other stages use 3 of 4"]
+
+
+def test_of_two_stages_that_wait_for_several_gpus_the_second_takes_none_before_the_first(machine, monkeypatch, ends):
+    machine(4)
+    HELD.append([gpus._lock("turn")])  # the stage that waits already
+    HELD[0][0].acquire()
+    ends(0)
+    said = []
+    assert taken(monkeypatch, count=2, say=said.append) == "0,1"
+    assert said == ["waiting for 2 GPUs: another waits before it"]
+    assert taken(monkeypatch, count=2) == "2,3", "its turn is over"
+
+
+def test_stages_that_may_share_gpus_do_so_only_where_too_few_are_free(machine, monkeypatch):
+    machine(2)
+    monkeypatch.setenv(gpus.SHARED, "1")
+    assert [taken(monkeypatch) for _ in range(3)] == ["0", "1", "0"]
+
+
+def test_a_stage_that_wants_more_gpus_than_there_are_takes_none_and_does_not_wait(machine, monkeypatch):
+    machine(2)
+    assert taken(monkeypatch, count=3) is None
+    assert HELD == [[]]
+    assert taken(monkeypatch, count=2) is None, "it sees both, and no others"
+    assert len(HELD[1]) == 2
 
 
 def test_a_stage_takes_one_of_those_that_it_was_given(machine, monkeypatch):
@@ -89,7 +149,7 @@ def test_where_one_gpu_or_none_is_visible_nothing_is_set(machine, monkeypatch, c
 def test_the_gpu_of_a_killed_stage_is_free_again(machine, monkeypatch):
     folder = machine(2)
     code = "import juicer.stages.gpus as gpus; from pathlib import Path; gpus.DEVICES = Path('.')"
-    code += "; held = gpus.take_one_gpu()"
+    code += "; held = gpus.take_gpus()"
     code += f"; import os; print(os.environ['{VISIBLE}'], flush=True); input()"
     environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
@@ -106,7 +166,8 @@ def test_the_gpu_of_a_killed_stage_is_free_again(machine, monkeypatch):
 def test_a_folder_for_locks_that_cannot_be_written_stops_no_stage(machine, monkeypatch):
     folder = machine(2)
     (folder / f"juicer-{os.getuid()}").touch()
-    assert taken(monkeypatch) == "0"
+    assert [taken(monkeypatch), taken(monkeypatch)] == ["0", "0"]
+    assert taken(monkeypatch, "1,0,3", count=2) == "1,0"
 
 
 @pytest.mark.parametrize(

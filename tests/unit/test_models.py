@@ -8,7 +8,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from juicer.methods.reward import load_reward
-from juicer.models.loading import device_of, load_policy, load_template, load_tokenizer, read_training, save_policy
+from juicer.models.loading import (
+    attention_for,
+    attention_of,
+    device_of,
+    load_policy,
+    load_template,
+    load_tokenizer,
+    read_training,
+    save_policy,
+)
+from juicer.runtime.devices import Card
 from juicer.runtime.errors import InputError
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import TemplateSettings
@@ -140,3 +150,46 @@ def test_a_missing_folder_is_refused(tmp_path):
 def test_asking_for_cuda_without_a_gpu_is_refused():
     with pytest.raises(InputError, match="no CUDA device"):
         device_of(ComputeSettings(device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "on_gpu", "installed", "expected"),
+    [
+        ("auto", True, True, "flash_attention_2"),
+        ("auto", True, False, "sdpa"),
+        ("auto", False, True, "sdpa"),
+        ("varlen", True, True, "sdpa"),
+        ("sdpa", True, True, "sdpa"),
+        ("eager", False, False, "eager"),
+        ("flash_attention_2", True, True, "flash_attention_2"),
+        ("flash_attention_2", True, False, "flash-attn is not installed"),
+        ("flash_attention_2", False, True, "which needs a GPU"),
+    ],
+)
+def test_the_attention_of_a_recipe_is_taken_or_refused(monkeypatch, asked, on_gpu, installed, expected):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: on_gpu)
+    monkeypatch.setattr("transformers.utils.import_utils.is_flash_attn_2_available", lambda: installed)
+    compute = ComputeSettings(attention=asked)
+    if " " in expected:
+        with pytest.raises(InputError, match=expected):
+            attention_of(compute)
+    else:
+        assert attention_of(compute) == expected
+
+
+def test_a_policy_is_loaded_with_the_attention_of_the_recipe_and_says_so(folder, template, tmp_path):
+    policy = load_policy(folder, COMPUTE.model_copy(update={"attention": "eager"}))
+    assert policy.config._attn_implementation == "eager"
+    save_policy(policy, template, tmp_path / "again", {"steps": 0})
+    assert read_training(tmp_path / "again")["facts"] == {"attention": "eager"}
+    assert attention_for(folder, COMPUTE) == "sdpa"
+    with pytest.raises(InputError, match="flash_attention_2, which needs a GPU"):
+        load_policy(folder, COMPUTE.model_copy(update={"attention": "flash_attention_2"}))
+
+
+def test_a_model_that_was_trained_on_a_gpu_says_on_which_and_how(folder, template, policy, tmp_path, monkeypatch):
+    monkeypatch.setattr("juicer.models.loading.card_in_use", lambda: Card("H100", 80 * 2**30, "CUDA 13.0, cuDNN 91900"))
+    save_policy(policy, template, tmp_path / "again", {"steps": 0})
+    assert read_training(tmp_path / "again")["facts"] == {
+        "attention": "sdpa", "device": "H100 with 80 GiB, CUDA 13.0, cuDNN 91900", "deterministic": False,
+    }  # fmt: skip

@@ -65,6 +65,28 @@ def test_attention_that_leaves_out_a_cap_is_not_used() -> None:
     assert usable_attention(AutoConfig.for_model("bloom"), "sdpa") == "eager"
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
+def test_attention_that_a_recipe_asks_for_and_that_is_not_exact_is_refused_and_not_replaced(attention: str) -> None:
+    config = AutoConfig.for_model("bloom")
+    with pytest.raises(InputError, match=f"compute.attention is {attention}, which is not exact for a bloom model"):
+        usable_attention(config, attention, only=True)
+    with pytest.raises(InputError, match="which takes the exact eager here"):
+        probe_policy(config, where="policy.model", attention=attention)
+    llama = AutoConfig.for_model("llama")
+    assert usable_attention(llama, attention, only=True) == attention
+    assert usable_attention(config, "eager", only=True) == "eager"
+
+
+def test_the_probe_checks_a_model_with_the_attention_of_the_recipe() -> None:
+    from dev.architectures import example_config
+
+    found = {each: probe_policy(example_config("llama"), where="x", attention=each).attention for each in ASKED}
+    assert found == {"auto": "sdpa", "varlen": "sdpa", "eager": "eager", "flash_attention_2": "sdpa"}
+
+
+ASKED = ("auto", "varlen", "eager", "flash_attention_2")
+
+
 def test_log_probabilities_of_a_model_that_scales_its_logits_are_its_own() -> None:
     torch.manual_seed(0)
     policy = GraniteForCausalLM(GraniteConfig(**TINY, logits_scaling=8.0)).eval()

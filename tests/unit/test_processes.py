@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from juicer.runtime.devices import GIB, Card
 from juicer.runtime.errors import InputError
-from juicer.runtime.processes import SINGLE_PROCESS, join
+from juicer.runtime.processes import SINGLE_PROCESS, join, mixed_cards
 from juicer.settings.compute import ComputeSettings
 from juicer.stages.launch import configuration, launch
 
@@ -90,3 +91,19 @@ def test_what_is_launched_sees_the_gpus_of_the_process_that_launches_it(tmp_path
     settings = ComputeSettings(**compute)
     launch(settings, tmp_path, "sft")
     assert seen == {"CUDA_VISIBLE_DEVICES": visible, "processes": settings.processes}
+
+
+A100, LARGER, T4 = Card("A100", 40 * GIB, ""), Card("A100", 80 * GIB, ""), Card("T4", 16 * GIB, "")
+
+
+def test_equal_cards_are_not_spoken_of_and_others_are_in_one_line():
+    assert mixed_cards([(A100, True), (A100, True)], TWO) == []
+    (line,) = mixed_cards([(A100, True), (LARGER, True), (A100, True)], TWO)
+    assert line.startswith("the GPUs of this stage differ (2 x A100 with 40 GiB, A100 with 80 GiB)")
+
+
+def test_cards_on_which_auto_would_be_another_precision_are_refused():
+    with pytest.raises(InputError, match="only some of this stage's GPUs compute in bf16, not T4 with 16 GiB"):
+        mixed_cards([(A100, True), (T4, False)], TWO)
+    assert len(mixed_cards([(A100, True), (T4, False)], ComputeSettings(processes=2, precision="fp32"))) == 1
+    assert mixed_cards([(T4, False), (T4, False)], TWO) == [], "it is fp32 on both"

@@ -28,6 +28,7 @@ from juicer.reporting.numbers import summarise
 from juicer.reporting.page import Content, render
 from juicer.reporting.plots import Bins, Curation, RoundPoint, over_rounds, training_curves, write_plots
 from juicer.reporting.summary import WIDTH, format_table
+from juicer.stages.costs import StageCost
 from tests.example_evaluations import PROVENANCE, curation, parsed, recipe, table
 
 
@@ -428,6 +429,13 @@ def test_commit_and_versions_stay_out_of_the_page_and_belong_to_one_report(
     page = (tmp_path / "environment.html").read_text()
     assert f"{'c' * 40}, and 2 changed files" in page and "Python" in page and "transformers" in page
     assert "c" * 40 not in render(content_of(table(1, 0)))
+    assert "GPU" not in page
+    costs = [StageCost.create("sft", {}, device=device, deterministic=True) for device in ("H100", "A100", "H100")]
+    environment.record(tmp_path, [*costs, StageCost.create("report", {})])
+    page = (tmp_path / "environment.html").read_text()
+    assert "A100; H100" in page and "no: another run" not in page
+    environment.record(tmp_path, [*costs, StageCost.create("sft", {}, device="H100", deterministic=False)])
+    assert "no: another run differs in its last digits" in (tmp_path / "environment.html").read_text()
     (tmp_path / "report.html").write_text("restored from a cache")
     environment.refresh(tmp_path)
     assert "restored from DVC" in (tmp_path / "environment.html").read_text()

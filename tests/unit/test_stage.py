@@ -13,7 +13,7 @@ import torch
 
 from juicer.recipe.activation import dump, load
 from juicer.runtime.command import guarded
-from juicer.runtime.devices import peak_memory
+from juicer.runtime.devices import Card, peak_memory
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json, read_yaml, write_json
 from juicer.settings.compute import ComputeSettings
@@ -83,15 +83,17 @@ def test_the_peak_of_device_memory_is_that_of_the_process_that_used_most(stage, 
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 4 * 2**30)
     stage.peaks = [peak_memory(), {"peak_device_memory_mb": 3500.0, "peak_device_reserved_mb": 3600.0}, {}]
     allocated = 2**30
+    stage.cards = [Card("A100", 80 * 2**30, ""), Card("H100", 80 * 2**30, ""), Card("A100", 80 * 2**30, "")]
     stage.write_costs()
     costs = read_json(Path(".juicer/costs/sft.json"))
     assert (costs["peak_device_memory_mb"], costs["peak_device_reserved_mb"]) == (3500, 4096)
+    assert (costs["device"], costs["deterministic"]) == ("2 x A100 with 80 GiB, H100 with 80 GiB", False)
 
 
 def test_a_stage_that_did_not_use_a_gpu_is_not_asked_about_its_memory(stage, monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: pytest.fail("opens a context"))
     stage.write_costs()
-    assert "peak_device_memory_mb" not in read_json(Path(".juicer/costs/sft.json"))
+    assert not {"peak_device_memory_mb", "device", "deterministic"} & read_json(Path(".juicer/costs/sft.json")).keys()
     monkeypatch.delitem(sys.modules, "torch")
     assert peak_memory() == {} and "torch" not in sys.modules
 
