@@ -1,5 +1,6 @@
 """A model's sizes, and what follows from them: operations and bytes of its passes."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,7 +154,7 @@ def count_parameters(module: torch.nn.Module) -> int:
     """Parameters without those of adapters; quantised ones as many as they stand for."""
     own = (parameter for name, parameter in module.named_parameters() if ADAPTER not in name)
     # bitsandbytes packs several 4-bit weights into an element, and keeps their shape beside it.
-    return sum(getattr(getattr(each, "quant_state", None), "shape", each.shape).numel() for each in own)
+    return sum(math.prod(getattr(getattr(each, "quant_state", None), "shape", each.shape)) for each in own)
 
 
 def _sizes(module: Any) -> tuple[int, ...]:

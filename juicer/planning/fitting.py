@@ -155,7 +155,8 @@ def _per_stage(
             elif name in SAMPLED:
                 key = f"{SAMPLED[name]}.batch_size"
                 now = rows.get(key, _value(recipe, key))
-                fewer = next((count for count in ROWS if count < now), None)
+                # `auto` takes what fits by itself; where it does not, a number may.
+                fewer = next((count for count in ROWS if not isinstance(now, int) or count < now), None)
                 if fewer is not None:
                     changes = [each for each in changes if not each.startswith(f"{key}=")]
                     more.append(f"{key}={fewer}")

@@ -30,6 +30,7 @@ from juicer.settings.preferences import Role as PreferenceRole
 from juicer.settings.sft import SftObjective
 from juicer.settings.training import ROWS, GenerationSettings, LoraSettings, MicroBatch, SamplingSettings
 from juicer.training.memory import (
+    COPY,
     CPU_OVERHEAD,
     CPU_RLOO,
     MOST_TOKENS,
@@ -279,6 +280,17 @@ class Planner:
             base=base,
         )
 
+    def _earlier(self, key: str, how: Training, settings: Any) -> float:
+        """Bytes of the adapters of earlier rounds, which stay beside frozen weights of fewer bits, in bf16.
+
+        Args:
+            key: of the round, such as r3.
+        """
+        lora: LoraSettings | None = getattr(settings, "lora", None)
+        if lora is None or how.frozen == WEIGHT or lora.save != "adapters":
+            return 0.0
+        return float((int(key.removeprefix("r")) - 1) * COPY * how.trained)
+
     def _passes(
         self,
         stage: StagePlan,
@@ -496,6 +508,7 @@ class Planner:
         limit = self.recipe.template.max_response_tokens
         weights = how.weights()
         initial = weights if training.reference == "initial" else 0.0
+        initial += self._earlier(key, how, training)
         step = self._step(how, 1 + samples, limit, initial, in_chunks=True)
         steps = math.ceil(run / training.batch_size)
         stage = self._add(
@@ -557,7 +570,7 @@ class Planner:
         # On a CPU their pages are dropped before training goes on (`juicer.models.mapped`).
         others = CPU_RLOO if self._alone_on_cpu else shape.parameters * WEIGHT + self.reward.parameters * self.bytes
         if how.lora:  # the reference is the policy with its adapters switched off
-            others -= shape.parameters * WEIGHT
+            others += self._earlier(key, how, settings) - shape.parameters * WEIGHT
         limit = self.recipe.template.max_response_tokens
         step = self._step(how, 1, limit, others, in_chunks=self._alone_on_cpu)
         batch, engine = "rft.policy.prompts_per_step * samples_per_prompt", getattr(settings, "engine", "torch")

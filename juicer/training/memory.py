@@ -174,7 +174,7 @@ class Step:
     def _peak(self, tokens: float, heads: float, groups: int | None) -> float:
         training, state = self.training, self.training.memory(self.devices, self.zero_stage)
         kept = self._activations(tokens) + logit_bytes(training.shape, heads, groups, on_cpu=self.on_cpu)
-        if self._casts:
+        if self._casts or (self.copies and self.on_cpu):
             kept += training.shape.parameters * self.bytes_  # the cast matrices are kept for the backward pass
         if self.on_cpu:
             return state + kept + self.others + CPU_OVERHEAD

@@ -325,3 +325,11 @@ def test_a_static_batch_lasts_as_long_as_its_longest_response():
         for most in (128, 384)
     )
     assert longer > limit  # the mean is the same
+
+
+def test_frozen_weights_of_fewer_bits_carry_the_adapters_of_earlier_rounds():
+    stages = planned("ultrachat-irft-1gpu", "compute.tokens_per_pass=4096")
+    first, second, third = (stage_of(stages, f"irft_train@r{number}") for number in (1, 2, 3))
+    assert third.memory - second.memory == second.memory - first.memory == 2 * first.trained
+    whole = planned("ultrachat-irft-1gpu", "compute.tokens_per_pass=4096", "irft.training.lora.save=merged")
+    assert stage_of(whole, "irft_train@r3").memory == first.memory
