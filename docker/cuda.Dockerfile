@@ -1,4 +1,5 @@
-# The project's environment for NVIDIA GPUs, with flash-attn. The code is not in it: a checkout is mounted at /juicer.
+# The project's environment for NVIDIA GPUs, with flash-attn, and that of vLLM, which samples. The code is not in it: a
+# checkout is mounted at /juicer.
 #
 #     docker build --file docker/cuda.Dockerfile --tag juicer:cuda .
 #
@@ -33,6 +34,18 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=cache,target=/r
         python -m pip install --quiet --disable-pip-version-check --no-input --constraint constraints.txt \
             --no-build-isolation flash-attn
 
+# vLLM pins other releases of torch and transformers, so it has an environment of its own.
+FROM ${BASE_IMAGE} AS vllm
+RUN apt-get update --quiet=2 \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 --no-install-recommends \
+        ca-certificates g++ python3-dev python3-venv
+RUN python3 -m venv /opt/vllm
+WORKDIR /build
+COPY constraints-vllm.txt ./
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=cache,target=/root/.cache/pip \
+    /opt/vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
+        --constraint constraints-vllm.txt vllm
+
 FROM ${RUNTIME_IMAGE}
 # git: DVC and the flows read the checkout's history. gcc: triton compiles a launcher for its kernels.
 RUN apt-get update --quiet=2 \
@@ -40,6 +53,7 @@ RUN apt-get update --quiet=2 \
         ca-certificates gcc git libc6-dev python3-dev \
     && rm --recursive /var/lib/apt/lists/*
 COPY --from=build /opt/juicer /opt/juicer
+COPY --from=vllm /opt/vllm /opt/vllm
 # The checkout need not belong to whom the container is run as, so git has to trust it; no other folder.
 RUN (userdel --remove ubuntu || true) \
     && useradd --uid 1000 --create-home juicer \
@@ -47,7 +61,8 @@ RUN (userdel --remove ubuntu || true) \
     && git config --system --add safe.directory /juicer \
     && install --directory --owner juicer /juicer
 # A container that is run as somebody else has no name in /etc/passwd; torch asks for one.
-ENV PATH=/opt/juicer/bin:$PATH HOME=/home/juicer USER=juicer PYTHONUNBUFFERED=1 JUICER_CHECKOUT=/juicer
+ENV PATH=/opt/juicer/bin:$PATH HOME=/home/juicer USER=juicer PYTHONUNBUFFERED=1 JUICER_CHECKOUT=/juicer \
+    JUICER_VLLM_PYTHON=/opt/vllm/bin/python
 USER 1000:1000
 WORKDIR /juicer
 CMD ["python", "-m", "juicer", "check"]

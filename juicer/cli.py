@@ -381,6 +381,10 @@ def run(
             workspace.keep_lock()
     if until in (None, *AFTER):
         summary(closing=True, registered=until is None)
+        from juicer.reporting.memory import memory_line
+
+        if line := memory_line():
+            print(line)
 
 
 def _how_many(at_a_time: int | None) -> list[str]:
@@ -599,10 +603,13 @@ def check() -> None:
 def plan(
     words: Words = None,
     tiny: Tiny = False,
-    gpu: Annotated[str, typer.Option(help="The GPU it is to run on, or CPU.")] = "H100",
-    devices: Annotated[int | None, typer.Option(help="The same as compute.processes=N.")] = None,
+    gpu: Annotated[str, typer.Option(help="The GPU it is to run on (A100, 4090, T4 ...), or CPU.")] = "H100",
+    devices: Annotated[int | None, typer.Option("--devices", "--gpus", help="The same as compute.processes=N.")] = None,
     zero: Annotated[int | None, typer.Option(help="The same as compute.zero_stage=N: 0, 2 or 3.")] = None,
-    utilisation: Annotated[float, typer.Option(help="Share of the GPU's peak that training reaches.")] = 0.4,
+    utilisation: Annotated[
+        float | None,
+        typer.Option(help="Share of the peak that is reached; by default as measured or assumed."),
+    ] = None,
     prompt_tokens: Annotated[
         float | None, typer.Option(help="Mean length; by default that of the first rows, if known, or the limit.")
     ] = None,
@@ -613,6 +620,7 @@ def plan(
         float | None, typer.Option(help="Mean length of samples; by default --response-tokens.")
     ] = None,
     measured: Annotated[bool, typer.Option("--measured", help="Compare with what a finished run left here.")] = False,
+    fit: Annotated[bool, typer.Option("--fit", help="Propose changes with which the recipe fits the GPUs.")] = False,
 ) -> None:
     """Estimate the cost of a recipe before it runs.
 
@@ -621,16 +629,20 @@ def plan(
       juicer plan                                  the active recipe, or the quickstart
       juicer plan recipes/ultrachat-irft-t5.yaml
       juicer plan ultrachat-irft-t5 compute.processes=8 --gpu A100-80GB --utilisation 0.35
+      juicer plan hh-irft --fit --gpu 4090 --gpus 1
       juicer plan recipes/quickstart.yaml --measured
     """
-    from juicer.planning.plan import Assumptions, show
+    from juicer.planning.plan import Assumptions, show, show_fitting
 
     project = enter()
     recipe, overrides = split(words)
     overrides += [f"compute.processes={devices}"] if devices is not None else []
     overrides += [f"compute.zero_stage={zero}"] if zero is not None else []
     assumed = Assumptions(gpu, utilisation, prompt_tokens, response_tokens, sample_tokens)
-    show(chosen(project, recipe), overrides, assumed, tiny=tiny, measured=measured)
+    if fit:
+        show_fitting(chosen(project, recipe), overrides, assumed, tiny=tiny)
+    else:
+        show(chosen(project, recipe), overrides, assumed, tiny=tiny, measured=measured)
 
 
 @app.command()

@@ -40,6 +40,7 @@ def run(stage: Stage) -> str:
     from juicer.runtime.seeding import derive
     from juicer.training.adapters import add_adapters, merge_adapters
     from juicer.training.loop import steps_for
+    from juicer.training.passes import passes_of
     from juicer.training.utilisation import peak_share
 
     given, settings = stage.arguments, stage.read("irft.training", IrftTrainingSettings)
@@ -62,7 +63,8 @@ def run(stage: Stage) -> str:
         mixed_precision(training),
     ):
         order = derive(seed, "irft", given.round, "order")
-        record = irft_round(policy, reference, pairs, settings, template.padding, order, context)
+        passes = passes_of(training, policy)
+        record = irft_round(policy, reference, pairs, settings, template.padding, order, context, passes)
     merge_adapters(adapters)
     # Totals start at the SFT policy, because all models share the steps of SFT.
     record.continue_from(None if given.policy == given.initial else read_training(given.policy))

@@ -44,6 +44,7 @@ def run(stage: Stage) -> str:
     from juicer.runtime.seeding import derive
     from juicer.scorers.sequence_classification import SequenceClassificationScorer
     from juicer.training.loop import steps_for
+    from juicer.training.passes import passes_of
     from juicer.training.utilisation import peak_share
 
     given, section = stage.arguments, stage.read("preferences", PreferencesSettings)
@@ -65,7 +66,7 @@ def run(stage: Stage) -> str:
     padding = template.padding
     with stage.training(peak_share(model, dialogues), steps=steps) as context, mixed_precision(training):
         order = derive(section.seed, "preferences", role, "order")
-        record = train_reward(model, pairs.training, settings, padding, order, context)
+        record = train_reward(model, pairs.training, settings, padding, order, context, passes_of(training, model))
 
     def margins(of: "list[Pair]") -> list[float]:
         chosen, rejected = (

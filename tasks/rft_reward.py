@@ -33,6 +33,7 @@ def run(stage: Stage) -> str:
     from juicer.models.shape import count_parameters
     from juicer.runtime.seeding import derive
     from juicer.training.loop import steps_for
+    from juicer.training.passes import passes_of
     from juicer.training.utilisation import peak_share
 
     given, settings = stage.arguments, stage.read("rft.reward", RewardSettings)
@@ -65,7 +66,7 @@ def run(stage: Stage) -> str:
         mixed_precision(training),
     ):
         order = derive(seed, "rft", given.round, "reward order")
-        record = train_reward(model, pairs, settings, reader.padding, order, context)
+        record = train_reward(model, pairs, settings, reader.padding, order, context, passes_of(training, model))
     if watched:
         record.facts |= watch(watching(), before)
     for split, split_rows in (

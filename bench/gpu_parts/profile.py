@@ -7,19 +7,21 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from bench.gpu_parts.common import Context, model_of, pairs_of
-from bench.gpu_parts.irft import FAST, recipe_of
+from bench.gpu_parts.irft import FAST, KEPT, LARGE, PADDED, recipe_of
 from juicer.methods.irft import irft_round
 from juicer.models.loading import mixed_precision
 from juicer.runtime.context import WorkContext
+from juicer.training.passes import passes_of
 
 LISTED = 12
 
 
 def measurements(context: Context) -> dict[str, Callable[[], dict[str, Any]]]:
-    """The recipe's step, and the one that is hoped to be faster."""
+    """A packed step, small and large, and the padded one of before."""
     return {
-        "as the recipe says, one card": lambda: profiled(context, ()),
-        "micro_batch_size=8 gradient_checkpointing=false": lambda: profiled(context, FAST),
+        "packed, 8 pairs": lambda: profiled(context, KEPT),
+        "packed, 64 pairs": lambda: profiled(context, LARGE),
+        "padded, 8 pairs in one pass": lambda: profiled(context, (*PADDED, *FAST)),
     }
 
 
@@ -49,8 +51,9 @@ def profiled(context: Context, overrides: Sequence[str]) -> dict[str, Any]:
     pairs = pairs_of(count, limits.max_prompt_tokens, limits.max_response_tokens, model.config.vocab_size)
     device = context.device.type
     profiler = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])])
+    watching, passes = WorkContext(observers=(Recorded(after, steps, profiler),)), passes_of(recipe.compute, model)
     with mixed_precision(recipe.compute):
-        irft_round(model, model, pairs, settings, 1, 0, WorkContext(observers=(Recorded(after, steps, profiler),)))
+        irft_round(model, model, pairs, settings, 1, 0, watching, passes)
     wanted = torch.autograd.DeviceType.CUDA if device == "cuda" else torch.autograd.DeviceType.CPU
     # Annotated ranges, such as an optimiser's step, are not kernels and would cover the gaps between them.
     events = [each for each in profiler.events() if each.device_type == wanted and not each.is_user_annotation]

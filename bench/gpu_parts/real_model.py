@@ -21,6 +21,7 @@ from juicer.sampling.decoding import sample_responses
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import TemplateSettings
 from juicer.settings.training import SamplingSettings
+from juicer.training.passes import Passes
 
 ROUND = ("fetch", "curate", "sft", "irft_generate", "irft_train", "evaluate")
 """The stages of a round, in their order."""
@@ -132,6 +133,10 @@ def noise(context: Context) -> dict[str, Any]:
         with mixed_precision(lower):
             return score_dialogues(exact, dialogues, template.padding, rows)
 
+    def packed(tokens: int) -> torch.Tensor:
+        with Passes(packed=True, copies=True).entered(exact):
+            return score_dialogues(exact, dialogues, template.padding, tokens=tokens)
+
     captured = torch.tensor([sample.log_probability for sample in samples])
     true, together, alone = scored(fp32, 64), scored(bf16, 64), scored(bf16, 1)
     pairs = {
@@ -140,6 +145,9 @@ def noise(context: Context) -> dict[str, Any]:
         "teacher_forcing_bf16_and_float32": (together, true),
         "bf16_64_rows_and_1_row": (together, alone),
         "float32_64_rows_and_1_row": (true, scored(fp32, 1)),
+        "bf16_packed_4096_tokens_and_1024": (packed(4096), packed(1024)),
+        "bf16_packed_the_same_twice": (packed(4096), packed(4096)),
+        "bf16_packed_and_captured": (packed(4096), captured),
     }
     return {
         "tokens_per_response": round(sum(len(each.response) for each in samples) / len(samples), 1),

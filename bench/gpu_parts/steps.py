@@ -17,31 +17,34 @@ from bench.gpu_parts.common import (
     peak,
     utilisation,
 )
-from bench.gpu_parts.irft import planned, recipe_of
+from bench.gpu_parts.irft import PADDED, planned, recipe_of
 from juicer.data.dialogues import Dialogue
 from juicer.data.template import Template
 from juicer.methods.irft import irft_round
 from juicer.methods.policy_alignment import align_policy
 from juicer.methods.reward import freeze_blocks, train_reward
 from juicer.methods.sft import train_sft
+from juicer.methods.sft_variants import train_variant
 from juicer.models.loading import mixed_precision, save_policy
 from juicer.quickstart.random_models import train_random_tokenizer
 from juicer.recipe.schema import Recipe
 from juicer.runtime.context import WorkContext
 from juicer.settings.tiny import TinySettings
 from juicer.training.adapters import add_adapters
+from juicer.training.passes import passes_of
 from juicer.training.utilisation import operations_per_response_token
 
 
 def measurements(context: Context) -> dict[str, Callable[[], dict[str, Any]]]:
     """One of each."""
-    fast = ("sft.micro_batch_size=8", "sft.gradient_checkpointing=false")
+    kept = ("sft.gradient_checkpointing=false",)
     return {
-        "sft, pythia-1.4b, as the recipe says": lambda: sft(context, ()),
-        "sft, pythia-1.4b, micro_batch_size=8 gradient_checkpointing=false": lambda: sft(context, fast),
+        "sft, pythia-1.4b, packed": lambda: sft(context, kept),
+        "sft, pythia-1.4b, packed, 64 rows a step": lambda: sft(context, (*kept, "sft.batch_size=64")),
+        "sft, pythia-1.4b, padded by TRL": lambda: sft(context, (*PADDED, *kept, "sft.micro_batch_size=8")),
         "rloo, pythia-1.4b, as the recipe says": lambda: rloo(context),
         "irft with lora, zephyr-7b, as the recipe says": lambda: lora(context),
-        "reward, pythia-1b, as the recipe says": lambda: reward(context),
+        "reward, pythia-1b, packed": lambda: reward(context),
     }
 
 
@@ -69,7 +72,7 @@ def _template(recipe: Recipe) -> Template:
 
 
 def sft(context: Context, overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Through TRL's SFTTrainer, as the stage does."""
+    """As the stage does: packed in the loop of IRFT, padded by TRL's SFTTrainer."""
     recipe, graph = recipe_of(context, "hh-sft", overrides)
     warmup, timed = context.steps
     values: dict[str, Any] = {}
@@ -82,17 +85,17 @@ def sft(context: Context, overrides: tuple[str, ...]) -> dict[str, Any]:
         )
         rows = [pair.demonstration for pair in pairs]
         clock, rate = StepClock(), operations_per_response_token(model, rows)
-        record = train_sft(
-            model,
-            _template(recipe),
-            rows,
-            settings,
-            recipe.compute,
-            0,
-            Path(scratch),
-            WorkContext(observers=(clock,)),
-            steps=steps,
-        )
+        template, watching = _template(recipe), WorkContext(observers=(clock,))
+        passes = passes_of(recipe.compute, model)
+        if passes.packed:
+            record = train_variant(
+                model, rows, [], settings, 1, recipe.compute, 0, watching, steps=steps, passes=passes
+            )
+        else:
+            scratch_folder = Path(scratch)
+            record = train_sft(
+                model, template, rows, settings, recipe.compute, 0, scratch_folder, watching, steps=steps
+            )
     tokens = sum(len(row.response) for row in rows) / record.steps
     figures = _figures(context, clock.milliseconds(warmup), rate, tokens)
     return figures | values | planned(recipe, graph, "sft", rows)
@@ -109,10 +112,9 @@ def reward(context: Context) -> dict[str, Any]:
         pairs = pairs_of(count, limits.max_prompt_tokens, limits.max_response_tokens, model.config.vocab_size)
         freeze_blocks(model, settings.frozen_blocks)
         rate, clock = operations_per_response_token(model, _dialogues(pairs)), StepClock()
+        once, passes = settings.model_copy(update={"epochs": 1.0}), passes_of(recipe.compute, model)
         with mixed_precision(recipe.compute):
-            record = train_reward(
-                model, pairs, settings.model_copy(update={"epochs": 1.0}), 1, 0, WorkContext(observers=(clock,))
-            )
+            record = train_reward(model, pairs, once, 1, 0, WorkContext(observers=(clock,)), passes)
     tokens = sum(len(each.response) for each in _dialogues(pairs)) / record.steps
     figures = _figures(context, clock.milliseconds(warmup), rate, tokens)
     return figures | values | planned(recipe, graph, "rft_reward@r1", _dialogues(pairs))
@@ -170,10 +172,9 @@ def lora(context: Context) -> dict[str, Any]:
         count = settings.batch_size * (warmup + timed + 1)
         pairs = pairs_of(count, limits.max_prompt_tokens, limits.max_response_tokens, model.config.vocab_size)
         rate, clock = operations_per_response_token(model, _dialogues(pairs)), StepClock()
+        once, passes = settings.model_copy(update={"epochs": 1.0}), passes_of(recipe.compute, model)
         with mixed_precision(recipe.compute):
-            record = irft_round(
-                model, model, pairs, settings.model_copy(update={"epochs": 1.0}), 1, 0, WorkContext(observers=(clock,))
-            )
+            record = irft_round(model, model, pairs, once, 1, 0, WorkContext(observers=(clock,)), passes)
     tokens = sum(len(each.response) for each in _dialogues(pairs)) / record.steps
     figures = _figures(context, clock.milliseconds(warmup), rate, tokens)
     return figures | values | planned(recipe, graph, "irft_train@r1", _dialogues(pairs))

@@ -31,6 +31,7 @@ from juicer.settings.compute import ComputeSettings
 from juicer.settings.irft import IrftSettings
 from juicer.settings.rft import RftSettings
 from juicer.training.adapters import add_adapters, merge_adapters
+from juicer.training.passes import passes_of
 from juicer.training.record import TrainingRecord
 
 if TYPE_CHECKING:
@@ -80,8 +81,10 @@ def algorithm_1(
         pairs = make_pairs(demonstrations, with_replay(known, settings.replay, seeds["replay"]), template)
 
         # theta <- theta + eta grad h(r(x, y) - r(x, y')), K steps
-        with mixed_precision(training_compute(compute, count_parameters(reward))):
-            learnt = train_reward(reward, pairs, settings.reward, template.padding, seeds["reward order"])
+        training = training_compute(compute, count_parameters(reward))
+        passes, order = passes_of(training, reward), seeds["reward order"]
+        with mixed_precision(training):
+            learnt = train_reward(reward, pairs, settings.reward, template.padding, order, passes=passes)
 
         # pi_{t+1} = argmax_pi E[r_theta(x, y)] - beta KL(pi || pi_0), by policy gradient from pi_t on
         normaliser = (learnt.facts["normaliser_mean"], learnt.facts["normaliser_deviation"])
@@ -131,8 +134,10 @@ def algorithm_2(
         # theta_{t+1}: K steps on -h(beta log pi/ref (y|x) - beta log pi/ref (y'|x)), ref = pi_theta_t or pi_0
         reference = policy if initial is None or t == 1 else initial
         adapters = add_adapters(policy, settings.training.lora, seeds["adapters"])
+        passes, order = passes_of(training, policy), seeds["order"]
         with mixed_precision(training):
-            records.append(irft_round(policy, reference, pairs, settings.training, template.padding, seeds["order"]))
+            learnt = irft_round(policy, reference, pairs, settings.training, template.padding, order, passes=passes)
+        records.append(learnt)
         merge_adapters(adapters)
     return records
 

@@ -24,7 +24,8 @@ from juicer.runtime.errors import InputError
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.training.backends import Losses
 from juicer.training.loop import recompute_activations, shuffled_batches, steps_for, train_loop
-from juicer.training.memory import micro_batch, step_of, weights_of
+from juicer.training.memory import micro_batch, step_of, tokens_per_pass, weights_of
+from juicer.training.passes import PADDED, Passes, before_training
 from juicer.training.record import TrainingRecord
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def irft_round(
     padding: int,
     seed: int,
     context: WorkContext = LOCAL,
+    passes: Passes = PADDED,
 ) -> TrainingRecord:
     """K optimiser steps on one round's pairs (x, y, y'): theta_t becomes theta_{t+1}. Changes `policy` in place.
 
@@ -60,6 +62,7 @@ def irft_round(
         padding: any token id.
         seed: determines the order of the pairs.
         context: see `train_loop`.
+        passes: how `policy` and `reference` compute.
 
     Returns:
         The record of the round: loss, margin and accuracy of the implicit reward per step.
@@ -68,12 +71,12 @@ def irft_round(
     steps = steps_for(settings.epochs, len(contrasts), settings.batch_size)  # K
     batches = list(shuffled_batches(len(contrasts), settings.batch_size, settings.epochs, seed))
     record = TrainingRecord("irft_train", response_tokens=response_tokens(pairs, batches, contrasts))
-    log_ref, from_sampling = reference_log_probabilities(
-        reference, pairs, padding, reused=reference is policy, context=context
-    )
-    log_pi = contrast_log_probabilities(policy, pairs, padding)
     demonstrations = [pairs[each[0]].demonstration for each in contrasts]
     lengths = torch.tensor([len(each.response) for each in demonstrations], device=policy.device)
+    tokens = [
+        len(demonstration) + sum(len(pairs[place].sample) for place in each)
+        for demonstration, each in zip(demonstrations, contrasts, strict=True)
+    ]
 
     def loss_of(rows: list[int]) -> Losses:
         y, y_prime = log_pi(rows)
@@ -94,26 +97,52 @@ def irft_round(
 
     # Dropout stays off: the objective compares pi with itself at the round's start, and dropout would add noise to it.
     policy.eval()
-    if settings.gradient_checkpointing:
-        recompute_activations(policy)
+    reference.eval()
     both = [dialogue for pair in pairs for dialogue in (pair.demonstration, pair.sample)]
     step = step_of(
         policy,
         settings,
-        lower=torch.is_autocast_enabled(policy.device.type),
+        lower=passes.copies or torch.is_autocast_enabled(policy.device.type),
         sequences=1 + max(map(len, contrasts)),
         length=max(map(len, both)),
         heads=max(len(dialogue.response) for dialogue in both),
         in_chunks=True,
         others=0.0 if reference is policy else weights_of(reference),
         processes=context.processes,
+        copies=passes.copies,
     )
-    micro = micro_batch(settings.micro_batch_size, settings.batch_size, step, context.processes)
-    tokens = [
-        len(demonstration) + sum(len(pairs[place].sample) for place in each)
-        for demonstration, each in zip(demonstrations, contrasts, strict=True)
-    ]
-    train_loop(policy, batches, steps, loss_of, settings.optimiser, micro, record, context, lengths=tokens)
+    micro, pass_tokens = None, None
+    if passes.packed:
+        pass_tokens = tokens_per_pass(passes.tokens, step, max(tokens), context.processes)
+    else:
+        micro = micro_batch(settings.micro_batch_size, settings.batch_size, step, context.processes)
+    with passes.entered(policy, reference) as masters:
+        log_pi = contrast_log_probabilities(policy, pairs, padding, packed=passes.packed)
+        if pass_tokens is not None:
+            # In the passes of the first epoch, so that pi and ref are the same to the last bit as long as theta is.
+            of_reference = contrast_log_probabilities(reference, pairs, padding, packed=True)
+            listed = before_training(partial(_listed, of_reference), batches, pass_tokens, tokens, context)
+            ref = [torch.tensor(each, device=policy.device) for each in zip(*listed, strict=True)]
+            log_ref, from_sampling = (lambda rows: (ref[0][rows], ref[1][rows])), False
+        else:
+            log_ref, from_sampling = reference_log_probabilities(
+                reference, pairs, padding, reused=reference is policy, context=context
+            )
+        if settings.gradient_checkpointing:
+            recompute_activations(policy)
+        train_loop(
+            policy,
+            batches,
+            steps,
+            loss_of,
+            settings.optimiser,
+            micro,
+            record,
+            context,
+            lengths=tokens,
+            tokens_per_pass=pass_tokens,
+            masters=masters,
+        )
     record.facts |= {"K": steps, "pairs": len(pairs), "captured": from_sampling}
     if len(pairs) > len(contrasts):
         record.facts["samples_per_demonstration"] = len(pairs) // len(contrasts)
@@ -140,6 +169,11 @@ def reference_log_probabilities(
     log_ref_y_prime = score_dialogues(reference, samples, padding, context=context) if recorded is None else recorded
     ref_y, ref_y_prime = (each.to(reference.device) for each in (log_ref_y, log_ref_y_prime))
     return lambda rows: (ref_y[rows], ref_y_prime[places[rows]]), recorded is not None
+
+
+def _listed(compute: ContrastLogProbabilities, rows: list[int]) -> list[tuple[float, list[float]]]:
+    y, y_prime = compute(rows)
+    return list(zip(y.tolist(), y_prime.tolist(), strict=True))
 
 
 def _places(contrasts: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -184,12 +218,15 @@ def recorded_log_probabilities(
 
 
 def contrast_log_probabilities(
-    policy: "PreTrainedModel", pairs: Sequence[Pair], padding: int
+    policy: "PreTrainedModel", pairs: Sequence[Pair], padding: int, *, packed: bool = False
 ) -> ContrastLogProbabilities:
     """log pi(y|x) and log pi(y'|x), differentiable, looked up by the contrasts' indices.
 
     Where it is faster, on some CPU models only (`forks_are_faster`), all responses of a contrast share one row and
     their prompt is computed once. The values are the same up to rounding.
+
+    Args:
+        packed: whether the given contrasts are one packed row.
     """
     contrasts = [[pairs[place] for place in each] for each in _places(contrasts_of(pairs))]
     forks = [
@@ -206,7 +243,8 @@ def contrast_log_probabilities(
     def in_rows(rows: list[int]) -> tuple[Tensor, Tensor]:
         dialogues = [contrasts[row][0].demonstration for row in rows]
         dialogues += [pair.sample for row in rows for pair in contrasts[row]]
-        values = compute_in_chunks(partial(response_log_probabilities, policy), dialogues, padding, policy.device)
+        compute = partial(response_log_probabilities, policy)
+        values = compute_in_chunks(compute, dialogues, padding, policy.device, packed=packed)
         return values[: len(rows)], values[len(rows) :].view(len(rows), -1)
 
-    return in_one_row if same_prompts and forks_are_faster(policy, forks) else in_rows
+    return in_one_row if same_prompts and not packed and forks_are_faster(policy, forks) else in_rows

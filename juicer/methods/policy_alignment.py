@@ -4,6 +4,7 @@ RLOO optimises exactly this objective: the reward of the whole response, minus b
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from juicer.models.forward import features
 from juicer.models.loading import lower_precision, mixed_precision, skip_deepspeed_import
 from juicer.models.log_probability import Batch, apply_to_logits, dialogues_of, length_sorted_batches
 from juicer.models.mapped import release
+from juicer.models.packing import PackedBatch, packed_features, packed_passes, padded_passes
 from juicer.models.precision import training_compute
 from juicer.models.shape import count_parameters
 from juicer.runtime.context import LOCAL, WorkContext
@@ -30,12 +32,14 @@ from juicer.runtime.errors import InputError
 from juicer.runtime.libraries import require
 from juicer.runtime.memory import return_freed
 from juicer.sampling.decoding import sample_responses
+from juicer.sampling.renewed import RenewedSampler, check_agreement, renewed_sampler
 from juicer.sampling.steppers import cache_of
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import PolicyAlignmentSettings
 from juicer.settings.training import SamplingSettings
 from juicer.training.backends import unshard
 from juicer.training.memory import CPU_RLOO, micro_batch, step_of, weights_of
+from juicer.training.passes import PADDED, passes_of
 from juicer.training.record import TrainingRecord
 from juicer.training.trainer import (
     LocalGpuRandomState,
@@ -96,12 +100,6 @@ def align_policy(
         InputError: fewer prompts than a step takes, or a response that the reward cannot read.
     """
     require("trl")
-    import datasets
-    from transformers import PrinterCallback
-    from trl.models.utils import unwrap_model_for_generation
-    from trl.trainer.rloo_config import RLOOConfig
-    from trl.trainer.rloo_trainer import RLOOTrainer
-
     if len(prompts) < settings.prompts_per_step:
         do = "lower rft.policy.prompts_per_step"
         raise InputError(
@@ -109,8 +107,75 @@ def align_policy(
             where="rft_policy",
             do=do,
         )
-    processes, checkpoint = context.processes, context.checkpoint
+    processes = context.processes
+    latest = context.checkpoint.latest() if context.checkpoint else None
+    saved = saved_values(latest, processes) if latest else {"step": 0, "response": 0}
+    length = max(len(template.prompt(prompt)) for prompt in prompts) + template.settings.max_response_tokens
+    rows = settings.prompts_per_step * settings.samples_per_prompt // processes.world_size
+    # An interrupted run goes on with the engine that it has begun with.
+    asked = saved.get("engine", settings.engine)
+    scratch.mkdir(parents=True, exist_ok=True)
+    with renewed_sampler(asked, policy, compute, rows, length, scratch, processes, "rft.policy.engine") as renewed:
+        context.note(engine=renewed.engine if renewed is not None else "torch")
+        return _align_policy(
+            policy,
+            initial,
+            reward,
+            normaliser,
+            template,
+            prompts,
+            settings,
+            compute,
+            seed,
+            scratch,
+            context,
+            reader=reader or RewardReader(template),
+            latest=latest,
+            saved=saved,
+            length=length,
+            renewed=renewed,
+        )
+
+
+def _align_policy(
+    policy: "PreTrainedModel",
+    initial: Path,
+    reward: "PreTrainedModel",
+    normaliser: tuple[float, float],
+    template: Template,
+    prompts: Sequence[list[Message]],
+    settings: PolicyAlignmentSettings,
+    compute: ComputeSettings,
+    seed: int,
+    scratch: Path,
+    context: WorkContext,
+    *,
+    reader: RewardReader,
+    latest: Path | None,
+    saved: dict[str, Any],
+    length: int,
+    renewed: RenewedSampler | None,
+) -> TrainingRecord:
+    """`align_policy`, where this is known too.
+
+    Args:
+        latest: folder of the state to resume from.
+        saved: what is kept with it.
+        length: tokens of the longest prompt and response together.
+        renewed: what samples in place of our own decoding.
+    """
+    import datasets
+    from transformers import PrinterCallback
+    from trl.models.utils import unwrap_model_for_generation
+    from trl.trainer.rloo_config import RLOOConfig
+    from trl.trainer.rloo_trainer import RLOOTrainer
+
+    processes = context.processes
     training, casts = training_compute(compute, count_parameters(policy)), WeightCasts()
+    passes, attention = passes_of(training, policy), policy.config._attn_implementation
+    if processes.world_size > 1 or processes.zero_stage:
+        passes = PADDED  # the passes are those of TRL's trainer, which shares the work
+    own_passes = passes.packed or on_single_cpu(policy, processes)
     # Each process samples its own responses.
     own = WorkContext(observers=context.observers)
     skip_deepspeed_import()
@@ -118,11 +183,9 @@ def align_policy(
     reward.eval()
     cache_of(policy)  # measured here, because DeepSpeed shards every model that is built after it has started
     mean, deviation = normaliser if settings.normalise_reward else (0.0, 1.0)
-    latest = checkpoint.latest() if checkpoint else None
-    saved = saved_values(latest, processes) if latest else {"step": 0, "response": 0}
     tokens = {"response": saved["response"]}
-    read = reader or RewardReader(template)
-    passes = saved["step"] // max(1, len(prompts) // settings.prompts_per_step)
+    apart: list[float] = []
+    orders = saved["step"] // max(1, len(prompts) // settings.prompts_per_step)
 
     known: dict[tuple[tuple[str, str], ...], list[int]] = {}
 
@@ -134,12 +197,12 @@ def align_policy(
 
     def learnt_reward(prompts: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float | None]:
         both = zip(prompts, completion_ids, strict=True)
-        if read.text:
-            dialogues = [read.sample(*each) for each in both]
+        if reader.text:
+            dialogues = [reader.sample(*each) for each in both]
         else:
             dialogues = [Dialogue(tokens_of(prompt), response) for prompt, response in both]
         tokens["response"] += sum(map(len, completion_ids))
-        values = normalise(group_rewards(reward, dialogues, read.padding), mean, deviation)
+        values = normalise(group_rewards(reward, dialogues, reader.padding), mean, deviation)
         return [float(value) for value in values]
 
     class Trainer(LocalGpuRandomState, RLOOTrainer):
@@ -149,7 +212,7 @@ def align_policy(
         """log pi and entropy of the rows whose loss is being computed, with gradient, if known already."""
         keeping: tuple[Tensor, Tensor] | None = None
         """The same of the rows that are being sampled."""
-        recorded: Sequence[float | None] = ()
+        recorded: Sequence[float] = ()
         """log pi of the responses as recorded while sampling."""
 
         def _tokenize_prompts(self, prompts: list[list[Message]]) -> tuple[list[list[int]], None, dict[str, Any]]:
@@ -163,15 +226,34 @@ def align_policy(
             sampling = SamplingSettings(temperature=settings.temperature, batch_size=len(named))
             return_freed()  # gradients of the last step, of other sizes than keys and values
             # Sharded weights are gathered for the block, so processes may take different numbers of decoding steps.
-            with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, mixed_precision(compute):
-                samples = sample_responses(model, template, named, sampling, seed, own)
+            with (
+                unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model,
+                mixed_precision(compute),
+                padded_passes(policy, attention) if passes.packed else nullcontext(),
+            ):
+                if renewed is not None:
+                    renewed.renew(model)
+                else:
+                    samples = sample_responses(model, template, named, sampling, seed, own)
+            if renewed is not None:
+                samples = renewed.sample(template, named, sampling, seed, own)
             self.recorded = [sample.log_probability for sample in samples]
             return [sample.response for sample in samples]
 
         def _get_per_token_logps_and_entropies(
             self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *rest: Any, **more: Any
         ) -> Any:
-            if not on_single_cpu(policy, processes):
+            found = self._read_rows(model, input_ids, attention_mask, logits_to_keep, *rest, **more)
+            first = model is not self.ref_model and not torch.is_grad_enabled()
+            if renewed is not None and first and settings.temperature == 1:
+                mask = attention_mask[:, -logits_to_keep:]
+                apart.append(check_agreement((found[0] * mask).sum(1).tolist(), self.recorded, mask.sum(1).tolist()))
+            return found
+
+        def _read_rows(
+            self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *rest: Any, **more: Any
+        ) -> Any:
+            if not own_passes:
                 return super()._get_per_token_logps_and_entropies(
                     model, input_ids, attention_mask, logits_to_keep, *rest, **more
                 )
@@ -188,7 +270,12 @@ def align_policy(
             kept = None if model is self.ref_model else casts
             with mixed_precision(training, kept), torch.set_grad_enabled(graph):
                 compute_rows = partial(
-                    per_token, model, length=logits_to_keep, padding=template.padding, temperature=settings.temperature
+                    per_token,
+                    model,
+                    length=logits_to_keep,
+                    padding=template.padding,
+                    temperature=settings.temperature,
+                    packed=passes.packed,
                 )
                 if first and not serves_twice and settings.temperature == 1:
                     recorded = confirmed_log_probabilities(compute_rows, dialogues, self.recorded)
@@ -222,7 +309,7 @@ def align_policy(
         def _get_train_sampler(self, dataset: Any = None) -> Any:
             sampler = super()._get_train_sampler(dataset)
             # Each pass over the prompts draws an order from one generator; skip those of the interrupted run.
-            for _ in range(passes):
+            for _ in range(orders):
                 next(iter(sampler))
             return sampler
 
@@ -237,9 +324,9 @@ def align_policy(
             settings,
             lower=lower_precision(training),
             sequences=1,
-            length=max(len(template.prompt(prompt)) for prompt in prompts) + template.settings.max_response_tokens,
+            length=length,
             heads=template.settings.max_response_tokens,
-            in_chunks=on_single_cpu(policy, processes),
+            in_chunks=own_passes,
             # The reference of the KL term is as large as the policy. On a CPU neither is held (`release`).
             others=CPU_RLOO if on_single_cpu(policy, processes) else weights_of(policy, reward),
             processes=processes,
@@ -271,17 +358,28 @@ def align_policy(
         ),
         callbacks=[
             progress_callback("rft_policy", CURVES, context),
-            *checkpoint_callbacks(context, lambda: {**tokens, "micro_batch_size": micro}),
+            *checkpoint_callbacks(
+                context,
+                lambda: {**tokens, "micro_batch_size": micro, "engine": "torch" if renewed is None else "vllm"},
+            ),
         ],
     )
     trainer.remove_callback(PrinterCallback)
-    with casts.dropped_after_steps():
+    with casts.dropped_after_steps(), ExitStack() as entered:
+        if passes.packed:
+            models = [policy, *([trainer.ref_model] if trainer.ref_model is not None else [])]
+            entered.enter_context(packed_passes(*models, compiled=passes.compiled))
         trainer.train(resume_from_checkpoint=str(latest) if latest else None)
     if processes.zero_stage:
         unshard(trainer.model_wrapped)
     sampled = round(processes.sum([tokens["response"]], policy.device)[0])
     record = TrainingRecord("rft_policy", steps=settings.steps, response_tokens=sampled)
     record.facts = {"precision": "bf16" if lower_precision(training) else "fp32", "micro_batch_size": micro}
+    if passes.packed:
+        record.facts["packed"] = True
+    if renewed is not None:
+        record.facts |= {"engine": renewed.engine}
+        record.facts |= {"engine_difference": float(f"{max(apart):.3g}")} if apart else {}
     for entry in trainer.state.log_history:
         if "reward" in entry:
             record.log(int(entry["step"]), **{name: entry[key] for name, key in CURVES.items() if key in entry})
@@ -295,6 +393,8 @@ def per_token(
     padding: int,
     temperature: float,
     chunk: int = 16,
+    *,
+    packed: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """log pi(y_t|x, y_<t) and the entropy of pi(.|x, y_<t), in chunks of similar length.
 
@@ -304,6 +404,7 @@ def per_token(
         length: columns of the results; no response is longer.
         temperature: the sampling temperature.
         chunk: rows computed at once.
+        packed: whether all dialogues are one packed row instead.
 
     Returns:
         (dialogues, length) each, zero after the response's end; the entropy carries no gradient.
@@ -316,10 +417,14 @@ def per_token(
         return torch.stack([log_pi.gather(1, targets[:, None])[:, 0], entropies], dim=-1)
 
     forks, rows_of = forks_of(dialogues)
-    shared = forks_are_faster(policy, forks)
+    shared = not packed and forks_are_faster(policy, forks)
     values, order = [], []
-    for chosen in length_sorted_batches(forks if shared else dialogues, chunk):
-        if shared:
+    for chosen in length_sorted_batches(forks if shared else dialogues, len(dialogues) if packed else chunk):
+        if packed:
+            row = PackedBatch.of([dialogues[each] for each in chosen], padding, policy.device)
+            given, targets = packed_features(policy, row)[row.sources], row.targets
+            order += chosen
+        elif shared:
             forked = ForkBatch.of([forks[each] for each in chosen], padding, policy.device)
             given, targets = fork_features(policy, forked)[forked.sources], forked.targets
             order += [row for each in chosen for row in rows_of[each]]

@@ -18,13 +18,15 @@ from juicer.models.folder import check_folder
 from juicer.models.forward import blocks_of
 from juicer.models.loading import attention_settings, check_finite, check_missing, device_of, dtype_of, load_weights
 from juicer.models.log_probability import Batch, compute_in_batches, compute_in_chunks, dialogues_of
+from juicer.models.packing import PackedBatch, packed_hidden
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import RewardSettings
 from juicer.training.backends import Losses
 from juicer.training.loop import recompute_activations, shuffled_batches, steps_for, train_loop
-from juicer.training.memory import micro_batch, step_of
+from juicer.training.memory import micro_batch, step_of, tokens_per_pass
+from juicer.training.passes import PADDED, Passes
 from juicer.training.record import TrainingRecord
 
 if TYPE_CHECKING:
@@ -89,15 +91,20 @@ def freeze_blocks(model: "PreTrainedModel", count: int) -> None:
         module.requires_grad_(False)
 
 
-def rewards(model: "PreTrainedModel", batch: Batch) -> Tensor:
+def rewards(model: "PreTrainedModel", batch: Batch | PackedBatch) -> Tensor:
     """r(x, y): the head at the last real token. Returns (batch,) float32, differentiable."""
+    scalar: torch.nn.Module = model.get_submodule("score")
+    if isinstance(batch, PackedBatch):
+        last_hidden = packed_hidden(model, batch)[batch.ends]
+        # Beside bf16 copies of the trunk the head is float32.
+        found: Tensor = scalar(last_hidden.to(next(scalar.parameters()).dtype))
+        return found[:, 0].float()
     if not batch.padded_right:
         # Models with learnt positions count them from the left, padding included.
         batch = Batch.of(dialogues_of(batch.tokens, batch.attention, batch.response), 0, batch.tokens.device)
     hidden = model.base_model(input_ids=batch.tokens, attention_mask=batch.mask).last_hidden_state
     last = batch.attention.sum(1) - 1
-    head: torch.nn.Module = model.get_submodule("score")
-    values: Tensor = head(hidden[torch.arange(len(last), device=last.device), last])
+    values: Tensor = scalar(hidden[torch.arange(len(last), device=last.device), last])
     return values[:, 0].float()
 
 
@@ -120,10 +127,14 @@ def train_reward(
     padding: int,
     seed: int,
     context: WorkContext = LOCAL,
+    passes: Passes = PADDED,
 ) -> TrainingRecord:
     """Reward alignment: K steps of theta <- theta + eta grad h(r(x, y) - r(x, y')). Changes `model` in place.
 
     Source: Algorithm 1. theta is carried from round to round; only the optimiser starts anew.
+
+    Args:
+        passes: how `model` computes.
 
     Returns:
         The record. Its facts hold the normaliser (mean and deviation over the round's pairs) and the final accuracy.
@@ -132,7 +143,8 @@ def train_reward(
 
     def loss_of(rows: list[int]) -> Losses:
         both = [demonstrations[row] for row in rows] + [samples[row] for row in rows]
-        r_y, r_y_prime = compute_in_chunks(partial(rewards, model), both, padding, model.device).chunk(2)
+        values = compute_in_chunks(partial(rewards, model), both, padding, model.device, packed=passes.packed)
+        r_y, r_y_prime = values.chunk(2)
         margin = (r_y - r_y_prime).detach()
         return contrastive_loss(r_y, r_y_prime, settings.h), {"margin": margin, "accuracy": (margin > 0).float()}
 
@@ -146,16 +158,34 @@ def train_reward(
     step = step_of(
         model,
         settings,
-        lower=torch.is_autocast_enabled(model.device.type),
+        lower=passes.copies or torch.is_autocast_enabled(model.device.type),
         sequences=2,
         length=max(map(len, (*demonstrations, *samples))),
         heads=0,
         in_chunks=True,
         processes=context.processes,
+        copies=passes.copies,
     )
-    micro = micro_batch(settings.micro_batch_size, settings.batch_size, step, context.processes)
     tokens = [len(pair.demonstration) + len(pair.sample) for pair in pairs]
-    train_loop(model, batches, steps, loss_of, settings.optimiser, micro, record, context, lengths=tokens)
+    micro, pass_tokens = None, None
+    if passes.packed:
+        pass_tokens = tokens_per_pass(passes.tokens, step, max(tokens), context.processes)
+    else:
+        micro = micro_batch(settings.micro_batch_size, settings.batch_size, step, context.processes)
+    with passes.entered(model) as masters:
+        train_loop(
+            model,
+            batches,
+            steps,
+            loss_of,
+            settings.optimiser,
+            micro,
+            record,
+            context,
+            lengths=tokens,
+            tokens_per_pass=pass_tokens,
+            masters=masters,
+        )
     both = (demonstrations, samples)
     final = torch.stack([score_rewards(model, each, padding, context=context) for each in both])
     mean, deviation = mean_and_deviation(final)

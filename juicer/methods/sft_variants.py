@@ -1,10 +1,11 @@
-"""SFT by another objective than the negative log-likelihood, in the training loop that IRFT uses.
+"""SFT in the training loop that IRFT uses: by other objectives than the likelihood, and by any on packed rows.
 
-`juicer.methods.sft` has the likelihood, by TRL. Dropout stays off here, as in IRFT.
+`juicer.methods.sft` has the likelihood on padded rows, by TRL. Dropout stays off here, as in IRFT.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -33,7 +34,8 @@ from juicer.settings.training import SamplingSettings
 from juicer.training.adapters import add_adapters, merge_adapters
 from juicer.training.backends import Losses
 from juicer.training.loop import recompute_activations, shuffled_batches, steps_for, train_loop
-from juicer.training.memory import micro_batch, step_of
+from juicer.training.memory import micro_batch, step_of, tokens_per_pass
+from juicer.training.passes import PADDED, Passes, before_training
 from juicer.training.record import TrainingRecord
 from juicer.training.watching import CURVE, Watch
 
@@ -77,8 +79,9 @@ def train_variant(
     stage: str = "sft",
     steps: int | None = None,
     watched: Sequence[Dialogue] = (),
+    passes: Passes = PADDED,
 ) -> TrainingRecord:
-    """SFT with `objective: gem` or `dft`. Changes `policy` in place.
+    """SFT in the loop of IRFT, by any `objective`. Changes `policy` in place.
 
     The loss of a row is its sum over tokens, divided by the mean number of response tokens of all demonstrations. So an
     epoch is a mean over tokens, as with the likelihood, and learning rates are comparable.
@@ -90,6 +93,7 @@ def train_variant(
         context: see `train_loop`.
         steps: number of optimiser steps; None for `settings.epochs` epochs.
         watched: validation demonstrations whose likelihood is measured meanwhile, as `settings.watched_times` says.
+        passes: how `policy` computes.
 
     Raises:
         InputError: the loss is not finite; names the step.
@@ -102,28 +106,55 @@ def train_variant(
     training = training_compute(compute, count_parameters(policy))
     adapters = add_adapters(policy, settings.lora, seed)
     policy.eval()
-    with mixed_precision(training):
-        normalisers: LogNormalisers | None = None
-        if settings.objective == "dft":
-            normalisers = LogNormalisers(record, len(demonstrations), context.processes)
-            loss_of = dft(policy, demonstrations, samples, settings.dft, padding, normalisers, context)
-        else:
-            loss_of = gem(policy, demonstrations, settings.gem.temperature, padding)
-        if settings.gradient_checkpointing:
-            recompute_activations(policy)
+    with mixed_precision(training), ExitStack() as entered:
         step = step_of(
             policy,
             settings,
-            lower=torch.is_autocast_enabled(policy.device.type),
+            lower=passes.copies or torch.is_autocast_enabled(policy.device.type),
             sequences=len(every) // len(demonstrations),
             length=max(map(len, every)),
             heads=max(len(each.response) for each in every),
             in_chunks=True,
             processes=context.processes,
+            copies=passes.copies,
         )
-        micro = micro_batch(settings.micro_batch_size, settings.batch_size, step, context.processes)
+        tokens = [len(each) + others for each, others in zip(demonstrations, sampled, strict=True)]
+        micro, pass_tokens = None, None
+        if passes.packed:
+            pass_tokens = tokens_per_pass(passes.tokens, step, max(tokens), context.processes)
+        else:
+            micro = micro_batch(settings.micro_batch_size, settings.batch_size, step, context.processes)
+        masters = entered.enter_context(passes.entered(policy))
+        normalisers: LogNormalisers | None = None
+        batches_in_turn: Iterable[list[int]] = batches
+        if settings.objective == "dft":
+            normalisers = LogNormalisers(record, len(demonstrations), context.processes)
+            log_policy = dft_log_probabilities(policy, demonstrations, samples, padding, packed=passes.packed)
+            if pass_tokens is not None:
+                of_samples = partial(_listed, log_policy)
+                listed = before_training(of_samples, batches, pass_tokens, tokens, context)
+                log_reference = torch.tensor(listed, device=policy.device)
+            else:
+                log_reference = sample_log_probabilities(policy, samples, padding, context)
+            lengths_of = _lengths(policy, demonstrations)
+            loss_of = dft(log_policy, log_reference, lengths_of, settings.dft, normalisers)
+        elif settings.objective == "gem":
+            loss_of = gem(policy, demonstrations, settings.gem.temperature, padding, packed=passes.packed)
+        else:
+            means = MeanLengths(batches, [len(each.response) for each in demonstrations])
+            batches_in_turn = means.in_turn()
+            loss_of = nll(policy, demonstrations, means, padding, packed=passes.packed)
+        if settings.gradient_checkpointing:
+            recompute_activations(policy)
         watch = Watch(
-            policy, watched, padding, len(batches), settings.watched_times, micro or settings.batch_size, context
+            policy,
+            watched,
+            padding,
+            len(batches),
+            settings.watched_times,
+            micro or settings.batch_size,
+            context,
+            tokens=pass_tokens,
         )
 
         def after_step() -> None:
@@ -142,14 +173,16 @@ def train_variant(
 
         train_loop(
             policy,
-            batches,
+            batches_in_turn,
             len(batches),
             loss_of_step,
             settings.optimiser,
             micro,
             record,
             context,
-            lengths=[len(each) + tokens for each, tokens in zip(demonstrations, sampled, strict=True)],
+            lengths=tokens,
+            tokens_per_pass=pass_tokens,
+            masters=masters,
             after_step=after_step,
         )
     merge_adapters(adapters)
@@ -186,45 +219,100 @@ def steps_of(rows: int, settings: SftSettings, steps: int | None) -> int:
     return steps or steps_for(settings.epochs, rows, settings.batch_size)
 
 
-def gem(policy: "PreTrainedModel", demonstrations: Sequence[Dialogue], temperature: float, padding: int) -> LossOf:
+class MeanLengths:
+    """The mean number of response tokens of the batch that is being trained on."""
+
+    def __init__(self, batches: Sequence[list[int]], lengths: Sequence[int]) -> None:
+        self._batches, self._lengths = batches, lengths
+        self.now = math.nan
+
+    def in_turn(self) -> Iterator[list[int]]:
+        """The batches, each when it is trained on."""
+        for rows in self._batches:
+            self.now = sum(self._lengths[row] for row in rows) / len(rows)
+            yield rows
+
+
+def nll(
+    policy: "PreTrainedModel", demonstrations: Sequence[Dialogue], means: MeanLengths, padding: int, *, packed: bool
+) -> LossOf:
+    """-log pi(y|x) of the rows with the given indices; in a batch the mean over its tokens, as TRL's trainer has it."""
+    compute = partial(response_log_probabilities, policy)
+
+    def loss_of(rows: list[int]) -> Losses:
+        dialogues = [demonstrations[row] for row in rows]
+        return -compute_in_chunks(compute, dialogues, padding, policy.device, packed=packed) / means.now, {}
+
+    return loss_of
+
+
+def gem(
+    policy: "PreTrainedModel",
+    demonstrations: Sequence[Dialogue],
+    temperature: float,
+    padding: int,
+    *,
+    packed: bool = False,
+) -> LossOf:
     """The loss of GEM, see `juicer.methods.sft_objectives.gem_loss`, of the rows with the given indices."""
     lengths = _lengths(policy, demonstrations)
     function = partial(gem_and_likelihood, temperature=temperature)
     sums = partial(response_sums, policy, function)
 
     def loss_of(rows: list[int]) -> Losses:
-        both = compute_in_chunks(sums, [demonstrations[row] for row in rows], padding, policy.device)
+        both = compute_in_chunks(sums, [demonstrations[row] for row in rows], padding, policy.device, packed=packed)
         likelihood = both[:, 1].detach() / lengths[rows]
         return both[:, 0] / lengths.mean(), {"demonstration_log_probability": likelihood}
 
     return loss_of
 
 
+def dft_log_probabilities(
+    policy: "PreTrainedModel", demonstrations: Sequence[Dialogue], samples: Samples, padding: int, *, packed: bool
+) -> Callable[[list[int]], tuple[Tensor, Tensor]]:
+    """log pi(y|x), (rows,), and log pi(y'|x), (rows, samples), of the rows with the given indices, differentiable."""
+    compute = partial(response_log_probabilities, policy)
+
+    def log_policy(rows: list[int]) -> tuple[Tensor, Tensor]:
+        dialogues = [demonstrations[row] for row in rows] + [each for row in rows for each in samples[row]]
+        values = compute_in_chunks(compute, dialogues, padding, policy.device, packed=packed)
+        return values[: len(rows)], values[len(rows) :].view(len(rows), -1)
+
+    return log_policy
+
+
+def _listed(log_policy: Callable[[list[int]], tuple[Tensor, Tensor]], rows: list[int]) -> list[list[float]]:
+    found: list[list[float]] = log_policy(rows)[1].tolist()
+    return found
+
+
+def sample_log_probabilities(
+    policy: "PreTrainedModel", samples: Samples, padding: int, context: WorkContext = LOCAL
+) -> Tensor:
+    """log pi(y'|x) of all samples, (demonstrations, samples), without a gradient."""
+    flat = score_dialogues(policy, [each for own in samples for each in own], padding, context=context)
+    return flat.view(len(samples), -1).to(policy.device)
+
+
 def dft(
-    policy: "PreTrainedModel",
-    demonstrations: Sequence[Dialogue],
-    samples: Samples,
+    log_policy: Callable[[list[int]], tuple[Tensor, Tensor]],
+    log_reference: Tensor,
+    lengths: Tensor,
     settings: DftSettings,
-    padding: int,
     normalisers: "LogNormalisers",
-    context: WorkContext,
 ) -> LossOf:
     """The loss of DFT, see `juicer.methods.sft_objectives.dft_loss`, of the rows with the given indices.
 
-    The reference's log-probabilities are computed here, once, from the policy as it is before the first step.
+    Args:
+        log_reference: log ref(y'|x), (demonstrations, samples), of the policy as it is before the first step.
+        lengths: response tokens of the demonstrations.
     """
-    lengths, count = _lengths(policy, demonstrations), len(samples[0])
-    flat = score_dialogues(policy, [each for own in samples for each in own], padding, context=context)
-    log_reference = flat.view(len(samples), count).to(policy.device)
-    compute = partial(response_log_probabilities, policy)
 
     def loss_of(rows: list[int]) -> Losses:
-        dialogues = [demonstrations[row] for row in rows] + [each for row in rows for each in samples[row]]
-        log_policy = compute_in_chunks(compute, dialogues, padding, policy.device)
-        y, y_prime = log_policy[: len(rows)], log_policy[len(rows) :].view(len(rows), count)
+        y, y_prime = log_policy(rows)
         with torch.no_grad():
             ratios = dft_log_ratios(y_prime, log_reference[rows], settings.temperature)
-            log_u = dft_log_normaliser(ratios, normalisers.of(rows, policy.device), settings.moving_average)
+            log_u = dft_log_normaliser(ratios, normalisers.of(rows, y.device), settings.moving_average)
         normalisers.note(rows, log_u)
         return dft_loss(y, y_prime, ratios, log_u) / lengths.mean(), {
             "log_normaliser": log_u,

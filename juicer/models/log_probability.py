@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from juicer.data.dialogues import Dialogue
 from juicer.models.forward import features, logits_of
+from juicer.models.packing import PackedBatch, packed_features
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.processes import max_over_processes
 
@@ -77,7 +78,7 @@ def dialogues_of(tokens: Tensor, attention: Tensor, response: Tensor) -> list[Di
     ]
 
 
-def response_log_probabilities(policy: "PreTrainedModel", batch: Batch) -> Tensor:
+def response_log_probabilities(policy: "PreTrainedModel", batch: Batch | PackedBatch) -> Tensor:
     """log pi(y|x) = sum_t log pi(y_t | x, y_<t).
 
     Only positions that predict a response token reach the output head, so no logits are computed for prompts.
@@ -88,12 +89,18 @@ def response_log_probabilities(policy: "PreTrainedModel", batch: Batch) -> Tenso
     return response_sums(policy, _log_likelihoods, batch)
 
 
-def response_sums(policy: "PreTrainedModel", function: Callable[[Tensor, Tensor], Tensor], batch: Batch) -> Tensor:
+def response_sums(
+    policy: "PreTrainedModel", function: Callable[[Tensor, Tensor], Tensor], batch: Batch | PackedBatch
+) -> Tensor:
     """A function of logits and tokens, see `apply_to_logits`, summed over the response tokens of each dialogue.
 
     Returns:
         (batch, ...) float32, differentiable.
     """
+    if isinstance(batch, PackedBatch):
+        given = packed_features(policy, batch)[batch.sources]
+        tokens = apply_to_logits(policy, function, given, batch.targets)
+        return torch.zeros(len(batch.ends), *tokens.shape[1:], device=tokens.device).index_add(0, batch.rows, tokens)
     given = features(policy, batch.tokens, batch.mask, use_cache=False)
     predicted = batch.response[:, 1:]
     tokens = apply_to_logits(policy, function, given[:, :-1][predicted], batch.tokens[:, 1:][predicted])
@@ -154,16 +161,21 @@ def compute_in_chunks(
     device: torch.device,
     chunk: int = 16,
     batch_of: Callable[[list[Any], int, torch.device], Any] = Batch.of,
+    *,
+    packed: bool = False,
 ) -> Tensor:
     """`compute` over dialogues in chunks of similar length, in the order given: less padding, the same gradient.
 
     Args:
         compute: maps a batch to values (batch, ...).
         batch_of: makes a batch of dialogues, given padding token and device.
+        packed: whether all dialogues are one `PackedBatch` instead; they are the pass that the caller has planned.
 
     Returns:
         (dialogues, ...), differentiable.
     """
+    if packed:
+        return compute(PackedBatch.of(dialogues, padding, device))
     chunks = list(length_sorted_batches(dialogues, chunk))
     values = torch.cat([compute(batch_of([dialogues[row] for row in rows], padding, device)) for rows in chunks])
     order = torch.tensor([row for rows in chunks for row in rows], device=device)
@@ -176,14 +188,26 @@ def score_dialogues(
     padding: int,
     batch_size: int = 64,
     context: WorkContext = LOCAL,
+    *,
+    tokens: int | None = None,
 ) -> Tensor:
     """log pi(y|x) of many dialogues, batched by length, in the order given.
+
+    Args:
+        tokens: of a packed row, where the policy computes packed rows (`packed_passes`); None for padded rows.
 
     Returns:
         (dialogues,) float32 on the CPU.
     """
     compute = partial(response_log_probabilities, policy)
-    return compute_in_batches(compute, dialogues, padding, policy.device, batch_size, context)
+    if tokens is None:
+        return compute_in_batches(compute, dialogues, padding, policy.device, batch_size, context)
+
+    def one(rows: list[int]) -> list[float]:
+        values: list[float] = compute(PackedBatch.of([dialogues[row] for row in rows], padding, policy.device)).tolist()
+        return values
+
+    return torch.tensor(in_given_batches(one, token_batches(dialogues, tokens), context))
 
 
 def compute_in_batches(
@@ -223,12 +247,19 @@ def in_batches(
     Returns:
         A value per row, in the order given, on every process.
     """
-    batches = list(length_sorted_batches(rows, batch_size))
+    return in_given_batches(compute, list(length_sorted_batches(rows, batch_size)), context)
+
+
+@torch.no_grad()
+def in_given_batches(
+    compute: Callable[[list[int]], list[T]], batches: Sequence[list[int]], context: WorkContext = LOCAL
+) -> list[T]:
+    """As `in_batches`, in batches that hold every row once."""
     values = context.processes.distribute(batches, lambda batch: context.memo(partial(compute, batch)))
     found = {
         row: value for batch, each in zip(batches, values, strict=True) for row, value in zip(batch, each, strict=True)
     }
-    return [found[row] for row in range(len(rows))]
+    return [found[row] for row in range(len(found))]
 
 
 def length_sorted_batches(dialogues: Sequence[Sized], batch_size: int) -> Iterator[list[int]]:
@@ -236,3 +267,16 @@ def length_sorted_batches(dialogues: Sequence[Sized], batch_size: int) -> Iterat
     order = sorted(range(len(dialogues)), key=lambda row: (-len(dialogues[row]), row))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def token_batches(dialogues: Sequence[Sized], tokens: int) -> list[list[int]]:
+    """Row indices in batches of similar length and at most so many tokens each, longest first."""
+    batches: list[list[int]] = []
+    room = 0
+    for row in sorted(range(len(dialogues)), key=lambda row: (-len(dialogues[row]), row)):
+        if not batches or len(dialogues[row]) > room:
+            batches.append([])
+            room = tokens
+        batches[-1].append(row)
+        room -= len(dialogues[row])
+    return batches

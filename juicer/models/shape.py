@@ -38,6 +38,14 @@ class Shape:
     """Parameters of adapters of rank 1 on every linear layer except the output head."""
     block: int
     """Parameters of one transformer block."""
+    norms: int = 2
+    """Normalisations of hidden states in a block."""
+    head_norms: int = 0
+    """Normalisations of queries or keys in a block."""
+    is_rms: bool = True
+    """Whether these are RMS norms, which transformers computes in float32, and of which it keeps two results."""
+    is_fused: bool = False
+    """Whether one matrix makes queries, keys and values, which then stay in memory together."""
 
     def forward(self, tokens: float, length: float, heads: float | None = None) -> float:
         """Operations of a forward pass: 2 per parameter and token, and 2 * layers * width * length for attention.
@@ -55,6 +63,34 @@ class Shape:
     def working(self, tokens: float, bytes_: int) -> float:
         """Bytes of one layer's intermediate results: 8 hidden states and twice the feed-forward network's."""
         return tokens * bytes_ * (8.0 * self.width + 2.0 * self.inner)
+
+    def block_bytes(self, bytes_: int, residual: int) -> float:
+        """Bytes per token that a block's training pass keeps for its backward pass on a GPU, under flash attention.
+
+        Counted on the saved tensors of transformers' Llama, Mistral, Qwen3 and GPT-NeoX. Of attention: queries, keys,
+        values and results; of the feed-forward network: what goes into and comes out of its activation function.
+
+        Args:
+            bytes_: of an activation.
+            residual: bytes of a hidden state between blocks: 4 where weights are float32, also under autocast.
+        """
+        norm = residual + bytes_ + (4 if self.is_rms else 0)
+        heads = self.head_norms / 2 * (self.width + self.keys) * (2 * bytes_ + 4)
+        fused = bytes_ * (2 * self.width + self.keys) if self.is_fused else 0
+        attention = 2 * bytes_ * (self.width + self.keys) + fused
+        return self.norms * norm * self.width + heads + attention + 2.0 * bytes_ * self.inner
+
+    def kept_bytes(self, tokens: float, bytes_: int, residual: int, *, depth: float, recomputed: bool) -> float:
+        """Bytes of activations on a GPU: those of all blocks that are trained, or of one with recomputation.
+
+        With recomputation every block's input is kept too. The gradients of one block are counted as half of it.
+
+        Args:
+            depth: share of the blocks that the backward pass goes through.
+        """
+        block, layers = self.block_bytes(bytes_, residual), self.layers * depth
+        states = layers * residual * self.width if recomputed else 0.0
+        return tokens * (states + (1.5 if recomputed else layers + 0.5) * block)
 
     def activations(self, tokens: float, bytes_: int, *, recomputed: bool) -> float:
         """Bytes kept for the backward pass; with recomputation, a hidden state per layer and one layer's results."""
@@ -81,7 +117,7 @@ def shape_of_model(name: str, model: Any, trunk: Any, head: torch.nn.Module) -> 
         raise InputError(f"cannot find the transformer blocks of a {type(model).__name__}", where=name)
     # GPT-2's Conv1D is a linear layer with a transposed weight, which makes no difference to the sizes used here.
     linear = [
-        module.weight.shape
+        _sizes(module)
         for place, module in trunk.named_modules()
         if isinstance(module, (torch.nn.Linear, Conv1D)) and ADAPTER not in place
     ]
@@ -90,6 +126,9 @@ def shape_of_model(name: str, model: Any, trunk: Any, head: torch.nn.Module) -> 
     text = trunk.config.get_text_config(decoder=True)
     shared = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     embedding = trunk.get_input_embeddings().weight
+    norms = [module for module in blocks[0].modules() if type(module).__name__.endswith("Norm")]
+    whole = [each for each in norms if getattr(each, "weight", None) is None or each.weight.numel() == text.hidden_size]
+    keys = text.hidden_size // text.num_attention_heads * shared
     return Shape(
         name=name,
         parameters=count_parameters(model),
@@ -98,14 +137,27 @@ def shape_of_model(name: str, model: Any, trunk: Any, head: torch.nn.Module) -> 
         layers=len(blocks),
         width=text.hidden_size,
         inner=inner * (matrices - 1),
-        keys=text.hidden_size // text.num_attention_heads * shared,
+        keys=keys,
         vocabulary=text.vocab_size,
         positions=getattr(text, "max_position_embeddings", UNLIMITED),
         adapters=sum(sum(sizes) for sizes in linear),
         block=count_parameters(blocks[0]),
+        norms=len(whole),
+        head_norms=len(norms) - len(whole),
+        is_rms=any("RMS" in type(each).__name__ for each in norms),
+        is_fused=any(text.hidden_size + 2 * keys in sizes for sizes in linear),
     )
 
 
 def count_parameters(module: torch.nn.Module) -> int:
-    """Parameters without those of adapters."""
-    return sum(parameter.numel() for name, parameter in module.named_parameters() if ADAPTER not in name)
+    """Parameters without those of adapters; quantised ones as many as they stand for."""
+    own = (parameter for name, parameter in module.named_parameters() if ADAPTER not in name)
+    # bitsandbytes packs several 4-bit weights into an element, and keeps their shape beside it.
+    return sum(getattr(getattr(each, "quant_state", None), "shape", each.shape).numel() for each in own)
+
+
+def _sizes(module: Any) -> tuple[int, ...]:
+    """The two sizes of a linear layer, also of one whose weight is quantised."""
+    if isinstance(module, torch.nn.Linear):
+        return module.out_features, module.in_features
+    return tuple(module.weight.shape)

@@ -8,6 +8,9 @@ from juicer.evaluation.results import Training
 from juicer.planning.planner import Lengths, StagePlan
 from juicer.recipe.graph import SFT, Graph
 from juicer.recipe.schema import Recipe
+from juicer.runtime.devices import MIB
+from juicer.stages.costs import COSTS, StageCost
+from juicer.training.memory import OVERHEAD
 
 
 class Compared(NamedTuple):
@@ -81,4 +84,23 @@ def compare(stages: list[StagePlan], graph: Graph) -> list[Compared]:
         if output is not None and output.exists():
             for quantity, value in measured(output).items():
                 found.append(Compared(stage.name, quantity, float(getattr(stage, quantity)), float(value)))
+    return found
+
+
+def compare_memory(stages: list[StagePlan], on_cpu: bool, costs: Path = COSTS) -> list[Compared]:
+    """Planned and measured peak of memory of the stages that ran here last, in MiB: of a GPU's tensors, or resident.
+
+    Args:
+        on_cpu: whether the plan is one of main memory.
+    """
+    found = []
+    for stage in stages:
+        path = costs / f"{stage.name}.json"
+        if not stage.memory or not path.is_file():
+            continue
+        cost = StageCost.read(path)
+        peak = cost.peak_memory_mb if on_cpu else cost.peak_device_memory_mb
+        if peak:
+            planned = (stage.memory - (0 if on_cpu else OVERHEAD)) / MIB
+            found.append(Compared(stage.name, "memory MiB", planned, peak))
     return found

@@ -13,13 +13,16 @@ from juicer.models.forward import body_of
 from juicer.models.shape import Shape, shape_of_model
 from juicer.runtime.devices import Device
 from juicer.runtime.errors import InputError
+from juicer.sampling.rows import cache_bytes
 from juicer.settings.training import LoraSettings
-from juicer.training.memory import Training
+from juicer.training.memory import COPY, NF4, WEIGHT, Training
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 Role = Literal["policy", "reward", "scorer"]
+Base = Literal["fp32", "bf16", "nf4"]
+"""Types of the weights under adapters."""
 
 
 def shape_of(name: str, config: "PretrainedConfig", role: Role) -> Shape:
@@ -75,8 +78,12 @@ def training_of(
     lora: LoraSettings | None = None,
     frozen_blocks: int = 0,
     recomputed: bool = False,
+    base: Base = "fp32",
 ) -> Training:
     """The number of trainable parameters, and how deep the backward pass goes.
+
+    Args:
+        base: of the weights under LoRA, which are frozen.
 
     Raises:
         InputError: more blocks are frozen than the model has.
@@ -84,28 +91,51 @@ def training_of(
     if frozen_blocks > shape.layers:
         what = f"rft.reward.frozen_blocks = {frozen_blocks}, but {shape.name} has {shape.layers} blocks"
         raise InputError(what, do="lower it")
-    trained, depth = shape.parameters, 1.0
+    trained, depth, frozen = shape.parameters, 1.0, float(WEIGHT)
     if lora is not None:
         trained = lora.r * shape.adapters
+        frozen = {"fp32": frozen, "bf16": float(COPY), "nf4": _quantised(shape)}[base]
     elif frozen_blocks:
         trained -= frozen_blocks * shape.block + shape.embedding
         depth = 1 - frozen_blocks / shape.layers
-    return Training(shape, trained, depth, recomputed, optimiser)
+    return Training(shape, trained, depth, recomputed, optimiser, frozen, lora is not None)
 
 
-def cache_bytes(shape: Shape, rows: float, length: float, bytes_: int) -> float:
-    """Bytes of the cache of keys and values in decoding: two vectors per layer and position."""
-    return 2.0 * shape.layers * shape.keys * rows * length * bytes_
+def _quantised(shape: Shape) -> float:
+    """Mean bytes of a weight where those of the blocks are quantised; embedding and output head stay in bf16."""
+    blocks = shape.layers * shape.block
+    return (NF4 * blocks + COPY * (shape.parameters - blocks)) / shape.parameters
 
 
 def decoding_seconds(
-    shape: Shape, rows: int, batch: int, prompt: float, response: float, bytes_: int, device: Device, utilisation: float
+    shape: Shape,
+    rows: int,
+    batch: int,
+    prompt: float,
+    response: float,
+    bytes_: int,
+    device: Device,
+    utilisation: float,
+    *,
+    longest: float | None = None,
+    refilled: bool = False,
+    host: float = 0.0,
 ) -> float:
-    """Seconds that one device decodes. A step takes the longer of reading weights and cache once and computing."""
+    """Seconds that one device decodes. A step takes the longer of reading weights and cache once and computing.
+
+    Args:
+        longest: tokens of the longest response: a batch goes on until that has ended, with few rows at its end. None
+            takes the mean, as if all were of one length.
+        refilled: whether waiting prompts take the rows of ended responses, so that only the last batch has such an end.
+        host: least seconds of a step, in which the host starts the kernels.
+    """
     batches = math.ceil(rows / batch)
     live = rows / batches if batches else 0
     length = prompt + response
     compute = shape.forward(live, length) / device.operations
-    read = (shape.parameters * bytes_ + cache_bytes(shape, live, prompt + response / 2, bytes_)) / device.bandwidth
+    weights = shape.parameters * bytes_ / device.bandwidth
+    read = weights + cache_bytes(shape, live, prompt + response / 2, bytes_) / device.bandwidth
     prefill = shape.forward(live * prompt, length, live) / device.operations
-    return batches * (prefill + response * max(compute, read)) / utilisation
+    tail = max(0.0, (longest or response) - response) * (min(1, batches) if refilled else batches)
+    full = batches * (prefill / utilisation + response * max(compute / utilisation, read / utilisation, host))
+    return full + tail * max(weights / utilisation, host)

@@ -1,21 +1,22 @@
 """What a recipe will cost, without weights and without a network; refuses what cannot fit (`juicer plan`)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from juicer.planning.comparison import compare, measured_lengths
+from juicer.planning.comparison import compare, compare_memory, measured_lengths
+from juicer.planning.fitting import Fit, fit
 from juicer.planning.lengths import sampled_lengths
-from juicer.planning.planner import Lengths, Planner, check_memory
+from juicer.planning.planner import Lengths, Planner, StagePlan, check_memory
+from juicer.planning.processors import this_cpu
 from juicer.planning.tables import format_comparison, format_plan
 from juicer.recipe.activation import existing, load
-from juicer.recipe.graph import FoundRounds, graph_of, on_auto
+from juicer.recipe.graph import FoundRounds, Graph, graph_of, on_auto
 from juicer.recipe.probing import probe_models
 from juicer.recipe.rows import check_rows
 from juicer.recipe.schema import Recipe
-from juicer.runtime.devices import DEVICES, GIB, Device
+from juicer.runtime.devices import CHOICES, DEVICES, GIB, Device, gpu_called
 from juicer.runtime.errors import InputError, did_you_mean
-from juicer.runtime.memory import main_memory
 from juicer.sources.lengths import LengthStatistics, limits_of
 
 
@@ -24,9 +25,9 @@ class Assumptions:
     """What a plan assumes beside the recipe."""
 
     gpu: str = "H100"
-    """A name in DEVICES, or "CPU" for this machine's."""
-    utilisation: float = 0.4
-    """Share of the GPU's peak that training reaches."""
+    """The GPU as people name it, several between commas, or "CPU" for this machine's."""
+    utilisation: float | None = None
+    """Share of the GPU's peak that is reached; None takes what was measured or is assumed of each way to train."""
     prompt_tokens: float | None = None
     """Mean lengths in tokens; None takes those of the first rows where they are known and else the template's limits,
     and for samples that of responses."""
@@ -48,21 +49,64 @@ class Assumptions:
 
 
 CPU = "CPU"
-UNKNOWN_SPEED = float("inf")
-"""Of a device without a data sheet: its hours are not planned."""
 
 
-def device_named(name: str) -> Device:
-    """The type of device called `name`; of this machine's CPU only the memory is known.
+@dataclass(frozen=True)
+class Named:
+    """A type of device that a plan is for."""
+
+    name: str
+    """In DEVICES, or "CPU"."""
+    device: Device
+    said: tuple[str, ...] = ()
+    """What was taken for what the name leaves open, in sentences."""
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is this machine's CPU, whose speed is an estimate."""
+        return self.name == CPU
+
+
+def device_named(given: str, threads: int = 1) -> Named:
+    """The type of device that `given` names: one GPU, several between commas, or this machine's CPU.
+
+    Args:
+        threads: of a process, on a CPU.
 
     Raises:
-        InputError: it is unknown; suggests the most similar name.
+        InputError: one is unknown; suggests the most similar name.
     """
-    if name.upper() == CPU:
-        return Device(main_memory()[0], UNKNOWN_SPEED, UNKNOWN_SPEED)
-    if name not in DEVICES:
-        raise InputError(f"unknown GPU {name!r}", where="--gpu", do=did_you_mean(name, [*DEVICES, CPU], cutoff=0.3))
-    return DEVICES[name]
+    names = [each.strip() for each in given.split(",") if each.strip()]
+    if not names:
+        raise InputError("no GPU is named", where="--gpu", do=f"one of {', '.join(DEVICES)}, or {CPU}")
+    if [name.upper() for name in names] == [CPU]:
+        return Named(CPU, this_cpu(threads))
+    known: dict[str, None] = {}
+    said = list[str]()
+    for name in names:
+        found = gpu_called(name)
+        if found is None:
+            do = did_you_mean(name, [*DEVICES, *CHOICES, CPU], cutoff=0.3)
+            raise InputError(f"unknown GPU {name!r}", where="--gpu", do=do)
+        if name.upper() in CHOICES:
+            others = ", ".join(each for each in DEVICES if each.startswith(name.upper()) and each != found)
+            said.append(f"{name.upper()} is taken as {found}; there is {others} too")
+        known[found] = None
+    each = [DEVICES[name] for name in known]
+    if len(each) > 1:
+        said.append(
+            f"Mixed cards: planned as if all were the least of {' and '.join(known)} in memory and speed, because "
+            "processes that train together wait for the slowest"
+        )
+    worst = Device(
+        min(one.memory for one in each),
+        min(one.operations for one in each),
+        min(one.bandwidth for one in each),
+        all(one.has_bf16 for one in each),
+    )
+    if not worst.has_bf16:
+        said.append("It does not compute in bf16: compute.precision=auto is planned as fp32, and has to be written so")
+    return Named("+".join(known), worst, tuple(said))
 
 
 def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bool = False, measured: bool) -> None:
@@ -73,28 +117,26 @@ def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bo
         overrides: changes to it, each `key=value`.
         tiny: plan the recipe scaled down.
         measured: take the mean lengths from what a finished run left in this folder, and compare the plan with it.
+
+    Raises:
+        InputError: the recipe cannot run, or does not fit; says what would.
     """
-    device = device_named(assumed.gpu)
-    if not 0 < assumed.utilisation <= 1:
-        raise InputError(f"--utilisation is {assumed.utilisation}", do="use a share above 0 and at most 1")
+    _check_utilisation(assumed)
     recipe, graph = load(existing(path), overrides, tiny=tiny, pinned=False, active=Path("params.yaml"))
+    card = device_named(assumed.gpu, recipe.compute.threads)
     found = {method: getattr(recipe, method).auto.most for method in on_auto(recipe)}
     if found and not measured:
         most = {method: FoundRounds(ran=number, kept=number) for method, number in found.items()}
         graph = graph_of(recipe, pinned=False, kept=graph.kept, rounds=most)
-    if assumed.gpu.upper() == CPU:
+    if card.is_cpu:
         recipe = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"device": "cpu"})})
     said = probe_models(recipe, str(path))
     sampled = sampled_lengths(recipe)
     lengths = measured_lengths(recipe, graph) if measured else assumed.lengths(recipe, sampled)
-    planner = Planner(recipe, graph, device, assumed.utilisation, lengths)
+    planner = Planner(recipe, graph, card.device, assumed.utilisation, lengths, card.name)
     stages = planner.plan()
-    print(f"Recipe {recipe.name}: {planner.devices} x {assumed.gpu}, ZeRO stage {planner.zero}, ", end="")
-    if device.operations == UNKNOWN_SPEED:
-        print(f"{device.memory / GIB:.1f} GiB; hours are not known")
-    else:
-        peak = f"{device.operations / 1e12:.0f} TFLOP/s and {device.bandwidth / 1e12:.2f} TB/s"
-        print(f"{assumed.utilisation:.0%} of {peak}")
+    for line in headline(planner, card):
+        print(line)
     print(f"{planner.rows:,} demonstrations; mean tokens: prompt {lengths.prompt:.0f}, ", end="")
     print(f"response {lengths.response:.0f}, sample {lengths.sample:.0f}", end="")
     if sampled is not None:
@@ -102,7 +144,7 @@ def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bo
         print("" if measured else f" (unless given, of those of {rows} that the limits keep)")
         print("\n" + "\n".join(sampled.lines(recipe.template, rows, planner.policy.positions)), end="")
     print("\n")
-    print(format_plan(stages, device, planner.devices, assumed.utilisation))
+    print(format_plan(stages, card.device, planner.devices))
     print("".join(f"\n{found}." for found in check_rows(recipe.fetch)), end="")
     print("".join(f"\nThe policy {line}." for line in said), end="")
     unpinned = [name for name, each in graph.downloads.items() if not each.revision]
@@ -113,5 +155,91 @@ def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bo
         print(f"{method}.rounds is auto: {counted} counted.")
     print("Not counted: the leaderboard. Disk: the outputs once; DVC's cache holds them once more.")
     if measured:
-        print("\n" + format_comparison(compare(stages, graph)))
-    check_memory(stages, device, assumed.gpu)
+        print("\n" + format_comparison([*compare(stages, graph), *compare_memory(stages, planner.on_cpu)]))
+    check_memory(stages, card.device, card.name, lambda: instead(path, overrides, assumed, tiny=tiny))
+
+
+def headline(planner: Planner, card: Named) -> list[str]:
+    """What is planned for, and with what speed, in one line; what was taken for what the name leaves open."""
+    device = card.device
+    start = f"Recipe {planner.recipe.name}: {planner.devices} x {card.name}, ZeRO stage {planner.zero}, "
+    if card.is_cpu:
+        speed = f"{device.operations / 1e9:.0f} GFLOP/s and {device.bandwidth / 1e9:.1f} GB/s"
+        how = f"{device.memory / GIB:.1f} GiB; hours are an estimate, from {speed} measured just now"
+    else:
+        speed = f"{device.operations / 1e12:.0f} TFLOP/s and {device.bandwidth / 1e12:.2f} TB/s"
+        how = f"{planner.speeds}, which is {speed}"
+    return [start + how, *(f"{line}." for line in card.said)]
+
+
+def _check_utilisation(assumed: Assumptions) -> None:
+    if assumed.utilisation is not None and not 0 < assumed.utilisation <= 1:
+        raise InputError(f"--utilisation is {assumed.utilisation}", do="use a share above 0 and at most 1")
+
+
+def show_fitting(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bool = False) -> None:
+    """Print the least changes with which a recipe fits the GPUs that are named.
+
+    Args:
+        overrides: changes to the recipe; of `compute.processes` the last is the number of GPUs.
+
+    Raises:
+        InputError: nothing that is tried fits; names the stage that is too large.
+    """
+    _check_utilisation(assumed)
+    found, card = _fitting(path, overrides, assumed, tiny=tiny)
+    for line in headline(found.planner, card):
+        print(line)
+    worst, devices = found.worst, found.planner.devices
+    hours = sum(stage.hours(card.device, devices) for stage in found.stages)
+    disk = sum(stage.disk for stage in found.stages)
+    room = f"{worst.memory / GIB:.1f} of {card.device.memory / GIB:.1f} GiB in {worst.name}"
+    print(f"It fits: {room} at most, {hours:.1f} hours in all, {disk / 1e9:.1f} GB of disk.\n")
+    print(found.command(_recipe_word(path)))
+    print("".join(f"\n{line}." for line in found.costs))
+
+
+def instead(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bool = False) -> str:
+    """What fits instead of a plan that does not, as the object of "use"."""
+    try:
+        found, _ = _fitting(path, overrides, assumed, tiny=tiny)
+    except InputError:
+        return "a larger GPU (juicer plan --fit finds nothing for this one)"
+    return f"what juicer plan --fit proposes ({' '.join(found.overrides)}), or a larger GPU"
+
+
+def _fitting(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bool) -> tuple[Fit, Named]:
+    processes = "compute.processes="
+    asked = [each.removeprefix(processes) for each in overrides if each.startswith(processes)]
+    others = [each for each in overrides if not each.startswith(processes)]
+
+    def with_changes(changes: Sequence[str]) -> tuple[Recipe, Graph]:
+        given = [*others, *changes]
+        return load(existing(path), given, tiny=tiny, pinned=False, active=Path("params.yaml"))
+
+    recipe, _ = with_changes([])
+    card = device_named(assumed.gpu, recipe.compute.threads)
+    if card.is_cpu:
+        raise InputError("--fit proposes changes for GPUs", where="--gpu CPU", do="name a GPU")
+    lengths = assumed.lengths(recipe, sampled_lengths(recipe))
+
+    def plan(recipe: Recipe, graph: Graph) -> tuple[Planner, list[StagePlan]]:
+        planner = Planner(recipe, graph, card.device, assumed.utilisation, lengths, card.name)
+        return planner, planner.plan()
+
+    if asked and not (asked[-1].isdigit() and int(asked[-1])):
+        with_changes([f"{processes}{asked[-1]}"])  # says what is wrong with it
+    gpus = int(asked[-1]) if asked else recipe.compute.processes
+    found = fit(with_changes, plan, card.device, card.name, gpus)
+    return replace(found, overrides=(*_not_replaced(others, found.overrides), *found.overrides)), card
+
+
+def _not_replaced(given: Sequence[str], found: Sequence[str]) -> list[str]:
+    """The changes that were given and that the proposal does not replace."""
+    replaced = {each.partition("=")[0] for each in found}
+    return [each for each in given if each.partition("=")[0] not in replaced]
+
+
+def _recipe_word(path: Path) -> str:
+    """A recipe as the command line takes it."""
+    return path.stem if path.parent == Path("recipes") else str(path)

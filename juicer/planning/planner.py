@@ -1,21 +1,43 @@
 """Walks the graph of a recipe and adds up what each stage costs: steps, tokens, operations, memory and disk."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from juicer.models.precision import slow_bf16, training_compute
 from juicer.models.shape import Shape
-from juicer.planning.costs import cache_bytes, decoding_seconds, training_of
-from juicer.planning.roles import available_rows, check_lengths, roles_of, shape_in, training_rows
+from juicer.planning.costs import Base, decoding_seconds, training_of
+from juicer.planning.processors import START, cpu_share
+from juicer.planning.roles import (
+    available_rows,
+    check_lengths,
+    evaluated_rows,
+    from_hub,
+    roles_of,
+    shape_in,
+    training_rows,
+)
+from juicer.planning.speed import HOST, Speeds, Way
 from juicer.recipe.graph import Graph
 from juicer.recipe.schema import Recipe
 from juicer.runtime.devices import GIB, Device
 from juicer.runtime.errors import InputError
+from juicer.sampling.rows import MEMORY_SHARE, cache_bytes, fitting_rows
+from juicer.sampling.steppers import REFILL_FROM
 from juicer.settings.preferences import Role as PreferenceRole
 from juicer.settings.sft import SftObjective
-from juicer.settings.training import MicroBatch, SamplingSettings
-from juicer.training.memory import CPU_OVERHEAD, CPU_RLOO, OVERHEAD, WEIGHT, Step, Training, logit_bytes
+from juicer.settings.training import ROWS, GenerationSettings, LoraSettings, MicroBatch, SamplingSettings
+from juicer.training.memory import (
+    CPU_OVERHEAD,
+    CPU_RLOO,
+    MOST_TOKENS,
+    OVERHEAD,
+    WEIGHT,
+    Step,
+    Training,
+    logit_bytes,
+)
 
 RECORD = 110
 """Bytes of a sample's line besides its tokens."""
@@ -46,6 +68,10 @@ class StagePlan:
     """Optimiser steps; K in a round."""
     micro: int = 0
     """Rows of a device's forward pass in training; where `auto` takes them, as many of the longest rows as fit."""
+    pass_tokens: int = 0
+    """Tokens of a packed pass, which has no number of rows."""
+    share: float = 0.0
+    """Share of the device's peak that the stage is planned with."""
     tokens: float = 0
     """Response tokens that are sampled or trained on, counted as the stage records them."""
     operations: float = 0
@@ -59,11 +85,18 @@ class StagePlan:
     """Size of the stage's outputs, in bytes."""
     advice: str = ""
     """Parameters that lower the memory, for the error message."""
+    start: float = 0.0
+    """Seconds in which it starts and loads, where that is counted."""
 
-    def hours(self, device: Device, devices: int, utilisation: float) -> float:
-        """Hours on `devices` devices, over which the work is assumed to divide without loss."""
-        computing = (self.operations - self.decoded) / (device.operations * utilisation)
-        return (computing + self.decoding) / devices / 3600
+    def hours(self, device: Device, devices: int, utilisation: float | None = None) -> float:
+        """Hours on `devices` devices, over which the work is assumed to divide without loss.
+
+        Args:
+            utilisation: share of the peak; None takes the stage's own.
+        """
+        share = utilisation or self.share
+        computing = (self.operations - self.decoded) / (device.operations * share) if share else 0.0
+        return ((computing + self.decoding) / devices + self.start) / 3600
 
 
 class Planner:
@@ -73,21 +106,36 @@ class Planner:
         recipe: the validated recipe.
         graph: the graph derived from it.
         device: the type of device to plan for.
-        utilisation: share of the device's peak that is reached, from 0 to 1.
+        utilisation: share of the device's peak that is reached, from 0 to 1; None takes what was measured on it, or
+            else what is assumed of each way to train.
         lengths: mean lengths; None uses the template's limits.
+        card: the device's name in `runtime.devices.DEVICES`.
+
+    Raises:
+        InputError: the recipe asks for bf16 on a device without it.
     """
 
     def __init__(
-        self, recipe: Recipe, graph: Graph, device: Device, utilisation: float, lengths: Lengths | None
+        self,
+        recipe: Recipe,
+        graph: Graph,
+        device: Device,
+        utilisation: float | None,
+        lengths: Lengths | None,
+        card: str = "",
     ) -> None:
         limits = recipe.template
-        self.recipe, self.graph, self.device, self.utilisation = recipe, graph, device, utilisation
+        self.recipe, self.graph, self.device = recipe, graph, device
+        self.speeds = Speeds(card, utilisation)
         longest = float(limits.max_prompt_tokens), float(limits.max_response_tokens)
         self.lengths = lengths or Lengths(longest[0], longest[1], longest[1])
         self.longest = sum(longest)
         """Tokens of the longest dialogue, for which the memory must suffice."""
         self.devices, self.zero = recipe.compute.processes, recipe.compute.zero_stage
         self.on_cpu = recipe.compute.device == "cpu"
+        if recipe.compute.precision == "bf16" and not (self.on_cpu or device.has_bf16):
+            what = f"{card or 'the GPU'} does not compute in bf16, and compute.precision is bf16"
+            raise InputError(what, do="set compute.precision=fp32, or use a GPU of Ampere's generation or later")
         self.bytes = 2 if recipe.compute.precision == "bf16" or self._is_lower_on_gpu() else WEIGHT
         """Of a weight or an activation where nothing is trained."""
         self.overhead = CPU_OVERHEAD if self.on_cpu else OVERHEAD
@@ -128,19 +176,33 @@ class Planner:
             self._control()
         for name in self.graph.models:
             self._evaluate(f"evaluate@{name}", is_sft=name == "sft")
+        if self.on_cpu and math.isfinite(self.device.operations):
+            for stage in self.stages:
+                stage.start = START if stage.operations else 0.0
         return self.stages
 
     def said(self) -> list[str]:
         """What the recipe's `auto` comes to, in sentences."""
-        lines = []
+        lines = [f"The sizes of {name} are those of its config.json on the hub." for name in from_hub(self.recipe)]
+        if self.recipe.evaluation.prompts is None:
+            held_out, validation = self._prompts(None)
+            lines.append(f"Evaluated: about {held_out:,} held-out and {validation:,} validation prompts.")
         if self.on_cpu:
             trained = training_compute(self.recipe.compute, self.policy.parameters).precision
             other = "bf16" if self.bytes < WEIGHT else "fp32"
             lines.append(f"On this CPU the policy trains in {trained}, and samples and is evaluated in {other}.")
             lines += slow_bf16(self.recipe.compute)
         sections = (self.recipe.sft, self.recipe.irft.training, self.recipe.rft.reward, self.recipe.rft.policy)
-        if any(section.micro_batch_size == "auto" for section in sections):
+        if self.packed:
+            lines.append("micro: rows of one forward pass, or, with a t, tokens of a packed one.")
+        elif any(section.micro_batch_size == "auto" for section in sections):
             lines.append("micro: rows of one forward pass; `auto` takes more where the longest rows are shorter.")
+        if not self.on_cpu:
+            lines.append(
+                f"Sampling: {self.speeds.decoding:.0%} of the bandwidth or of the peak"
+                + (f", and {1000 * HOST:.1f} ms a block and step for the host" if self.speeds.given is None else "")
+                + ", assumed; a batch lasts as long as its longest response."
+            )
         return lines
 
     def _add(self, name: str, shape: Shape, **costs: Any) -> StagePlan:
@@ -159,7 +221,13 @@ class Planner:
         return (index * self.rows // count - (index - 1) * self.rows // count) * samples
 
     def _is_lower_on_gpu(self) -> bool:
-        return not self.on_cpu and self.recipe.compute.precision == "auto"
+        return not self.on_cpu and self.device.has_bf16 and self.recipe.compute.precision == "auto"
+
+    @property
+    def packed(self) -> bool:
+        """Whether training packs dialogues into one row, RLOO excepted."""
+        packing = self.recipe.compute.packing
+        return not self.on_cpu and self.bytes < WEIGHT if packing == "auto" else packing
 
     def _step(
         self, training: Training, sequences: int, head: float, others: float = 0, *, in_chunks: bool = False
@@ -172,9 +240,9 @@ class Planner:
             others: bytes of models that are only read.
             in_chunks: whether the logits of a group of sequences are computed in chunks, as in IRFT.
         """
-        lower = self._is_lower_on_gpu()
-        if not lower:
-            lower = training_compute(self.recipe.compute, training.shape.parameters).precision == "bf16"
+        lower = self._trains_in_bf16(training.shape)
+        weights = self.recipe.compute.weights
+        copies = lower and not self.zero and (weights == "bf16" or (weights == "auto" and self.packed))
         return Step(
             training,
             sequences,
@@ -186,7 +254,70 @@ class Planner:
             self.devices,
             self.zero,
             self.on_cpu,
+            copies and not self.on_cpu,
         )
+
+    def _trains_in_bf16(self, shape: Shape) -> bool:
+        if not self.on_cpu:
+            return self.bytes < WEIGHT
+        return training_compute(self.recipe.compute, shape.parameters).precision == "bf16"
+
+    def _training(self, shape: Shape, settings: Any, frozen_blocks: int = 0) -> Training:
+        """How a section of the recipe trains a model."""
+        lora: LoraSettings | None = getattr(settings, "lora", None)
+        base: Base = "fp32"
+        if lora is not None:
+            in_bf16 = not self.on_cpu and self.bytes < WEIGHT and not self.zero
+            base = ("bf16" if in_bf16 else "fp32") if lora.base == "auto" else lora.base
+        return training_of(
+            shape,
+            settings.optimiser.name,
+            lora=lora,
+            frozen_blocks=frozen_blocks,
+            recomputed=settings.gradient_checkpointing,
+            base=base,
+        )
+
+    def _kept(self, stage: str, shape: Shape, how: Training, settings: Any) -> float:
+        """Bytes of what a stage keeps: float32 weights, or only the adapters."""
+        lora: LoraSettings | None = getattr(settings, "lora", None)
+        return float(WEIGHT * (how.trained if lora is not None and lora.save == "adapters" else shape.parameters))
+
+    def _passes(
+        self,
+        stage: StagePlan,
+        step: Step,
+        batch: int,
+        micro: MicroBatch,
+        key: str,
+        length: float,
+        *,
+        never_packed: bool = False,
+    ) -> None:
+        """What a pass of a stage's training takes: its rows or its tokens, its memory, and the share of the peak.
+
+        Args:
+            batch: rows of an optimiser step.
+            key: names it in errors.
+            length: mean tokens of a row's sequences.
+        """
+        rows, packed = self._micro(batch, micro, key, step), self.packed and not never_packed
+        share = math.ceil(batch / self.devices)
+        if packed:
+            asked, most = self.recipe.compute.tokens_per_pass, math.ceil(share * step.sequences * step.length)
+            budget = step.budget(self.device.memory)
+            fitting = step.packed_tokens(MOST_TOKENS, budget) if asked == "auto" else asked
+            stage.pass_tokens = min(most, fitting)
+            stage.memory = step.packed_peak(stage.pass_tokens)
+        else:
+            stage.micro, stage.memory = rows, step.peak(rows)
+        way = Way(packed, step.training.recomputed, share * step.sequences * length)
+        stage.share = self._share(way, step.training.shape)
+
+    def _share(self, way: Way, shape: Shape) -> float:
+        if not self.on_cpu:
+            return self.speeds.of(way)
+        return self.speeds.given or cpu_share(shape.parameters)
 
     def _micro(self, batch: int, micro: MicroBatch, key: str, step: Step) -> int:
         """Rows of one forward pass of a device."""
@@ -220,27 +351,21 @@ class Planner:
         if section.withheld and self.available is not None and left:
             rows = self.available * settings.share / left
         pairs = max(1.0, rows * (1 - settings.held_out_share))
-        how = training_of(
-            shape,
-            settings.optimiser.name,
-            frozen_blocks=settings.frozen_blocks,
-            recomputed=settings.gradient_checkpointing,
-        )
+        how = self._training(shape, settings, settings.frozen_blocks)
         length = min(float(settings.max_tokens), lengths.prompt + lengths.response)
         step = replace(self._step(how, 2, 0, in_chunks=True), length=float(settings.max_tokens))
-        micro = self._micro(settings.batch_size, settings.micro_batch_size, f"preferences.{role}.batch_size", step)
-        self._add(
+        stage = self._add(
             f"preferences@{role}",
             shape,
             trained=how.trained,
             steps=math.ceil(settings.epochs * pairs / settings.batch_size),
-            micro=micro,
             tokens=settings.epochs * pairs * 2 * lengths.response,
             operations=how.operations(settings.epochs * shape.forward(2 * pairs * length, length, 2 * pairs)),
-            memory=step.peak(micro),
-            disk=shape.parameters * float(WEIGHT),
+            disk=self._kept(f"preferences@{role}", shape, how, settings),
             advice=f"preferences.{role}.micro_batch_size, max_tokens, gradient_checkpointing, frozen_blocks",
         )
+        key = f"preferences.{role}.batch_size"
+        self._passes(stage, step, settings.batch_size, settings.micro_batch_size, key, length)
 
     def _curate(self) -> None:
         if self.scorer is None:
@@ -253,12 +378,10 @@ class Planner:
         operations = self.devices * self.scorer.forward(read * length, length, read)
         curate = self._add("curate", self.scorer, tokens=read * self.lengths.response, operations=operations)
         curate.memory, curate.advice = memory, "scorer.batch_size"
+        curate.share = self._reading(self.scorer, length)
 
     def _sft_training(self) -> Training:
-        settings = self.recipe.sft
-        return training_of(
-            self.policy, settings.optimiser.name, lora=settings.lora, recomputed=settings.gradient_checkpointing
-        )
+        return self._training(self.policy, self.recipe.sft)
 
     def _sft_batch(self) -> float:
         """Mean number of rows in a step of SFT; the last batch of an epoch is smaller."""
@@ -273,11 +396,10 @@ class Planner:
         settings, training, lengths = self.recipe.sft, self._sft_training(), self.lengths
         length, rows = lengths.prompt + lengths.response, steps * self._sft_batch()
         limit = self.recipe.template.max_response_tokens
-        # TRL passes prompts through the output head, except on a CPU.
-        in_chunks = objective != "nll" or self._alone_on_cpu
+        # TRL passes prompts through the output head, except on a CPU, but packed training does not.
+        in_chunks = objective != "nll" or self._alone_on_cpu or self.packed
         samples = settings.dft.samples if objective == "dft" else 0
         step = self._step(training, 1 + samples, limit if in_chunks else self.longest, in_chunks=in_chunks)
-        micro = self._micro(settings.batch_size, settings.micro_batch_size, "sft.batch_size", step)
         forward = self.policy.forward(rows * length, length)
         stage = self._add(
             name,
@@ -286,11 +408,15 @@ class Planner:
             steps=steps,
             tokens=rows * self._sft_tokens(objective),
             operations=times * training.operations(forward),
-            micro=micro if steps else 0,
-            memory=step.peak(micro) if steps else self.policy.parameters * WEIGHT + self.overhead,
-            disk=self.policy.parameters * float(WEIGHT),
+            memory=self.policy.parameters * WEIGHT + self.overhead,
+            disk=self._kept(name, self.policy, training, settings) if steps else self.policy.parameters * float(WEIGHT),
             advice="sft.micro_batch_size, sft.gradient_checkpointing, sft.lora",
         )
+        batch, asked = settings.batch_size, settings.micro_batch_size
+        if steps:
+            self._passes(stage, step, batch, asked, "sft.batch_size", length)
+        else:
+            self._micro(batch, asked, "sft.batch_size", step)
         if samples and steps:
             # Sampled once, read once as the reference by every training, then trained on.
             length, drawn = lengths.prompt + lengths.sample, self.rows * samples
@@ -305,31 +431,61 @@ class Planner:
         settings = self.recipe.sft
         self._sft_stage("sft", math.ceil(settings.epochs * self.rows / settings.batch_size), 1, settings.objective)
 
-    def _generate(self, name: str, pairs: int, sampling: SamplingSettings) -> None:
+    def _generate(self, name: str, pairs: int, sampling: GenerationSettings) -> None:
         lengths, shape = self.lengths, self.policy
         length = lengths.prompt + lengths.sample
         operations = shape.forward(pairs * length, length, pairs * lengths.sample)
         # A token is written as its id, with this mean number of digits, a comma and a blank.
         longest = len(str(shape.vocabulary - 1))
         token = longest - sum(10**digits for digits in range(1, longest)) / shape.vocabulary + 2
-        rows = min(sampling.batch_size, pairs)
+        batch = self._rows(sampling, shape.parameters * self.bytes)
+        rows = min(batch, pairs)
         self._add(
             name,
             shape,
             tokens=pairs * lengths.sample,
             operations=operations,
             decoded=operations,
-            decoding=self._decoding(pairs, sampling.batch_size),
+            decoding=self._decoding(pairs, batch, sampling.engine),
             memory=shape.parameters * self.bytes + cache_bytes(shape, rows, self.longest, self.bytes) + self.overhead,
             disk=pairs * (RECORD + token * length),
             advice=f"{name.split('_')[0]}.sampling.batch_size",
+            share=self._reading(shape, length),
         )
 
-    def _decoding(self, rows: int, batch: int) -> float:
-        lengths = self.lengths
+    def _rows(self, sampling: SamplingSettings, held: float) -> int:
+        """Rows that the policy decodes at the same time, where weights take so many bytes."""
+        if sampling.batch_size != "auto":
+            return sampling.batch_size
+        if self.on_cpu:
+            return ROWS
+        free = self.device.memory - held - self.overhead
+        return fitting_rows(self.policy, self.longest, MEMORY_SHARE * free, self.bytes)
+
+    def _decoding(self, rows: int, batch: int, engine: str = "torch") -> float:
+        """Seconds of one device for so many responses.
+
+        vLLM, and our own loop with models that are not small, give the row of an ended response to a waiting prompt.
+        """
+        lengths, limit = self.lengths, float(self.recipe.template.max_response_tokens)
+        by_vllm = engine == "vllm"
         return decoding_seconds(
-            self.policy, rows, batch, lengths.prompt, lengths.sample, self.bytes, self.device, self.utilisation
+            self.policy,
+            rows,
+            batch,
+            lengths.prompt,
+            lengths.sample,
+            self.bytes,
+            self.device,
+            self._share(Way(True, False, 0), self.policy) if self.on_cpu else self.speeds.decoding,
+            longest=max(limit, lengths.sample),
+            refilled=by_vllm or self.policy.parameters >= REFILL_FROM,
+            host=0.0 if by_vllm or self.on_cpu else HOST * self.policy.layers,
         )
+
+    def _reading(self, shape: Shape, length: float) -> float:
+        """Share of the peak that forward passes over many dialogues reach."""
+        return self._share(Way(True, False, READ_AT_ONCE * length), shape)
 
     def _irft(self, key: str, part: str) -> None:
         settings, lengths, shape = self.recipe.irft, self.lengths, self.policy
@@ -338,32 +494,29 @@ class Planner:
         samples = settings.sampling.samples_per_prompt
         rows = pairs // samples
         training, run = settings.training, settings.training.epochs * rows
-        how = training_of(
-            shape, training.optimiser.name, lora=training.lora, recomputed=training.gradient_checkpointing
-        )
+        how = self._training(shape, training)
         responses = lengths.response + samples * lengths.sample
         forward = shape.forward((1 + samples) * lengths.prompt + responses, self._sequence(), responses)
         limit = self.recipe.template.max_response_tokens
-        weights = float(shape.parameters * WEIGHT)
+        weights = how.weights()
         initial = weights if training.reference == "initial" else 0.0
         step = self._step(how, 1 + samples, limit, initial, in_chunks=True)
-        micro = self._micro(training.batch_size, training.micro_batch_size, "irft.training.batch_size", step)
-        # The reference reads all pairs before training starts.
-        memory = max(step.peak(micro), weights + initial + self._read(shape) + self.overhead)
         steps = math.ceil(run / training.batch_size)
-        self._add(
+        stage = self._add(
             f"irft_train@{key}",
             shape,
             trained=how.trained,
             steps=steps,
-            micro=micro,
             tokens=run * responses,
             # The reference's log-probabilities are computed once, before the first step.
             operations=rows * forward + how.operations(run * forward),
-            memory=memory,
-            disk=shape.parameters * float(WEIGHT),
+            disk=self._kept(f"irft_train@{key}", shape, how, training),
             advice="irft.training.micro_batch_size, gradient_checkpointing, lora",
         )
+        batch, asked = training.batch_size, training.micro_batch_size
+        self._passes(stage, step, batch, asked, "irft.training.batch_size", self._sequence())
+        # The reference reads all pairs before training starts.
+        stage.memory = max(stage.memory, weights + initial + self._read(shape) + self.overhead)
         self._count("irft", steps, run * responses)
 
     def _sequence(self) -> float:
@@ -378,60 +531,55 @@ class Planner:
         pairs = self._pairs(part, settings.sampling.samples_per_prompt, "rft")
         self._generate(f"rft_generate@{key}", pairs, settings.sampling)
         learning, run = settings.reward, settings.reward.epochs * pairs
-        how = training_of(
-            self.reward,
-            learning.optimiser.name,
-            frozen_blocks=learning.frozen_blocks,
-            recomputed=learning.gradient_checkpointing,
-        )
+        how = self._training(self.reward, learning, learning.frozen_blocks)
         responses = lengths.response + lengths.sample
         forward = self.reward.forward(2 * lengths.prompt + responses, self._sequence(), 2)
         step = self._step(how, 2, 0, in_chunks=True)
-        micro = self._micro(learning.batch_size, learning.micro_batch_size, "rft.reward.batch_size", step)
         steps = math.ceil(run / learning.batch_size)
-        self._add(
+        stage = self._add(
             f"rft_reward@{key}",
             self.reward,
             trained=how.trained,
             steps=steps,
-            micro=micro,
             tokens=run * responses,
             operations=pairs * forward + how.operations(run * forward),
-            memory=step.peak(micro),
-            disk=self.reward.parameters * float(WEIGHT),
+            disk=self._kept(f"rft_reward@{key}", self.reward, how, learning),
             advice="rft.reward.micro_batch_size, gradient_checkpointing, frozen_blocks",
         )
+        batch, asked = learning.batch_size, learning.micro_batch_size
+        self._passes(stage, step, batch, asked, "rft.reward.batch_size", self._sequence())
         self._count("rft", steps, run * responses)
         self._alignment(key)
 
     def _alignment(self, key: str) -> None:
         settings, lengths, shape = self.recipe.rft.policy, self.lengths, self.policy
-        how = training_of(shape, settings.optimiser.name, recomputed=settings.gradient_checkpointing)
+        how = self._training(shape, settings)
         each = settings.prompts_per_step * settings.samples_per_prompt
         samples, length = settings.steps * each, lengths.prompt + lengths.sample
         forward = shape.forward(samples * length, length, samples * lengths.sample)
         reward = self.reward.forward(samples * length, length, samples)
         # On a CPU their pages are dropped before training goes on (`juicer.models.mapped`).
         others = CPU_RLOO if self._alone_on_cpu else shape.parameters * WEIGHT + self.reward.parameters * self.bytes
+        if how.lora:  # the reference is the policy with its adapters switched off
+            others -= shape.parameters * WEIGHT
         limit = self.recipe.template.max_response_tokens
         step = self._step(how, 1, limit, others, in_chunks=self._alone_on_cpu)
-        batch = "rft.policy.prompts_per_step * samples_per_prompt"
-        micro = self._micro(each, settings.micro_batch_size, batch, step)
-        self._add(
+        batch, engine = "rft.policy.prompts_per_step * samples_per_prompt", getattr(settings, "engine", "torch")
+        stage = self._add(
             f"rft_policy@{key}",
             shape,
             trained=how.trained,
             steps=settings.steps,
-            micro=micro,
             tokens=samples * lengths.sample,
             # Sampled, read by the reward and by the reference, then trained on.
             operations=forward + reward + forward + how.operations(forward),
             decoded=forward,
-            decoding=settings.steps * self.devices * self._decoding(math.ceil(each / self.devices), each),
-            memory=step.peak(micro),
-            disk=shape.parameters * float(WEIGHT),
+            decoding=settings.steps * self.devices * self._decoding(math.ceil(each / self.devices), each, engine),
+            disk=self._kept(f"rft_policy@{key}", shape, how, settings),
             advice="rft.policy.micro_batch_size, gradient_checkpointing",
         )
+        # TRL's RLOO pads its rows.
+        self._passes(stage, step, each, settings.micro_batch_size, batch, length, never_packed=True)
         self._count("rft", settings.steps, samples * lengths.sample)
 
     def _control(self) -> None:
@@ -443,10 +591,7 @@ class Planner:
         steps = max(by_tokens, *(used[0] for used in budgets))
         control = self._sft_stage("sft_matched@control", steps, rates, objective)
         if rates > 1:
-            prompts = self.recipe.sft_matched.prompts
-            if prompts is None:
-                raise InputError("the plan needs the number of prompts: sft_matched.prompts is null", do="set it")
-            judged = self._evaluation(prompts, is_sft=True)
+            judged = self._evaluation(self._prompts(settings.prompts)[1], is_sft=True)
             control.operations += rates * judged.operations
             control.decoded += rates * judged.decoded
             control.decoding += rates * judged.decoding
@@ -466,7 +611,8 @@ class Planner:
             if scorer is not None:
                 read += scorer.forward(prompts * length, length, prompts)
                 models += scorer.parameters
-        rows = min(settings.sampling.batch_size, prompts)
+        batch = self._rows(settings.sampling, models * self.bytes)
+        rows = min(batch, prompts)
         return StagePlan(
             "",
             shape.name,
@@ -474,24 +620,33 @@ class Planner:
             tokens=prompts * lengths.sample,
             operations=decoded + read,
             decoded=decoded,
-            decoding=self._decoding(prompts, settings.sampling.batch_size),
+            decoding=self._decoding(prompts, batch),
             memory=models * self.bytes
             + max(cache_bytes(shape, rows, self.longest, self.bytes), self._read(shape))
             + self.overhead,
             advice="evaluation.sampling.batch_size",
+            share=self._reading(shape, length),
         )
 
+    def _prompts(self, most: int | None) -> tuple[int, int]:
+        """Held-out prompts, and validation prompts; of each as many as `most`, or all."""
+        if most is not None:
+            return most, most
+        return evaluated_rows(self.recipe, self.available or self.rows)
+
     def _evaluate(self, name: str, *, is_sft: bool) -> None:
-        prompts = self.recipe.evaluation.prompts
-        if prompts is None:
-            raise InputError("the plan needs the number of prompts: evaluation.prompts is null", do="set it")
-        stage = self._evaluation(2 * prompts, is_sft=is_sft)
+        stage = self._evaluation(sum(self._prompts(self.recipe.evaluation.prompts)), is_sft=is_sft)
         stage.name = name
         self.stages.append(stage)
 
 
-def check_memory(stages: list[StagePlan], device: Device, gpu: str) -> None:
+def check_memory(
+    stages: list[StagePlan], device: Device, gpu: str, instead: Callable[[], str] = lambda: "a larger GPU"
+) -> None:
     """Refuse a plan that does not fit into the memory of a device.
+
+    Args:
+        instead: says what would fit; only asked where this does not.
 
     Raises:
         InputError: names the stage that needs most memory, how much it needs and how much there is.
@@ -502,4 +657,4 @@ def check_memory(stages: list[StagePlan], device: Device, gpu: str) -> None:
         what = f"{worst.name} needs {needed}, but {gpu} has {there}"
         # Only training is sharded; models that are only read are whole on every device.
         sharding = "compute.processes, compute.zero_stage, " if worst.trained else ""
-        raise InputError(what, do=f"use a larger GPU, or change {sharding}{worst.advice}")
+        raise InputError(what, do=f"use {instead()}, or change {sharding}{worst.advice}")

@@ -5,7 +5,7 @@ from juicer.planning.planner import StagePlan
 from juicer.runtime.devices import GIB, Device
 
 
-def format_plan(stages: list[StagePlan], device: Device, devices: int, utilisation: float) -> str:
+def format_plan(stages: list[StagePlan], device: Device, devices: int, utilisation: float | None = None) -> str:
     """The plan as a table of plain lines."""
     heads = [
         "stage",
@@ -30,7 +30,7 @@ def format_plan(stages: list[StagePlan], device: Device, devices: int, utilisati
                 f"{stage.parameters / 1e6:,.1f}M",
                 f"{stage.trained / 1e6:,.1f}M" if stage.trained else "-",
                 f"{stage.steps:,}" if stage.steps else "-",
-                f"{stage.micro:,}" if stage.micro else "-",
+                f"{stage.pass_tokens:,}t" if stage.pass_tokens else f"{stage.micro:,}" if stage.micro else "-",
                 f"{stage.tokens / 1e6:,.2f}M" if stage.tokens else "-",
                 f"{stage.operations / 1e15:,.3f}" if stage.operations else "-",
                 f"{stage.memory / GIB:.1f}" if stage.memory else "-",

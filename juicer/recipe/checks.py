@@ -28,6 +28,7 @@ from juicer.recipe.graph import (
 from juicer.recipe.rows import FirstRows
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
+from juicer.sampling.vllm_environment import check_vllm
 from juicer.settings.base import Settings
 from juicer.settings.data import ScorerSettings
 from juicer.settings.preferences import FOLDERS
@@ -46,6 +47,8 @@ def check_models(recipe: Recipe, where: str, *, whole: bool = True) -> None:
         whole: whether a model that can be fetched has to be there; a plan needs only a config.json.
     """
     _check_fetched(recipe, where, whole)
+    if whole:
+        _check_vllm(recipe, where)
     named = {"policy": recipe.policy.model}
     for key, slot in (("scorer", recipe.scorer), ("judge", recipe.judge)):
         named |= {key: slot.model} if slot.kind != "none" and slot.model is not None else {}
@@ -262,6 +265,7 @@ def _check_installed(recipe: Recipe, where: str) -> None:
 
     TRL removed PPO after 1.12.
     """
+    _check_vllm(recipe, where)
     for key, used in _optional(recipe):
         if importlib.util.find_spec(used) is None:
             do = f"pip install {used}, or change {key}"
@@ -274,13 +278,24 @@ def _check_installed(recipe: Recipe, where: str) -> None:
 
 def _optional(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """The keys of a recipe that need a package which Juicer does not install, each with the package."""
-    for name, method in (("irft", recipe.irft), ("rft", recipe.rft)):
-        if method.rounds and method.sampling.engine == "vllm":
-            yield f"{name}.sampling.engine", "vllm"
     if recipe.compute.zero_stage:
         yield "compute.zero_stage", "deepspeed"
     if recipe.compute.attention == "flash_attention_2":
         yield "compute.attention", "flash_attn"
+
+
+def _check_vllm(recipe: Recipe, where: str) -> None:
+    """Check that vLLM's environment is there for a recipe that asks for it; one that leaves it to `auto` does not."""
+    for key in _by_vllm(recipe):
+        check_vllm(key, where)
+
+
+def _by_vllm(recipe: Recipe) -> Iterator[str]:
+    for name, method in (("irft", recipe.irft), ("rft", recipe.rft)):
+        if method.rounds and method.sampling.engine == "vllm":
+            yield f"{name}.sampling.engine"
+    if recipe.rft.rounds and recipe.rft.optimiser == "rloo" and recipe.rft.policy.engine == "vllm":
+        yield "rft.policy.engine"
 
 
 def _check_preferences(recipe: Recipe, where: str) -> None:

@@ -36,12 +36,17 @@ class Column(NamedTuple):
 
 
 ON_GPU = "peak_device_memory_mb"
-"""Has its column only where a stage used a GPU."""
+"""Of stages that used a GPU."""
+PLANNED = "planned_device_memory_mb"
+OPTIONAL = (ON_GPU, PLANNED, "memory_ratio")
+"""Columns that are there only where a stage has a value."""
 COLUMNS = (
     Column("seconds", "Seconds", 1, "sum"),
     Column("cpu_seconds", "CPU seconds", 1, "sum"),
     Column("peak_memory_mb", "Peak memory, MB", 0, "peak"),
     Column(ON_GPU, "Peak device memory, MB", 0, "peak"),
+    Column(PLANNED, "Planned device memory, MB", 0, "peak"),
+    Column("memory_ratio", "Planned / peak", 2),
     Column("steps", "Steps", 0),
     Column("response_tokens", "Response tokens", 0),
 )
@@ -149,7 +154,7 @@ def render(rows: Sequence[StageRow]) -> str:
     """The page: one row per stage, a bar for its seconds, and a last row with the total and the peak."""
     measured = [row.cost.numbers() for row in rows if row.cost]
     slowest = max([cost.get("seconds", 0) for cost in measured], default=0) or 1
-    columns = [column for column in COLUMNS if column.key != ON_GPU or any(ON_GPU in cost for cost in measured)]
+    columns = [each for each in COLUMNS if each.key not in OPTIONAL or any(each.key in cost for cost in measured)]
     return render_page(
         "costs.html.j2",
         columns=columns,

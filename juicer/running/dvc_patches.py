@@ -36,6 +36,7 @@ from juicer.settings.compute import ComputeSettings
 from juicer.stages import finished
 from juicer.stages.checkpoint import FOLDER as CHECKPOINTS
 from juicer.stages.pipeline import meta_of, stages_of
+from juicer.stages.planned import is_planned
 
 if TYPE_CHECKING:
     from dvc.dependency import Dependency
@@ -279,8 +280,8 @@ def _shown(
         return {stage: planned.get(stage) if seconds is None else seconds for stage, seconds in found.items()}
 
     pending = {job.stage for job in jobs if forecasts.get(job.stage, "will run") == "will run"}
-    if None in estimate(pending).values() and warm.DRIVER.exists():
-        # It imports torch, so it is a process of its own, which nobody waits for.
+    if pending and warm.DRIVER.exists() and (None in estimate(pending).values() or not is_planned()):
+        # It imports torch, so it is a process of its own, which nobody waits for. It writes the planned memory too.
         threading.Thread(target=lambda: planned.update(durations.planned()), daemon=True).start()
 
     needs = {job.stage: job.needs for job in jobs}

@@ -32,6 +32,10 @@ def no_steps(done: int, total: int) -> None:
     """The `WorkContext.steps` that tells nobody."""
 
 
+def no_note(**facts: float | str) -> None:
+    """The `WorkContext.note` that keeps nothing."""
+
+
 @dataclass(frozen=True)
 class Tracking:
     """The trackers beside MLflow that a trainer of transformers logs to by itself."""
@@ -57,6 +61,8 @@ class WorkContext:
     progress: Progress = no_progress
     steps: Callable[[int, int], None] = no_steps
     """Called with how many of how many optimiser steps are done, by a trainer that shows its own bar."""
+    note: Callable[..., None] = no_note
+    """Called with facts, by name, about how the work is done, which are no part of its result: among the costs."""
     observers: tuple[Observer, ...] = ()
     """Receivers of metrics and token counts."""
     tracking: Tracking = Tracking()

@@ -3,6 +3,7 @@
 Nothing here imports torch: which GPUs a process sees has to be decided before that.
 """
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,34 +18,78 @@ class Device:
     """One accelerator, by its data sheet."""
 
     memory: float
-    """Bytes."""
+    """Bytes, as the driver has them: error correction takes a sixteenth of some cards' memory."""
     operations: float
-    """Dense bf16 multiply-adds times two, per second, at the peak."""
+    """Dense bf16 multiply-adds times two, per second, at the peak and added in float32; float32's without bf16."""
     bandwidth: float
     """Bytes per second between memory and cores."""
+    has_bf16: bool = True
 
 
 DEVICES = {
+    "T4": Device(15 * GIB, 8.1e12, 0.32e12, has_bf16=False),
+    "V100-16GB": Device(16 * GIB, 15.7e12, 0.9e12, has_bf16=False),
+    "V100-32GB": Device(32 * GIB, 15.7e12, 0.9e12, has_bf16=False),
+    "RTX3090": Device(24 * GIB, 71e12, 0.94e12),
+    "RTX4090": Device(24 * GIB, 165e12, 1.01e12),
+    "RTX5090": Device(32 * GIB, 210e12, 1.79e12),
+    "L4": Device(22.5 * GIB, 121e12, 0.3e12),
+    "A10": Device(22.5 * GIB, 125e12, 0.6e12),
+    "A10G": Device(22.5 * GIB, 70e12, 0.6e12),
+    "A30": Device(24 * GIB, 165e12, 0.93e12),
+    "A40": Device(45 * GIB, 150e12, 0.7e12),
+    "A6000": Device(48 * GIB, 155e12, 0.77e12),
+    "L40": Device(45 * GIB, 181e12, 0.86e12),
+    "L40S": Device(45 * GIB, 362e12, 0.86e12),
+    "RTX6000-Ada": Device(48 * GIB, 364e12, 0.96e12),
     "A100-40GB": Device(40 * GIB, 312e12, 1.56e12),
     "A100-80GB": Device(80 * GIB, 312e12, 2.04e12),
+    "H20": Device(96 * GIB, 148e12, 4.0e12),
     "H100-PCIe": Device(80 * GIB, 756e12, 2.0e12),
     "H100-NVL": Device(94 * GIB, 835e12, 3.9e12),
     "H100": Device(80 * GIB, 989e12, 3.35e12),
+    "H200-NVL": Device(141 * GIB, 835e12, 4.8e12),
     "H200": Device(141 * GIB, 989e12, 4.8e12),
-    "L40S": Device(48 * GIB, 362e12, 0.86e12),
-    "RTX4090": Device(24 * GIB, 165e12, 1.01e12),
+    "B200": Device(180 * GIB, 2250e12, 7.7e12),
+    "MI300X": Device(192 * GIB, 1307e12, 5.3e12),
 }
+CHOICES = {"A100": "A100-80GB", "V100": "V100-16GB"}
+"""What a name stands for that several cards share."""
+MAKERS = {"nvidia", "amd", "tesla", "geforce", "instinct", "rtx"}
+PLAIN = re.compile(r"\d+gb|hbm\d\w*|sxm\d|pcie|generation")
+"""Words of a driver's name for a card that make it no other one. "D", "Ti" and "Laptop" do, for example."""
 
 
 def device_by_name(name: str) -> Device | None:
     """The entry of DEVICES for CUDA's `name`, for example "NVIDIA A100-SXM4-80GB"; None for an unknown device."""
-    words = name.replace(" ", "")
-    if "MIG" in words:  # a part of a card
-        return None
-    for known, device in DEVICES.items():
-        if all(part in words for part in known.split("-")):
-            return device
+    known = _known_by(name)
+    return None if known is None else DEVICES[known]
+
+
+def _known_by(name: str) -> str | None:
+    words = {*_words(name)}
+    for known in sorted(DEVICES, key=lambda each: -len(_words(each))):
+        own = {*_words(known)}
+        if own <= words and all(PLAIN.fullmatch(word) for word in words - own):
+            return known
     return None
+
+
+def _words(name: str) -> list[str]:
+    """The words of a card's name that tell it from others, in lower case."""
+    separate = re.sub(r"\brtx(?=\d)", "rtx ", name.casefold())
+    return [word for word in re.split(r"[\s_-]+", separate) if word and word not in MAKERS]
+
+
+def gpu_called(name: str) -> str | None:
+    """The name in DEVICES of a GPU as people write it ("a100 80gb", "RTX 4090", "4090"); None where it is unknown."""
+
+    def plain(text: str) -> str:
+        return "".join(_words(text)).removesuffix("gb")
+
+    short = {plain(each): each for each in (*DEVICES, *CHOICES)}
+    found = short.get(plain(name)) or _known_by(name)
+    return CHOICES.get(found, found) if found else None
 
 
 def visible_gpus(setting: str | None, count: int) -> list[str]:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy
@@ -19,6 +20,7 @@ from juicer.data.template import Template
 from juicer.models.forward import logits_of
 from juicer.models.log_probability import length_sorted_batches
 from juicer.runtime.context import LOCAL, WorkContext
+from juicer.sampling.rows import rows_for
 from juicer.sampling.steppers import RefilledStepper, Stepper, can_refill, stepper_for
 from juicer.settings.training import SamplingSettings
 
@@ -27,8 +29,12 @@ if TYPE_CHECKING:
 
 COMPACT_BELOW = 0.8
 """When fewer than this share of the rows is unfinished, finished rows are removed from the batch, or filled again."""
-BATCHES_AT_ONCE = 4
-"""Batches whose prompts wait for a row where rows are filled again; an interrupted run repeats as many at most."""
+BATCHES_AT_ONCE, BATCHES_AT_ONCE_ON_GPU = 4, 16
+"""Batches whose prompts wait for a row where rows are filled again; an interrupted run repeats as many at most. While
+the last of them are answered most rows are empty, which costs a GPU as much as full ones."""
+LOOK_EVERY = 4
+"""Steps on a GPU between two looks at which responses have ended, because each look waits for the GPU. A response that
+ends in between goes on until the look; what it gets there is not part of it."""
 
 FIXED_POINT = 2.0**-44
 """The unit of weights that are summed as whole numbers: 2**18 tokens of weight 1 fit into 63 bits."""
@@ -56,18 +62,20 @@ def sample_responses(
     Returns:
         `samples_per_prompt` samples per prompt, in the order of the prompts.
     """
-    count = template.settings.max_response_tokens
-
-    rows = settings.batch_size
+    limit = template.settings.max_response_tokens
+    longest = limit + max((len(prompt) for _, prompt in prompts), default=0)
+    rows = rows_for(policy, settings, longest, context.processes)
+    context.note(sampling_rows=rows)
 
     def decode_batch(batch: Sequence[SampleRequest], report: Report) -> list[Decoded]:
-        uniforms = torch.stack([_uniforms(seed_of(seed, each), count) for each in batch])
+        uniforms = torch.stack([_uniforms(seed_of(seed, each), limit) for each in batch])
         return decode(policy, template, [each.prompt for each in batch], uniforms, settings, rows, report)
 
     size = rows
     if can_refill(policy):
         share = math.ceil(len(prompts) * settings.samples_per_prompt / context.processes.world_size)
-        size = max(rows, min(BATCHES_AT_ONCE * rows, share))
+        batches = BATCHES_AT_ONCE if policy.device.type == "cpu" else BATCHES_AT_ONCE_ON_GPU
+        size = max(rows, min(batches * rows, share))
     return sample_in_batches(decode_batch, prompts, settings.samples_per_prompt, size, context)
 
 
@@ -106,7 +114,10 @@ def sample_in_batches(
             context.emit_tokens(context.processes.world_size * tokens)
             context.progress(responses)
 
-        decoded = context.memo(partial(decode_batch, [requests[row] for row in rows], report))
+        work = partial(decode_batch, [requests[row] for row in rows], report)
+        kept, decoded = context.memo(lambda: (rows, work()))
+        if kept != rows:  # by a run that decoded other numbers of rows
+            decoded = work()
         report(len(rows) - told[0], sum(len(response) for response, *_ in decoded) - told[1])
         return decoded
 
@@ -168,35 +179,48 @@ def decode(
     # A row that has reached the limit writes behind it until it leaves.
     responses = torch.full((len(prompts), steps + 1), template.end_of_text, dtype=torch.int64, device=device)
     chosen_log_probabilities = torch.zeros(responses.shape, dtype=torch.float64, device=device)
-    unfinished, sampled = waiting, 0
-    while True:
+    # Tokens of unfinished rows, in all and up to the last report.
+    sampled, reported = torch.zeros((), dtype=torch.int64, device=device), 0
+    every = look_every(device)
+    refilled = isinstance(stepper, RefilledStepper)
+    for step in count(1):
         log_probabilities = logits_of(policy, given).log_softmax(-1)
         chosen = draw(log_probabilities, uniforms[live, taken.clamp(max=steps - 1)], settings)
         responses[live, taken] = chosen
         chosen_log_probabilities[live, taken] = log_probabilities.gather(1, chosen[:, None])[:, 0].double()
         taken = (taken + 1).clamp(max=steps)
-        sampled += unfinished
+        sampled += len(live) - ended.sum()
         ended = ended | torch.isin(chosen, stops) | (taken == steps)
-        unfinished, added = len(live) - int(ended.sum()), 0
+        if step % every and (refilled or step < steps):
+            given = stepper.next(chosen)
+            continue
+        *over, told = torch.cat([ended.long(), sampled[None]]).tolist()  # waits for the device
+        unfinished, added = over.count(0), 0
         if not unfinished and waiting == len(prompts):
             break
         # Finished rows stay in the batch until removing them saves more than copying the cache costs.
-        if unfinished <= COMPACT_BELOW * len(live):
-            added = min(len(prompts) - waiting, len(live) - unfinished)
-            places = ended.nonzero()[:, 0]
-            keep = torch.ones_like(ended).index_fill(0, places[added:], value=False).nonzero()[:, 0]
-            if len(keep) < len(live):
+        if unfinished <= COMPACT_BELOW * len(over):
+            added = min(len(prompts) - waiting, len(over) - unfinished)
+            leaving = {place for place, done in enumerate(over) if done}
+            leaving -= set(sorted(leaving)[:added])
+            if leaving:
+                stay = [place for place in range(len(over)) if place not in leaving]
+                over = [over[place] for place in stay]
+                keep = torch.tensor(stay)
                 stepper.keep(keep)
+                keep = keep.to(device)
                 live, taken, chosen, ended = live[keep], taken[keep], chosen[keep], ended[keep]
-        given = stepper.next(chosen) if unfinished else given[: len(live)]
+        given = stepper.next(chosen) if unfinished else given[: len(over)]
         if added and isinstance(stepper, RefilledStepper):
-            places = ended.nonzero()[:, 0]
-            given[places] = stepper.admit(places, prompts[waiting : waiting + added])
+            free = torch.tensor([place for place, done in enumerate(over) if done])
+            first = stepper.admit(free, prompts[waiting : waiting + added])
+            places = free.to(device)
+            given[places] = first
             live[places] = torch.arange(waiting, waiting + added, device=device)
             taken[places], ended[places] = 0, False
-            waiting, unfinished = waiting + added, unfinished + added
-            report(added, sampled)
-            sampled = 0
+            waiting += added
+            report(added, told - reported)
+            reported = told
     responses, chosen_log_probabilities = responses[:, :steps], chosen_log_probabilities[:, :steps]
     ends = torch.isin(responses, stops)
     stopped = ends.any(1)
@@ -209,6 +233,11 @@ def decode(
             responses.tolist(), lengths.tolist(), stopped.tolist(), totals.tolist(), strict=True
         )
     ]
+
+
+def look_every(device: torch.device) -> int:
+    """Steps between two looks at which responses have ended; on a CPU a look costs nothing."""
+    return 1 if device.type == "cpu" else LOOK_EVERY
 
 
 def draw(log_probabilities: Tensor, uniform: Tensor, settings: SamplingSettings) -> Tensor:

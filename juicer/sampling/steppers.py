@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from juicer.models.forward import (
     agree,
@@ -49,7 +50,7 @@ class Stepper(Protocol):
         """The features after `chosen` (rows,), the next token of each row."""
 
     def keep(self, rows: Tensor) -> None:
-        """Continue with only the rows of these ascending indices."""
+        """Continue with only the rows of these ascending indices, which are on the CPU."""
 
 
 def stepper_for(policy: "PreTrainedModel", padding: int, prompts: Sequence[list[int]], steps: int) -> Stepper:
@@ -168,16 +169,14 @@ class _Rows:
 
     def padded(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens, attention and positions of some prompts, padded on the left to the longest of them."""
-        length = max(map(len, prompts))
-        tokens = torch.full((len(prompts), length), self.padding, dtype=torch.int64)
-        attention = torch.zeros((len(prompts), length), dtype=torch.int64)
-        for row, prompt in enumerate(prompts):
-            tokens[row, length - len(prompt) :] = torch.tensor(prompt)
-            attention[row, length - len(prompt) :] = 1
+        rows = [torch.tensor(prompt, dtype=torch.int64) for prompt in prompts]
+        tokens = pad_sequence(rows, batch_first=True, padding_value=self.padding, padding_side="left")
+        attention = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
         positions = (attention.cumsum(1) - 1).clamp(min=0)
         return tokens.to(self.policy.device), attention.to(self.policy.device), positions.to(self.policy.device)
 
     def keep(self, rows: Tensor) -> None:
+        rows = rows.to(self.attention.device)
         self.attention, self.positions = self.attention[rows], self.positions[rows]
 
 
@@ -246,7 +245,7 @@ class BufferedStepper(_Rows):
 
     def keep(self, rows: Tensor) -> None:
         super().keep(rows)
-        self.cache.batch_select_indices(rows)
+        self.cache.batch_select_indices(rows.to(self.attention.device))
 
 
 class RefilledStepper(BufferedStepper):
@@ -272,26 +271,34 @@ class RefilledStepper(BufferedStepper):
         super().__init__(policy, padding, prompts, steps, prefill, longest, SPARE)
         self.held = self.positions
         """(rows,) tokens of each row that the cache holds."""
+        self.known = torch.tensor([len(prompt) for prompt in prompts])
+        """The same on the CPU, where it is asked for at every step without waiting for the device."""
         self.most = self.length + steps
 
     def next(self, chosen: Tensor) -> Tensor:
-        before = int(self.held.max())
+        before = int(self.known.max())
         self.cache.show(before)
         places = torch.arange(before + 1, device=chosen.device)
         given = self.continued(chosen, (places >= before - self.held[:, None]).long(), self.held)
         # A row that has ended goes on until a prompt takes it, which may be after more steps than a response has.
-        self.held = (self.held + 1).clamp(max=self.most - 1)
+        self.held, self.known = ((each + 1).clamp(max=self.most - 1) for each in (self.held, self.known))
         return given
 
     def admit(self, rows: Tensor, prompts: Sequence[list[int]]) -> Tensor:
-        """Continue the rows of these indices with other prompts; returns what predicts their first tokens."""
-        given = self.read(prompts, rows)
-        self.held[rows] = torch.tensor([len(prompt) for prompt in prompts], device=rows.device)
+        """Continue the rows of these indices with other prompts; returns what predicts their first tokens.
+
+        Args:
+            rows: on the CPU.
+        """
+        places = rows.to(self.held.device)
+        given = self.read(prompts, places)
+        self.known[rows] = torch.tensor([len(prompt) for prompt in prompts])
+        self.held[places] = self.known[rows].to(self.held.device)
         return given
 
     def keep(self, rows: Tensor) -> None:
         super().keep(rows)
-        self.held = self.held[rows]
+        self.held, self.known = self.held[rows.to(self.held.device)], self.known[rows]
 
 
 class OwnStepper(_Rows):
@@ -323,7 +330,8 @@ class OwnStepper(_Rows):
 
     def keep(self, rows: Tensor) -> None:
         super().keep(rows)
-        self.cache.reorder_cache(rows)  # type: ignore[arg-type]  # a LongTensor is a Tensor of int64
+        kept = rows.to(self.attention.device)
+        self.cache.reorder_cache(kept)  # type: ignore[arg-type]  # a LongTensor is a Tensor of int64
 
     def _features(self, tokens: Tensor, attention: Tensor, positions: Tensor) -> Tensor:
         cache = {self.name: self.cache}
@@ -362,6 +370,7 @@ class UncachedStepper:
         return self.first()
 
     def keep(self, rows: Tensor) -> None:
+        rows = rows.to(self.tokens.device)
         self.tokens, self.ends = self.tokens[rows], self.ends[rows]
 
 

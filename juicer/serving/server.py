@@ -19,14 +19,15 @@ from typing import Literal
 
 from juicer.runtime.errors import InputError
 from juicer.runtime.process_groups import run_in_group
+from juicer.sampling.vllm_environment import check_vllm, find_vllm
 from juicer.serving.named import LOCAL, Named
 from juicer.serving.portable import write_copy
 from juicer.settings.compute import ComputeSettings
 
 Engine = Literal["auto", "vllm", "transformers"]
 HOST = "127.0.0.1"
-NEEDED = {"vllm": ("vllm",), "transformers": ("openai", "fastapi", "uvicorn")}
-INSTALL = {"vllm": "pip install vllm, on a machine with a GPU", "transformers": "pip install -e '.[serving]'"}
+NEEDED = ("openai", "fastapi", "uvicorn")
+"""Packages that transformers' server needs."""
 _WORD = re.compile(r"[^\w.-]+")
 """What a name in requests has not; transformers reads @ as the beginning of a revision."""
 _PAUSE = 0.5
@@ -37,14 +38,15 @@ def chosen(engine: Engine) -> str:
     """The engine: `auto` takes vLLM where it is installed.
 
     Raises:
-        InputError: a package that it needs is not installed.
+        InputError: its environment, or a package that it needs, is not there.
     """
-    name = ("vllm" if _has("vllm") else "transformers") if engine == "auto" else engine
-    missing = [each for each in NEEDED[name] if not _has(each)]
-    if missing:
-        of = "vLLM" if name == "vllm" else "transformers' server"
-        raise InputError(f"{of} needs {', '.join(missing)}, which is not installed", do=INSTALL[name])
-    return name
+    if engine == "vllm" or (engine == "auto" and find_vllm() is not None):
+        check_vllm("--engine", others="transformers")
+        return "vllm"
+    if missing := [each for each in NEEDED if not _has(each)]:
+        what = f"transformers' server needs {', '.join(missing)}, which is not installed"
+        raise InputError(what, do="pip install -e '.[serving]'")
+    return "transformers"
 
 
 def serve(named: Named, engine: Engine, port: int, compute: ComputeSettings, say: Callable[[str], None]) -> None:
@@ -97,8 +99,9 @@ def command(engine: str, name: str, port: int, compute: ComputeSettings) -> list
 
     kind = str(dtype_of(compute)).removeprefix("torch.")
     if engine == "vllm":
+        python = str(check_vllm("--engine", others="transformers"))
         return [
-            *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", f"./{name}"),
+            *(python, "-m", "vllm.entrypoints.openai.api_server", "--model", f"./{name}"),
             *("--served-model-name", name, "--host", HOST, "--port", str(port), "--dtype", kind),
         ]
     device = "cpu" if compute.device == "cpu" else "auto"

@@ -1,11 +1,22 @@
 """Settings of the device, the precision and the processes that compute."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from juicer.settings.base import Settings
 from juicer.settings.bounds import PassTokens, Processes, Threads
+
+TokensPerPass = Annotated[
+    Annotated[PassTokens, Tag("=number")] | Annotated[Literal["auto"], Tag("=auto")],
+    Discriminator(lambda value: "=auto" if isinstance(value, str) else "=number"),
+]
+"""Tokens of a packed pass, or `auto`."""
+OrAuto = Annotated[
+    Annotated[bool, Tag("=asked")] | Annotated[Literal["auto"], Tag("=auto")],
+    Discriminator(lambda value: "=auto" if isinstance(value, str) else "=asked"),
+]
+"""Whether to do what is faster on some devices, or `auto`."""
 
 
 class ComputeSettings(Settings):
@@ -24,16 +35,16 @@ class ComputeSettings(Settings):
     zero_stage: Literal[0, 2, 3] = 0
     """DeepSpeed's ZeRO stage in training, which says what is sharded over processes: 0 nothing, 2 optimiser state and
     gradients, 3 weights too."""
-    packing: Literal["auto"] | bool = "auto"
-    """Whether the dialogues of a training pass stand one after another in a single row, without padding; `auto` packs on
-    a GPU. A pass then takes `tokens_per_pass` instead of a number of rows."""
-    tokens_per_pass: Literal["auto"] | PassTokens = "auto"
+    packing: OrAuto = "auto"
+    """Whether the dialogues of a training pass stand one after another in a single row, without padding; `auto` packs
+    on a GPU. A pass then takes `tokens_per_pass` instead of a number of rows."""
+    tokens_per_pass: TokensPerPass = "auto"  # noqa: S105
     """Tokens of a packed pass of one process; `auto` takes as many as fit into the GPU's free memory by the plan."""
     weights: Literal["auto", "fp32", "bf16"] = "auto"
     """Weights that passes in bf16 compute with in training: `bf16` takes copies that are renewed after each step, and
     keeps float32 masters for the optimiser; `fp32` casts the masters at every use. `auto` is bf16 where rows are packed
     on a GPU."""
-    compile: Literal["auto"] | bool = "auto"
+    compile: OrAuto = "auto"
     """Whether torch compiles each transformer block for packed training; `auto` compiles on a GPU."""
     attention: Literal["auto", "flash_attention_2", "varlen", "sdpa", "eager"] = "auto"
     """Implementation of attention: `auto` is flash-attention 2 on a GPU where it is installed, else torch's own; packed
@@ -42,3 +53,13 @@ class ComputeSettings(Settings):
     deterministic: bool = False
     """Only operations that give the same bytes again on the same card and versions; slower on a GPU. A CPU has no
     others."""
+
+    @model_validator(mode="after")
+    def _can_be(self) -> Self:
+        if self.weights == "bf16" and self.precision == "fp32":
+            raise ValueError("weights is bf16, but precision is fp32; set weights to auto, or precision to bf16")
+        if self.weights == "bf16" and self.zero_stage:
+            raise ValueError("weights is bf16, but under ZeRO DeepSpeed casts the weights; set weights to auto")
+        if self.compile is True and self.packing is False:
+            raise ValueError("compile is true, but only packed passes are compiled; set packing to auto or true")
+        return self

@@ -8,7 +8,7 @@ from juicer.settings.auto import AutoRounds, AutoSettings
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Batch, Blocks, Epochs, Passes, Rows, Samples, Steps, Temperature, Weight
 from juicer.settings.text import Commit, Place
-from juicer.settings.training import GenerationSettings, MicroBatch, OptimiserSettings
+from juicer.settings.training import Engine, GenerationSettings, MicroBatch, OptimiserSettings
 
 
 class RewardSettings(Settings):
@@ -55,6 +55,9 @@ class PolicyAlignmentSettings(Settings):
     """beta of the inner problem: the weight of the KL term, on the log-ratio to the SFT policy summed over tokens."""
     temperature: Temperature = Field(1.0, gt=0)
     """Temperature of sampling."""
+    engine: Engine = "auto"
+    """What samples the responses of each step of RLOO, as `rft.sampling.engine`; vLLM gets the policy's new weights
+    before each. PPO samples by itself."""
     normalise_reward: bool = True
     """Whether the reward is shifted and scaled to zero mean and unit variance on the round's pairs."""
     optimiser: OptimiserSettings = OptimiserSettings(learning_rate=1e-6)

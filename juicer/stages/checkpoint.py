@@ -191,7 +191,6 @@ def key_of(arguments: argparse.Namespace, values: Mapping[str, Any]) -> str:
         "files": files,
         "code": {str(path): _hash_of(path) for path in sorted(_modules())},
         "libraries": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "trl")},
-        "vllm": getattr(sys.modules.get("vllm"), "__version__", None),
         "processes": [os.environ.get(name, "1") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

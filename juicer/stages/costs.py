@@ -32,6 +32,14 @@ class StageCost(Document):
     """The GPU, or those of the processes, in words; None where the stage used none."""
     deterministic: bool | None = None
     """Whether only operations were allowed that give the same bytes again; None where the stage used no GPU."""
+    planned_device_memory_mb: float | None = None
+    """What was planned for the peak of tensors, in MiB; None where no plan was made for this recipe."""
+    memory_ratio: float | None = None
+    """Planned over measured memory of the GPU: below 1 the stage took more than planned."""
+    engine: str | None = None
+    """What sampled: `torch`, or vLLM with its version; None for a stage that chooses none."""
+    sampling_rows: int | None = None
+    """Responses that our own sampler decoded at the same time, at most."""
     ended: float | None = None
     """When the stage ended, in seconds since the epoch."""
     output_md5: str | None = None

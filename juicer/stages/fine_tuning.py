@@ -89,10 +89,16 @@ def fine_tune(
         steps: number of optimiser steps; None for `settings.epochs` epochs.
         watched: validation demonstrations, as `watched_dialogues` gives them.
     """
+    from juicer.models.precision import training_compute
+    from juicer.models.shape import count_parameters
+    from juicer.training.passes import PADDED, passes_of
     from juicer.training.utilisation import peak_share
 
+    passes = passes_of(training_compute(compute, count_parameters(policy)), policy)
+    if settings.objective == "nll" and has_dropout(policy, settings):
+        passes = PADDED  # the loop of packed rows has none
     share = peak_share(policy, [*dialogues, *(each for own in samples for each in own)])
-    if settings.objective == "nll":
+    if settings.objective == "nll" and not passes.packed:
         from juicer.methods.sft import train_sft
 
         with stage.scratch() as scratch, stage.training(share, part) as context:
@@ -125,4 +131,15 @@ def fine_tune(
             stage=name,
             steps=steps,
             watched=watched,
+            passes=passes,
         )
+
+
+def has_dropout(policy: "PreTrainedModel", settings: SftSettings) -> bool:
+    """Whether SFT trains with dropout: of the adapters, or of the model itself."""
+    import torch
+
+    if settings.lora is not None and settings.lora.dropout > 0:
+        return True
+    configured = getattr(policy.config.get_text_config(decoder=True), "attention_dropout", 0.0) or 0.0
+    return configured > 0 or any(isinstance(each, torch.nn.Dropout) and each.p > 0 for each in policy.modules())

@@ -2,9 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from juicer.settings.compute import ComputeSettings
@@ -48,26 +46,25 @@ def generate(
     from juicer.data import demonstrations
     from juicer.data.dialogues import Sample, read_samples, write_samples
     from juicer.methods.pairs import part_of
-    from juicer.models.loading import load_policy, load_template
+    from juicer.models.loading import load_template
     from juicer.runtime.seeding import derive
-    from juicer.sampling.decoding import sample_responses
-    from juicer.sampling.vllm_engine import engine, sample_by_vllm
+    from juicer.sampling.engines import sampler
 
     given = stage.arguments
     rows = part_of(list(demonstrations.read(given.data / "train.jsonl")), given.part, derive(seed, "slices"))
     template = load_template(given.policy, template_settings)
     compute = stage.read("compute", ComputeSettings)
     purpose = derive(seed, method, given.round, "sampling")
+    asked = sampling.engine
 
     def draw(policy: Path, jobs: Sequence[Job]) -> list[list[Sample]]:
-        prompts = [prompt for job in jobs for _, prompt in job.prompts]
-        with ExitStack() as opened:
-            if sampling.engine == "vllm":
-                longest = max(map(len, prompts)) + template.settings.max_response_tokens
-                llm = opened.enter_context(engine(policy, compute, longest, sampling.batch_size, stage.processes))
-                sample = partial(sample_by_vllm, llm)
-            else:
-                sample = partial(sample_responses, load_policy(policy, compute))
+        nonlocal asked
+        longest = max(len(prompt) for job in jobs for _, prompt in job.prompts) + template.settings.max_response_tokens
+        with sampler(asked, policy, compute, longest, stage.processes, f"{method}.sampling.engine") as sample:
+            # Kept batches of one engine are never completed by the other.
+            stage.depend("engine", sample.engine)
+            stage.note(engine=sample.engine)
+            asked = sample.taken
             found = []
             for job in jobs:
                 share = len(job.prompts) * job.sampling.samples_per_prompt // stage.processes.world_size
@@ -76,14 +73,14 @@ def generate(
             return found
 
     own = Job([(row.id, template.prompt(row.prompt)) for row in rows], sampling, purpose)
-    asked = []
+    others = []
     if watching is not None and watching.prompts:
         held_back = list(demonstrations.read(given.data / "validation.jsonl"))[: watching.prompts]
-        asked = [(row.id, template.prompt(row.prompt)) for row in held_back]
+        others = [(row.id, template.prompt(row.prompt)) for row in held_back]
     samples, watched = [], []
-    if watching is not None and asked:
+    if watching is not None and others:
         single = sampling.model_copy(update={"samples_per_prompt": 1})
-        beside = Job(asked, single, derive(purpose, "validation"), ("validation",))
+        beside = Job(others, single, derive(purpose, "validation"), ("validation",))
         if watching.policy == given.policy:
             samples, watched = draw(given.policy, [own, beside])
         else:

@@ -43,6 +43,7 @@ from juicer.stages.gpus import take_gpus
 from juicer.stages.hashes import md5_of
 from juicer.stages.live import Live
 from juicer.stages.pipeline import Meta, declared, declared_of
+from juicer.stages.planned import compared
 from juicer.stages.reading import Watch, check_made
 from juicer.stages.speed import Speed
 from juicer.stages.words import reference, resolved, stage_named
@@ -68,6 +69,7 @@ class Stage:
         self._params = read_yaml(arguments.params)
         validate(self._params, str(arguments.params))
         self._costs: dict[str, float] = {}
+        self._facts: dict[str, float | str] = {}
         self._begun = time.perf_counter()
         self._md5s: dict[str, str] = {}
         """md5 of each published output, by its path."""
@@ -192,6 +194,7 @@ class Stage:
                 progress=opened.enter_context(self.progress(steps, "step", part)) if steps else no_progress,
                 steps=self.live.progress,
                 checkpoint=opened.enter_context(self.checkpoint(part)) if resumable else None,
+                note=self.note,
                 observers=observers,
                 tracking=tracking,
             )
@@ -223,7 +226,7 @@ class Stage:
             part: name of this work, of several in one stage.
         """
         with self.progress(total, unit, part) as progress, self.memo(part) as memo:
-            yield WorkContext(self.processes, memo=memo, progress=progress, observers=(self.live,))
+            yield WorkContext(self.processes, memo=memo, progress=progress, note=self.note, observers=(self.live,))
 
     @contextmanager
     def publish(self, path: Path) -> Iterator[Path]:
@@ -326,6 +329,17 @@ class Stage:
         for name, value in costs.items():
             self._costs[name] = self._costs.get(name, 0) + value
 
+    def note(self, **facts: float | str) -> None:
+        """Keep how the work was done, by name, among the costs of this stage; the last of several counts."""
+        self._facts |= facts
+
+    def depend(self, name: str, value: str) -> None:
+        """Make something beside arguments, parameters and code part of the key of this stage's checkpoints.
+
+        Call it before the first of them.
+        """
+        self._read[name] = value
+
     def end_watch(self) -> None:
         """Stop looking at what the stage has read; `check_unchanged` still compares it."""
         if self._watch is not None:
@@ -353,6 +367,7 @@ class Stage:
         on_gpu: dict[str, str | bool] = {}
         if cards:
             on_gpu = {"device": in_words(cards), "deterministic": determinism.is_on()}
+        peaks = highest([*self.peaks, peak_memory()])
         return StageCost.create(
             self.name,
             self._costs,
@@ -360,8 +375,10 @@ class Stage:
             cpu_seconds=round(used.ru_utime + used.ru_stime, 3),
             peak_memory_mb=round(used.ru_maxrss / 1024, 1),
             ended=round(time.time(), 3),
-            **highest([*self.peaks, peak_memory()]),
+            **self._facts,
             **on_gpu,
+            **peaks,
+            **compared(self.name, peaks),
             **({"output_md5": next(iter(self._md5s.values()))} if len(self._md5s) == 1 else {}),
             **self.speed.costs(),
         )

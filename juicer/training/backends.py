@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from juicer.runtime.processes import Processes
+from juicer.training.masters import Masters
 from juicer.training.state import load_weights, save_weights
 
 Losses = tuple[Tensor, dict[str, Tensor]]
@@ -28,8 +29,15 @@ class TrainingBackend(Protocol):
     def backward(self, loss: Tensor, last: bool) -> None:
         """Add this process's part of the gradient; the parts sum to the gradient. `last` marks a step's last pass."""
 
-    def gradient_norm(self) -> float:
-        """The norm of the whole gradient before clipping."""
+    def gradient_norm(self, sums: Tensor) -> Tensor:
+        """The norm of the whole gradient before clipping, and behind it the sums of some values over the processes.
+
+        Args:
+            sums: (values,) float64, this process's.
+
+        Returns:
+            (1 + values,) float64.
+        """
 
     def step(self) -> None:
         """Update the weights by the clipped gradient."""
@@ -49,36 +57,43 @@ class ReplicatedBackend:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        trained: dict[str, torch.nn.Parameter],
         loss_of: Callable[[list[int]], Losses],
         optimiser: torch.optim.Optimizer,
         max_gradient_norm: float | None,
         processes: Processes,
+        masters: Masters | None = None,
     ) -> None:
-        self.losses, self._model = loss_of, model
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.losses, self._trained, self._masters = loss_of, trained, masters
+        self._parameters = list(trained.values())
         self._optimiser, self._limit, self._processes = optimiser, max_gradient_norm or math.inf, processes
 
     def backward(self, loss: Tensor, last: bool) -> None:
         loss.backward()
 
-    def gradient_norm(self) -> float:
+    def gradient_norm(self, sums: Tensor) -> Tensor:
         if self._processes.world_size > 1:
             for parameter in self._parameters:
                 if parameter.grad is not None:
                     torch.distributed.all_reduce(parameter.grad)
-        return float(torch.nn.utils.clip_grad_norm_(self._parameters, self._limit))
+            torch.distributed.all_reduce(sums)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._limit)
+        return torch.cat([norm.double()[None], sums])
 
     def step(self) -> None:
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
+        if self._masters is not None:
+            self._masters.renew()
 
     def save(self, folder: Path) -> None:
         if self._processes.is_local_main:
-            save_weights(folder, self._model, self._optimiser)
+            save_weights(folder, self._trained, self._optimiser)
 
     def load(self, folder: Path) -> None:
-        load_weights(folder, self._model, self._optimiser)
+        load_weights(folder, self._trained, self._optimiser)
+        if self._masters is not None:
+            self._masters.renew()
 
     def close(self) -> None:
         pass
@@ -119,9 +134,11 @@ class ZeroBackend:
         # DeepSpeed averages over the processes; the sum is wanted.
         self._engine.backward(loss * self._processes.world_size)
 
-    def gradient_norm(self) -> float:
+    def gradient_norm(self, sums: Tensor) -> Tensor:
         self._engine.step()  # the norm is only available afterwards
-        return float(self._engine.get_global_grad_norm())
+        torch.distributed.all_reduce(sums)
+        norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float64, device=sums.device)
+        return torch.cat([norm.reshape(1), sums])
 
     def step(self) -> None:
         pass

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.settings.training import OptimiserSettings
 from juicer.training.backends import Losses, ReplicatedBackend, TrainingBackend, ZeroBackend
+from juicer.training.masters import Masters
+from juicer.training.passes import token_passes
 from juicer.training.record import TrainingRecord
-from juicer.training.state import load_progress, save_progress
+from juicer.training.state import load_progress, save_progress, trainable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -96,6 +99,8 @@ def train_loop(
     context: WorkContext = LOCAL,
     *,
     lengths: Sequence[int] | None = None,
+    tokens_per_pass: int | None = None,
+    masters: Masters | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> None:
     """Take `steps` optimiser steps, one per batch of row indices.
@@ -106,6 +111,8 @@ def train_loop(
             checkpoint goes on with its own.
         after_step: is called after every step, before a checkpoint is saved, by all processes.
         lengths: of all rows; the rows of several micro-batches are taken in their order, which saves padding.
+        tokens_per_pass: tokens of a pass of packed rows, which then replaces the micro-batch.
+        masters: of the model's weights, where passes compute with copies of them.
         context: the rows of each batch are divided over its processes, each of which holds the whole model before and
             after; training resumes from its checkpoint, which is saved between two steps; its progress counts steps.
 
@@ -113,39 +120,51 @@ def train_loop(
         InputError: the loss or the gradient is not finite; names the step.
     """
     processes, checkpoint = context.processes, context.checkpoint
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    device = parameters[0].device
-    optimiser, schedule = make_optimiser(parameters, settings, steps)
-    backend_type = ZeroBackend if processes.zero_stage else ReplicatedBackend
-    backend: TrainingBackend = backend_type(model, loss_of, optimiser, settings.max_gradient_norm, processes)
+    trained = trainable(model) if masters is None else masters.named
+    device = next(iter(trained.values())).device
+    optimiser, schedule = make_optimiser(list(trained.values()), settings, steps)
+    backend: TrainingBackend
+    if processes.zero_stage:
+        backend = ZeroBackend(model, loss_of, optimiser, settings.max_gradient_norm, processes)
+    else:
+        backend = ReplicatedBackend(trained, loss_of, optimiser, settings.max_gradient_norm, processes, masters)
 
     def write(folder: Path) -> None:
         backend.save(folder)
         if processes.is_local_main:
             save_progress(folder, schedule, record)
 
-    precision = "bf16" if torch.is_autocast_enabled(device.type) else "fp32"
-    record.facts |= {"precision": precision, "micro_batch_size": micro_batch_size}
+    lower = masters is not None or torch.is_autocast_enabled(device.type)
+    record.facts |= {"precision": "bf16" if lower else "fp32", "micro_batch_size": micro_batch_size}
+    if tokens_per_pass is not None:
+        record.facts |= {"tokens_per_pass": tokens_per_pass, "weights": "fp32" if masters is None else "bf16"}
     done = 0
     if latest := checkpoint.latest() if checkpoint else None:
         backend.load(latest)
         done = load_progress(latest, schedule, record)
         micro_batch_size = record.facts["micro_batch_size"]
+        tokens_per_pass = record.facts.get("tokens_per_pass")
     context.progress(done)
     for step, rows in enumerate(batches, 1):
         if step <= done:
             continue
-        sums = {"loss": 0.0}
-        passes = list(micro_batches(rows, micro_batch_size, processes, lengths))
+        if tokens_per_pass is not None and lengths is not None:
+            passes = token_passes(rows, tokens_per_pass, lengths, processes)
+        else:
+            passes = list(micro_batches(rows, micro_batch_size, processes, lengths))
+        sums: dict[str, Tensor] = {}
         for number, (micro, counted) in enumerate(passes, 1):
             losses, values = backend.losses(micro)
             share = counted / len(rows)
             mean = losses[:counted].mean() if counted else losses.sum()
             backend.backward(mean * share, last=number == len(passes))
             for name, value in ({"loss": losses.detach()} | values).items():
-                sums[name] = sums.get(name, 0.0) + (float(value[:counted].mean()) * share if counted else 0.0)
-        plotted = dict(zip(sums, processes.sum(list(sums.values()), device), strict=True))
-        rate, norm = float(schedule.get_last_lr()[0]), backend.gradient_norm()
+                # On the device and in float64: nothing waits for the device before the step's end.
+                part = value[:counted].mean().double() * share if counted else torch.zeros_like(value[0].double())
+                sums[name] = sums[name] + part if name in sums else part
+        rate = float(schedule.get_last_lr()[0])
+        norm, *totals = backend.gradient_norm(torch.stack(list(sums.values()))).tolist()
+        plotted = dict(zip(sums, totals, strict=True))
         if not math.isfinite(plotted["loss"]) or not math.isfinite(norm):
             raise InputError(
                 f"the loss is {plotted['loss']} and the gradient norm {norm} at step {step} of {steps}",

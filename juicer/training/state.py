@@ -4,6 +4,7 @@ Where checkpoints are stored, and for how long, is up to the caller (juicer/stag
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,16 @@ if TYPE_CHECKING:
     from juicer.training.record import TrainingRecord
 
 
-def save_weights(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Write trainable parameters and optimiser state: tensors as safetensors, everything else as JSON."""
+def save_weights(folder: Path, trained: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
+    """Write what trains and the optimiser's state: tensors as safetensors, everything else as JSON.
+
+    Args:
+        trained: the tensors that the optimiser changes, by name.
+    """
     from safetensors.torch import save_file
 
     state = optimiser.state_dict()
-    tensors = {f"model.{name}": value.detach() for name, value in _trainable(model).items()}
+    tensors = {f"model.{name}": value.detach() for name, value in trained.items()}
     plain: dict[str, dict[str, Any]] = {}
     for index, values in state["state"].items():
         for name, value in values.items():
@@ -33,14 +38,14 @@ def save_weights(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Op
     (folder / "weights.json").write_text(json.dumps(values), encoding="utf-8")
 
 
-def load_weights(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
+def load_weights(folder: Path, trained: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
     """Restore what `save_weights` wrote, in place."""
     from safetensors.torch import load_file
 
     tensors = load_file(folder / "weights.safetensors")
     values = json.loads((folder / "weights.json").read_text(encoding="utf-8"))
     with torch.no_grad():
-        for name, parameter in _trainable(model).items():
+        for name, parameter in trained.items():
             parameter.copy_(tensors[f"model.{name}"])
     state: dict[int, dict[str, Any]] = {int(index): plain for index, plain in values["plain"].items()}
     for name, tensor in tensors.items():
@@ -75,7 +80,8 @@ def load_progress(folder: Path, schedule: torch.optim.lr_scheduler.LRScheduler, 
     return int(values["schedule"]["last_epoch"])
 
 
-def _trainable(model: torch.nn.Module) -> dict[str, Tensor]:
+def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters of a model that train, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 

@@ -64,7 +64,8 @@ def trainer_arguments(
     cpu = device_of(compute).type == "cpu"
     return {
         "output_dir": str(scratch),
-        "optim": "rmsprop" if optimiser.name == "rmsprop" else "adamw_torch",
+        # Without `fused` AdamW takes one more copy of the trained weights on a GPU.
+        "optim": "rmsprop" if optimiser.name == "rmsprop" else "adamw_torch" if cpu else "adamw_torch_fused",
         "learning_rate": optimiser.learning_rate,
         "lr_scheduler_type": "linear" if optimiser.schedule == "linear" else "constant_with_warmup",
         # transformers reads a number of warm-up steps below 1 as a share of all steps.

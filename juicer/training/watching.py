@@ -35,6 +35,8 @@ class Watch:
         batch_size: int,
         context: WorkContext = LOCAL,
         precision: Callable[[], AbstractContextManager[None]] = nullcontext,
+        *,
+        tokens: int | None = None,
     ) -> None:
         """Watch a policy that is about to be trained.
 
@@ -47,9 +49,11 @@ class Watch:
             batch_size: dialogues per forward pass of a process.
             context: the dialogues are divided over its processes, and its observers receive the points.
             precision: enters the precision that the policy trains in.
+            tokens: of a packed row, where the policy trains on packed rows.
         """
         self._policy, self._dialogues, self._padding = policy, list(dialogues), padding
         self._batch_size, self._context, self._precision = batch_size, context, precision
+        self._tokens = tokens
         off = not dialogues or context.processes.zero_stage > 0
         self._steps = set() if off else {0, *(math.ceil(steps * place / times) for place in range(1, times + 1))}
 
@@ -60,7 +64,9 @@ class Watch:
         # Its own context: a resumed run finds no memo here, and shows no progress.
         apart = WorkContext(self._context.processes)
         with _evaluating(self._policy), self._precision():
-            sums = score_dialogues(self._policy, self._dialogues, self._padding, self._batch_size, apart)
+            sums = score_dialogues(
+                self._policy, self._dialogues, self._padding, self._batch_size, apart, tokens=self._tokens
+            )
         value = -float(sums.double().sum()) / sum(len(each.response) for each in self._dialogues)
         self._context.emit_metrics(step, **{CURVE: value})
         return value

@@ -161,6 +161,41 @@ def test_two_processes_take_the_steps_of_one(project, stage, zero_stage):
         torch.testing.assert_close(weights[1][name], weight, atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("stage", "more"),
+    [
+        ("irft_train", ["compute.zero_stage=3"]),
+        ("irft_train", []),
+        ("irft_train", ["compute.precision=bf16", "compute.weights=bf16"]),
+        ("sft", []),
+        ("sft", ["compute.zero_stage=2"]),
+        ("rft_reward", []),
+    ],
+)
+def test_two_processes_take_the_steps_of_one_on_packed_rows(project, stage, more):
+    """At an equal global batch in tokens: a process's passes have half of the tokens."""
+    name = f"packed-{stage}-{'-'.join(each.split('=')[1] for each in more)}"
+    alone = [each for each in more if "zero" not in each]
+    outs = []
+    for processes, tokens, given in ((1, 400, alone), (2, 200, more)):
+        packed = ["compute.packing=true", f"compute.tokens_per_pass={tokens}", f"compute.processes={processes}"]
+        out = f"{name}-{processes}"
+        call(project, stage, out, params(project, f"{out}.yaml", *packed, *given))
+        outs.append(project / out)
+    one, two = (json.loads((out / "training.json").read_text()) for out in outs)
+    assert (one["facts"]["tokens_per_pass"], two["facts"]["tokens_per_pass"]) == (400, 200)
+    exact = "compute.precision=bf16" not in more
+    for curve, points in one["curves"].items():
+        tolerance = 1e-4 if exact else 0.05
+        if exact or curve != "accuracy":
+            assert two["curves"][curve]["value"] == pytest.approx(points["value"], rel=tolerance, abs=tolerance), curve
+    assert one["curves"].keys() == two["curves"].keys()
+    assert one["response_tokens"] == two["response_tokens"]
+    weights = [load_file(out / "model.safetensors") for out in outs]
+    for key, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][key], weight, atol=2e-4 if exact else 2e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("objective", ["gem", "dft"])
 def test_two_processes_fine_tune_by_another_objective_as_one(project, objective):
     # The last batch has one row, so that a process only pads its share.

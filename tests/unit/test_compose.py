@@ -105,3 +105,16 @@ def test_an_image_can_have_another_base_and_ends_as_nobody_s_root(file):
     assert [line for line in lines if line.startswith("USER ")][-1] == "USER 1000:1000"
     assert not any(line.startswith("# syntax=") for line in lines)
     assert [line.split()[-2] for line in lines if "safe.directory" in line] == ["/juicer"]
+
+
+def test_the_image_for_gpus_has_an_environment_of_its_own_for_vllm():
+    text = (ROOT / "docker/cuda.Dockerfile").read_text()
+    final = text[text.rindex("\nFROM ") :]
+    assert re.findall(r"COPY --from=(\w+) (\S+) (\S+)", final) == [
+        ("build", "/opt/juicer", "/opt/juicer"),
+        ("vllm", "/opt/vllm", "/opt/vllm"),
+    ]
+    assert "JUICER_VLLM_PYTHON=/opt/vllm/bin/python" in final
+    assert "!constraints-vllm.txt" in (ROOT / ".dockerignore").read_text().splitlines()
+    assert re.search(r"--constraint constraints-vllm.txt vllm\n", text)
+    assert re.search(r"^vllm==", (ROOT / "constraints-vllm.txt").read_text(), re.MULTILINE)

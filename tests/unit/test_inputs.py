@@ -157,7 +157,6 @@ def test_a_model_that_is_not_used_is_not_checked():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("irft.sampling.engine=vllm", r"irft.sampling.engine needs the package vllm, which is not installed"),
         ("compute.zero_stage=2", r"compute.zero_stage needs the package deepspeed, which is not installed"),
     ],
 )
@@ -166,6 +165,27 @@ def test_a_missing_package_is_told_before_any_work_but_not_in_a_plan(override, m
     monkeypatch.setattr(checks, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: None)))
     with pytest.raises(InputError, match=message):
         checks.validate(read_yaml(Path("params.yaml")), "params.yaml")
+
+
+@pytest.mark.parametrize("key", ["irft.sampling.engine", "rft.sampling.engine", "rft.policy.engine"])
+def test_an_engine_that_is_asked_for_and_absent_is_told_before_any_work_but_not_in_a_plan(key, monkeypatch):
+    monkeypatch.delenv("JUICER_VLLM_PYTHON", raising=False)
+    monkeypatch.setattr("juicer.sampling.vllm_environment.PYTHON", Path("no/environment/bin/python"))
+    overrides = [f"{key}=vllm", "rft.rounds=1"]
+    Path("params.yaml").write_text(dump(*load(QUICKSTART, overrides, pinned=False)))
+    do = r"\(run make vllm, or set JUICER_VLLM_PYTHON to .*, or set .* to auto or torch\)"
+    with pytest.raises(InputError, match=rf"params.yaml: {key} is vllm, but there is no environment with vLLM {do}"):
+        checks.validate(read_yaml(Path("params.yaml")), "params.yaml")
+    with pytest.raises(InputError, match=f"{key} is vllm"):
+        load(QUICKSTART, overrides)
+    Path("params.yaml").write_text(dump(*load(QUICKSTART, [f"{key}=auto", "rft.rounds=1"])))
+    checks.validate(read_yaml(Path("params.yaml")), "params.yaml")
+
+
+def test_a_variable_that_names_no_python_is_told(monkeypatch):
+    monkeypatch.setenv("JUICER_VLLM_PYTHON", "/nothing/python")
+    with pytest.raises(InputError, match="JUICER_VLLM_PYTHON is /nothing/python, which is no Python with vLLM"):
+        load(QUICKSTART, ["irft.sampling.engine=vllm"])
 
 
 def test_the_architectures_are_those_of_transformers():

@@ -1,6 +1,7 @@
 """The shared loop: K, the order of the rows, the schedule, micro-batches, and what stops it."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -131,3 +132,19 @@ def test_rmsprop_is_torchs_with_its_defaults():
     )
     assert isinstance(optimiser, torch.optim.RMSprop)
     assert optimiser.defaults["alpha"] == 0.99
+
+
+def test_a_step_of_several_passes_waits_for_the_device_once(monkeypatch):
+    asked = Counter()
+    model, loss_of = line(8)
+    batches = list(shuffled_batches(8, 4, 2, 0))
+    methods = {name: getattr(torch.Tensor, name) for name in ("tolist", "item", "__float__", "__bool__", "__int__")}
+    for name in methods:
+
+        def counted(tensor, name=name, before=methods[name]):
+            asked[name] += 1
+            return before(tensor)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    train_loop(model, batches, 4, loss_of, SETTINGS, 1, TrainingRecord("test"))
+    assert asked == {"tolist": 4}

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,12 @@ from tests.stub_models import write_stub
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.yaml"))
-PAPER = [name for name in RECIPES if name.startswith(("hh-", "ultrachat-")) and name != "hh-tiny.yaml"]
+ONE_GPU = [name for name in RECIPES if name.endswith(("-1gpu.yaml", "-24gb.yaml"))]
+PAPER = [
+    name
+    for name in RECIPES
+    if name.startswith(("hh-", "ultrachat-")) and name != "hh-tiny.yaml" and name not in ONE_GPU
+]
 ROUNDS = {1: ("all", 1), 2: ("all", 1), 5: ("split", 1), 8: ("split", 1), 10: ("split", 2), 16: ("split", 2)}
 
 
@@ -30,6 +36,25 @@ def test_every_row_of_the_paper_has_a_recipe_of_its_own_name():
     rows = {"hh-sft", "hh-spin", "hh-irft", "hh-rft", "ultrachat-sft", "ultrachat-spin"}
     assert set(PAPER) == {f"{name}.yaml" for name in rows | {f"ultrachat-irft-t{t}" for t in ROUNDS}}
     assert [recipe_of(name).name for name in PAPER] == [name.removesuffix(".yaml") for name in PAPER]
+
+
+def test_on_one_gpu_the_paper_s_experiments_are_the_same_but_for_how_they_are_computed():
+    for name, of in (("hh-irft", "hh-irft"), ("hh-rft", "hh-rft"), ("ultrachat-irft", "ultrachat-irft-t5")):
+        paper, one = recipe_of(f"{of}.yaml"), recipe_of(f"{name}-1gpu.yaml")
+        assert (one.compute.processes, one.compute.zero_stage) == (1, 0)
+        left_out = {"micro_batch_size", "gradient_checkpointing"}
+        for section in ("sft", "irft.training", "rft.reward", "rft.policy"):
+            each = [section_of(recipe, section).model_dump(exclude=left_out) for recipe in (paper, one)]
+            assert each[0] == each[1], section
+        same = {"fetch", "template", "policy", "scorer", "curate", "sft_matched", "evaluation", "seed"}
+        assert one.model_dump(include=same) == paper.model_dump(include=same)
+
+
+def section_of(recipe: Recipe, section: str) -> Any:
+    found: Any = recipe
+    for part in section.split("."):
+        found = getattr(found, part)
+    return found
 
 
 @pytest.mark.parametrize("t", ROUNDS)

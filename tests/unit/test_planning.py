@@ -3,11 +3,12 @@
 import pytest
 from transformers import BertConfig, DebertaV2Config, GPT2Config
 
-from juicer.planning.costs import cache_bytes, decoding_seconds, shape_of, training_of
+from juicer.planning.costs import decoding_seconds, shape_of, training_of
 from juicer.quickstart.configuration import read_config
 from juicer.recipe.graph import CONFIGS
 from juicer.runtime.devices import DEVICES
 from juicer.runtime.errors import InputError
+from juicer.sampling.rows import cache_bytes
 from juicer.settings.training import LoraSettings
 
 

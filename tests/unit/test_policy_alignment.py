@@ -45,9 +45,9 @@ def reward(initial):
     return load_reward(initial, COMPUTE, seed=3)
 
 
-def align(policy, template, initial, reward, settings=SETTINGS):
+def align(policy, template, initial, reward, settings=SETTINGS, compute=COMPUTE):
     scratch = initial.parent / "scratch"
-    return align_policy(policy, initial, reward, (0.0, 1.0), template, PROMPTS, settings, COMPUTE, 0, scratch)
+    return align_policy(policy, initial, reward, (0.0, 1.0), template, PROMPTS, settings, compute, 0, scratch)
 
 
 def mean_reward(policy, template, reward):
@@ -150,12 +150,14 @@ def test_micro_batches_give_the_same_steps(policy, template, initial, reward):
     assert records[0].response_tokens == records[1].response_tokens
 
 
-def test_the_steps_are_trl_s_own(policy, template, initial, reward, monkeypatch):
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_steps_are_trl_s_own(policy, template, initial, reward, monkeypatch, packing):
     ours, trl = policy, copy.deepcopy(policy)
     settings = SETTINGS.model_copy(update={"steps": 4, "kl_coefficient": 0.1})
     with torch.no_grad():
         reward.score.weight.mul_(20)
-    records = [align(ours, template, initial, reward, settings)]
+    records = [align(ours, template, initial, reward, settings, COMPUTE.model_copy(update={"packing": packing}))]
+    assert ("packed" in records[0].facts) == packing
     monkeypatch.setattr("juicer.methods.policy_alignment.on_single_cpu", lambda policy, processes: False)
     records.append(align(trl, template, initial, reward, settings))
     for name in ("reward", "kl_per_token", "entropy", "length"):

@@ -1,7 +1,7 @@
 """A run that is interrupted and resumed gives the same bytes as an uninterrupted one."""
 
 import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -27,11 +27,13 @@ from juicer.settings.rft import PolicyAlignmentSettings, RewardSettings
 from juicer.settings.sft import SftSettings
 from juicer.settings.training import LoraSettings, OptimiserSettings, SamplingSettings
 from juicer.training.loop import shuffled_batches, train_loop
+from juicer.training.passes import PADDED, Passes
 from juicer.training.record import TrainingRecord
 from juicer.training.state import load_progress, save_progress
 from juicer.training.trainer import LocalGpuRandomState
 
 COMPUTE = ComputeSettings(threads=1, device="cpu")
+PACKED = Passes(packed=True, tokens=24)
 ADAM = OptimiserSettings(learning_rate=1e-3, warmup_ratio=0.3)
 DIALOGUES = [Dialogue([5, 6, 7 + i], [9 + i, 11, 12 + i % 3, 0]) for i in range(10)]
 PAIRS = [Pair(each, Dialogue(each.prompt, each.response[::-1])) for each in DIALOGUES]
@@ -156,11 +158,12 @@ def test_a_trainer_in_a_distributed_run_opens_no_context_on_other_gpus(tmp_path,
     assert random.get_rng_state_all is refused
 
 
-def test_a_resumed_round_of_irft_gives_the_same_bytes(interrupted, policy):
+@pytest.mark.parametrize("passes", [PADDED, PACKED, replace(PACKED, copies=True)], ids=["padded", "packed", "bf16"])
+def test_a_resumed_round_of_irft_gives_the_same_bytes(interrupted, policy, passes):
     settings = IrftTrainingSettings(epochs=2, batch_size=4, optimiser=ADAM)
 
     def work(model, checkpoint):
-        return model, irft_round(model, model, PAIRS, settings, 1, 0, WorkContext(checkpoint=checkpoint))
+        return model, irft_round(model, model, PAIRS, settings, 1, 0, WorkContext(checkpoint=checkpoint), passes)
 
     assert_same(*interrupted(work, policy, interrupt_after=3))
 

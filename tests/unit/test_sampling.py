@@ -1,6 +1,7 @@
 """Sampling is seeded per sample, stops at end-of-text, and samples from the policy itself."""
 
 import hashlib
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -276,6 +277,42 @@ def test_prompts_that_take_the_rows_of_ended_responses_are_answered_the_same(
     assert max(count for count, length in rows if length == 1) == 6
     assert sum(responses) == len(samples) and len(responses) > 2
     assert sum(tokens) == sum(len(sample.response) for sample in samples)
+
+
+@pytest.mark.parametrize("kind", ["buffered", "own", "none", "refilled"])
+@pytest.mark.parametrize("every", [3, 4, 100])
+def test_looking_less_often_at_what_has_ended_changes_no_sample(policy, template, prompts, monkeypatch, kind, every):
+    settings = SamplingSettings(batch_size=6, samples_per_prompt=3)
+    expected = sample_responses(policy, template, prompts, settings, seed=0)
+    if kind == "refilled":
+        monkeypatch.setattr(steppers, "REFILL_FROM", 0)
+    else:
+        monkeypatch.setattr(policy, "_juicer_cache", kind, raising=False)
+    monkeypatch.setattr(decoding, "look_every", lambda device: every)
+    responses, tokens = [], []
+    context = WorkContext(progress=responses.append, observers=(SimpleNamespace(on_tokens=tokens.append),))
+    samples = sample_responses(policy, template, prompts, settings, seed=0, context=context)
+    assert [(s.response, s.ended) for s in samples] == [(s.response, s.ended) for s in expected]
+    assert [s.log_probability for s in samples] == pytest.approx([s.log_probability for s in expected], abs=1e-4)
+    assert sum(responses) == len(samples)
+    assert sum(tokens) == sum(len(sample.response) for sample in samples)
+
+
+def test_what_a_run_with_other_rows_has_kept_is_not_taken_for_the_answers(policy, template, prompts):
+    kept, again = [], []
+
+    def keep(work):
+        kept.append(json.loads(json.dumps(work())))
+        return kept[-1]
+
+    def recall(work):
+        again.append(len(again))
+        return kept[again[-1]] if again[-1] < len(kept) else work()
+
+    expected = sample_responses(policy, template, prompts, SamplingSettings(batch_size=10), 0, WorkContext(memo=keep))
+    samples = sample_responses(policy, template, prompts, SamplingSettings(batch_size=6), 0, WorkContext(memo=recall))
+    assert [s.response for s in samples] == [s.response for s in expected]
+    assert [s.id for s in samples] == [name for name, _ in prompts]
 
 
 def test_a_waiting_prompt_may_be_longer_than_those_being_answered(policy, template, prompts):

@@ -4,7 +4,7 @@ import pytest
 
 from juicer.data.dialogues import Dialogue
 from juicer.runtime.context import WorkContext
-from juicer.runtime.devices import DEVICES, device_by_name
+from juicer.runtime.devices import DEVICES, device_by_name, gpu_called
 from juicer.settings.training import LoraSettings
 from juicer.stages.speed import Speed
 from juicer.training.adapters import add_adapters
@@ -50,15 +50,63 @@ def test_mfu_is_the_rate_times_the_share_at_one_token_per_second():
         ("NVIDIA H100 NVL", "H100-NVL"),
         ("NVIDIA H200", "H200"),
         ("NVIDIA GeForce RTX 4090", "RTX4090"),
+        ("NVIDIA GeForce RTX 3090", "RTX3090"),
+        ("NVIDIA A10", "A10"),
+        ("NVIDIA A10G", "A10G"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA L40S", "L40S"),
+        ("Tesla T4", "T4"),
+        ("Tesla V100-SXM2-16GB", "V100-16GB"),
+        ("NVIDIA RTX A6000", "A6000"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX6000-Ada"),
+        ("NVIDIA H200 NVL", "H200-NVL"),
+        ("NVIDIA B200", "B200"),
+        ("AMD Instinct MI300X", "MI300X"),
     ],
 )
 def test_devices_are_known_by_the_names_that_cuda_gives_them(name, key):
     assert device_by_name(name) is DEVICES[key]
 
 
-@pytest.mark.parametrize("name", ["NVIDIA T4", "NVIDIA H20", "NVIDIA L40", "NVIDIA H100 80GB HBM3 MIG 1g.10gb"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA GeForce GT 710",
+        "NVIDIA GeForce RTX 4090 D",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GeForce RTX 3090 Ti",
+        "Quadro RTX 6000",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+    ],
+)
 def test_a_device_without_a_data_sheet_is_not_guessed_nor_is_a_part_of_one(name):
     assert device_by_name(name) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [
+        ("A100", "A100-80GB"),
+        ("a100-40", "A100-40GB"),
+        ("A100 80GB", "A100-80GB"),
+        ("NVIDIA A100-SXM4-40GB", "A100-40GB"),
+        ("V100", "V100-16GB"),
+        ("t4", "T4"),
+        ("3090", "RTX3090"),
+        ("RTX3090", "RTX3090"),
+        ("rtx 4090", "RTX4090"),
+        ("RTX-5090", "RTX5090"),
+        ("a10", "A10"),
+        ("A10G", "A10G"),
+        ("L4", "L4"),
+        ("h100 pcie", "H100-PCIe"),
+        ("mi300x", "MI300X"),
+        ("H10", None),
+        ("4090D", None),
+    ],
+)
+def test_gpus_are_known_by_the_names_that_people_give_them(written, key):
+    assert gpu_called(written) == key
 
 
 def test_only_response_tokens_reach_the_head_and_embeddings_are_looked_up(policy):

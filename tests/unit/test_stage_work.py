@@ -203,7 +203,7 @@ def work(template, tmp_path, monkeypatch) -> Work:
             "evaluate_policy": evaluate_policy,
             "measure_instruments": lambda rows, *given: Instruments(pairs=len(rows)),
         },
-        "juicer.sampling.decoding": {"sample_responses": sample_responses},
+        "juicer.sampling.engines": {"sample_responses": sample_responses, "load_policy": loaded},
         "juicer.methods.sft": {"train_sft": train_sft},
         "juicer.methods.irft": {"irft_round": irft_round},
         "juicer.methods.reward": {

@@ -6,7 +6,7 @@ from dataclasses import replace
 import psutil
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from juicer.models.shape import Shape
 from juicer.planning.costs import shape_of, training_of
@@ -129,6 +129,90 @@ def test_a_checkpoint_goes_on_with_its_micro_batches(monkeypatch, tmp_path):
         run(2)
     assert run(1).facts["micro_batch_size"] == 2  # another machine would have taken 1
     assert passes == [2, 2, 2, 2]
+
+
+BLOCK = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "vocab_size": 64}
+
+
+def saved_bytes(kind: str, layers: int, **values) -> float:
+    """Bytes per token that the blocks of a bf16 model keep for the backward pass."""
+    config = AutoConfig.for_model(kind, num_hidden_layers=layers, **BLOCK, **values)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").bfloat16()
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor):
+        if (storage := tensor.untyped_storage()).data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    given = torch.randn(1, 64, 128, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.base_model(inputs_embeds=given, use_cache=False)
+    return sum(storage.nbytes() for storage in kept.values()) / 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("llama", {"num_key_value_heads": 2}),
+        ("mistral", {"num_key_value_heads": 1}),
+        ("qwen3", {"num_key_value_heads": 2, "head_dim": 32}),
+        ("gpt_neox", {}),
+        ("gpt_neox", {"use_parallel_residual": False}),
+    ],
+)
+def test_the_bytes_of_a_block_are_those_that_torch_keeps_for_its_backward_pass(kind, values):
+    config = AutoConfig.for_model(kind, num_hidden_layers=1, **BLOCK, **values)
+    found = saved_bytes(kind, 3, **values) - saved_bytes(kind, 2, **values)
+    assert shape_of(kind, config, "policy").block_bytes(2, 2) == pytest.approx(found, rel=0.06)
+
+
+ON_GPU = Step(Training(SMOL, SMOL.parameters, 1.0, False, "adamw"), 1, 200, 64, in_chunks=True, bytes_=2)
+
+
+def test_float32_hidden_states_and_casts_take_more_than_bf16_copies_do():
+    cast, copied = (replace(ON_GPU, copies=copies) for copies in (False, True))
+    state = [each.packed_peak(0) for each in (cast, copied)]
+    per_token = [each.packed_peak(1000) - each.packed_peak(0) for each in (cast, copied)]
+    # Both hold 2 bytes a weight beside float32; the copies have a gradient besides.
+    assert state[1] - state[0] == 2 * SMOL.embedding + 2 * SMOL.head
+    assert per_token[0] > per_token[1]
+
+
+def test_rmsprop_takes_the_root_of_all_moments_at_once_and_fused_adamw_nothing():
+    rmsprop, adamw = (
+        replace(ON_GPU, training=replace(ON_GPU.training, optimiser=name, recomputed=True))
+        for name in ("rmsprop", "adamw")
+    )
+    assert adamw.peak(0) - rmsprop.peak(0) == pytest.approx(0)  # a moment more, and a temporary less
+    cpu = [replace(each, on_cpu=True).peak(0) for each in (adamw, rmsprop)]
+    assert cpu[0] - cpu[1] == 4 * SMOL.parameters
+
+
+def test_a_sharded_model_is_whole_while_it_is_loaded():
+    large = replace(SMOL, parameters=10**10)
+    how = replace(ON_GPU.training, shape=large, trained=10**8, lora=True, recomputed=True)
+    sharded = replace(ON_GPU, training=how, devices=64, zero_stage=3)
+    assert sharded.peak(1) == 4 * 10**10 + GIB
+    assert replace(sharded, on_cpu=True).peak(1) < 10**10
+
+
+def test_a_frozen_base_in_fewer_bits_takes_less_and_its_adapters_stay_float32():
+    shape = shape_of("tiny", tiny().config, "policy")
+    weights = [training_of(shape, "adamw", lora=LoraSettings(r=4), base=base).weights() for base in ("bf16", "nf4")]
+    adapters = 4 * 4 * shape.adapters
+    assert weights[0] == 2 * shape.parameters + adapters
+    blocks = shape.layers * shape.block
+    assert weights[1] == pytest.approx(weights[0] - (2 - 0.55) * blocks)
+
+
+def test_a_packed_pass_takes_what_fits_in_multiples_of_512_and_one_row_at_least():
+    budget = ON_GPU.packed_peak(5000)
+    tokens = ON_GPU.packed_tokens(65_536, budget)
+    assert tokens % 512 == 0 and tokens <= 5000 < tokens + 512
+    assert ON_GPU.packed_tokens(2048, budget) == 2048
+    assert replace(ON_GPU, sequences=4).packed_tokens(65_536, 0) == 1024  # 800 tokens that are not divided
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries return it themselves")

@@ -1,173 +1,222 @@
-"""Sampling by vLLM keeps our records' contract: `make test-vllm`, with vLLM's build for CPUs."""
+"""What vLLM's process is told, sees and answers, over pipes in place of a process (tests/pipeline/test_vllm.py)."""
 
-import importlib.util
+import io
 import json
 import os
-import subprocess
+import queue
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from juicer.data.dialogues import Dialogue
-from juicer.models.loading import load_policy, load_template
-from juicer.models.log_probability import score_dialogues
-from juicer.quickstart.random_models import write_random_model
+from juicer.models.loading import load_policy, save_policy
 from juicer.runtime.errors import InputError
 from juicer.runtime.processes import SINGLE_PROCESS, Processes
-from juicer.sampling.vllm_engine import MARK, _isolated_environment, decoded, engine, sample_by_vllm
+from juicer.sampling import vllm_worker
+from juicer.sampling.renewed import check_agreement, merged, write_weights
+from juicer.sampling.rows import MOST_ROWS, cache_bytes, fitting_rows, rows_for, shape_of
+from juicer.sampling.vllm_engine import Worker, WorkerError, decoded, environment, memory_options, sample_by_vllm
 from juicer.settings.compute import ComputeSettings
-from juicer.settings.data import TemplateSettings
-from juicer.settings.tiny import TinySettings
-from juicer.settings.training import GenerationSettings
+from juicer.settings.training import LoraSettings, SamplingSettings
+from juicer.training.adapters import add_adapters, merge_adapters
 
-INSTALLED = importlib.util.find_spec("vllm") is not None
-
-
-def with_vllm(test):
-    """Skip where vLLM is not there; what it and its libraries warn of is theirs."""
-    quiet = pytest.mark.filterwarnings("default")(test)
-    return pytest.mark.skipif(not INSTALLED, reason="vLLM is an extra; make test-vllm installs it beside")(quiet)
+ROOT = Path(__file__).parents[2]
+CPU = ComputeSettings(device="cpu")
 
 
-COMPUTE = ComputeSettings(threads=1, device="cpu")
-TEMPLATE = TemplateSettings(max_prompt_tokens=16, max_response_tokens=6)
-PROMPTS = [(f"prompt {number}", [5, 6, 7 + number, 8][: 2 + number % 3]) for number in range(12)]
-SETTINGS = GenerationSettings(engine="vllm", samples_per_prompt=40, batch_size=8)
-CONFIG = Path(__file__).parents[2] / "recipes/models/pythia-1b.json"
+class Engine:
+    """Answers a request with its seed's last digit, its prompt's length and the end."""
+
+    def __init__(self, **options):
+        self.options, self.weights, self.forgets = options, [], True
+        if options["model"] == "broken":
+            raise ValueError("no such\n  architecture")
+
+    def generate(self, prompts, parameters, use_tqdm):
+        bar = use_tqdm(total=len(prompts))
+        found = []
+        for prompt, wanted in zip(use_tqdm(prompts, desc="read"), parameters, strict=True):
+            tokens = [wanted.seed % 10, len(prompt["prompt_token_ids"]), wanted.stop_token_ids[0]]
+            found.append(
+                SimpleNamespace(token_ids=tokens, cumulative_logprob=-float(len(tokens)), finish_reason="stop")
+            )
+            bar.update(1)
+        return [SimpleNamespace(outputs=[each]) for each in found]
+
+    def collective_rpc(self, method, kwargs):
+        self.weights.append((method, kwargs["weights_path"]))
+
+    def reset_prefix_cache(self):
+        return self.weights[-1][1] != "/sticky"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    # vLLM's attention on CPUs wants heads of at least 32.
-    settings = TinySettings(hidden_size=64, heads=2, vocabulary=300)
-    folder = tmp_path_factory.mktemp("models") / "policy"
-    write_random_model(CONFIG, ["hello there", "good bye"], TEMPLATE, settings, 0, folder)
-    return folder
+@pytest.fixture
+def worker(monkeypatch):
+    """A client and a worker in this process, with a pipe each way."""
+    fake = SimpleNamespace(LLM=Engine, SamplingParams=SimpleNamespace, __version__="9.9")
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    (asking, asked), (answering, answered) = os.pipe(), os.pipe()
+    messages = queue.SimpleQueue()
+    with (
+        os.fdopen(asking) as lines, os.fdopen(asked, "w") as question,
+        os.fdopen(answering) as answers, os.fdopen(answered, "w") as answer,
+    ):  # fmt: skip
+        for target, given in ((vllm_worker.answer, (messages, answer)), (pump, (lines, messages))):
+            threading.Thread(target=target, args=given, daemon=True).start()
+        made = Worker(question, answers, lambda: "what it printed")
+        yield made
 
 
-@pytest.fixture(scope="module")
-def llm(folder):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-        with engine(folder, COMPUTE, 22, SETTINGS.batch_size, SINGLE_PROCESS) as made:
-            yield made
+def pump(lines, messages):
+    """Pass on messages, without the end of the process that their end is."""
+    for line in lines:
+        messages.put(line)
 
 
-@pytest.fixture(scope="module")
-def template(folder):
-    return load_template(folder, TEMPLATE)
+def test_samples_are_drawn_by_name_and_come_back_in_order(worker, template, prompts):
+    worker.load({"model": "a policy"})
+    assert worker.version == "9.9"
+    settings = SamplingSettings(samples_per_prompt=2)
+    samples = sample_by_vllm(worker, template, prompts, settings, seed=3)
+    assert [(each.id, each.index) for each in samples] == [(name, index) for name, _ in prompts for index in range(2)]
+    assert [each.response[1] for each in samples] == [len(prompt) for _, prompt in prompts for _ in range(2)]
+    assert all(each.ended and each.response[-1] == template.end_of_text for each in samples)
+    assert {each.log_probability for each in samples} == {-3.0}
+    again = sample_by_vllm(worker, template, prompts[2:4], settings, seed=3)
+    assert [each.response for each in again] == [each.response for each in samples[4:8]]
+    assert len({each.response[0] for each in samples}) > 1
 
 
-@pytest.fixture(scope="module")
-def samples(llm, template):
-    return sample_by_vllm(llm, template, PROMPTS, SETTINGS, seed=3)
+@pytest.fixture
+def prompts():
+    return [(f"prompt {number}", list(range(3, 5 + number))) for number in range(6)]
 
 
-@with_vllm
-def test_every_prompt_gets_its_samples_in_order(samples):
-    assert [(each.id, each.index, each.prompt) for each in samples] == [
-        (name, index, prompt) for name, prompt in PROMPTS for index in range(40)
-    ]
+def test_an_error_is_one_line_and_the_next_message_is_answered(worker):
+    with pytest.raises(WorkerError) as failed:
+        worker.load({"model": "broken"})
+    assert str(failed.value) == "vLLM failed: ValueError: no such architecture"
+    worker.load({"model": "whole"})
+    with pytest.raises(WorkerError, match="stop_token_ids"):
+        worker.sample([([1], 2)], {})
 
 
-@with_vllm
-def test_a_response_ends_with_end_of_text_or_at_the_limit(samples, template):
-    for each in samples:
-        assert template.end_of_text not in each.response[:-1]
-        assert each.ended == (each.response[-1] == template.end_of_text)
-        assert each.ended or len(each.response) == TEMPLATE.max_response_tokens
-    assert 0 < sum(each.ended for each in samples) < len(samples)
+def test_weights_whose_predecessors_are_not_forgotten_are_an_error(worker):
+    worker.load({"model": "a policy"})
+    worker.reload(Path("/some/weights"))
+    with pytest.raises(WorkerError, match="did not forget"):
+        worker.reload(Path("/sticky"))
 
 
-@with_vllm
-def test_recorded_log_probabilities_are_those_of_teacher_forcing(samples, folder):
-    policy = load_policy(folder, COMPUTE)
-    forced = score_dialogues(policy, [Dialogue(each.prompt, each.response) for each in samples], 1)
-    assert [each.log_probability for each in samples] == pytest.approx(forced.tolist(), abs=1e-4)
-
-
-@with_vllm
-def test_a_sample_follows_from_the_seed_and_its_own_name(samples, llm, template):
-    part = sample_by_vllm(llm, template, PROMPTS[3:5], SETTINGS, seed=3)
-    assert [each.response for each in part] == [each.response for each in samples[3 * 40 : 5 * 40]]
-    other = sample_by_vllm(llm, template, PROMPTS[3:5], SETTINGS, seed=4)
-    assert [each.response for each in other] != [each.response for each in part]
-
-
-@with_vllm
-def test_first_tokens_come_as_often_as_the_policy_says(llm, template, folder):
-    import torch
-
-    count = 4000
-    drawn = sample_by_vllm(
-        llm, template, PROMPTS[:1], SETTINGS.model_copy(update={"samples_per_prompt": count}), seed=1
-    )
-    with torch.no_grad():
-        logits = load_policy(folder, COMPUTE)(input_ids=torch.tensor([PROMPTS[0][1]])).logits[0, -1]
-    expected = logits.softmax(-1) * count
-    seen = torch.bincount(torch.tensor([each.response[0] for each in drawn]), minlength=len(expected))
-    squares = ((seen - expected) ** 2 / expected).sum().item()
-    freedom = len(expected) - 1
-    assert abs(squares - freedom) < 5 * (2 * freedom) ** 0.5, "chi-squared, five deviations"
+def test_an_error_that_refers_to_another_gives_way_to_it():
+    ended = Worker(io.StringIO(), [json.dumps({"error": "RuntimeError: Engine core failed"})], lambda: "why")
+    with pytest.raises(WorkerError, match=r"^vLLM failed: why$"):
+        ended.load({})
+    silent = Worker(io.StringIO(), [], lambda: "signal SIGKILL")
+    with pytest.raises(WorkerError, match=r"^vLLM's process ended: signal SIGKILL$"):
+        silent.load({})
 
 
 def test_a_response_that_vllm_was_ended_in_is_no_sample():
-    def output(reason):
-        return SimpleNamespace(token_ids=[5, 6], finish_reason=reason, cumulative_logprob=-1.0)
-
-    assert decoded(output("length"), (6,)) == ([5, 6], True, -1.0)
-    with pytest.raises(RuntimeError, match="abort"):
-        decoded(output("abort"), (6,))
+    assert decoded([5, 6], -1.0, "length", (6,)) == ([5, 6], True, -1.0)
+    for tokens, value, reason in (([5, 6], -1.0, "abort"), ([], 0.0, "stop"), ([5], float("nan"), "stop")):
+        with pytest.raises(RuntimeError, match=f"did not finish a response: {reason}"):
+            decoded(tokens, value, reason, (6,))
 
 
-@pytest.mark.skipif(INSTALLED, reason="vLLM is installed")
-def test_without_vllm_the_error_says_what_to_install(folder):
-    with pytest.raises(InputError, match="pip install vllm"), engine(folder, COMPUTE, 22, 8, SINGLE_PROCESS):
-        pass
+def test_the_worker_imports_nothing_of_ours_and_nothing_but_vllm():
+    from tests.unit.test_house import imported
+
+    names = {name.split(".")[0] for name in imported(Path(vllm_worker.__file__))}
+    assert names - sys.stdlib_module_names == {"vllm"}
 
 
 @pytest.mark.parametrize(("seen", "own"), [("4,5,6", "6"), (None, "2"), ("", "")])
 def test_what_vllm_starts_sees_one_gpu_and_no_other_process(monkeypatch, seen, own):
     monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("PYTHONPATH", "/of/juicer")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if seen is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
-    before = dict(os.environ)
-    with _isolated_environment(Processes(rank=2, world_size=3, local_rank=2)):
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == own
-        assert "WORLD_SIZE" not in os.environ
-    assert dict(os.environ) == before
-
-
-LAUNCH = """
-import json, os, sys
-from accelerate.commands.launch import launch_command, launch_command_parser
-from juicer.settings.compute import ComputeSettings
-from juicer.stages.launch import configuration
-
-json.dump(configuration(ComputeSettings(), gpus=None), open("accelerate.yaml", "w"))
-json.dump(dict(os.environ), open("before.json", "w"))
-launch_command(launch_command_parser().parse_args(["--config_file", "accelerate.yaml", "launched.py"]))
-"""
-LAUNCHED = "import json, os; json.dump(dict(os.environ), open('launched.json', 'w'))"
-
-
-def test_nothing_that_the_launcher_sets_reaches_what_vllm_starts(tmp_path, monkeypatch):
-    (tmp_path / "launched.py").write_text(LAUNCHED)
-    environment = {**os.environ, "PYTHONPATH": str(CONFIG.parents[2])}
-    subprocess.run([sys.executable, "-c", LAUNCH], cwd=tmp_path, env=environment, check=True)
-    before, launched = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("before", "launched"))
-    assert launched["TORCHELASTIC_USE_AGENT_STORE"] == "True"
-    for name, value in launched.items():
-        monkeypatch.setenv(name, value)
-    with _isolated_environment(SINGLE_PROCESS):
-        left = {name for name in os.environ if before.get(name) != os.environ[name]}
-    assert left == {MARK}
+    given = environment(Processes(rank=2, world_size=3, local_rank=2))
+    assert given["CUDA_VISIBLE_DEVICES"] == own
+    assert not {"WORLD_SIZE", "PYTHONPATH"} & set(given)
 
 
 def test_what_a_stage_of_one_process_starts_sees_the_gpu_that_it_has_taken(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    with _isolated_environment(SINGLE_PROCESS):
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    assert environment(SINGLE_PROCESS)["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+def test_vllm_takes_what_is_free_of_a_gpu_and_no_more_than_it_is_given(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (40, 80))
+    gpu = ComputeSettings(device="cuda")
+    assert memory_options(gpu) == {"gpu_memory_utilization": pytest.approx(0.45)}
+    assert memory_options(gpu, most=20) == {"gpu_memory_utilization": pytest.approx(0.25)}
+    assert "gpu_memory_utilization" not in memory_options(CPU)
+
+
+def test_rows_come_from_memory_and_are_as_ever_on_a_cpu(policy, template):
+    shape = shape_of(policy)
+    assert shape is not None
+    one = fitting_rows(shape, 64, 0, 4)
+    few, many = (fitting_rows(shape, 64, memory, 4) for memory in (3e6, 10e6))
+    assert one == 1 < few < many < MOST_ROWS == fitting_rows(shape, 64, 1e12, 4)
+    assert many % 64 == 0
+    assert cache_bytes(shape, many, 64, 4) < 10e6
+    assert rows_for(policy, SamplingSettings(), 64) == 128
+    assert rows_for(policy, SamplingSettings(batch_size=7), 64) == 7
+
+
+def test_on_a_gpu_all_processes_take_the_rows_of_the_one_with_least_memory(policy, monkeypatch):
+    monkeypatch.setattr(type(policy), "device", torch.device("meta"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4e6, 8e6))
+    for name in ("memory_reserved", "memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: 0)
+
+    class Two(Processes):
+        def gather(self, value):
+            return [value, 3]
+
+    alone = rows_for(policy, SamplingSettings(), 64)
+    assert 3 < alone < 128
+    assert rows_for(policy, SamplingSettings(), 64, Two(world_size=2)) == 3
+
+
+def test_weights_are_written_with_their_adapters_and_the_policy_stays_as_it_is(policy, template, tmp_path):
+    save_policy(policy, template, tmp_path / "start", None)
+    policy = load_policy(tmp_path / "start", CPU)
+    handle = add_adapters(policy, LoraSettings(r=2, alpha=8), seed=1)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(0))
+    before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    write_weights(policy, tmp_path / "now", torch.float32)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.state_dict().items())
+    written = load_policy(tmp_path / "now", CPU)
+    merge_adapters(handle)
+    tokens = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        assert torch.allclose(written(tokens).logits, policy(tokens).logits, atol=1e-4)
+        assert not torch.allclose(load_policy(tmp_path / "start", CPU)(tokens).logits, policy(tokens).logits, atol=0.1)
+
+
+def test_tied_weights_stay_tied_in_another_dtype(policy):
+    policy.get_output_embeddings().weight = policy.get_input_embeddings().weight
+    found = merged(policy, torch.bfloat16)
+    assert {tensor.dtype for tensor in found.values() if tensor.is_floating_point()} == {torch.bfloat16}
+    wide = [tensor.data_ptr() for tensor in found.values() if tensor.shape[0] == policy.config.vocab_size]
+    assert len(wide) == 2 and len(set(wide)) == 1
+
+
+def test_log_probabilities_of_other_weights_are_refused():
+    assert check_agreement([-10.0, -20.0], [-10.2, -19.8], [10, 10]) == pytest.approx(0.02)
+    for other in ([-14.0, -20.0], [float("nan"), -20.0]):
+        with pytest.raises(InputError, match="so it has other weights"):
+            check_agreement([-10.0, -20.0], other, [10, 10])

@@ -1,0 +1,166 @@
+"""Sampling by vLLM from a policy that is being trained: vLLM takes its weights anew before each use."""
+
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from juicer.data.dialogues import Sample
+from juicer.data.template import Template
+from juicer.models.building import quiet
+from juicer.models.loading import dtype_of
+from juicer.models.shape import ADAPTER
+from juicer.runtime.context import LOCAL, WorkContext
+from juicer.runtime.errors import InputError
+from juicer.runtime.processes import Processes
+from juicer.sampling.engines import worker_of
+from juicer.sampling.rows import cache_bytes, shape_of
+from juicer.sampling.vllm_engine import GPU_SHARE, ROOM, Worker, sample_by_vllm
+from juicer.settings.compute import ComputeSettings
+from juicer.settings.training import Engine, SamplingSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MEMORY = Path("/dev/shm")  # noqa: S108  a folder of our own is made in it
+"""A file system in main memory."""
+FURTHEST = 0.1
+"""Largest mean difference, in nats per token, between vLLM's log-probabilities and the policy's. In bf16 it is a tenth
+of that, or less."""
+_BASE = ".base_layer"
+
+
+@dataclass(frozen=True)
+class RenewedSampler:
+    """Samples by vLLM from the weights that a policy has at the moment."""
+
+    worker: Worker
+    dtype: torch.dtype
+    scratch: Path
+    """Where weights go that main memory has no room for."""
+    processes: Processes
+
+    @property
+    def engine(self) -> str:
+        """The engine with its version."""
+        return f"vllm {self.worker.version}"
+
+    def renew(self, policy: "PreTrainedModel") -> None:
+        """Give vLLM the policy's weights; all processes call it, and each has whole weights."""
+        with written(policy, self.dtype, self.scratch, self.processes) as folder:
+            self.worker.reload(folder)
+
+    def sample(
+        self,
+        template: Template,
+        prompts: Sequence[tuple[str, list[int]]],
+        settings: SamplingSettings,
+        seed: int,
+        context: WorkContext = LOCAL,
+    ) -> list[Sample]:
+        """As `decoding.sample_responses`, from the weights of the last `renew`."""
+        return sample_by_vllm(self.worker, template, prompts, settings, seed, context)
+
+
+@contextmanager
+def renewed_sampler(
+    asked: Engine,
+    policy: "PreTrainedModel",
+    compute: ComputeSettings,
+    rows: int,
+    length: int,
+    scratch: Path,
+    processes: Processes,
+    key: str,
+) -> Iterator[RenewedSampler | None]:
+    """vLLM beside the training of `policy`, on the same GPU; None where our own decoding samples.
+
+    It takes the memory that it needs for so many rows, so start it before what takes all that is left.
+
+    Args:
+        asked: the engine; `auto` as in `engines.worker_of`.
+        rows: responses that this process samples at a time.
+        length: maximal number of tokens of prompt and response together.
+        scratch: an existing folder.
+        key: the setting of the engine, in errors.
+    """
+    if asked == "torch" or (asked == "auto" and policy.device.type == "cpu"):
+        yield None
+        return
+    dtype = dtype_of(compute)
+    shape, most = shape_of(policy), math.inf
+    if shape is not None:
+        most = shape.parameters * dtype.itemsize + cache_bytes(shape, rows, length, dtype.itemsize) + ROOM
+    elif policy.device.type == "cuda":
+        most = GPU_SHARE / 2 * torch.cuda.mem_get_info()[0]
+    with ExitStack() as entered:
+        with written(policy, dtype, scratch, processes) as folder:
+            worker = entered.enter_context(worker_of(asked, folder, compute, length, processes, key, most))
+        yield None if worker is None else RenewedSampler(worker, dtype, scratch, processes)
+
+
+@contextmanager
+def written(policy: "PreTrainedModel", dtype: torch.dtype, scratch: Path, processes: Processes) -> Iterator[Path]:
+    """A folder with the policy's configuration and weights (safetensors), for the duration of the block.
+
+    It is in main memory where that has room, and one per machine.
+    """
+    size = sum(parameter.numel() for parameter in policy.parameters()) * dtype.itemsize
+    roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 1.5 * size
+    with tempfile.TemporaryDirectory(dir=MEMORY if roomy else scratch, prefix="juicer-weights-") as own:
+        if processes.is_local_main:
+            write_weights(policy, Path(own), dtype)
+        folders = processes.gather(own)
+        yield Path(folders[processes.rank - processes.local_rank])
+        processes.gather(None)  # until all have read it
+
+
+def write_weights(policy: "PreTrainedModel", folder: Path, dtype: torch.dtype) -> None:
+    """Write a policy as transformers does, with merged adapters, in another dtype."""
+    with quiet(), torch.no_grad():
+        policy.save_pretrained(folder, state_dict=merged(policy, dtype))
+
+
+def merged(policy: "PreTrainedModel", dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights by name, on the CPU, with those of LoRA adapters added. The policy is not changed."""
+    adapted = {name: module for name, module in policy.named_modules() if hasattr(module, "get_delta_weight")}
+    copies: dict[int, Tensor] = {}  # tied weights stay one tensor
+    found = dict[str, Tensor]()
+    for name, tensor in policy.state_dict().items():
+        module, _, last = name.rpartition(".")
+        if ADAPTER in name:
+            continue
+        owner = adapted.get(module.removesuffix(_BASE))
+        if owner is not None and last == "weight":
+            whole = tensor.float() + sum(owner.get_delta_weight(each).float() for each in owner.active_adapters)
+            found[f"{module.removesuffix(_BASE)}.weight"] = whole.to("cpu", dtype)
+            continue
+        if tensor.data_ptr() not in copies:
+            copies[tensor.data_ptr()] = tensor.to("cpu", dtype) if tensor.is_floating_point() else tensor.cpu()
+        found[name.replace(f"{_BASE}.", ".")] = copies[tensor.data_ptr()]
+    return found
+
+
+def check_agreement(computed: Sequence[float], recorded: Sequence[float], lengths: Sequence[int]) -> float:
+    """How far vLLM's log-probabilities are from the policy's: the mean absolute difference per token, in nats.
+
+    Args:
+        computed: by a forward pass of the policy, a sum for each response.
+        recorded: by vLLM.
+        lengths: tokens of each response.
+
+    Raises:
+        InputError: so far that vLLM cannot have the policy's weights.
+    """
+    apart = sum(abs(one - other) for one, other in zip(computed, recorded, strict=True)) / max(1, sum(lengths))
+    if not apart <= FURTHEST:
+        what = f"vLLM's log-probabilities are {apart:.2g} nats per token from the policy's, so it has other weights"
+        raise InputError(what, where="rft.policy.engine", do="set it to torch, and report this with the model's name")
+    return apart

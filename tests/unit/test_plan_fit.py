@@ -1,0 +1,81 @@
+"""`juicer plan --fit` proposes the least changes with which a recipe fits, keeps the batch, and says what they cost."""
+
+from pathlib import Path
+
+import pytest
+
+from juicer.planning.plan import Assumptions, instead, show, show_fitting
+from juicer.recipe.activation import load
+from juicer.runtime.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+ONE = ["compute.processes=1", "scorer={kind: none}"]
+
+
+@pytest.fixture(autouse=True)
+def in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def proposed(capsys: pytest.CaptureFixture[str], name: str, overrides: list[str], gpu: str) -> str:
+    show_fitting(Path(f"recipes/{name}.yaml"), overrides, Assumptions(gpu=gpu))
+    return capsys.readouterr().out
+
+
+def changes(printed: str, name: str) -> list[str]:
+    import shlex
+
+    (line,) = (line for line in printed.splitlines() if line.startswith("juicer use"))
+    words = shlex.split(line)
+    assert words[:3] == ["juicer", "use", name]
+    return words[3:]
+
+
+def test_a_large_card_needs_no_sharding_recomputation_or_adapters(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = proposed(capsys, "hh-irft", ONE, "H100")
+    given = changes(printed, "hh-irft")
+    recipe, _ = load(Path("recipes/hh-irft.yaml"), given, pinned=False)
+    asked, _ = load(Path("recipes/hh-irft.yaml"), [*ONE, "sft.micro_batch_size=auto"], pinned=False)
+    assert recipe.compute.zero_stage == 0 and recipe.irft.training.lora is None
+    assert not recipe.sft.gradient_checkpointing and not recipe.irft.training.gradient_checkpointing
+    assert recipe.irft.training.batch_size == asked.irft.training.batch_size
+    assert recipe.sft.batch_size == asked.sft.batch_size
+    assert "LoRA" not in printed and "It fits: " in printed
+
+
+def test_a_small_card_trains_adapters_which_the_proposal_calls_another_model(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    printed = proposed(capsys, "hh-irft", ONE, "4090")
+    recipe, _ = load(Path("recipes/hh-irft.yaml"), changes(printed, "hh-irft"), pinned=False)
+    assert recipe.irft.training.lora is not None and recipe.sft.lora is not None
+    assert "LoRA trains another model" in printed
+    show(Path("recipes/hh-irft.yaml"), changes(printed, "hh-irft"), Assumptions(gpu="4090"), measured=False)
+
+
+def test_gpus_that_the_batch_does_not_divide_among_stay_unused(capsys: pytest.CaptureFixture[str]) -> None:
+    for gpus, used in ((8, 8), (16, 8)):
+        printed = proposed(capsys, "hh-irft", ["scorer={kind: none}", f"compute.processes={gpus}"], "H100")
+        assert f"compute.processes={used} " in printed
+        assert (f"{used} of {gpus} GPUs are used" in printed) == (used < gpus)
+
+
+def test_what_does_not_fit_names_the_proposal_or_that_there_is_none() -> None:
+    told = instead(Path("recipes/hh-irft.yaml"), ONE, Assumptions(gpu="4090"))
+    assert told.startswith("what juicer plan --fit proposes (") and "irft.training.lora=" in told
+    with pytest.raises(InputError, match=r"but RTX4090 has 24 GiB \(use what juicer plan --fit proposes"):
+        show(Path("recipes/hh-irft.yaml"), [*ONE, "compute.zero_stage=0"], Assumptions(gpu="4090"), measured=False)
+
+
+def test_where_nothing_fits_the_stage_and_both_numbers_are_named() -> None:
+    with pytest.raises(InputError) as error:
+        show_fitting(Path("recipes/hh-irft.yaml"), ["compute.processes=1"], Assumptions(gpu="T4"))
+    told = str(error.value)
+    assert "GiB per device whatever is changed, but T4 has 15.0" in told
+    assert "smaller model or scorer" in told
+    assert "finds nothing" in instead(Path("recipes/hh-irft.yaml"), ["compute.processes=1"], Assumptions(gpu="T4"))
+
+
+def test_a_cpu_is_not_fitted() -> None:
+    with pytest.raises(InputError, match="--fit proposes changes for GPUs"):
+        show_fitting(Path("recipes/quickstart.yaml"), [], Assumptions(gpu="cpu"))
