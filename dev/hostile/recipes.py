@@ -70,6 +70,7 @@ OVERRIDES = {
     "compute.processes=1000000": "each process needs a GPU",
     "compute={device: cpu, attention: flash_attention_2}": "needs a GPU",
     "compute={packing: true, attention: eager}": "packed rows attend by varlen",
+    "compute={compile: true, attention: sdpa}": "no rows are packed",
     "compute={packing: false, attention: varlen}": "for packed rows only",
     "sft.epochs=1e9": "the run would not end",
     "sft.epochs=.inf": "finite number",

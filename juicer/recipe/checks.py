@@ -256,6 +256,9 @@ def _check_compute(recipe: Recipe, where: str) -> None:
     if compute.packing is False and compute.attention == "varlen":
         what = "compute.attention is varlen, which is for packed rows only, but compute.packing is false"
         raise InputError(what, where=where, do="set one of them to auto")
+    if compute.compile is True and compute.attention not in ("auto", "varlen"):
+        what = f"compute.compile is true, but with compute.attention {compute.attention} no rows are packed, and only "
+        raise InputError(f"{what}packed passes are compiled", where=where, do="set one of them to auto")
     if compute.packing is True and compute.attention not in ("auto", "varlen"):
         what = (
             f"compute.packing is true, and packed rows attend by varlen, but compute.attention is {compute.attention}"

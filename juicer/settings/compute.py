@@ -65,7 +65,7 @@ class ComputeSettings(Settings):
         return self
 
     def packs(self, *, gpu: bool, lower: bool) -> bool:
-        """Whether training packs rows, as far as the settings decide: on a GPU in bf16, with attention for such rows."""
+        """Whether training packs rows, as far as settings decide: on a GPU in bf16, with attention for such rows."""
         if self.packing != "auto":
             return self.packing
         return gpu and lower and self.attention in ("auto", "varlen")
