@@ -383,8 +383,8 @@ def run(
         summary(closing=True, registered=until is None)
         from juicer.reporting.memory import memory_line
 
-        if line := memory_line():
-            print(line)
+        if memory := memory_line():
+            print(memory)
 
 
 def _how_many(at_a_time: int | None) -> list[str]:

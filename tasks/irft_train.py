@@ -33,12 +33,11 @@ def run(stage: Stage) -> str:
         load_template,
         mixed_precision,
         read_training,
-        save_policy,
     )
     from juicer.models.precision import training_compute
     from juicer.models.shape import count_parameters
     from juicer.runtime.seeding import derive
-    from juicer.training.adapters import add_adapters, merge_adapters
+    from juicer.training.adapters import add_adapters, frozen_weights, merge_adapters, save_trained
     from juicer.training.loop import steps_for
     from juicer.training.passes import passes_of
     from juicer.training.utilisation import peak_share
@@ -51,10 +50,11 @@ def run(stage: Stage) -> str:
         read_samples(given.samples), stage.value("irft.replay"), derive(seed, "irft", given.round, "replay")
     )
     pairs = make_pairs(rows, samples, template)
-    policy = load_policy(given.policy, compute, TRAINING_DTYPE)
+    frozen = frozen_weights(settings.lora, compute)
+    policy = load_policy(given.policy, compute, TRAINING_DTYPE, frozen)
     training = training_compute(compute, count_parameters(policy))
     own = settings.reference == "round" or given.policy == given.initial
-    reference = policy if own else load_policy(given.initial, compute, TRAINING_DTYPE)
+    reference = policy if own else load_policy(given.initial, compute, TRAINING_DTYPE, frozen)
     adapters = add_adapters(policy, settings.lora, derive(seed, "irft", given.round, "adapters"))
     dialogues = [each for pair in pairs for each in (pair.demonstration, pair.sample)]
     steps = steps_for(settings.epochs, len(contrasts_of(pairs)), settings.batch_size)
@@ -70,7 +70,7 @@ def run(stage: Stage) -> str:
     record.continue_from(None if given.policy == given.initial else read_training(given.policy))
     stage.record(steps=record.steps, response_tokens=record.response_tokens)
     with stage.publish(given.out) as folder:
-        save_policy(policy, template, folder, asdict(record))
+        save_trained(policy, template, folder, asdict(record), settings.lora, given.policy)
     margin, accuracy = (record.curves[name]["value"][-1] for name in ("margin", "accuracy"))
     return f"K = {record.steps} steps on {len(pairs)} pairs, margin {margin:.3f}, accuracy {accuracy:.2f}"
 

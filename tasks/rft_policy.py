@@ -29,9 +29,10 @@ def run(stage: Stage) -> str:
     from juicer.methods.ppo import align_policy_by_ppo
     from juicer.methods.reading import reader_of
     from juicer.methods.reward import load_reward
-    from juicer.models.loading import TRAINING_DTYPE, load_policy, load_template, read_training, save_policy
+    from juicer.models.loading import TRAINING_DTYPE, load_policy, load_template, read_training
     from juicer.runtime.errors import InputError
     from juicer.runtime.seeding import derive
+    from juicer.training.adapters import frozen_weights, save_trained
 
     given, settings = stage.arguments, stage.read("rft.policy", PolicyAlignmentSettings)
     compute, seed = stage.read("compute", ComputeSettings), stage.value("seed")
@@ -40,7 +41,7 @@ def run(stage: Stage) -> str:
     if use_ppo and reader.text:
         what = "the reward has another tokenizer than the policy, and PPO passes it the policy's token ids"
         raise InputError(what, where="rft.optimiser", do="set rft.optimiser to rloo")
-    policy = load_policy(given.policy, compute, TRAINING_DTYPE)
+    policy = load_policy(given.policy, compute, TRAINING_DTYPE, frozen_weights(settings.lora, compute))
     reward = load_reward(given.reward, compute, seed)
     learnt = read_training(given.reward) or {}
     facts = learnt["facts"]
@@ -62,7 +63,8 @@ def run(stage: Stage) -> str:
     record.total_response_tokens += learnt["response_tokens"]
     stage.record(steps=record.steps, response_tokens=record.response_tokens)
     with stage.publish(given.out) as folder:
-        save_policy(policy, template, folder, {**asdict(record), "reward": learnt})
+        values = {**asdict(record), "reward": learnt}
+        save_trained(policy, template, folder, values, settings.lora, given.policy)
     first, last = (record.curves["reward"]["value"][index] for index in (0, -1))
     return f"{record.steps} steps, learnt reward {first:.2f} -> {last:.2f}"
 

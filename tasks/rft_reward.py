@@ -28,10 +28,11 @@ def run(stage: Stage) -> str:
     from juicer.methods.reading import reader_of
     from juicer.methods.reward import freeze_blocks, load_reward, score_rewards, train_reward
     from juicer.methods.teacher import Watched, watch
-    from juicer.models.loading import TRAINING_DTYPE, load_template, mixed_precision, read_training, save_model
+    from juicer.models.loading import TRAINING_DTYPE, load_template, mixed_precision, read_training
     from juicer.models.precision import training_compute
     from juicer.models.shape import count_parameters
     from juicer.runtime.seeding import derive
+    from juicer.training.adapters import add_adapters, frozen_weights, merge_adapters, save_trained
     from juicer.training.loop import steps_for
     from juicer.training.passes import passes_of
     from juicer.training.utilisation import peak_share
@@ -45,7 +46,8 @@ def run(stage: Stage) -> str:
         read_samples(given.samples), stage.value("rft.replay"), derive(seed, "rft", given.round, "replay")
     )
     pairs = reader.pairs(rows, samples)
-    model = load_reward(given.reward, compute, derive(seed, "rft", "head"), TRAINING_DTYPE)
+    frozen = frozen_weights(settings.lora, compute)
+    model = load_reward(given.reward, compute, derive(seed, "rft", "head"), TRAINING_DTYPE, frozen)
     training = training_compute(compute, count_parameters(model))
     freeze_blocks(model, settings.frozen_blocks)  # before peak_share counts the operations per token
     dialogues = [each for pair in pairs for each in (pair.demonstration, pair.sample)]
@@ -61,12 +63,14 @@ def run(stage: Stage) -> str:
 
     carried = (read_training(given.reward) or {}).get("stage") == "rft_reward"
     before = watching() if watched and carried else None
+    adapters = add_adapters(model, settings.lora, derive(seed, "rft", given.round, "reward adapters"))
     with (
         stage.training(peak_share(model, dialogues), steps=steps) as context,
         mixed_precision(training),
     ):
         order = derive(seed, "rft", given.round, "reward order")
         record = train_reward(model, pairs, settings, reader.padding, order, context, passes_of(training, model))
+    merge_adapters(adapters)
     if watched:
         record.facts |= watch(watching(), before)
     for split, split_rows in (
@@ -89,7 +93,7 @@ def run(stage: Stage) -> str:
         record.facts["refused_by_template"] = len(samples) - len(pairs)
     stage.record(steps=record.steps, response_tokens=record.response_tokens)
     with stage.publish(given.out) as folder:
-        save_model(model, reader.own, folder, asdict(record))
+        save_trained(model, reader.own, folder, asdict(record), settings.lora, given.reward)
     refused = len(samples) - len(pairs)
     note = f"; warning: the reward's template refuses {refused} of {len(samples)} samples' rows" if refused else ""
     return f"K = {record.steps} steps, training accuracy {record.facts['training_accuracy']:.2f}{note}"

@@ -20,15 +20,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(stage: Stage) -> str:
     from juicer.data import demonstrations
     from juicer.data.dialogues import Dialogue
-    from juicer.models.loading import TRAINING_DTYPE, load_policy, load_template, save_policy
+    from juicer.models.loading import TRAINING_DTYPE, load_policy, load_template
     from juicer.runtime.seeding import derive
     from juicer.stages.fine_tuning import fine_tune, starting_samples, watched_dialogues
+    from juicer.training.adapters import frozen_weights, save_trained
     from juicer.training.record import TrainingRecord
 
     given, settings = stage.arguments, stage.read("sft", SftSettings)
     compute = stage.read("compute", ComputeSettings)
     template = load_template(given.policy, stage.read("template", TemplateSettings))
-    policy = load_policy(given.policy, compute, TRAINING_DTYPE)
+    policy = load_policy(given.policy, compute, TRAINING_DTYPE, frozen_weights(settings.lora, compute))
     rows = list(demonstrations.read(given.data / "train.jsonl"))
     dialogues = [Dialogue(template.prompt(row.prompt), template.response(row.prompt, row.response)) for row in rows]
     if settings.epochs:
@@ -42,7 +43,7 @@ def run(stage: Stage) -> str:
         record = TrainingRecord("sft")
     stage.record(steps=record.steps, response_tokens=record.response_tokens)
     with stage.publish(given.out) as folder:
-        save_policy(policy, template, folder, asdict(record))
+        save_trained(policy, template, folder, asdict(record), settings.lora, given.policy)
     if not record.steps:
         return "the base model unchanged: sft.epochs is 0"
     return f"{record.steps} steps, loss {record.curves['loss']['value'][-1]:.3f}"

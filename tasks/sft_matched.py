@@ -48,10 +48,10 @@ def run(stage: Stage) -> str:
         load_template,
         mixed_precision,
         read_training,
-        save_policy,
     )
     from juicer.runtime.seeding import derive
     from juicer.stages.fine_tuning import fine_tune, starting_samples, tokens_per_step, watched_dialogues
+    from juicer.training.adapters import frozen_weights, save_trained
 
     given, control = stage.arguments, stage.read("sft_matched", SftMatchedSettings)
     settings, sampling = stage.read("sft", SftSettings), stage.read("evaluation.sampling", SamplingSettings)
@@ -67,9 +67,10 @@ def run(stage: Stage) -> str:
     steps = max(record.get("total_steps", 0) for record in used)
     tokens = max(record.get("total_response_tokens", 0) for record in used)
     samples: Sequence[Sequence[Dialogue]] = []
+    frozen = frozen_weights(settings.lora, compute)
     if settings.objective == "dft":
         # All learning rates start from the same policy, so they share its responses.
-        policy = load_policy(given.policy, compute, TRAINING_DTYPE)
+        policy = load_policy(given.policy, compute, TRAINING_DTYPE, frozen)
         prompts = [(row.id, dialogue.prompt) for row, dialogue in zip(rows, dialogues, strict=True)]
         purpose = derive(seed, "sft-matched", "sampling")
         samples = starting_samples(stage, policy, template, prompts, settings, compute, purpose)
@@ -81,7 +82,7 @@ def run(stage: Stage) -> str:
     best = None
     tried = list[Merits]()
     for rate in control.learning_rates:
-        policy = load_policy(given.policy, compute, TRAINING_DTYPE)
+        policy = load_policy(given.policy, compute, TRAINING_DTYPE, frozen)
         optimiser = settings.optimiser.model_copy(update={"learning_rate": rate})
         record = fine_tune(
             stage,
@@ -128,7 +129,7 @@ def run(stage: Stage) -> str:
     record.facts |= {"learning_rate": rate, **_reasons(control.learning_rates, tried, criteria)}
     record.continue_from(None)
     with stage.publish(given.out) as folder:
-        save_policy(policy, template, folder, asdict(record))
+        save_trained(policy, template, folder, asdict(record), settings.lora, given.policy)
     return f"{record.steps} steps at {rate:g}, loss {record.curves['loss']['value'][-1]:.3f}"
 
 

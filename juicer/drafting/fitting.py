@@ -52,7 +52,7 @@ def stage_of(name: str) -> str:
 def fit(choose: Callable[[float], Choices], memory_of: Memory, limit: float, where: str) -> Choices:
     """The choices whose plan fits into `limit` bytes, trained as fast as that allows.
 
-    Rows longer than others are given up before RFT is, up to a tenth of them; then more of them. RFT has no LoRA.
+    Rows longer than others are given up before RFT is, up to a tenth of them; then more of them. RFT gets no LoRA.
 
     Args:
         choose: the choices whose length limits keep at most a share of the rows.
@@ -146,6 +146,6 @@ def _times(rate: float, factor: int) -> float:
 
 
 def _without_rft(chosen: Choices, where: str) -> Choices:
-    why = f"RFT trains all weights (it has no LoRA), which does not fit into the memory of {where}"
+    why = f"RFT trains all weights (a draft gives it no LoRA), which does not fit into the memory of {where}"
     keys = [key for key in chosen.values if key.startswith("rft.") and key != "rft.rounds"]
     return chosen.without(*keys).changed({"rft.rounds": Chosen(0, why)}, f"RFT is off: {why}")

@@ -18,8 +18,8 @@ from juicer.data.template import Template
 from juicer.evaluation.benchmark_results import BenchmarkScore, TaskResult
 from juicer.evaluation.benchmarks import COLUMNS, task_manager, tasks_under
 from juicer.evaluation.documents import Document
-from juicer.models.folder import check_folder
-from juicer.models.loading import attention_for, device_of, dtype_of, sampling_config
+from juicer.models.folder import base_record, check_folder
+from juicer.models.loading import attention_for, device_of, dtype_of, load_policy, sampling_config
 from juicer.runtime.errors import InputError
 from juicer.runtime.memo import Memo, no_memo
 from juicer.settings.compute import ComputeSettings
@@ -157,7 +157,9 @@ def language_model(
     check_folder(model)
     device = device_of(compute)
     measured = HFLM(
-        pretrained=str(model),
+        # lm-eval cannot merge adapters that are kept without their base model's weights.
+        pretrained=str(model) if base_record(model) is None else load_policy(model, compute),
+        tokenizer=str(model),
         device=device.type,
         dtype=str(dtype_of(compute)).removeprefix("torch."),
         batch_size=settings.batch_size,

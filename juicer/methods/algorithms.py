@@ -3,7 +3,9 @@
 They run all rounds in memory with the functions and the seeds of the stages in dvc.yaml, which put files in between
 (irft_generate and irft_train; rft_generate, rft_reward and rft_policy), so the same inputs give the same weights
 (tests/unit/test_algorithms.py). Only stages resume from checkpoints and sample by vLLM. On a GPU samples may differ: a
-stage draws them from weights that are bf16, these functions from float32 weights under autocast.
+stage draws them from weights that are bf16, these functions from float32 weights under autocast. Adapters are merged
+into the weights given, after each round; stages keep them beside their base model, so with LoRA the weights are the
+same up to rounding.
 """
 
 import copy
@@ -70,7 +72,8 @@ def algorithm_1(
     anchor = copy.deepcopy(policy) if settings.contrast == "initial" else None
     for t, part in enumerate(settings.parts, 1):
         rows = part_of(demonstrations, part, derive(seed, "slices"))
-        seeds = {name: derive(seed, "rft", f"r{t}", name) for name in ("sampling", "replay", "reward order", "policy")}
+        purposes = ("sampling", "replay", "reward adapters", "reward order", "policy")
+        seeds = {name: derive(seed, "rft", f"r{t}", name) for name in purposes}
 
         # y' ~ pi_t(.|x), or pi_0(.|x)
         prompts = [(row.id, template.prompt(row.prompt)) for row in rows]
@@ -81,10 +84,12 @@ def algorithm_1(
         pairs = make_pairs(demonstrations, with_replay(known, settings.replay, seeds["replay"]), template)
 
         # theta <- theta + eta grad h(r(x, y) - r(x, y')), K steps
+        adapters = add_adapters(reward, settings.reward.lora, seeds["reward adapters"])
         training = training_compute(compute, count_parameters(reward))
         passes, order = passes_of(training, reward), seeds["reward order"]
         with mixed_precision(training):
             learnt = train_reward(reward, pairs, settings.reward, template.padding, order, passes=passes)
+        merge_adapters(adapters)
 
         # pi_{t+1} = argmax_pi E[r_theta(x, y)] - beta KL(pi || pi_0), by policy gradient from pi_t on
         normaliser = (learnt.facts["normaliser_mean"], learnt.facts["normaliser_deviation"])

@@ -1,6 +1,9 @@
 """Policy alignment of RFT: maximise E[r] - beta KL(pi || pi_0) by RLOO (TRL), started at the current policy.
 
 RLOO optimises exactly this objective: the reward of the whole response, minus beta [log pi - log pi_0].
+
+Pitfall: with adapters TRL takes the policy without them as the reference of the KL term. That is pi_t, where the round
+started, so pi_0 is loaded here and given to the trainer (`refer_to`).
 """
 
 from collections.abc import Callable, Sequence
@@ -19,9 +22,10 @@ from juicer.methods.objectives import normalise
 from juicer.methods.reading import RewardReader
 from juicer.methods.reward import score_rewards
 from juicer.models.casts import WeightCasts
+from juicer.models.folder import base_record
 from juicer.models.forks import Fork, ForkBatch, fork_features, forks_are_faster
 from juicer.models.forward import features
-from juicer.models.loading import lower_precision, mixed_precision, skip_deepspeed_import
+from juicer.models.loading import load_policy, lower_precision, mixed_precision, skip_deepspeed_import
 from juicer.models.log_probability import Batch, apply_to_logits, dialogues_of, length_sorted_batches
 from juicer.models.mapped import release
 from juicer.models.packing import PackedBatch, packed_features, packed_passes, padded_passes
@@ -37,6 +41,7 @@ from juicer.sampling.steppers import cache_of
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import PolicyAlignmentSettings
 from juicer.settings.training import SamplingSettings
+from juicer.training.adapters import frozen_weights, keep_masters, lora_config, merge_adapters
 from juicer.training.backends import unshard
 from juicer.training.memory import CPU_RLOO, micro_batch, step_of, weights_of
 from juicer.training.passes import PADDED, passes_of
@@ -109,7 +114,7 @@ def align_policy(
         )
     processes = context.processes
     latest = context.checkpoint.latest() if context.checkpoint else None
-    saved = saved_values(latest, processes) if latest else {"step": 0, "response": 0}
+    saved: dict[str, Any] = saved_values(latest, processes) if latest else {"step": 0, "response": 0}
     length = max(len(template.prompt(prompt)) for prompt in prompts) + template.settings.max_response_tokens
     rows = settings.prompts_per_step * settings.samples_per_prompt // processes.world_size
     # An interrupted run goes on with the engine that it has begun with.
@@ -166,9 +171,10 @@ def _align_policy(
     """
     import datasets
     from transformers import PrinterCallback
-    from trl.models.utils import unwrap_model_for_generation
+    from trl.models.utils import prepare_deepspeed, unwrap_model_for_generation
     from trl.trainer.rloo_config import RLOOConfig
     from trl.trainer.rloo_trainer import RLOOTrainer
+    from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
     processes = context.processes
     training, casts = training_compute(compute, count_parameters(policy)), WeightCasts()
@@ -226,11 +232,13 @@ def _align_policy(
             sampling = SamplingSettings(temperature=settings.temperature, batch_size=len(named))
             return_freed()  # gradients of the last step, of other sizes than keys and values
             # Sharded weights are gathered for the block, so processes may take different numbers of decoding steps.
+            # peft's wrapper is no model of transformers.
             with (
-                unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model,
+                unwrap_model_for_generation(self.model_wrapped, self.accelerator) as unwrapped,
                 mixed_precision(compute),
                 padded_passes(policy, attention) if passes.packed else nullcontext(),
             ):
+                model = unwrapped if settings.lora is None else policy
                 if renewed is not None:
                     renewed.renew(model)
                 else:
@@ -259,6 +267,8 @@ def _align_policy(
                 )
             if self.kept is not None:
                 return *self.kept, None
+            if settings.lora is not None and model is not self.ref_model:
+                model = policy  # inside peft's wrapper, and with the adapters
             response = torch.zeros_like(attention_mask)
             response[:, -logits_to_keep:] = 1
             dialogues = dialogues_of(input_ids, attention_mask, response)
@@ -306,6 +316,16 @@ def _align_policy(
             finally:
                 self.kept = None
 
+        def refer_to(self, reference: "PreTrainedModel") -> None:
+            """Take a model as the reference of the KL term, as the constructor does with the one that it loads."""
+            disable_dropout_in_model(reference)
+            add_fused_lm_head(reference, temperature=settings.temperature)
+            if processes.zero_stage:
+                self.ref_model = prepare_deepspeed(reference, self.accelerator)
+            else:
+                self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
+            self.beta = settings.kl_coefficient
+
         def _get_train_sampler(self, dataset: Any = None) -> Any:
             sampler = super()._get_train_sampler(dataset)
             # Each pass over the prompts draws an order from one generator; skip those of the interrupted run.
@@ -314,7 +334,9 @@ def _align_policy(
             return sampler
 
     # TRL loads the reference of the KL term from the path in the policy's config; it must be pi_0, not pi_t.
+    # With beta 0 it loads none: it cannot load adapters, and with adapters on the policy it would take pi_t.
     policy.config._name_or_path = str(initial)
+    given = settings.lora is not None or base_record(initial) is not None
     batch = settings.prompts_per_step * settings.samples_per_prompt
     micro = saved.get("micro_batch_size") or micro_batch(
         settings.micro_batch_size,
@@ -349,7 +371,7 @@ def _align_policy(
             max_steps=settings.steps,
             temperature=settings.temperature,
             top_k=0,
-            beta=settings.kl_coefficient,
+            beta=0.0 if given else settings.kl_coefficient,
             disable_dropout=True,
             **trainer_arguments(
                 settings.optimiser, training, seed, scratch, settings.gradient_checkpointing, context.tracking
@@ -363,8 +385,13 @@ def _align_policy(
                 lambda: {**tokens, "micro_batch_size": micro, "engine": "torch" if renewed is None else "vllm"},
             ),
         ],
+        peft_config=None if settings.lora is None else lora_config(settings.lora, policy),
     )
     trainer.remove_callback(PrinterCallback)
+    if given and settings.kl_coefficient:
+        trainer.refer_to(load_policy(initial, compute, policy.dtype, frozen_weights(settings.lora, compute)))
+    if settings.lora is not None and not processes.zero_stage:
+        keep_masters(trainer.model)
     with casts.dropped_after_steps(), ExitStack() as entered:
         if passes.packed:
             models = [policy, *([trainer.ref_model] if trainer.ref_model is not None else [])]
@@ -372,6 +399,7 @@ def _align_policy(
         trainer.train(resume_from_checkpoint=str(latest) if latest else None)
     if processes.zero_stage:
         unshard(trainer.model_wrapped)
+    merge_adapters(None if settings.lora is None else trainer.model)
     sampled = round(processes.sum([tokens["response"]], policy.device)[0])
     record = TrainingRecord("rft_policy", steps=settings.steps, response_tokens=sampled)
     record.facts = {"precision": "bf16" if lower_precision(training) else "fp32", "micro_batch_size": micro}

@@ -16,7 +16,15 @@ from juicer.methods.objectives import contrastive_loss, mean_and_deviation
 from juicer.methods.pairs import Pair, response_tokens
 from juicer.models.folder import check_folder
 from juicer.models.forward import blocks_of
-from juicer.models.loading import attention_settings, check_finite, check_missing, device_of, dtype_of, load_weights
+from juicer.models.loading import (
+    Frozen,
+    attention_settings,
+    check_finite,
+    check_missing,
+    device_of,
+    dtype_of,
+    load_weights,
+)
 from juicer.models.log_probability import Batch, compute_in_batches, compute_in_chunks, dialogues_of
 from juicer.models.packing import PackedBatch, packed_hidden
 from juicer.runtime.context import LOCAL, WorkContext
@@ -34,7 +42,7 @@ if TYPE_CHECKING:
 
 
 def load_reward(
-    folder: Path, compute: ComputeSettings, seed: int, dtype: torch.dtype | None = None
+    folder: Path, compute: ComputeSettings, seed: int, dtype: torch.dtype | None = None, frozen: Frozen = "fp32"
 ) -> "PreTrainedModel":
     """Load a reward model, or build one from a language model's trunk with a new bias-free head.
 
@@ -42,6 +50,7 @@ def load_reward(
         folder: a folder written by `save_model`, or that of any causal language model.
         seed: determines a new head.
         dtype: of the weights; None is the recipe's dtype.
+        frozen: as `juicer.models.loading.load_policy`.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -54,6 +63,8 @@ def load_reward(
     model, loaded = load_weights(
         AutoModelForSequenceClassification,
         folder,
+        frozen,
+        device,
         num_labels=1,
         dtype=dtype or dtype_of(compute),
         **attention_settings(compute),

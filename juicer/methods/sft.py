@@ -16,7 +16,7 @@ from juicer.runtime.libraries import PPO_TRL, require
 from juicer.runtime.processes import Processes
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.sft import SftSettings
-from juicer.training.adapters import lora_config, merge_adapters
+from juicer.training.adapters import keep_masters, lora_config, merge_adapters
 from juicer.training.backends import unshard
 from juicer.training.loop import steps_for
 from juicer.training.memory import micro_batch, step_of
@@ -149,6 +149,8 @@ def train_sft(
         peft_config=None if settings.lora is None else lora_config(settings.lora, policy),
     )
     trainer.remove_callback(PrinterCallback)
+    if settings.lora is not None and not processes.zero_stage:
+        keep_masters(trainer.model)
     consumed |= {name: saved[name] for name in consumed if saved}
     with casts.dropped_after_steps():
         trainer.train(resume_from_checkpoint=str(latest) if latest else None)

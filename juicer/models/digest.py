@@ -1,6 +1,7 @@
 """The digest of a model's weights, by which a recipe names the exact model that it is for."""
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 from juicer.models.folder import weight_files
@@ -24,6 +25,17 @@ def weights_digest(folder: Path) -> str:
         return hashes[files[0].name]
     lines = "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def unchanged_digest(folder: Path) -> str:
+    """As `weights_digest`; computed once in a process for files that have not changed since."""
+    states = tuple((path.name, (state := path.stat()).st_size, state.st_mtime_ns) for path in weight_files(folder))
+    return _digest_of(folder.absolute(), states)
+
+
+@lru_cache(maxsize=32)
+def _digest_of(folder: Path, states: tuple[tuple[str, int, int], ...]) -> str:
+    return weights_digest(folder)
 
 
 def check_digest(folder: Path, expected: str | None) -> None:

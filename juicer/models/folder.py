@@ -1,7 +1,8 @@
 """What is in a model folder, checked by its small files and the headers of its weights before anything is built.
 
 A configuration of a million layers, a damaged shard or code that came with the model is refused within a second, and
-nothing of the folder is run.
+nothing of the folder is run. A folder holds a whole model, or adapters and the record of the base model that they are
+for (`juicer.models.adapters`).
 """
 
 import json
@@ -10,7 +11,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from juicer.runtime.errors import InputError
+from juicer.settings.base import Settings
 
 INDEX = "model.safetensors.index.json"
 SMALL_FILE = 64 * 2**20
@@ -31,21 +35,74 @@ _OWN_LAYER = re.compile(r"(?:[a-z_]+\.)?(?:layers|h|blocks)\.(\d+)\.")
 """Blocks of a language model itself, not of a tower for images beside it."""
 
 
+ADAPTERS, ADAPTER_CONFIG, BASE = "adapter_model.safetensors", "adapter_config.json", "base.json"
+
+
+class BaseRecord(Settings):
+    """The base model of a folder with adapters, as base.json states it."""
+
+    base: str = Field(min_length=1)
+    """Folder of the base model, seen from the project's root. It holds a whole model."""
+    digest: str = Field(pattern="[0-9a-f]{64}")
+    """SHA-256 of the base model's weights (`juicer.models.digest`)."""
+    ranks: list[int]
+    """Rank of the adapters of each training since the base model, the first one first. The folder holds all of them,
+    one after another in the rows of A and the columns of B. Without any the model is the base model itself."""
+
+
+def base_record(folder: Path) -> BaseRecord | None:
+    """What a folder says of the base model of its adapters; None for a folder with a whole model.
+
+    Raises:
+        InputError: base.json is damaged.
+    """
+    path = folder / BASE
+    return BaseRecord.parse(read_small_json(path), str(path)) if _is_file(path) else None
+
+
+def base_folder(folder: Path, record: BaseRecord) -> Path:
+    """The base model of a folder with adapters.
+
+    Raises:
+        InputError: it is not there, or is no whole model.
+    """
+    base = Path(record.base)
+    if not _is_file(base / "config.json"):
+        what = f"the base model of these adapters, {record.base}, is not here"
+        raise InputError(what, where=str(folder), do=f"run in the project's root; or fetch it: dvc pull {record.base}")
+    if _is_file(base / BASE):
+        what = f"the base model of these adapters, {record.base}, is no whole model, but adapters too"
+        raise InputError(what, where=str(folder / BASE), do="make the folder again: juicer run")
+    return base
+
+
 def check_folder(folder: Path) -> dict[str, tuple[int, ...]]:
     """Check a model folder, without reading its weights.
 
     Returns:
-        The shapes of the tensors, by name.
+        The shapes of the tensors, by name; with adapters those of the whole model.
 
     Raises:
         InputError: there is no model, it brings code of its own, its weights are pickled, damaged or incomplete, or
-            its configuration is not one of them; names the file.
+            its configuration is not one of them; names the file. Or there are adapters without their base model.
     """
-    check_no_adapter(folder)
+    record = base_record(folder)
+    if record is None:
+        check_no_adapter(folder)
     values = read_config_values(folder)
     shapes: dict[str, tuple[int, ...]] = {}
-    for path in weight_files(folder):
+    for path in weight_files(folder if record is None else base_folder(folder, record)):
         shapes.update(read_shapes(path))
+    if record is not None and record.ranks:
+        if not _is_file(folder / ADAPTERS):
+            raise InputError("the adapters are missing", where=str(folder / ADAPTERS), do="make the folder again")
+        shapes.update(
+            {
+                name.removeprefix("base_model.model."): shape
+                for name, shape in read_shapes(folder / ADAPTERS).items()
+                if ".lora_" not in name
+            }
+        )
     _check_layers(values, shapes, folder / "config.json")
     return shapes
 
@@ -59,6 +116,8 @@ def check_no_adapter(folder: Path) -> None:
     if _is_file(folder / "adapter_config.json"):
         what = "the folder holds an adapter (adapter_config.json), not only a whole model"
         do = "merge it into its base model by peft's merge_and_unload(), and save that with its tokenizer"
+        if _is_file(folder / BASE):
+            do = "take the merged model of the project that made it: juicer export MODEL --to folder"
         raise InputError(what, where=str(folder), do=do)
 
 
@@ -151,6 +210,9 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         InputError: there are none, one is missing, or the index is damaged.
     """
+    if _is_file(folder / BASE):
+        do = "export the merged model: juicer export MODEL --to folder"
+        raise InputError("the folder holds adapters, no whole model", where=str(folder), do=do)
     index = folder / INDEX
     single = folder / "model.safetensors"
     if _is_file(index) and not _is_file(single):
@@ -212,6 +274,18 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     if not shapes:
         raise damaged("it holds no tensor")
     return shapes
+
+
+def stored_types(folder: Path) -> set[str]:
+    """The types of a whole model's tensors, as torch names them: {"torch.bfloat16"}."""
+    names = {"F32": "torch.float32", "BF16": "torch.bfloat16", "F16": "torch.float16"}
+    found = set()
+    for path in weight_files(folder):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        header.pop("__metadata__", None)
+        found |= {names.get(tensor["dtype"], str(tensor["dtype"])) for tensor in header.values()}
+    return found
 
 
 def _check_layers(values: dict[str, Any], shapes: dict[str, tuple[int, ...]], path: Path) -> None:

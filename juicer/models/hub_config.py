@@ -25,14 +25,15 @@ def hub_config(model: str, revision: str | None) -> Path | None:
     if not HUB_ID.fullmatch(model):
         return None
     disable_progress_bars()
-    given = {"revision": revision, "etag_timeout": SECONDS}
     is_offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
     for local in (True,) if is_offline else (True, False):
         try:
             if not local:
                 # Fails at once without a network, where a download would be tried again and again.
                 HfApi().model_info(model, revision=revision, timeout=SECONDS)
-            return Path(hf_hub_download(model, "config.json", local_files_only=local, **given))
+            return Path(
+                hf_hub_download(model, "config.json", revision=revision, etag_timeout=SECONDS, local_files_only=local)
+            )
         except Exception:  # noqa: S112  whatever the network and the hub's client raise; None says it
             continue
     return None

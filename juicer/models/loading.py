@@ -1,19 +1,47 @@
-"""Loading and saving policies as ordinary Hugging Face folders: safetensors, tokenizer, chat template, settings."""
+"""Loading and saving policies as Hugging Face folders: safetensors, tokenizer, chat template, settings.
 
+A folder may hold adapters in place of weights (`juicer.models.adapters`). They are merged when it is loaded, unless the
+base model's weights stay frozen in fewer bits while new adapters train.
+"""
+
+import copy
+import importlib.util
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError
 
 from juicer.data.template import Template
+from juicer.models.adapters import (
+    Adapter,
+    attach,
+    checked_base,
+    merge,
+    read_adapter,
+    round_weights,
+    save_adapters,
+    write_record,
+)
 from juicer.models.building import quiet, unbuildable
 from juicer.models.casts import WeightCasts
-from juicer.models.folder import check_folder, read_config_values, read_small_json
+from juicer.models.folder import (
+    ADAPTER_CONFIG,
+    ADAPTERS,
+    BASE,
+    base_record,
+    check_folder,
+    read_config_values,
+    read_small_json,
+    stored_types,
+)
 from juicer.models.forward import confirm_forward, usable_attention
 from juicer.runtime import determinism
 from juicer.runtime.devices import card_in_use
@@ -24,6 +52,16 @@ from juicer.settings.data import TemplateSettings
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class KeptAdapters:
+    """A model that is saved as adapters."""
+
+    start: Path
+    """The folder that its training started from: a whole model, or adapters."""
+    trained: Adapter | None
+    """What the training added; None if nothing was trained."""
 
 
 def device_of(compute: ComputeSettings) -> torch.device:
@@ -63,6 +101,9 @@ def has_bf16() -> bool:
 TRAINING_DTYPE = torch.float32
 """The dtype of weights that are trained and saved. A step of the paper's size, and most of a round, would be lost to
 rounding in bf16, which has 8 significant bits."""
+Frozen = Literal["fp32", "bf16", "nf4"]
+"""Type of weights that stay as they are while adapters train. In float32 adapters of earlier rounds are merged into
+them, in fewer bits they are added to what each layer computes."""
 
 
 @contextmanager
@@ -198,12 +239,18 @@ def read_ends(folder: Path) -> list[int]:
     return [end for end in ends if isinstance(end, int)]
 
 
-def load_policy(folder: Path, compute: ComputeSettings, dtype: torch.dtype | None = None) -> "PreTrainedModel":
+def load_policy(
+    folder: Path, compute: ComputeSettings, dtype: torch.dtype | None = None, frozen: Frozen = "fp32"
+) -> "PreTrainedModel":
     """Load a causal language model in evaluation mode on the recipe's device, by default in the recipe's dtype.
 
+    Args:
+        frozen: other than fp32: the weights are only read, in this type in place of `dtype`.
+
     Raises:
-        InputError: the folder is missing, holds no safetensors weights, or lacks some of the model's tensors; an
-            unsupported release of transformers is installed.
+        InputError: the folder is missing, holds no safetensors weights, or lacks some of the model's tensors; the base
+            model of its adapters is not here or has other weights; an unsupported release of transformers is
+            installed.
     """
     check_folder(folder)  # before imports that take seconds
     require("transformers")
@@ -211,7 +258,12 @@ def load_policy(folder: Path, compute: ComputeSettings, dtype: torch.dtype | Non
 
     device = device_of(compute)
     model, loaded = load_weights(
-        AutoModelForCausalLM, folder, dtype=dtype or dtype_of(compute), **attention_settings(compute)
+        AutoModelForCausalLM,
+        folder,
+        frozen,
+        device,
+        dtype=dtype or dtype_of(compute),
+        **attention_settings(compute),
     )
     check_missing(loaded, folder)
     policy: PreTrainedModel = model.to(device).eval()
@@ -220,11 +272,15 @@ def load_policy(folder: Path, compute: ComputeSettings, dtype: torch.dtype | Non
     return policy
 
 
-def load_weights(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[str, Any]]:
+def load_weights(
+    kind: Any, folder: Path, frozen: Frozen = "fp32", device: torch.device | None = None, **settings: Any
+) -> tuple[Any, dict[str, Any]]:
     """Load a model by one of transformers' AutoModel classes, from safetensors alone and without code of its own.
 
     Args:
         kind: the class, for example AutoModelForCausalLM.
+        frozen: as `load_policy`.
+        device: where adapters are multiplied, and quantised weights lie; None is the CPU.
         settings: of `from_pretrained`; another attention implementation is taken where the asked one is not exact,
             unless `only_attention` is true.
 
@@ -233,13 +289,20 @@ def load_weights(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[st
 
     Raises:
         InputError: the folder is not a whole model, its shapes contradict its configuration, transformers has no such
-            model, or the only attention implementation that is allowed is not exact for it.
+            model, or the only attention implementation that is allowed is not exact for it; or as `load_policy`.
     """
     from transformers import AutoConfig
 
     only = settings.pop("only_attention", False)
-
-    shapes = check_folder(folder)
+    shapes, record = check_folder(folder), base_record(folder)
+    source, adapter, wanted = folder, Adapter(), settings.get("dtype")
+    device = device or torch.device("cpu")
+    if record is not None:
+        source, adapter = checked_base(folder, record), read_adapter(folder)
+        if frozen == "fp32" and wanted is not None and stored_types(source) != {str(wanted)}:
+            settings["dtype"] = TRAINING_DTYPE  # so that a weight is rounded once, after merging
+    if frozen != "fp32":
+        settings |= _frozen_settings(frozen, device)
     labels = {name: settings[name] for name in ("num_labels",) if name in settings}
     with quiet():
         try:
@@ -251,9 +314,13 @@ def load_weights(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[st
         check_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, shapes, folder)
         if "attn_implementation" in settings:
             settings["attn_implementation"] = usable_attention(config, settings["attn_implementation"], only=only)
+        if record is not None:
+            settings = {**settings, "config": config}
+            for name in labels:
+                del settings[name]
         try:
             model, loaded = kind.from_pretrained(
-                folder,
+                source,
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -266,7 +333,37 @@ def load_weights(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[st
             if "out of memory" in str(error):
                 raise
             raise unbuildable("model", str(folder), error) from error
+    if frozen != "fp32":
+        attach(model, adapter, folder)
+    elif record is not None:
+        merge(model, adapter, folder, device)
+        if settings.get("dtype") != wanted and isinstance(wanted, torch.dtype):
+            round_weights(model, wanted)
+    loaded["missing_keys"] = {name for name in loaded["missing_keys"] if name not in adapter.whole}
     return model, loaded
+
+
+def _frozen_settings(frozen: Frozen, device: torch.device) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for weights that are only read."""
+    if frozen == "bf16":
+        return {"dtype": torch.bfloat16}
+    from transformers import BitsAndBytesConfig
+
+    check_quantisation()
+    quantisation = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"dtype": torch.bfloat16, "quantization_config": quantisation, "device_map": {"": device}}
+
+
+def check_quantisation() -> None:
+    """Raise InputError if the package that quantises weights is not installed."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        what = "lora.base nf4 (QLoRA) needs the package bitsandbytes, which is not installed"
+        raise InputError(what, do="pip install 'juicer[qlora]', or pip install bitsandbytes; or set lora.base to bf16")
 
 
 def check_shapes(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], folder: Path) -> None:
@@ -317,10 +414,20 @@ def skip_deepspeed_import() -> None:
     other.is_deepspeed_available = lambda: "deepspeed" in sys.modules
 
 
-def save_policy(model: "PreTrainedModel", template: Template, folder: Path, training: dict[str, Any] | None) -> None:
-    """Save a policy, with its training record, so that plain transformers loads it and samples as Juicer does."""
+def save_policy(
+    model: "PreTrainedModel",
+    template: Template,
+    folder: Path,
+    training: dict[str, Any] | None,
+    adapters: KeptAdapters | None = None,
+) -> None:
+    """Save a policy, with its training record, so that plain transformers loads it and samples as Juicer does.
+
+    Args:
+        adapters: as `save_model`.
+    """
     model.generation_config = sampling_config(template)
-    save_model(model, template, folder, training)
+    save_model(model, template, folder, training, adapters)
 
 
 def sampling_config(template: Template) -> "GenerationConfig":
@@ -344,17 +451,30 @@ def sampling_config(template: Template) -> "GenerationConfig":
     )
 
 
-def save_model(model: "PreTrainedModel", template: Template, folder: Path, training: dict[str, Any] | None) -> None:
+def save_model(
+    model: "PreTrainedModel",
+    template: Template,
+    folder: Path,
+    training: dict[str, Any] | None,
+    adapters: KeptAdapters | None = None,
+) -> None:
     """Save weights (safetensors), tokenizer and training record; the bytes do not depend on the folder.
 
     What depends on the machine is added to the record's facts: the attention implementation and, on a GPU, the card and
     whether operations were deterministic.
+
+    Args:
+        adapters: what is saved in place of the weights; None saves the weights.
     """
     folder.mkdir(parents=True)
     skip_deepspeed_import()
     model.config._name_or_path = ""
     model.config.pad_token_id = template.padding
-    model.save_pretrained(folder)
+    if adapters is None:
+        model.save_pretrained(folder)
+    else:
+        save_adapters(adapters.trained, adapters.start, folder)
+        _save_configuration(model, folder)
     template.tokenizer.save_pretrained(folder)
     if training is not None:
         facts = {**training.get("facts", {}), "attention": model.config._attn_implementation, **_facts_of_card()}
@@ -365,6 +485,69 @@ def save_model(model: "PreTrainedModel", template: Template, folder: Path, train
 def _facts_of_card() -> dict[str, Any]:
     card = card_in_use()
     return {} if card is None else {"device": f"{card}, {card.versions}", "deterministic": determinism.is_on()}
+
+
+def _save_configuration(model: "PreTrainedModel", folder: Path) -> None:
+    """Write config.json and generation_config.json as `save_pretrained` does for the merged model."""
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.dtype = TRAINING_DTYPE
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.save_pretrained(folder)
+    if model.can_generate() and model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
+
+
+@contextmanager
+def whole_folder(folder: Path, scratch: Path | None = None, dtype: torch.dtype = TRAINING_DTYPE) -> Iterator[Path]:
+    """The folder of a whole model: the same one, or one with merged adapters that is there while the block runs.
+
+    Args:
+        scratch: where to write it; None is the system's folder of temporary files.
+        dtype: of the merged weights.
+    """
+    if base_record(folder) is None:
+        yield folder
+        return
+    if scratch is not None:
+        scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="merged-") as made:
+        write_whole(folder, Path(made) / folder.name, dtype)
+        yield Path(made) / folder.name
+
+
+def write_whole(folder: Path, out: Path, dtype: torch.dtype = TRAINING_DTYPE, *, base: Path | None = None) -> None:
+    """Write a model that is kept as adapters as an ordinary folder: merged in float32, then rounded to `dtype`.
+
+    Args:
+        out: the folder to create.
+        base: where the base model is; None where base.json says.
+
+    Raises:
+        InputError: as `load_weights`.
+    """
+    if base is not None and (record := base_record(folder)) is not None:
+        with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+            moved = Path(scratch) / folder.name
+            shutil.copytree(folder, moved)
+            write_record(record.model_copy(update={"base": base.as_posix()}), moved)
+            write_whole(moved, out, dtype)
+        return
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    names = read_config_values(folder).get("architectures") or [""]
+    classifies = str(names[0]).endswith("ForSequenceClassification")
+    kind = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+    model, loaded = load_weights(kind, folder, dtype=dtype)
+    check_missing(loaded, folder)
+    skip_deepspeed_import()
+    model.config._name_or_path = ""
+    model.save_pretrained(out)
+    own = {ADAPTERS, ADAPTER_CONFIG, BASE, "config.json"}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name not in own and not path.name.startswith("."):
+            shutil.copyfile(path, out / path.name)
 
 
 def read_training(folder: Path) -> dict[str, Any] | None:

@@ -126,7 +126,7 @@ def shape_of_model(name: str, model: Any, trunk: Any, head: torch.nn.Module) -> 
     text = trunk.config.get_text_config(decoder=True)
     shared = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     embedding = trunk.get_input_embeddings().weight
-    norms = [module for module in blocks[0].modules() if type(module).__name__.endswith("Norm")]
+    norms: list[Any] = [module for module in blocks[0].modules() if type(module).__name__.endswith("Norm")]
     whole = [each for each in norms if getattr(each, "weight", None) is None or each.weight.numel() == text.hidden_size]
     keys = text.hidden_size // text.num_attention_heads * shared
     return Shape(

@@ -37,21 +37,16 @@ def outputs_of(graph: Graph) -> dict[str, Path]:
 
 def measured(output: Path) -> dict[str, float]:
     """Parameters, steps, response tokens and bytes of a finished stage, as far as its output contains them."""
-    from safetensors import safe_open
-
     from juicer.data.dialogues import read_samples
+    from juicer.models.folder import check_folder
 
     if output.suffix == ".jsonl":
         return {"tokens": sum(len(sample.response) for sample in read_samples(output)), "disk": output.stat().st_size}
     record = Training.read(output / "training.json")
     weights = list(output.glob("*.safetensors"))
-    parameters = 0
-    for path in weights:
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118  not a mapping
-                parameters += math.prod(file.get_slice(key).get_shape())
     return {
-        "parameters": parameters,
+        # Of a model that is kept as adapters those of the whole model; the disk has the adapters alone.
+        "parameters": sum(map(math.prod, check_folder(output).values())),
         "steps": record.steps,
         "tokens": record.response_tokens,
         "disk": sum(path.stat().st_size for path in weights),

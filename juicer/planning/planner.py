@@ -8,6 +8,7 @@ from typing import Any
 from juicer.models.precision import slow_bf16, training_compute
 from juicer.models.shape import Shape
 from juicer.planning.costs import Base, decoding_seconds, training_of
+from juicer.planning.kept import kept_bytes
 from juicer.planning.processors import START, cpu_share
 from juicer.planning.roles import (
     available_rows,
@@ -277,11 +278,6 @@ class Planner:
             base=base,
         )
 
-    def _kept(self, stage: str, shape: Shape, how: Training, settings: Any) -> float:
-        """Bytes of what a stage keeps: float32 weights, or only the adapters."""
-        lora: LoraSettings | None = getattr(settings, "lora", None)
-        return float(WEIGHT * (how.trained if lora is not None and lora.save == "adapters" else shape.parameters))
-
     def _passes(
         self,
         stage: StagePlan,
@@ -360,7 +356,7 @@ class Planner:
             steps=math.ceil(settings.epochs * pairs / settings.batch_size),
             tokens=settings.epochs * pairs * 2 * lengths.response,
             operations=how.operations(settings.epochs * shape.forward(2 * pairs * length, length, 2 * pairs)),
-            disk=self._kept(f"preferences@{role}", shape, how, settings),
+            disk=float(WEIGHT * shape.parameters),
             advice=f"preferences.{role}.micro_batch_size, max_tokens, gradient_checkpointing, frozen_blocks",
         )
         key = f"preferences.{role}.batch_size"
@@ -408,7 +404,7 @@ class Planner:
             tokens=rows * self._sft_tokens(objective),
             operations=times * training.operations(forward),
             memory=self.policy.parameters * WEIGHT + self.overhead,
-            disk=self._kept(name, self.policy, training, settings) if steps else self.policy.parameters * float(WEIGHT),
+            disk=kept_bytes(self.recipe, self.graph, name, self.policy),
             advice="sft.micro_batch_size, sft.gradient_checkpointing, sft.lora",
         )
         batch, asked = settings.batch_size, settings.micro_batch_size
@@ -509,7 +505,7 @@ class Planner:
             tokens=run * responses,
             # The reference's log-probabilities are computed once, before the first step.
             operations=rows * forward + how.operations(run * forward),
-            disk=self._kept(f"irft_train@{key}", shape, how, training),
+            disk=kept_bytes(self.recipe, self.graph, f"irft_train@{key}", shape),
             advice="irft.training.micro_batch_size, gradient_checkpointing, lora",
         )
         batch, asked = training.batch_size, training.micro_batch_size
@@ -542,7 +538,7 @@ class Planner:
             steps=steps,
             tokens=run * responses,
             operations=pairs * forward + how.operations(run * forward),
-            disk=self._kept(f"rft_reward@{key}", self.reward, how, learning),
+            disk=kept_bytes(self.recipe, self.graph, f"rft_reward@{key}", self.reward),
             advice="rft.reward.micro_batch_size, gradient_checkpointing, frozen_blocks",
         )
         batch, asked = learning.batch_size, learning.micro_batch_size
@@ -574,7 +570,7 @@ class Planner:
             operations=forward + reward + forward + how.operations(forward),
             decoded=forward,
             decoding=settings.steps * self.devices * self._decoding(math.ceil(each / self.devices), each, engine),
-            disk=self._kept(f"rft_policy@{key}", shape, how, settings),
+            disk=kept_bytes(self.recipe, self.graph, f"rft_policy@{key}", shape),
             advice="rft.policy.micro_batch_size, gradient_checkpointing",
         )
         # TRL's RLOO pads its rows.

@@ -19,6 +19,7 @@ from juicer.recipe.graph import (
     WORLD_POLICY,
     WORLD_SCORER,
     Graph,
+    adapters_of,
     criterion_of,
     graph_of,
     made_by_stages,
@@ -159,6 +160,14 @@ def check_consistent(recipe: Recipe, where: str) -> None:
         do = "set compute.processes to 1 and compute.zero_stage to 0, or rft.optimiser to rloo"
         raise InputError("rft.optimiser 'ppo' runs in a single process only", where=where, do=do)
     _check_compute(recipe, where)
+    if recipe.rft.optimiser == "ppo" and recipe.rft.rounds and recipe.rft.policy.lora is not None:
+        do = "set rft.policy.lora to null, or rft.optimiser to rloo"
+        raise InputError("rft.optimiser 'ppo' trains all weights of the policy", where=where, do=do)
+    for key, lora in adapters_of(recipe).items():
+        if recipe.compute.zero_stage and lora.base in ("bf16", "nf4"):
+            what = f"{key}.base is {lora.base}, but compute.zero_stage {recipe.compute.zero_stage} shards the weights"
+            do = f"set compute.zero_stage to 0, which LoRA does not need; or {key}.base to fp32"
+            raise InputError(what, where=where, do=do)
     if recipe.policy.digest is not None and (recipe.tiny is not None or recipe.policy.model == WORLD_POLICY):
         what = "policy.digest is that of a real model, but the recipe's policy is a tiny one that a stage makes"
         raise InputError(what, where=where, do="set policy.digest to null")
@@ -294,6 +303,9 @@ def _optional(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "compute.zero_stage", "deepspeed"
     if recipe.compute.attention == "flash_attention_2":
         yield "compute.attention", "flash_attn"
+    for key, lora in adapters_of(recipe).items():
+        if lora.base == "nf4":
+            yield f"{key}.base", "bitsandbytes"
 
 
 def _check_vllm(recipe: Recipe, where: str) -> None:

@@ -15,6 +15,7 @@ from juicer.settings.base import Settings
 from juicer.settings.data import ScorerSettings
 from juicer.settings.preferences import FOLDERS
 from juicer.settings.sources import MOST_SOURCES, WORLD, FetchSettings
+from juicer.settings.training import LoraSettings
 from juicer.sources.files import files_of, is_path, is_pattern, matches_of
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -157,6 +158,10 @@ class Graph(Settings):
     """What dvc.yaml's `foreach` runs over. Derived from the recipe, never typed by hand."""
 
     base: str
+    adapted: OptionalInput
+    """The base model of policies that are kept as adapters, which every stage that loads one needs; None without."""
+    adapted_reward: OptionalInput
+    """The base model of learnt rewards that are kept as adapters; None without."""
     scorer: OptionalInput
     judge: OptionalInput
     sources: dict[str, OptionalInput]
@@ -255,6 +260,7 @@ def graph_of(
     if recipe.rft.reward.model is not None and recipe.rft.rounds:
         reward = located("reward", "rft.reward", recipe.rft.reward.model, recipe.rft.reward.revision)
 
+    adapted, adapted_reward = _adapted(recipe, base, reward)
     found = _found(recipe, rounds or {})
     ran = {"irft": recipe.irft.most_rounds, "rft": recipe.rft.most_rounds}
     last = ran | {method: each.kept for method, each in found.items()}
@@ -314,6 +320,8 @@ def graph_of(
     mirror = recipe.leaderboard.mirror
     return Graph(
         base=base,
+        adapted=adapted,
+        adapted_reward=adapted_reward,
         scorer=scorer,
         judge=judge,
         sources=_sources(recipe, kept or {}),
@@ -356,6 +364,28 @@ def _program(command: Sequence[str]) -> str | None:
         )
         raise InputError(what, do="let the program itself open the others, and change it when they change")
     return files[0] if files else None
+
+
+def adapters_of(recipe: Recipe) -> dict[str, LoraSettings]:
+    """The adapters that the stages of a recipe train, by key."""
+    sections = {
+        "sft.lora": recipe.sft.lora,
+        "irft.training.lora": recipe.irft.training.lora if recipe.irft.rounds else None,
+        "rft.reward.lora": recipe.rft.reward.lora if recipe.rft.rounds else None,
+        "rft.policy.lora": recipe.rft.policy.lora if recipe.rft.rounds else None,
+    }
+    return {key: lora for key, lora in sections.items() if lora is not None}
+
+
+def _adapted(recipe: Recipe, base: str, reward: str) -> tuple[str | None, str | None]:
+    """The base models of the policies, and of the learnt rewards, that are kept as adapters; None without.
+
+    Adapters are for the last whole model: the SFT policy, unless that is kept as adapters too.
+    """
+    kept = {key for key, lora in adapters_of(recipe).items() if lora.save == "adapters"}
+    root = base if "sft.lora" in kept else SFT
+    learnt = (root if reward == SFT else reward) if "rft.reward.lora" in kept else None
+    return (root if kept - {"rft.reward.lora"} else None), learnt
 
 
 def _earlier(method: str, t: int, replay: float) -> str | None:

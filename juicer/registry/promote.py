@@ -186,10 +186,13 @@ def _upload(registry: Registry, version: Version, gates: str) -> None:
     """Put the weights and the card into MLflow, unless an earlier promotion did."""
     if registry.has_weights(version):
         return
+    from juicer.models.loading import whole_folder
+
     card = card_of(registry, version, gates)
     with tempfile.TemporaryDirectory() as folder:
         weights = weights_of(registry, version, Path(folder) / "weights")
-        package(weights, version.uri, card, Path(folder) / "model")
+        with whole_folder(weights, Path(folder)) as whole:
+            package(whole, version.uri, card, Path(folder) / "model")
         registry.upload(version, Path(folder) / "model", card)
 
 

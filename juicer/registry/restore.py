@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from juicer.models.folder import BaseRecord, base_record
 from juicer.recipe.graph import INPUTS
 from juicer.recipe.origin import Origin
 from juicer.registry.records import LOCK, ORIGIN, PARAMS
@@ -46,12 +47,18 @@ class Restored:
     outside: list[str]
     """Inputs that neither git nor DVC holds, because they are larger than what is kept."""
 
+    base: str | None = None
+    """The base model of the version's adapters, if it is one of these: without it the version cannot be loaded."""
+
     def __str__(self) -> str:
         lines = [f"{self.version.uri} ({self.version.tags.get('model')}) restored into {self.folder}"]
         lines += [f"  {md5}  {path}" for path, md5 in self.md5s.items()]
         lines += [f"  code: commit {self.commit[:12]}, {self.code} files or folders as when the version was made"]
         lines += [f"  {path} is in {place}" for path, place in self.inputs.items()]
-        lines += [f"  in neither git nor DVC, and not needed to use the version: {path}" for path in self.outside]
+        lines += [
+            f"  in neither git nor DVC, and {'' if path == self.base else 'not '}needed to use the version: {path}"
+            for path in self.outside
+        ]
         return "\n".join(lines)
 
 
@@ -83,6 +90,11 @@ def restore(
         outs = [out["path"] for stage in stages for out in lock.stages[stage].get("outs", [])]
         wanted = [out for out in outs if everything or out == version.tags["dvc_path"] or Path(out).parts[0] == "data"]
         _check_out(temporary, wanted)
+        # Adapters are of no use without their base model.
+        base = _base_of(temporary / version.tags["dvc_path"])
+        if base is not None and base in outs and base not in wanted:
+            _check_out(temporary, [base])
+            wanted.append(base)
         md5s = {path: md5_of(temporary / path) for path in wanted}
         differ = [path for path, md5 in md5s.items() if md5 != lock.md5(path)]
         code, other_code, outside = _compare_code(temporary, lock, stages)
@@ -95,15 +107,48 @@ def restore(
             into.rmdir()
         temporary.replace(into)
     outside = [path for path in outside if path not in inputs]
-    return Restored(into, version, commit, md5s, code, {**inputs, **recipes}, outside)
+    needed = base if base in outside else None
+    return Restored(into, version, commit, md5s, code, {**inputs, **recipes}, outside, needed)
 
 
 def weights_of(registry: Registry, version: Version, folder: Path) -> Path:
     """The version's weights as a folder: the project's own if it is unchanged, else a copy in `folder`.
 
+    Adapters whose base model is not the project's own any more are merged into the one that the version was made with.
+
     Raises:
-        InputError: the weights are in neither the project nor DVC's cache or remote.
+        InputError: the weights, or those of the base model, are in neither the project nor DVC's cache or remote.
     """
+    found = _own_weights(version, folder)
+    record = base_record(found)
+    if record is None or _is_here(record):
+        return found
+    lock = DvcLock.of(registry.kept_text(version, LOCK), Path(LOCK))
+    if (md5 := lock.md5(record.base)) is None:
+        do = f"put it there again: {record.base}"
+        raise InputError("the base model of the version's adapters is not in DVC", where=version.uri, do=do)
+    from juicer.models.loading import write_whole
+
+    folder.mkdir(parents=True, exist_ok=True)
+    base = _from_cache(record.base, md5, folder / "base")
+    write_whole(found, folder / "merged", base=base)
+    return folder / "merged"
+
+
+def _is_here(record: BaseRecord) -> bool:
+    """Whether the project has the base model of adapters, as it was."""
+    from juicer.models.digest import unchanged_digest
+
+    return Path(record.base, "config.json").is_file() and unchanged_digest(Path(record.base)) == record.digest
+
+
+def _base_of(folder: Path) -> str | None:
+    """The base model of a folder with adapters; None of any other output."""
+    record = base_record(folder)
+    return None if record is None else record.base
+
+
+def _own_weights(version: Version, folder: Path) -> Path:
     here = Path(version.tags["dvc_path"])
     if here.is_dir() and md5_of(here) == version.tags["dvc_md5"]:
         return here

@@ -154,7 +154,7 @@ def training_lines(recipe: Recipe, table: Table[EvaluatedModel]) -> list[Trainin
                 batch=scalar(reward.batch_size),
                 rate=_rate(reward.optimiser),
                 samples=scalar(recipe.rft.sampling.samples_per_prompt),
-                trained="all weights" if not reward.frozen_blocks else f"all but {reward.frozen_blocks} blocks",
+                trained=f"all but {reward.frozen_blocks} blocks" if reward.frozen_blocks else _trained(reward.lora),
             )
         )
         lines.append(
@@ -168,7 +168,7 @@ def training_lines(recipe: Recipe, table: Table[EvaluatedModel]) -> list[Trainin
                 batch=f"{policy.prompts_per_step} × {policy.samples_per_prompt}",
                 rate=_rate(policy.optimiser),
                 beta=scalar(policy.kl_coefficient),
-                trained="all weights",
+                trained=_trained(policy.lora),
             )
         )
     return lines

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from juicer.data.dialogues import Sample
 from juicer.data.template import Template
-from juicer.models.loading import device_of, load_policy
+from juicer.models.loading import device_of, dtype_of, load_policy, whole_folder
 from juicer.runtime.command import print_line
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.processes import Processes
@@ -92,7 +92,8 @@ def worker_of(
         python = check_vllm(key) if asked == "vllm" else find_vllm()
         try:
             if python is not None:
-                worker = entered.enter_context(opened(python, policy, compute, length, processes, most))
+                whole = entered.enter_context(whole_folder(policy, dtype=dtype_of(compute)))
+                worker = entered.enter_context(opened(python, whole, compute, length, processes, most))
         except WorkerError as error:
             if asked == "vllm":
                 raise

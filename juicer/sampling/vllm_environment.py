@@ -58,7 +58,7 @@ def has_vllm(python: Path) -> bool:
         return False
     try:
         # As it will be run: without the variables, packages and folders of this process.
-        command = [python, "-I", "-c", _SEARCH]
+        command = [str(python), "-I", "-c", _SEARCH]
         return not subprocess.run(command, check=False, capture_output=True, timeout=_LONGEST).returncode
     except (OSError, subprocess.SubprocessError):
         return False

@@ -1,21 +1,19 @@
 """The difference between a model and the one it was trained from, as a LoRA adapter that peft loads.
 
-Training merges adapters into the weights (`juicer.training.adapters`), so that every saved model is whole. What LoRA
-added to a matrix has at most its rank, so it is found again as the singular value decomposition of the difference. Full
-training changes every matrix in every direction, and such a difference is refused: cut to a low rank it would be
-another model.
+A model that is kept as adapters has its difference from its base model already. Of merged models what LoRA added to a
+matrix has at most its rank, so it is found again as the singular value decomposition of the difference. Full training
+changes every matrix in every direction, and such a difference is refused: cut to a low rank it would be another model.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from juicer.models.adapters import Adapter
 from juicer.models.folder import check_folder, weight_files
 from juicer.runtime.errors import InputError
 
@@ -29,25 +27,8 @@ WHOLE = 1024
 """Matrices with a side of at most this are decomposed whole; larger ones at growing ranks, by random projections."""
 
 
-@dataclass
-class Adapter:
-    """A low-rank difference between two models."""
-
-    factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Per linear layer, A (rank, inputs) and B (outputs, rank): the difference of its weight is B A."""
-    transposed: bool = False
-    """Whether weights are stored as (inputs, outputs), as GPT-2 does."""
-    error: float = 0.0
-    """The largest norm of what is left of a matrix's difference, relative to the difference."""
-
-    @property
-    def rank(self) -> int:
-        """The largest rank of a layer."""
-        return max(len(a) for a, _ in self.factors.values())
-
-
 def difference(model: Path, base: Path) -> Adapter:
-    """The adapter that makes `base` into `model`.
+    """The adapter that makes `base` into `model`, both of which hold whole models.
 
     Raises:
         InputError: the two have other shapes, are the same, or differ by more than low-rank changes of linear layers;
@@ -76,38 +57,6 @@ def difference(model: Path, base: Path) -> Adapter:
     if whole:
         _refuse(model, base, whole, changed, {name: (layers.get(name), transposed) for name in whole})
     return found
-
-
-def write(found: Adapter, base: str, out: Path) -> None:
-    """Write a folder that `peft.PeftModel.from_pretrained` loads.
-
-    Args:
-        base: what stands as the base model in adapter_config.json.
-        out: the folder to create.
-    """
-    from peft import LoraConfig
-    from safetensors.torch import save_file
-
-    rank = found.rank
-    ranks = {layer: len(a) for layer, (a, _) in found.factors.items()}
-    other = {layer: own for layer, own in ranks.items() if own != rank}
-    out.mkdir(parents=True)
-    LoraConfig(
-        r=rank,
-        lora_alpha=rank,
-        target_modules=sorted(ranks),
-        rank_pattern={re.escape(layer): own for layer, own in other.items()},
-        alpha_pattern={re.escape(layer): own for layer, own in other.items()},
-        fan_in_fan_out=found.transposed,
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=base,
-        inference_mode=True,
-    ).save_pretrained(str(out))
-    tensors = {}
-    for layer, (a, b) in found.factors.items():
-        tensors[f"base_model.model.{layer}.lora_A.weight"] = a.contiguous()
-        tensors[f"base_model.model.{layer}.lora_B.weight"] = b.contiguous()
-    save_file(tensors, str(out / "adapter_model.safetensors"), metadata={"format": "pt"})
 
 
 def _factors(change: Tensor) -> tuple[Tensor, Tensor, float] | None:

@@ -4,10 +4,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from juicer.serving import gguf, hub
 from juicer.serving.named import LOCAL, Named, found, predecessor
 from juicer.serving.portable import publish, shown_size, size_of, write_copy
+
+if TYPE_CHECKING:
+    from juicer.models.adapters import Adapter
 
 EXPORTS = Path("exports")
 Say = Callable[[str], None]
@@ -87,10 +91,10 @@ def to_adapter(
     Raises:
         InputError: the difference is not low-rank, or there is no such base, or the place is taken or too small.
     """
-    from juicer.serving import adapter
+    from juicer.models.adapters import write_adapter
 
     with _base(named, base, standing) as before:
-        difference = adapter.difference(named.folder, before.folder)
+        difference = _difference(named.folder, before.folder)
         out = out or EXPORTS / f"{named.name}-adapter"
         numbers = sum(a.numel() + b.numel() for a, b in difference.factors.values())
         what = (
@@ -100,8 +104,22 @@ def to_adapter(
         if dry_run:
             say(f"would write the adapter of {named.title} for {before.title} to {out}: {what}")
             return
-        publish(out, 4 * numbers, lambda path: adapter.write(difference, _shown_base(named, before), path))
+        publish(out, 4 * numbers, lambda path: write_adapter(difference, _shown_base(named, before), path))
     say(f"the adapter of {named.title} for {before.title} is in {out}: {what}")
+
+
+def _difference(model: Path, base: Path) -> "Adapter":
+    """The adapter that makes `base` into `model`: the one that is kept, if it is for this base model."""
+    from juicer.models.adapters import checked_base, read_adapter
+    from juicer.models.folder import base_record
+    from juicer.models.loading import whole_folder
+    from juicer.serving.adapter import difference
+
+    record = base_record(model)
+    if record is not None and record.ranks and checked_base(model, record).resolve() == base.resolve():
+        return read_adapter(model)
+    with whole_folder(model, LOCAL) as after, whole_folder(base, LOCAL) as before:
+        return difference(after, before)
 
 
 @contextmanager

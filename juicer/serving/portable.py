@@ -1,15 +1,18 @@
 """A copy of a model that other programs use as Juicer does: the weights, the tokenizer, how it was trained to be asked.
 
-The weights keep their bytes. The chat template is written so that every program makes the same tokens
+The weights keep their bytes; adapters are merged into their base model. The chat template is written so that every
+program makes the same tokens
 (`juicer.serving.chat_template`), and generation_config.json samples as the recipe evaluates.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from juicer.models.folder import PICKLED, check_folder, read_small_json
+from juicer.models.folder import PICKLED, base_record, check_folder, read_small_json
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import temporary_beside
 from juicer.serving.named import CHAT_TEMPLATE, Named
@@ -31,6 +34,22 @@ def write_copy(named: Named, into: Path, card: str | None = None, *, link: bool 
         InputError: the model is not whole, or its template cannot be written for other programs.
     """
     check_folder(named.folder)
+    if base_record(named.folder) is not None:
+        from juicer.models.loading import whole_folder
+
+        with whole_folder(named.folder, into.parent) as merged:
+            _write(replace(named, folder=merged), into, card, lambda path, place: path.replace(place))
+        return
+    _write(
+        named,
+        into,
+        card,
+        lambda path, place: place.symlink_to(path.resolve()) if link else shutil.copyfile(path, place),
+    )
+
+
+def _write(named: Named, into: Path, card: str | None, put: Callable[[Path, Path], object]) -> None:
+    """As `write_copy`, of a whole model; `put` brings a file of weights to its place."""
     from juicer.models.loading import load_template, sampling_config
     from juicer.serving.chat_template import plain_chat_template
 
@@ -38,8 +57,8 @@ def write_copy(named: Named, into: Path, card: str | None = None, *, link: bool 
     chat_template, sampling = plain_chat_template(template), named.evaluation.sampling
     into.mkdir(parents=True)
     for path in own_files(named.folder):
-        if link and path.suffix == ".safetensors":
-            (into / path.name).symlink_to(path.resolve())
+        if path.suffix == ".safetensors":
+            put(path, into / path.name)
         else:
             shutil.copyfile(path, into / path.name)
     settings = sampling_config(template)
@@ -65,7 +84,9 @@ def own_files(folder: Path) -> list[Path]:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of the model's files."""
+    """Bytes of the files of a model's copy."""
+    if base_record(folder) is not None:
+        return 4 * sum(math.prod(shape) for shape in check_folder(folder).values())
     return sum(path.stat().st_size for path in own_files(folder))
 
 

@@ -44,6 +44,8 @@ class PreferenceModelSettings(RewardSettings):
     """The function h of the objective: log sigmoid, the Bradley-Terry model."""
     optimiser: OptimiserSettings = OptimiserSettings(learning_rate=1e-5)
     """Optimiser and schedule."""
+    lora: None = None
+    """A scorer or judge is a whole model: all of its weights train."""
 
 
 class PreferencesSettings(Settings):

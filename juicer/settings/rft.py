@@ -1,14 +1,14 @@
 """Settings of RFT, Algorithm 1 of the paper: an explicit reward, then policy optimisation."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from juicer.settings.auto import AutoRounds, AutoSettings
 from juicer.settings.base import Settings
 from juicer.settings.bounds import Batch, Blocks, Epochs, Passes, Rows, Samples, Steps, Temperature, Weight
 from juicer.settings.text import Commit, Place
-from juicer.settings.training import Engine, GenerationSettings, MicroBatch, OptimiserSettings
+from juicer.settings.training import Engine, GenerationSettings, LoraSettings, MicroBatch, OptimiserSettings
 
 
 class RewardSettings(Settings):
@@ -36,6 +36,20 @@ class RewardSettings(Settings):
     """Optimiser and schedule, restarted in every round; the reward's weights are carried over."""
     gradient_checkpointing: bool = False
     """Whether activations are recomputed in the backward pass: slower, but with much less memory."""
+    lora: LoraSettings | None = None
+    """Low-rank adapters on the trunk instead of full fine-tuning; the scalar head trains whole. null trains everything.
+    Without dropout, which would add noise to the difference of the two rewards."""
+
+    @model_validator(mode="after")
+    def _one_way_to_train_less(self) -> Self:
+        if self.lora is not None and self.frozen_blocks:
+            raise ValueError(
+                f"frozen_blocks is {self.frozen_blocks}, but with lora every block is frozen; set frozen_blocks to 0, "
+                "or lora to null"
+            )
+        if self.lora is not None and self.lora.dropout:
+            raise ValueError("lora.dropout must be 0: it would add noise to the difference of the two rewards")
+        return self
 
 
 class PolicyAlignmentSettings(Settings):
@@ -64,6 +78,16 @@ class PolicyAlignmentSettings(Settings):
     """Optimiser and schedule."""
     gradient_checkpointing: bool = False
     """Whether activations are recomputed in the backward pass: slower, but with much less memory."""
+    lora: LoraSettings | None = None
+    """Low-rank adapters instead of full fine-tuning; null trains everything. Not with PPO. Without dropout: the KL term
+    compares the policy with the SFT policy, and dropout would add noise to that."""
+
+    @field_validator("lora")
+    @classmethod
+    def _no_dropout(cls, given: LoraSettings | None) -> LoraSettings | None:
+        if given is not None and given.dropout:
+            raise ValueError("dropout must be 0: the KL term compares pi with pi_0, and dropout would add noise to it")
+        return given
 
 
 class PpoSettings(Settings):

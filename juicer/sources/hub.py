@@ -46,7 +46,7 @@ def counted_rows(source: str, revision: str | None, subset: str | None, split: s
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return None
     try:
-        card = HfApi().dataset_info(source, revision=revision, timeout=SECONDS).card_data
+        card: Any = HfApi().dataset_info(source, revision=revision, timeout=SECONDS).card_data
         listed = (card or {}).get("dataset_info") or []
         configurations = listed if isinstance(listed, list) else [listed]
         if subset:

@@ -196,6 +196,26 @@ def test_two_processes_take_the_steps_of_one_on_packed_rows(project, stage, more
         torch.testing.assert_close(weights[1][key], weight, atol=2e-4 if exact else 2e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("stage", ["irft_train", "sft", "rft_reward", "rft_policy"])
+def test_two_processes_train_adapters_as_one_does_without_zero(project, stage):
+    section = {"irft_train": "irft.training", "sft": "sft"}.get(stage, stage.replace("_", "."))
+    given = [f"{section}.lora={{r: 4, alpha: 8}}", f"{section}.optimiser.learning_rate=1e-3"]
+    outs = []
+    for name, more in ((f"lora-{stage}-one", []), (f"lora-{stage}-two", ["compute.processes=2"])):
+        call(project, stage, name, params(project, f"{name}.yaml", *given, *more))
+        outs.append(project / name)
+    one, two = (json.loads((out / "training.json").read_text()) for out in outs)
+    assert one["curves"].keys() == two["curves"].keys()
+    for name, curve in one["curves"].items():
+        assert two["curves"][name]["value"] == pytest.approx(curve["value"], rel=1e-3, abs=1e-3), name
+    records = [json.loads((out / "base.json").read_text()) for out in outs]
+    assert records[0] == records[1] and records[0]["base"] == "models/start"
+    weights = [load_file(out / "adapter_model.safetensors") for out in outs]
+    assert weights[0].keys() == weights[1].keys()
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, atol=1e-3, rtol=1e-2)
+
+
 @pytest.mark.parametrize("objective", ["gem", "dft"])
 def test_two_processes_fine_tune_by_another_objective_as_one(project, objective):
     # The last batch has one row, so that a process only pads its share.

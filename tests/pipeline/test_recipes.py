@@ -12,6 +12,8 @@ import pytest
 from dvc.repo import Repo
 from safetensors.torch import load_file
 
+from juicer.models.folder import base_record
+from juicer.models.loading import whole_folder
 from juicer.planning.comparison import compare, measured_lengths
 from juicer.planning.planner import Planner
 from juicer.recipe.activation import activate, load
@@ -75,8 +77,12 @@ def trained(folder: str) -> dict:
 
 
 def changed(before: str, after: str) -> set[str]:
-    """Names of the tensors in which two model folders differ."""
-    one, other = (load_file(Path(folder, "model.safetensors")) for folder in (before, after))
+    """Names of the tensors in which two models differ, whole or as adapters."""
+    found = []
+    for each in (before, after):
+        with whole_folder(Path(each)) as folder:
+            found.append(load_file(folder / "model.safetensors"))
+    one, other = found
     assert one.keys() == other.keys()
     return {name for name in one if not one[name].equal(other[name])}
 
@@ -126,7 +132,12 @@ def test_irft_on_ultrachat_trains_a_mistral_in_zephyrs_template_with_adapters_or
     assert architecture("models/irft/r2") == "MistralForCausalLM"
     assert not changed("models/tiny/policy", "models/sft"), "zephyr-7b-sft-full is an SFT policy already"
     assert trained("models/irft/r2")["total_steps"] == 32
-    # Adapters are merged into the linear layers; the output head, embedding and norms have none.
+    # Adapters of both rounds lie beside the base model, which the SFT policy is; what a recipe trains whole is whole.
+    ranks = {folder: record and record.ranks for folder in ("models/sft", "models/irft/r1", "models/irft/r2")
+             for record in [base_record(Path(folder))]}  # fmt: skip
+    adapted = {"models/sft": [], "models/irft/r1": [64], "models/irft/r2": [64, 64]}
+    assert ranks == (dict.fromkeys(adapted) if recipe == "ultrachat-spin.yaml" else adapted)
+    # Adapters change the linear layers alone; the output head, embedding and norms have none.
     whole = {"lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"}
     assert bool(whole & changed("models/sft", "models/irft/r2")) == (recipe == "ultrachat-spin.yaml")
     prompt = json.loads(Path("evaluation/models/base.json").read_text())["samples"][0]["prompt"]

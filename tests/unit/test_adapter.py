@@ -8,10 +8,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTNeoXForCausalLM, PreTrainedModel
 
+from juicer.models.adapters import write_adapter
 from juicer.models.folder import read_config_values
 from juicer.runtime.errors import InputError
 from juicer.runtime.files import read_json
-from juicer.serving.adapter import TOLERANCE, difference, write
+from juicer.serving.adapter import TOLERANCE, difference
 
 TOKENS = torch.arange(24).reshape(2, 12)
 LOGITS = 1e-4
@@ -46,7 +47,7 @@ def logits(model: PreTrainedModel | PeftModel) -> torch.Tensor:
 
 def given_back(base: Path, model: Path, out: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The logits of the base with the adapter that was found, of the model, and of the base."""
-    write(difference(model, base), "models/sft", out)
+    write_adapter(difference(model, base), "models/sft", out)
     plain = AutoModelForCausalLM.from_pretrained(base, local_files_only=True)
     expected = logits(AutoModelForCausalLM.from_pretrained(model, local_files_only=True))
     before = logits(copy.deepcopy(plain))

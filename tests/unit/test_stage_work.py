@@ -172,7 +172,7 @@ def work(template, tmp_path, monkeypatch) -> Work:
         )  # fmt: skip
         return training_record("rft_policy", "reward", steps=3)
 
-    def load_reward(folder, compute, seed, dtype=None):
+    def load_reward(folder, compute, seed, dtype=None, frozen="fp32"):
         noted.note("load_reward", folder=folder, seed=seed)
         return loaded(folder, compute)
 
@@ -189,14 +189,14 @@ def work(template, tmp_path, monkeypatch) -> Work:
         noted.note("load_scorer", settings=settings, folder=folder)
         return TheScorer("the scorer")
 
-    def save(model, template, folder, record):
-        noted.note("save", model=model, template=template)
+    def save(model, template, folder, record, lora, start):
+        noted.note("save", model=model, template=template, start=start)
         folder.mkdir()
         (folder / "training.json").write_text(json.dumps(record))
 
     for module, replaced in {
         "juicer.models.loading": {
-            "load_policy": loaded, "save_policy": save, "save_model": save,
+            "load_policy": loaded,
             "load_template": load_template,
         },
         "juicer.evaluation.metrics": {
@@ -213,7 +213,9 @@ def work(template, tmp_path, monkeypatch) -> Work:
         "juicer.methods.reading": {"reader_of": lambda template, *folders: RewardReader(template)},
         "juicer.methods.probe": {"probe_policy": lambda config, **given: None},
         "juicer.methods.policy_alignment": {"align_policy": align_policy},
-        "juicer.training.adapters": {"add_adapters": add_adapters, "merge_adapters": lambda adapters: None},
+        "juicer.training.adapters": {
+            "add_adapters": add_adapters, "merge_adapters": lambda adapters: None, "save_trained": save,
+        },
         "juicer.training.utilisation": {"peak_share": peak_share},
         "juicer.scorers": {"load": load_scorer},
     }.items():  # fmt: skip
@@ -535,7 +537,7 @@ def test_the_control_continues_sft_on_the_demonstrations_and_all_of_it_counts(wo
     recipe = work.recipe("sft_matched.learning_rates=[1e-3]", "sft.batch_size=4")
     (call,) = control(work, irft=(30, 0))
     assert work.take("evaluate_policy") == []  # there is nothing to choose
-    assert (call["policy"].folder, call["policy"].dtype) == (SFT, (TRAINING_DTYPE,))
+    assert (call["policy"].folder, call["policy"].dtype) == (SFT, (TRAINING_DTYPE, "fp32"))
     assert (call["template"], call["stage"]) == (template, "sft_matched")
     rows = demonstrations.read(Path("data/train.jsonl"))
     assert call["dialogues"] == [
