@@ -273,12 +273,9 @@ def _check_compute(recipe: Recipe, where: str) -> None:
             f"compute.packing is true, and packed rows attend by varlen, but compute.attention is {compute.attention}"
         )
         raise InputError(what, where=where, do="set one of them to auto")
-    for name, method in (("irft", recipe.irft), ("rft", recipe.rft)):
-        if recipe.compute.deterministic and method.rounds and method.sampling.engine == "vllm":
-            what = f"compute.deterministic is true, which {name}.sampling.engine 'vllm' does not keep"
-            raise InputError(
-                what, where=where, do=f"set {name}.sampling.engine to torch, or compute.deterministic to false"
-            )
+    for key in _by_vllm(recipe) if compute.deterministic else ():
+        what = f"compute.deterministic is true, which {key} 'vllm' does not keep"
+        raise InputError(what, where=where, do=f"set {key} to auto, or compute.deterministic to false")
 
 
 def _check_installed(recipe: Recipe, where: str) -> None:
