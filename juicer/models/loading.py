@@ -139,13 +139,13 @@ def attention_of(compute: ComputeSettings) -> str:
     only, and `sdpa` elsewhere.
 
     Raises:
-        InputError: the recipe asks for flash-attention, and it is not installed, or there is no GPU.
+        InputError: the recipe asks for flash-attention, and it is not installed, or for what needs a GPU without one.
     """
     from transformers.utils.import_utils import is_flash_attn_2_available
 
     wanted, on_gpu = compute.attention, device_of(compute).type == "cuda"
-    if wanted == "flash_attention_2" and not on_gpu:
-        what = "compute.attention is flash_attention_2, which needs a GPU, and this stage computes on a CPU"
+    if wanted in ("flash_attention_2", "varlen") and not on_gpu:
+        what = f"compute.attention is {wanted}, which needs a GPU, and this stage computes on a CPU"
         raise InputError(what, do="set compute.attention to auto")
     if wanted == "flash_attention_2" and not is_flash_attn_2_available():
         do = "install flash-attn for this torch and CUDA, or set compute.attention to auto"

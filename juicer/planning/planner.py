@@ -228,8 +228,7 @@ class Planner:
     @property
     def packed(self) -> bool:
         """Whether training packs dialogues into one row, RLOO excepted."""
-        packing = self.recipe.compute.packing
-        return not self.on_cpu and self.bytes < WEIGHT if packing == "auto" else packing
+        return self.recipe.compute.packs(gpu=not self.on_cpu, lower=self.bytes < WEIGHT)
 
     def _step(
         self, training: Training, sequences: int, head: float, others: float = 0, *, in_chunks: bool = False

@@ -258,15 +258,24 @@ def check_single(recipe: Recipe, where: str) -> None:
 
 def _check_compute(recipe: Recipe, where: str) -> None:
     """Check what the recipe asks of attention and of a deterministic run."""
-    if recipe.compute.device == "cpu" and recipe.compute.attention == "flash_attention_2":
-        what = "compute.attention is flash_attention_2, which needs a GPU, but compute.device is cpu"
+    compute = recipe.compute
+    if compute.device == "cpu" and compute.attention in ("flash_attention_2", "varlen"):
+        what = f"compute.attention is {compute.attention}, which needs a GPU, but compute.device is cpu"
         raise InputError(what, where=where, do="set compute.attention to auto")
-    for name, method in (("irft", recipe.irft), ("rft", recipe.rft)):
-        if recipe.compute.deterministic and method.rounds and method.sampling.engine == "vllm":
-            what = f"compute.deterministic is true, which {name}.sampling.engine 'vllm' does not keep"
-            raise InputError(
-                what, where=where, do=f"set {name}.sampling.engine to torch, or compute.deterministic to false"
-            )
+    if compute.packing is False and compute.attention == "varlen":
+        what = "compute.attention is varlen, which is for packed rows only, but compute.packing is false"
+        raise InputError(what, where=where, do="set one of them to auto")
+    if compute.compile is True and compute.attention not in ("auto", "varlen"):
+        what = f"compute.compile is true, but with compute.attention {compute.attention} no rows are packed, and only "
+        raise InputError(f"{what}packed passes are compiled", where=where, do="set one of them to auto")
+    if compute.packing is True and compute.attention not in ("auto", "varlen"):
+        what = (
+            f"compute.packing is true, and packed rows attend by varlen, but compute.attention is {compute.attention}"
+        )
+        raise InputError(what, where=where, do="set one of them to auto")
+    for key in _by_vllm(recipe) if compute.deterministic else ():
+        what = f"compute.deterministic is true, which {key} 'vllm' does not keep"
+        raise InputError(what, where=where, do=f"set {key} to auto, or compute.deterministic to false")
 
 
 def _check_installed(recipe: Recipe, where: str) -> None:

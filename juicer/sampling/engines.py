@@ -79,7 +79,8 @@ def worker_of(
 ) -> Iterator[Worker | None]:
     """vLLM with the policy in a folder, for the duration of the block; None where our own decoding samples.
 
-    `auto` takes our own, and says so, where vLLM cannot load the model. All processes take the same.
+    `auto` takes our own where the run has to be deterministic, which vLLM is not, and where vLLM cannot load the model,
+    which it says. All processes take the same.
 
     Args:
         most: see `vllm_engine.opened`.
@@ -87,7 +88,7 @@ def worker_of(
     Raises:
         InputError: vLLM is asked for, and has no environment, or cannot load the model.
     """
-    if asked == "torch" or (asked == "auto" and device_of(compute).type == "cpu"):
+    if asked == "torch" or (asked == "auto" and (compute.deterministic or device_of(compute).type == "cpu")):
         yield None
         return
     if asked == "auto" and dtype_of(compute) == torch.bfloat16 and base_record(policy) is not None:

@@ -48,8 +48,8 @@ class ComputeSettings(Settings):
     """Whether torch compiles each transformer block for packed training; `auto` compiles on a GPU."""
     attention: Literal["auto", "flash_attention_2", "varlen", "sdpa", "eager"] = "auto"
     """Implementation of attention: `auto` is flash-attention 2 on a GPU where it is installed, else torch's own; packed
-    rows take torch's variable-length kernel (`varlen`) on a GPU. One that is not there, or not exact for the model, is
-    refused."""
+    rows take torch's variable-length kernel (`varlen`) on a GPU, and a recipe that names another one does not pack. One
+    that is not there, or not exact for the model, is refused."""
     deterministic: bool = False
     """Only operations that give the same bytes again on the same card and versions; slower on a GPU. A CPU has no
     others."""
@@ -63,3 +63,9 @@ class ComputeSettings(Settings):
         if self.compile is True and self.packing is False:
             raise ValueError("compile is true, but only packed passes are compiled; set packing to auto or true")
         return self
+
+    def packs(self, *, gpu: bool, lower: bool) -> bool:
+        """Whether training packs rows, as far as settings decide: on a GPU in bf16, with attention for such rows."""
+        if self.packing != "auto":
+            return self.packing
+        return gpu and lower and self.attention in ("auto", "varlen")

@@ -69,15 +69,20 @@ def passes_of(compute: ComputeSettings, model: "PreTrainedModel") -> Passes:
         compute: the settings of the training; `juicer.models.precision.training_compute` gives them.
 
     Raises:
-        InputError: rows are to be packed, and the model would not say the same of packed dialogues.
+        InputError: rows are to be packed, and the model would not say the same of packed dialogues; or the recipe names
+            an attention that these passes cannot have.
     """
     lower, gpu = lower_precision(compute), model.device.type == "cuda"
-    packed = (gpu and lower) if compute.packing == "auto" else compute.packing
+    packed = compute.packs(gpu=gpu, lower=lower)
     if packed and not can_pack(model):
         if compute.packing != "auto":
             what = f"{type(model).__name__} does not say of packed dialogues what it says of each alone"
             raise InputError(what, where="compute.packing", do="set compute.packing to auto or false")
         packed = False
+    if compute.attention == "varlen" and not (packed and lower):
+        why = "it computes in fp32" if packed or not lower else f"{type(model).__name__} cannot be packed"
+        what = f"compute.attention is varlen, which is for packed rows in bf16, and {why}"
+        raise InputError(what, do="set compute.attention to auto")
     copies = packed and gpu and lower and not compute.zero_stage if compute.weights == "auto" else lower
     if compute.weights == "fp32":
         copies = False

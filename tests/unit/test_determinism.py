@@ -10,7 +10,8 @@ import torch
 from juicer.recipe.activation import load
 from juicer.runtime import determinism
 from juicer.runtime.errors import InputError
-from juicer.sampling import decoding
+from juicer.runtime.processes import SINGLE_PROCESS
+from juicer.sampling import decoding, engines
 from juicer.sampling.decoding import draw, fixed_point_sums, running_sums
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.training import SamplingSettings
@@ -113,4 +114,16 @@ def test_a_deterministic_recipe_does_not_sample_by_vllm():
     words = ["compute.deterministic=true", "irft.sampling.engine=vllm"]
     with pytest.raises(InputError, match=r"compute.deterministic is true, which irft.sampling.engine 'vllm'"):
         load(ROOT / "recipes/quickstart.yaml", words)
+    with pytest.raises(InputError, match=r"rft.policy.engine 'vllm' does not keep \(set rft.policy.engine to auto"):
+        load(ROOT / "recipes/quickstart.yaml", [words[0], "rft.policy.engine=vllm"])
     load(ROOT / "recipes/quickstart.yaml", [words[0], "rft.sampling.engine=vllm", "rft.rounds=0"])
+
+
+def test_an_engine_that_is_left_open_is_our_own_in_a_deterministic_run(monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(engines, "find_vllm", lambda: asked.append("vllm"))
+    for deterministic, expected in ((True, []), (False, ["vllm"])):
+        asked = []
+        compute = ComputeSettings(deterministic=deterministic)
+        with engines.worker_of("auto", tmp_path, compute, 10, SINGLE_PROCESS, "rft.policy.engine") as worker:
+            assert (worker, asked) == (None, expected)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from juicer.runtime.devices import visible_gpus
 from juicer.settings.compute import ComputeSettings
 from juicer.stages import gpus
 from juicer.stages.gpus import VISIBLE, take_gpus
+from juicer.stages.launch import launch
 from juicer.stages.stage import wants_one_gpu
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,6 +146,26 @@ def test_a_gpu_that_was_given_alone_is_left_by_those_that_may_choose(machine, mo
 def test_where_one_gpu_or_none_is_visible_nothing_is_set(machine, monkeypatch, count, setting):
     machine(count)
     assert taken(monkeypatch, setting) == setting
+
+
+def test_processes_are_launched_on_gpus_that_are_free_and_locked_until_they_have_ended(machine, tmp_path, monkeypatch):
+    machine(4)
+    assert taken(monkeypatch) == "0"
+    monkeypatch.delenv(VISIBLE)
+    seen = []
+
+    def launched(arguments):
+        seen.append(os.environ[VISIBLE])
+        assert taken(monkeypatch) == "3", "no other is free meanwhile"
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(os.environ[VISIBLE].split(",")))
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", launched)
+    monkeypatch.setattr("logging.disable", lambda level: None)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", SimpleNamespace(name="tasks.sft"))
+    launch(ComputeSettings(processes=2), tmp_path, "sft")
+    assert seen == ["1,2"]
+    assert taken(monkeypatch) == "1"
 
 
 def test_the_gpu_of_a_killed_stage_is_free_again(machine, monkeypatch):

@@ -159,6 +159,7 @@ def test_asking_for_cuda_without_a_gpu_is_refused():
         ("auto", True, False, "sdpa"),
         ("auto", False, True, "sdpa"),
         ("varlen", True, True, "sdpa"),
+        ("varlen", False, True, "is varlen, which needs a GPU"),
         ("sdpa", True, True, "sdpa"),
         ("eager", False, False, "eager"),
         ("flash_attention_2", True, True, "flash_attention_2"),

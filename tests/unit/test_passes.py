@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -237,3 +238,32 @@ def test_sft_with_dropout_is_left_to_trl_s_trainer(policy, lora, model, dropout)
         if isinstance(module, torch.nn.Dropout):
             module.p = model
     assert has_dropout(policy, SftSettings(optimiser=RATE, lora=lora)) == dropout
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """A model on a GPU with bf16, as far as the choice of passes goes; it packs if the argument is true."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: True)
+    return lambda packs: SimpleNamespace(device=SimpleNamespace(type="cuda"), _juicer_packs=packs)
+
+
+@pytest.mark.parametrize(
+    ("attention", "packed"),
+    [("auto", True), ("varlen", True), ("sdpa", False), ("eager", False), ("flash_attention_2", False)],
+)
+def test_rows_are_packed_only_where_the_recipe_asks_for_no_other_attention(on_gpu, attention, packed):
+    assert passes_of(ComputeSettings(attention=attention), on_gpu(True)).packed == packed
+
+
+def test_varlen_that_a_recipe_asks_for_is_not_replaced_by_padded_rows(on_gpu):
+    with pytest.raises(InputError, match="packed rows in bf16, and SimpleNamespace cannot be packed"):
+        passes_of(ComputeSettings(attention="varlen"), on_gpu(False))
+    with pytest.raises(InputError, match="packed rows in bf16, and it computes in fp32"):
+        passes_of(ComputeSettings(attention="varlen", precision="fp32"), on_gpu(True))
+
+
+def test_a_deterministic_run_is_not_compiled_unless_its_recipe_says_so(on_gpu):
+    assert passes_of(ComputeSettings(), on_gpu(True)).compiled
+    assert not passes_of(ComputeSettings(deterministic=True), on_gpu(True)).compiled
+    assert passes_of(ComputeSettings(deterministic=True, compile=True), on_gpu(True)).compiled
