@@ -91,6 +91,8 @@ def step(context: Context, overrides: Sequence[str]) -> dict[str, Any]:
         "tokens_per_step": round(sum(map(len, dialogues)) / record.steps),
         "tokens_per_second": round(sum(map(len, dialogues)) / record.steps / milliseconds * 1000),
         "mfu": utilisation(context, operations * responses, milliseconds / 1000),
+        # The way that `juicer plan` knows the figure by.
+        "settings": {"packed": passes.packed, "recomputed": settings.gradient_checkpointing},
         **values,
         "tokens_per_pass": record.facts.get("tokens_per_pass"),
         **planned(recipe, graph, "irft_train@r1", dialogues),

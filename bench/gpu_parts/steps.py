@@ -1,6 +1,6 @@
 """Steps of the other training stages: SFT, the reward, RLOO, and IRFT with LoRA on a model of 7B."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,20 +43,31 @@ def measurements(context: Context) -> dict[str, Callable[[], dict[str, Any]]]:
         "sft, pythia-1.4b, packed, 64 rows a step": lambda: sft(context, (*kept, "sft.batch_size=64")),
         "sft, pythia-1.4b, padded by TRL": lambda: sft(context, (*PADDED, *kept, "sft.micro_batch_size=8")),
         "rloo, pythia-1.4b, as the recipe says": lambda: rloo(context),
-        "irft with lora, zephyr-7b, as the recipe says": lambda: lora(context),
+        "irft with lora, zephyr-7b, packed": lambda: lora(context),
         "reward, pythia-1b, packed": lambda: reward(context),
     }
 
 
-def _figures(context: Context, milliseconds: float, rate: float, tokens: float) -> dict[str, Any]:
+def _figures(
+    context: Context,
+    milliseconds: float,
+    rate: float,
+    dialogues: Sequence[Dialogue],
+    steps: int,
+    settings: dict[str, bool],
+) -> dict[str, Any]:
     """What all of them say of a step.
 
     Args:
         rate: operations per response token.
-        tokens: response tokens of a step.
+        dialogues: those of all steps.
+        settings: the way that `juicer plan` knows the figure by.
     """
+    tokens = sum(len(each.response) for each in dialogues) / steps
     return {
         "ms_per_step": milliseconds,
+        "tokens_per_step": round(sum(map(len, dialogues)) / steps),
+        "settings": settings,
         "response_tokens_per_second": round(tokens / milliseconds * 1000),
         "mfu": utilisation(context, rate * tokens, milliseconds / 1000),
     }
@@ -96,8 +107,8 @@ def sft(context: Context, overrides: tuple[str, ...]) -> dict[str, Any]:
             record = train_sft(
                 model, template, rows, settings, recipe.compute, 0, scratch_folder, watching, steps=steps
             )
-    tokens = sum(len(row.response) for row in rows) / record.steps
-    figures = _figures(context, clock.milliseconds(warmup), rate, tokens)
+    way = {"packed": passes.packed, "recomputed": settings.gradient_checkpointing}
+    figures = _figures(context, clock.milliseconds(warmup), rate, rows, record.steps, way)
     return figures | values | planned(recipe, graph, "sft", rows)
 
 
@@ -115,8 +126,8 @@ def reward(context: Context) -> dict[str, Any]:
         once, passes = settings.model_copy(update={"epochs": 1.0}), passes_of(recipe.compute, model)
         with mixed_precision(recipe.compute):
             record = train_reward(model, pairs, once, 1, 0, WorkContext(observers=(clock,)), passes)
-    tokens = sum(len(each.response) for each in _dialogues(pairs)) / record.steps
-    figures = _figures(context, clock.milliseconds(warmup), rate, tokens)
+    way = {"packed": passes.packed, "recomputed": settings.gradient_checkpointing}
+    figures = _figures(context, clock.milliseconds(warmup), rate, _dialogues(pairs), record.steps, way)
     return figures | values | planned(recipe, graph, "rft_reward@r1", _dialogues(pairs))
 
 
@@ -161,13 +172,13 @@ def rloo(context: Context) -> dict[str, Any]:
 
 
 def lora(context: Context) -> dict[str, Any]:
-    """The 7B recipe: adapters train, the base stands still."""
-    recipe, graph = recipe_of(context, "ultrachat-irft-t5", ())
+    """The 7B recipe: adapters train over a base in bf16, which is only read."""
+    recipe, graph = recipe_of(context, "ultrachat-irft-1gpu", ())
     settings, (warmup, timed) = recipe.irft.training, (1, 2) if context.tiny else (2, 6)
     limits = recipe.template
     values: dict[str, Any] = {}
     with peak(context, values):
-        model = model_of(context, "zephyr-7b-sft-full", "policy", torch.float32)
+        model = model_of(context, "zephyr-7b-sft-full", "policy", torch.bfloat16)
         add_adapters(model, settings.lora, 0)
         count = settings.batch_size * (warmup + timed + 1)
         pairs = pairs_of(count, limits.max_prompt_tokens, limits.max_response_tokens, model.config.vocab_size)
@@ -175,8 +186,8 @@ def lora(context: Context) -> dict[str, Any]:
         once, passes = settings.model_copy(update={"epochs": 1.0}), passes_of(recipe.compute, model)
         with mixed_precision(recipe.compute):
             record = irft_round(model, model, pairs, once, 1, 0, WorkContext(observers=(clock,)), passes)
-    tokens = sum(len(each.response) for each in _dialogues(pairs)) / record.steps
-    figures = _figures(context, clock.milliseconds(warmup), rate, tokens)
+    way = {"packed": passes.packed, "recomputed": settings.gradient_checkpointing}
+    figures = _figures(context, clock.milliseconds(warmup), rate, _dialogues(pairs), record.steps, way)
     return figures | values | planned(recipe, graph, "irft_train@r1", _dialogues(pairs))
 
 

@@ -6,9 +6,10 @@ says of a packed dialogue what it says of it alone is measured on a shrunken cop
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +120,8 @@ def packed_passes(*models: "PreTrainedModel", compiled: bool = False) -> Iterato
     """
     from transformers import AttentionInterface
 
-    AttentionInterface.register(VARLEN, packed_attention)
+    # The compiler cannot trace a signature, so it is read here.
+    AttentionInterface.register(VARLEN, partial(packed_attention, known=kernel_parameters()))
     with ExitStack() as entered:
         for model in models:
             entered.enter_context(_attending(model, VARLEN))
@@ -191,6 +193,8 @@ def packed_attention(
     s_aux: Tensor | None = None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int | None = None,
+    *,
+    known: frozenset[str],
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of each dialogue to itself, as transformers calls it.
@@ -200,6 +204,7 @@ def packed_attention(
     Args:
         query: (1, heads, length, width); keys and values may have fewer heads.
         sliding_window: positions that a token attends to, itself included; None for all.
+        known: the names of the arguments of torch's kernel, which differ by release.
 
     Returns:
         (1, length, heads, width), and no weights.
@@ -211,14 +216,20 @@ def packed_attention(
         raise NotImplementedError(f"{type(module).__name__} does not pass the bounds of packed dialogues on")
     if dropout or softcap is not None or s_aux is not None or attention_mask is not None:
         raise NotImplementedError(f"packed attention lacks what {type(module).__name__} asks for")
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
-        result = varlen(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window)
+    if has_kernel(value):
+        # Rotations may have made float32 of queries and keys, which autocast does not see here.
+        q, k, v = (states[0].transpose(0, 1).to(value.dtype) for states in (query, key, value))
+        result = varlen(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window, known)
         return result[None], None
     mask = block_mask(cu_seq_lens_q, query.shape[2], sliding_window)
     shared = query.shape[1] != key.shape[1]
     attended = scaled_dot_product_attention(query, key, value, mask, scale=scaling, enable_gqa=shared)
     return attended.transpose(1, 2).contiguous(), None
+
+
+def has_kernel(states: Tensor) -> bool:
+    """Whether torch's kernel for variable lengths computes with these: on a GPU, in 16 bits."""
+    return states.is_cuda and states.dtype in (torch.bfloat16, torch.float16)
 
 
 def block_mask(bounds: Tensor, length: int, window: int | None = None) -> Tensor:
@@ -231,12 +242,16 @@ def block_mask(bounds: Tensor, length: int, window: int | None = None) -> Tensor
 
 
 def varlen(
-    query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, scale: float | None, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bounds: Tensor,
+    longest: int,
+    scale: float | None,
+    window: int | None,
+    known: frozenset[str],
 ) -> Tensor:
-    """torch's attention for variable lengths: (length, heads, width) in and out. Its arguments differ by release."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    known = _parameters(varlen_attn)
+    """torch's attention for variable lengths: (length, heads, width) in and out."""
     if key.shape[1] != query.shape[1] and "enable_gqa" not in known:
         times = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
@@ -252,13 +267,21 @@ def varlen(
         raise NotImplementedError("this release of torch has no sliding window for packed rows")
     else:
         more["is_causal"] = True
-    result = varlen_attn(query, key, value, bounds, bounds, longest, longest, **more)
+    result = kernel()(query, key, value, bounds, bounds, longest, longest, **more)
     assert isinstance(result, Tensor)  # without the auxiliary values, which are not asked for
     return result
 
 
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(function).parameters
+def kernel() -> Callable[..., Any]:
+    """torch's attention for variable lengths."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn
+
+
+def kernel_parameters() -> frozenset[str]:
+    """The names of its arguments, which differ by release."""
+    return frozenset(inspect.signature(kernel()).parameters)
 
 
 def can_pack(model: "PreTrainedModel") -> bool:

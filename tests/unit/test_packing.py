@@ -18,6 +18,7 @@ from juicer.models.packing import (
     PackedBatch,
     block_mask,
     can_pack,
+    kernel_parameters,
     measured_packing,
     packed_attention,
     packed_passes,
@@ -25,6 +26,7 @@ from juicer.models.packing import (
 )
 
 CPU = torch.device("cpu")
+NEWEST = kernel_parameters()
 DIALOGUES = [Dialogue([5, 6, 7], [8, 9, 0]), Dialogue([5], [10]), Dialogue([11, 12], [13, 14, 15, 16, 0])]
 
 
@@ -121,7 +123,7 @@ def test_attention_that_is_not_computed_is_refused(asked):
     states = torch.ones(1, 1, 4, 2)
     bounds = {"cu_seq_lens_q": torch.tensor([0, 4], dtype=torch.int32), "max_length_q": 4}
     with pytest.raises(NotImplementedError, match="lacks what"):
-        packed_attention(torch.nn.Identity(), states, states, states, None, **bounds, **asked)
+        packed_attention(torch.nn.Identity(), states, states, states, None, **bounds, **asked, known=NEWEST)
 
 
 def attended(query, key, value, bounds, scale, window):
@@ -149,18 +151,57 @@ def first(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):
 @pytest.mark.parametrize("kernel", [newest, first])
 @pytest.mark.parametrize("window", [None, 2, 64])
 def test_the_kernel_of_every_release_of_torch_is_asked_for_the_same(kernel, window, monkeypatch):
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+    monkeypatch.setattr("juicer.models.packing.kernel", lambda: kernel)
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, 9, 4) for heads in (4, 2, 2))
     bounds = {"cu_seq_lens_q": torch.tensor([0, 5, 9], dtype=torch.int32), "max_length_q": 5}
-    masked, _ = packed_attention(None, query, key, value, None, scaling=0.3, sliding_window=window, **bounds)
+    masked, _ = packed_attention(
+        None, query, key, value, None, scaling=0.3, sliding_window=window, **bounds, known=NEWEST
+    )
     states = [each[0].transpose(0, 1) for each in (query, key, value)]
-    given = (*states, bounds["cu_seq_lens_q"], 5, 0.3, window)
+    given = (*states, bounds["cu_seq_lens_q"], 5, 0.3, window, kernel_parameters())
     if kernel is first and window == 2:
         with pytest.raises(NotImplementedError, match="no sliding window"):
             varlen(*given)
     else:
         torch.testing.assert_close(varlen(*given), masked[0], atol=1e-6, rtol=1e-5)
+
+
+def test_the_kernel_gets_one_type_where_rotations_have_raised_it(monkeypatch):
+    seen = []
+
+    def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+        seen.append({query.dtype, key.dtype, value.dtype})
+        return query
+
+    monkeypatch.setattr("juicer.models.packing.kernel", lambda: kernel)
+    monkeypatch.setattr("juicer.models.packing.has_kernel", lambda states: states.dtype == torch.bfloat16)
+    states = torch.ones(1, 2, 4, 2)
+    bounds = {"cu_seq_lens_q": torch.tensor([0, 4], dtype=torch.int32), "max_length_q": 4}
+    result, _ = packed_attention(None, states, states, states.bfloat16(), None, **bounds, known=NEWEST)
+    assert seen == [{torch.bfloat16}]
+    assert result.shape == (1, 4, 2, 2)
+
+
+def test_the_kernel_is_one_graph_with_its_block(policy, monkeypatch):
+    """What a GPU compiles, traced on a CPU with a stand-in for the kernel: a break of the graph would be an error."""
+
+    def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+        mask = block_mask(cu_seq_q, len(query))
+        states = (each.transpose(0, 1) for each in (query, key, value))
+        return scaled_dot_product_attention(*states, mask, scale=scale).transpose(0, 1)
+
+    monkeypatch.setattr("juicer.models.packing.kernel", lambda: kernel)
+    batches = [PackedBatch.of(some, 1, CPU) for some in (DIALOGUES, DIALOGUES[:2])]
+    with packed_passes(policy), torch.no_grad():
+        plain = [response_log_probabilities(policy, batch) for batch in batches]
+        monkeypatch.setattr("juicer.models.packing.has_kernel", lambda states: True)
+        torch._dynamo.reset()
+        for block in policy.base_model.layers:
+            block.compile(dynamic=True, fullgraph=True, backend="eager")
+        found = [response_log_probabilities(policy, batch) for batch in batches]
+    for one, other in zip(plain, found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
 def test_blocks_are_compiled_within_the_passes_only_and_say_the_same(policy):
