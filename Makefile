@@ -120,6 +120,10 @@ faults: setup ## kill, edit, starve and double runs, and judge what they leave (
 mutants: setup ## make small wrong changes, one at a time, and see that a test fails on each; MUTANTS="--module pairs"
 	@set -f; python -m dev.mutants $$MUTANTS
 
+.PHONY: bench-gpu
+bench-gpu: setup ## measure this machine's GPU: steps, sampling, memory against the plan (8 minutes); BENCH="--parts irft"
+	@set -f; python bench/gpu.py $$BENCH
+
 gpu-kit: setup ## pack what a borrowed GPU machine lacks into .gpu-kit; KIT=--model adds a small real model
 	@set -f; python -m bench.gpu_kit $$KIT
 

@@ -14,7 +14,8 @@ SIDE, COPIED = 1024, 2**26
 SMALL, LARGE = 10e6, 100e6
 """Parameters below which, and from which, the shares of the peak are those of `SHARES`."""
 SHARES = (0.35, 0.5, 0.7)
-"""Share of that speed which training reaches below SMALL, between, and from LARGE: of single runs on two cores."""
+"""Share of that speed which training reaches below SMALL, between, and from LARGE. The first fits one run; the
+others are estimates."""
 START = 5.0
 """Processor seconds in which a stage starts and loads, of which most are imports."""
 
