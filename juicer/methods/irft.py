@@ -19,13 +19,14 @@ from juicer.models.log_probability import (
     response_log_probabilities,
     score_dialogues,
 )
+from juicer.models.packing import on_device
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.training.backends import Losses
 from juicer.training.loop import recompute_activations, shuffled_batches, steps_for, train_loop
-from juicer.training.memory import micro_batch, step_of, tokens_per_pass, weights_of
-from juicer.training.passes import PADDED, Passes, before_training
+from juicer.training.memory import micro_batch, step_of, weights_of
+from juicer.training.passes import PADDED, Passes, before_training, tokens_of
 from juicer.training.record import TrainingRecord
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ CHECKED = 16
 
 ContrastLogProbabilities = Callable[[list[int]], tuple[Tensor, Tensor]]
 """log pi(y|x), (rows,), and log pi(y'|x) of n samples of each, (rows, n), of the contrasts with the given indices."""
+Lookup = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""The same as constants, by indices on the device."""
 
 
 def irft_round(
@@ -79,8 +82,9 @@ def irft_round(
     ]
 
     def loss_of(rows: list[int]) -> Losses:
+        at = on_device(torch.tensor(rows), policy.device)
         y, y_prime = log_pi(rows)
-        ref_y, ref_y_prime = log_ref(rows)
+        ref_y, ref_y_prime = log_ref(at)
         # -h( beta [log pi(y|x) - log ref(y|x)] - beta [log pi(y'|x) - log ref(y'|x)] ), or another objective
         loss = irft_loss((y, y_prime), (ref_y, ref_y_prime), settings.beta, settings.objective, settings.contrast)
         if settings.sft_weight:
@@ -92,7 +96,7 @@ def irft_round(
             return loss, {
                 "margin": margin.mean(1),
                 "accuracy": (margin > 0).float().mean(1),
-                "demonstration_log_probability": y / lengths[rows],
+                "demonstration_log_probability": y / lengths[at],
             }
 
     # Dropout stays off: the objective compares pi with itself at the round's start, and dropout would add noise to it.
@@ -113,7 +117,7 @@ def irft_round(
     )
     micro, pass_tokens = None, None
     if passes.packed:
-        pass_tokens = tokens_per_pass(passes.tokens, step, max(tokens), context.processes)
+        pass_tokens = tokens_of(passes, step, max(tokens), context)
     else:
         micro = micro_batch(settings.micro_batch_size, settings.batch_size, step, context.processes)
     with passes.entered(policy, reference) as masters:
@@ -123,7 +127,7 @@ def irft_round(
             of_reference = contrast_log_probabilities(reference, pairs, padding, packed=True)
             listed = before_training(partial(_listed, of_reference), batches, pass_tokens, tokens, context)
             ref = [torch.tensor(each, device=policy.device) for each in zip(*listed, strict=True)]
-            log_ref, from_sampling = (lambda rows: (ref[0][rows], ref[1][rows])), False
+            log_ref, from_sampling = (lambda at: (ref[0][at], ref[1][at])), False
         else:
             log_ref, from_sampling = reference_log_probabilities(
                 reference, pairs, padding, reused=reference is policy, context=context
@@ -151,7 +155,7 @@ def irft_round(
 
 def reference_log_probabilities(
     reference: "PreTrainedModel", pairs: Sequence[Pair], padding: int, reused: bool, context: WorkContext = LOCAL
-) -> tuple[ContrastLogProbabilities, bool]:
+) -> tuple[Lookup, bool]:
     """log ref(y|x) and log ref(y'|x), computed once for the whole round.
 
     Args:
@@ -168,7 +172,7 @@ def reference_log_probabilities(
     log_ref_y = score_dialogues(reference, demonstrations, padding, context=context)
     log_ref_y_prime = score_dialogues(reference, samples, padding, context=context) if recorded is None else recorded
     ref_y, ref_y_prime = (each.to(reference.device) for each in (log_ref_y, log_ref_y_prime))
-    return lambda rows: (ref_y[rows], ref_y_prime[places[rows]]), recorded is not None
+    return lambda at: (ref_y[at], ref_y_prime[places[at]]), recorded is not None
 
 
 def _listed(compute: ContrastLogProbabilities, rows: list[int]) -> list[tuple[float, list[float]]]:

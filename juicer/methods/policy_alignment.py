@@ -28,7 +28,7 @@ from juicer.models.forward import features
 from juicer.models.loading import load_policy, lower_precision, mixed_precision, skip_deepspeed_import
 from juicer.models.log_probability import Batch, apply_to_logits, dialogues_of, length_sorted_batches
 from juicer.models.mapped import release
-from juicer.models.packing import PackedBatch, packed_features, packed_passes, padded_passes
+from juicer.models.packing import PackedBatch, packed_attention_of, packed_features, packed_passes, padded_passes
 from juicer.models.precision import training_compute
 from juicer.models.shape import count_parameters
 from juicer.runtime.context import LOCAL, WorkContext
@@ -179,8 +179,10 @@ def _align_policy(
     processes = context.processes
     training, casts = training_compute(compute, count_parameters(policy)), WeightCasts()
     passes, attention = passes_of(training, policy), policy.config._attn_implementation
-    if processes.world_size > 1 or processes.zero_stage:
-        passes = PADDED  # the passes are those of TRL's trainer, which shares the work
+    dropout = getattr(policy.config.get_text_config(decoder=True), "attention_dropout", 0.0) or 0.0
+    if processes.world_size > 1 or processes.zero_stage or dropout:
+        # Several processes take TRL's own passes, which shares the work. Packed attention has no dropout.
+        passes = PADDED
     own_passes = passes.packed or on_single_cpu(policy, processes)
     # Each process samples its own responses.
     own = WorkContext(observers=context.observers)
@@ -404,7 +406,7 @@ def _align_policy(
     record = TrainingRecord("rft_policy", steps=settings.steps, response_tokens=sampled)
     record.facts = {"precision": "bf16" if lower_precision(training) else "fp32", "micro_batch_size": micro}
     if passes.packed:
-        record.facts["packed"] = True
+        record.facts["packed_attention"] = packed_attention_of(policy.device, lower=lower_precision(training))
     if renewed is not None:
         record.facts |= {"engine": renewed.engine}
         record.facts |= {"engine_difference": float(f"{max(apart):.3g}")} if apart else {}

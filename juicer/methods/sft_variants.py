@@ -23,6 +23,7 @@ from juicer.models.log_probability import (
     response_sums,
     score_dialogues,
 )
+from juicer.models.packing import on_device
 from juicer.models.precision import training_compute
 from juicer.models.shape import count_parameters
 from juicer.runtime.context import LOCAL, WorkContext
@@ -34,8 +35,8 @@ from juicer.settings.training import SamplingSettings
 from juicer.training.adapters import add_adapters, merge_adapters
 from juicer.training.backends import Losses
 from juicer.training.loop import recompute_activations, shuffled_batches, steps_for, train_loop
-from juicer.training.memory import micro_batch, step_of, tokens_per_pass
-from juicer.training.passes import PADDED, Passes, before_training
+from juicer.training.memory import micro_batch, step_of
+from juicer.training.passes import PADDED, Passes, before_training, tokens_of
 from juicer.training.record import TrainingRecord
 from juicer.training.watching import CURVE, Watch
 
@@ -121,7 +122,7 @@ def train_variant(
         tokens = [len(each) + others for each, others in zip(demonstrations, sampled, strict=True)]
         micro, pass_tokens = None, None
         if passes.packed:
-            pass_tokens = tokens_per_pass(passes.tokens, step, max(tokens), context.processes)
+            pass_tokens = tokens_of(passes, step, max(tokens), context)
         else:
             micro = micro_batch(settings.micro_batch_size, settings.batch_size, step, context.processes)
         masters = entered.enter_context(passes.entered(policy))
@@ -260,8 +261,9 @@ def gem(
     sums = partial(response_sums, policy, function)
 
     def loss_of(rows: list[int]) -> Losses:
+        at = on_device(torch.tensor(rows), policy.device)
         both = compute_in_chunks(sums, [demonstrations[row] for row in rows], padding, policy.device, packed=packed)
-        likelihood = both[:, 1].detach() / lengths[rows]
+        likelihood = both[:, 1].detach() / lengths[at]
         return both[:, 0] / lengths.mean(), {"demonstration_log_probability": likelihood}
 
     return loss_of
@@ -309,15 +311,16 @@ def dft(
     """
 
     def loss_of(rows: list[int]) -> Losses:
+        at = on_device(torch.tensor(rows), lengths.device)
         y, y_prime = log_policy(rows)
         with torch.no_grad():
-            ratios = dft_log_ratios(y_prime, log_reference[rows], settings.temperature)
+            ratios = dft_log_ratios(y_prime, log_reference[at], settings.temperature)
             log_u = dft_log_normaliser(ratios, normalisers.of(rows, y.device), settings.moving_average)
         normalisers.note(rows, log_u)
         return dft_loss(y, y_prime, ratios, log_u) / lengths.mean(), {
             "log_normaliser": log_u,
             "sample_log_ratio": ratios.mean(1),
-            "demonstration_log_probability": y.detach() / lengths[rows],
+            "demonstration_log_probability": y.detach() / lengths[at],
         }
 
     return loss_of

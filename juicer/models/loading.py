@@ -1,7 +1,7 @@
 """Loading and saving policies as Hugging Face folders: safetensors, tokenizer, chat template, settings.
 
-A folder may hold adapters in place of weights (`juicer.models.adapters`). They are merged when it is loaded, unless the
-base model's weights stay frozen in fewer bits while new adapters train.
+A folder may hold adapters in place of weights (`juicer.models.adapters`). They are merged when it is loaded in float32;
+beside weights of fewer bits they stay as they are.
 """
 
 import copy

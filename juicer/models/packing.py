@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from juicer.data.dialogues import Dialogue
 from juicer.models.forward import agree, blocks_of, body_of, example_tokens, forward_of, full_precision, shrunken_model
@@ -28,6 +28,8 @@ VARLEN = "juicer_varlen"
 """Name under which `packed_attention` is registered with transformers."""
 MULTIPLE = 8
 """A row is filled up to a multiple of this many tokens, which matrix products on a GPU are laid out in."""
+WIDEST = 256
+"""Width of a head that torch's kernel computes, at most."""
 _ATTRIBUTE = "_juicer_packs"
 
 
@@ -75,7 +77,7 @@ class PackedBatch:
         # One copy to the device instead of seven.
         parts = (row, positions, where, row[where + 1], rows, ends, torch.tensor(starts))
         sizes = [len(part) for part in parts]
-        row, positions, where, targets, rows, ends, bounds = torch.cat(parts).to(device).split(sizes)
+        row, positions, where, targets, rows, ends, bounds = on_device(torch.cat(parts), device).split(sizes)
         return PackedBatch(row[None], positions[None], bounds.int(), max(filled), where, targets, rows, ends)
 
     def inputs(self) -> dict[str, Any]:
@@ -89,6 +91,11 @@ class PackedBatch:
             "max_length_q": self.longest,
             "max_length_k": self.longest,
         }
+
+
+def on_device(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; on a GPU by a copy that nothing waits for."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def packed_features(policy: "PreTrainedModel", batch: PackedBatch) -> Tensor:
@@ -216,7 +223,7 @@ def packed_attention(
         raise NotImplementedError(f"{type(module).__name__} does not pass the bounds of packed dialogues on")
     if dropout or softcap is not None or s_aux is not None or attention_mask is not None:
         raise NotImplementedError(f"packed attention lacks what {type(module).__name__} asks for")
-    if has_kernel(value):
+    if has_kernel(query, value):
         # Rotations may have made float32 of queries and keys, which autocast does not see here.
         q, k, v = (states[0].transpose(0, 1).to(value.dtype) for states in (query, key, value))
         result = varlen(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window, known)
@@ -227,18 +234,22 @@ def packed_attention(
     return attended.transpose(1, 2).contiguous(), None
 
 
-def has_kernel(states: Tensor) -> bool:
-    """Whether torch's kernel for variable lengths computes with these: on a GPU, in 16 bits."""
-    return states.is_cuda and states.dtype in (torch.bfloat16, torch.float16)
+def has_kernel(query: Tensor, value: Tensor) -> bool:
+    """Whether torch's kernel for variable lengths computes with these: on a GPU, in 16 bits, in heads not too wide."""
+    return value.is_cuda and value.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] <= WIDEST
+
+
+def packed_attention_of(device: torch.device, *, lower: bool) -> str:
+    """What computes attention in packed rows: torch's kernel, or a mask."""
+    return "varlen" if device.type == "cuda" and lower else "mask"
 
 
 def block_mask(bounds: Tensor, length: int, window: int | None = None) -> Tensor:
     """Whether the row's token may attend to the column's: (length, length) bool."""
     places = torch.arange(length, device=bounds.device)
     dialogue = torch.bucketize(places, bounds[1:].long(), right=True)
-    distance = places[:, None] - places[None]
-    mask = (dialogue[:, None] == dialogue[None]) & (distance >= 0)
-    return mask if window is None else mask & (distance < window)
+    mask = (dialogue[:, None] == dialogue[None]) & (places[:, None] >= places[None])
+    return mask if window is None else mask & (places[:, None] - window < places[None])
 
 
 def varlen(
@@ -252,6 +263,9 @@ def varlen(
     known: frozenset[str],
 ) -> Tensor:
     """torch's attention for variable lengths: (length, heads, width) in and out."""
+    width, wider = value.shape[2], query.shape[2] - value.shape[2]
+    if wider > 0:  # in multi-head latent attention; the kernel takes one width
+        value = pad(value, (0, wider))
     if key.shape[1] != query.shape[1] and "enable_gqa" not in known:
         times = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
@@ -269,7 +283,7 @@ def varlen(
         more["is_causal"] = True
     result = kernel()(query, key, value, bounds, bounds, longest, longest, **more)
     assert isinstance(result, Tensor)  # without the auxiliary values, which are not asked for
-    return result
+    return result[..., :width] if wider > 0 else result
 
 
 def kernel() -> Callable[..., Any]:

@@ -69,8 +69,8 @@ class LoraSettings(Settings):
     quantises them to 4 bits (QLoRA) and needs the optional extra `qlora`. Adapters train in float32 and are added to
     the original weights in every case."""
     save: Literal["adapters", "merged"] = "adapters"
-    """What the stage keeps: `adapters` beside their base model, which are merged when the model is loaded, exported or
-    promoted; or `merged`, a whole model in float32."""
+    """What the stage keeps: `adapters` beside their base model, which are merged when the model is loaded in float32,
+    exported or promoted; or `merged`, a whole model in float32."""
 
 
 class OptimiserSettings(Settings):

@@ -47,6 +47,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: Path, cancellation: Cancellation, processes: Processes = SINGLE_PROCESS) -> None:
+        self._told: Path | None = None
         self._folder, self._cancellation, self._processes = folder, cancellation, processes
         self._interval = float(os.environ.get("JUICER_CHECKPOINT_SECONDS", SECONDS))
         self._last = time.monotonic()
@@ -61,7 +62,8 @@ class Checkpoint:
         latest = self._path(self._number) if everywhere else None
         if self._processes.is_local_main:
             self._delete_all_but(latest)
-        if latest and self._processes.rank == 0:
+        if latest and self._processes.rank == 0 and latest != self._told:
+            self._told = latest
             print(f"resuming from the checkpoint {latest}", flush=True)
             for line in continued(_cards_of(latest), card_in_use(), deterministic=determinism.is_on()):
                 print(line, flush=True)

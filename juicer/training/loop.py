@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from juicer.models.packing import packed_attention_of
 from juicer.runtime.context import LOCAL, WorkContext
 from juicer.runtime.errors import InputError
 from juicer.runtime.processes import SINGLE_PROCESS, Processes
@@ -137,7 +138,11 @@ def train_loop(
     lower = masters is not None or torch.is_autocast_enabled(device.type)
     record.facts |= {"precision": "bf16" if lower else "fp32", "micro_batch_size": micro_batch_size}
     if tokens_per_pass is not None:
-        record.facts |= {"tokens_per_pass": tokens_per_pass, "weights": "fp32" if masters is None else "bf16"}
+        record.facts |= {
+            "tokens_per_pass": tokens_per_pass,
+            "weights": "fp32" if masters is None else "bf16",
+            "packed_attention": packed_attention_of(device, lower=lower),
+        }
     done = 0
     if latest := checkpoint.latest() if checkpoint else None:
         backend.load(latest)

@@ -128,6 +128,8 @@ def logit_bytes(shape: Shape, positions: float, groups: int | None = None, *, on
     return (16.0 if on_cpu else 10.0) * (logits if groups is None else min(logits, groups * LOGITS_AT_ONCE))
 
 
+MASK = 7.0
+"""Bytes per pair of tokens of a packed row whose attention is masked: the mask, its two parts, and its float32 form."""
 PACKED_MULTIPLE = 512
 """A packed pass takes a multiple of so many tokens, so that compiled kernels see few lengths."""
 CHUNK = 16
@@ -169,7 +171,9 @@ class Step:
         The output head is applied to the responses' positions only, of which the longest sequence has the usual share.
         """
         heads = tokens * min(1.0, self.heads / self.length)
-        return self._peak(tokens, heads, 1 if self.in_chunks else None)
+        # Without the kernel for variable lengths attention is by a mask over the whole row.
+        mask = MASK * tokens**2 if self.bytes_ == WEIGHT or self.on_cpu else 0.0
+        return self._peak(tokens, heads, 1 if self.in_chunks else None) + mask
 
     def _peak(self, tokens: float, heads: float, groups: int | None) -> float:
         training, state = self.training, self.training.memory(self.devices, self.zero_stage)
@@ -333,8 +337,13 @@ def tokens_per_pass(
 
 
 def _available(step: Step) -> float:
-    """Bytes that a step may take of this process's device: of all, and of what is free."""
+    """Bytes that a step may take of this process's device: of all, and of what is free.
+
+    Where the same bytes are to come again, not of what happens to be free.
+    """
     total, free = main_memory() if step.on_cpu else _gpu_memory()
+    if not step.on_cpu and torch.are_deterministic_algorithms_enabled():
+        return step.budget(total)
     used = psutil.Process().memory_info().rss if step.on_cpu else 0
     return min(step.budget(total), free + used)
 

@@ -15,6 +15,8 @@ from juicer.runtime.errors import InputError
 from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.settings.compute import ComputeSettings
 from juicer.training.masters import Masters
+from juicer.training.memory import Step, tokens_per_pass
+from juicer.training.state import recorded_fact
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -86,8 +88,22 @@ def passes_of(compute: ComputeSettings, model: "PreTrainedModel") -> Passes:
     copies = packed and gpu and lower and not compute.zero_stage if compute.weights == "auto" else lower
     if compute.weights == "fp32":
         copies = False
-    compiled = gpu and not compute.deterministic if compute.compile == "auto" else compute.compile
+    # Under ZeRO the compiler would trace DeepSpeed's hooks, and compile again for each block.
+    compiles = gpu and not compute.deterministic and not compute.zero_stage
+    compiled = compiles if compute.compile == "auto" else compute.compile
     return Passes(packed, compute.tokens_per_pass, copies, packed and compiled)
+
+
+def tokens_of(passes: Passes, step: Step | None, longest: int, context: WorkContext = LOCAL) -> int:
+    """Tokens of a packed pass: those of the checkpoint that the training goes on from, else what the recipe says.
+
+    Args:
+        step: see `juicer.training.memory.tokens_per_pass`.
+        longest: tokens of the longest row.
+    """
+    latest = context.checkpoint.latest() if context.checkpoint else None
+    known: int | None = recorded_fact(latest, "tokens_per_pass")
+    return known or tokens_per_pass(passes.tokens, step, longest, context.processes)
 
 
 def token_passes(
@@ -130,7 +146,7 @@ def before_training(
 
     Args:
         compute: maps the rows of a pass to a value each.
-        batches: of training, in their order; every row is in one of them.
+        batches: of training, in their order.
         tokens: of a pass.
         lengths: tokens of all rows.
         context: its memo keeps the values of passes.
@@ -140,7 +156,10 @@ def before_training(
     """
     known: dict[int, T] = {}
     met: set[int] = set()
-    for batch in batches:
+    listed = [list(batch) for batch in batches]
+    # Of less than an epoch: nothing will be compared with the others, but every row has a value.
+    rest = sorted({*range(len(lengths))} - {row for batch in listed for row in batch})
+    for batch in [*listed, rest] if rest else listed:
         if len(met) == len(lengths):
             break
         for rows, counted in token_passes(batch, tokens, lengths, context.processes):

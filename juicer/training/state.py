@@ -80,6 +80,14 @@ def load_progress(folder: Path, schedule: torch.optim.lr_scheduler.LRScheduler, 
     return int(values["schedule"]["last_epoch"])
 
 
+def recorded_fact(folder: Path | None, name: str) -> Any:
+    """A fact of the record that `save_progress` wrote; None without a folder, or without the fact."""
+    if folder is None:
+        return None
+    values = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+    return values["record"]["facts"].get(name)
+
+
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The parameters of a model that train, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

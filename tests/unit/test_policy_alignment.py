@@ -157,7 +157,7 @@ def test_the_steps_are_trl_s_own(policy, template, initial, reward, monkeypatch,
     with torch.no_grad():
         reward.score.weight.mul_(20)
     records = [align(ours, template, initial, reward, settings, COMPUTE.model_copy(update={"packing": packing}))]
-    assert ("packed" in records[0].facts) == packing
+    assert records[0].facts.get("packed_attention") == ("mask" if packing else None)
     monkeypatch.setattr("juicer.methods.policy_alignment.on_single_cpu", lambda policy, processes: False)
     records.append(align(trl, template, initial, reward, settings))
     for name in ("reward", "kl_per_token", "entropy", "length"):
@@ -165,6 +165,15 @@ def test_the_steps_are_trl_s_own(policy, template, initial, reward, monkeypatch,
         assert one == pytest.approx(other, rel=1e-4, abs=1e-5), name
     for one, other in zip(ours.parameters(), trl.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_policy_with_dropout_in_attention_is_not_packed(policy, template, initial, reward):
+    policy.config.attention_dropout = 0.1
+    for layer in policy.base_model.layers:
+        layer.attention.attention_dropout = 0.1
+    packed = COMPUTE.model_copy(update={"packing": True})
+    record = align(policy, template, initial, reward, SETTINGS.model_copy(update={"steps": 1}), packed)
+    assert "packed_attention" not in record.facts
 
 
 def test_log_probabilities_per_token_stand_where_the_tokens_do(policy):

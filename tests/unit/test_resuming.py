@@ -27,7 +27,7 @@ from juicer.settings.rft import PolicyAlignmentSettings, RewardSettings
 from juicer.settings.sft import SftSettings
 from juicer.settings.training import LoraSettings, OptimiserSettings, SamplingSettings
 from juicer.training.loop import shuffled_batches, train_loop
-from juicer.training.passes import PADDED, Passes
+from juicer.training.passes import PADDED, Passes, before_training
 from juicer.training.record import TrainingRecord
 from juicer.training.state import load_progress, save_progress
 from juicer.training.trainer import LocalGpuRandomState
@@ -156,6 +156,26 @@ def test_a_trainer_in_a_distributed_run_opens_no_context_on_other_gpus(tmp_path,
     trainer._load_rng_state(str(tmp_path))
     assert asked == [[7]]
     assert random.get_rng_state_all is refused
+
+
+def test_a_resumed_round_keeps_the_passes_in_which_its_reference_was_computed(interrupted, policy, monkeypatch):
+    settings = IrftTrainingSettings(epochs=2, batch_size=4, optimiser=ADAM)
+    found = iter([24, 24, 48])  # other memory is free when the third run starts
+    monkeypatch.setattr("juicer.training.passes.tokens_per_pass", lambda *_: next(found))
+    seen = []
+
+    def listed(compute, batches, tokens, *rest):
+        seen.append(tokens)
+        return before_training(compute, batches, tokens, *rest)
+
+    monkeypatch.setattr("juicer.methods.irft.before_training", listed)
+    passes = Passes(packed=True, copies=True)
+
+    def work(model, checkpoint):
+        return model, irft_round(model, model, PAIRS, settings, 1, 0, WorkContext(checkpoint=checkpoint), passes)
+
+    assert_same(*interrupted(work, policy, interrupt_after=3))
+    assert seen == [24, 24, 24]
 
 
 @pytest.mark.parametrize("passes", [PADDED, PACKED, replace(PACKED, copies=True)], ids=["padded", "packed", "bf16"])

@@ -30,6 +30,7 @@ from juicer.runtime.seeding import derive
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.data import TemplateSettings
 from juicer.stages.stage import Stage
+from juicer.training.passes import PADDED
 from juicer.training.record import TrainingRecord
 from tasks import evaluate, irft_generate, irft_train, rft_generate, rft_policy, rft_reward, sft, sft_matched
 from tests.example_evaluations import metrics
@@ -151,14 +152,14 @@ def work(template, tmp_path, monkeypatch) -> Work:
         record.facts["epochs"] = 2.0
         return record
 
-    def irft_round(policy, reference, pairs, settings, padding, seed, context):
+    def irft_round(policy, reference, pairs, settings, padding, seed, context, passes):
         noted.note("irft_round", policy=policy, reference=reference, pairs=pairs, seed=seed)
         return training_record("irft_train", "margin", "accuracy")
 
     def add_adapters(policy, settings, seed):
         noted.note("add_adapters", seed=seed)
 
-    def train_reward(model, pairs, settings, padding, seed, context):
+    def train_reward(model, pairs, settings, padding, seed, context, passes):
         noted.note("train_reward", seed=seed)
         record = training_record("rft_reward")
         record.facts["training_accuracy"] = 1.0
@@ -217,6 +218,8 @@ def work(template, tmp_path, monkeypatch) -> Work:
         "juicer.training.adapters": {
             "add_adapters": add_adapters, "merge_adapters": lambda adapters: None, "save_trained": save,
         },
+        "juicer.training.passes": {"passes_of": lambda compute, model: PADDED},
+        "juicer.stages.fine_tuning": {"has_dropout": lambda policy, settings: False},
         "juicer.training.utilisation": {"peak_share": peak_share},
         "juicer.scorers": {"load": load_scorer},
     }.items():  # fmt: skip
@@ -541,7 +544,9 @@ def test_dft_contrasts_with_samples_of_its_start_that_have_a_seed_of_their_own(w
         work.note("sample_start", folder=policy.folder, ids=[each for each, _ in prompts], seed=seed)
         return [[Dialogue(prompt, [1, 2])] * settings.samples for _, prompt in prompts]
 
-    def train_variant(policy, dialogues, samples, settings, padding, compute, seed, context, *, stage, steps, watched):
+    def train_variant(
+        policy, dialogues, samples, settings, padding, compute, seed, context, *, stage, steps, watched, passes
+    ):
         work.note("train_variant", folder=policy.folder, samples=samples, settings=settings, seed=seed, steps=steps)
         prompts = [[each.prompt] * settings.dft.samples for each in dialogues]
         assert [[each.prompt for each in own] for own in samples] == prompts
