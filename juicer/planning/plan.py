@@ -103,6 +103,7 @@ def device_named(given: str, threads: int = 1) -> Named:
         min(one.operations for one in each),
         min(one.bandwidth for one in each),
         all(one.has_bf16 for one in each),
+        min(one.operations32 or one.operations for one in each),
     )
     if not worst.has_bf16:
         said.append("It does not compute in bf16: compute.precision=auto is planned as fp32, and has to be written so")
@@ -144,7 +145,7 @@ def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bo
         print("" if measured else f" (unless given, of those of {rows} that the limits keep)")
         print("\n" + "\n".join(sampled.lines(recipe.template, rows, planner.policy.positions)), end="")
     print("\n")
-    print(format_plan(stages, card.device, planner.devices))
+    print(format_plan(stages, planner.device, planner.devices))
     print("".join(f"\n{found}." for found in check_rows(recipe.fetch)), end="")
     print("".join(f"\nThe policy {line}." for line in said), end="")
     unpinned = [name for name, each in graph.downloads.items() if not each.revision]
@@ -161,14 +162,14 @@ def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bo
 
 def headline(planner: Planner, card: Named) -> list[str]:
     """What is planned for, and with what speed, in one line; what was taken for what the name leaves open."""
-    device = card.device
+    device = planner.device
     start = f"Recipe {planner.recipe.name}: {planner.devices} x {card.name}, ZeRO stage {planner.zero}, "
     if card.is_cpu:
         speed = f"{device.operations / 1e9:.0f} GFLOP/s and {device.bandwidth / 1e9:.1f} GB/s"
         how = f"{device.memory / GIB:.1f} GiB; hours are an estimate, from {speed} measured just now"
     else:
         speed = f"{device.operations / 1e12:.0f} TFLOP/s and {device.bandwidth / 1e12:.2f} TB/s"
-        how = f"{planner.speeds}, which is {speed}"
+        how = f"{planner.speeds}, which is {speed}" + " in fp32" * planner.in_float32
     return [start + how, *(f"{line}." for line in card.said)]
 
 
@@ -191,7 +192,7 @@ def show_fitting(path: Path, overrides: Sequence[str], assumed: Assumptions, *, 
     for line in headline(found.planner, card):
         print(line)
     worst, devices = found.worst, found.planner.devices
-    hours = sum(stage.hours(card.device, devices) for stage in found.stages)
+    hours = sum(stage.hours(found.planner.device, devices) for stage in found.stages)
     disk = sum(stage.disk for stage in found.stages)
     room = f"{worst.memory / GIB:.1f} of {card.device.memory / GIB:.1f} GiB in {worst.name}"
     print(f"It fits: {room} at most, {hours:.1f} hours in all, {disk / 1e9:.1f} GB of disk.\n")

@@ -140,6 +140,12 @@ class Planner:
             raise InputError(what, do="set compute.precision=fp32, or use a GPU of Ampere's generation or later")
         self.bytes = 2 if recipe.compute.precision == "bf16" or self._is_lower_on_gpu() else WEIGHT
         """Of a weight or an activation where nothing is trained."""
+        self.in_float32 = not self.on_cpu and self.bytes == WEIGHT
+        """Whether a GPU computes everything in float32."""
+        if self.in_float32:
+            self.device = device.in_float32()
+            # What was measured on a card with bf16 are shares of that peak.
+            self.speeds = Speeds(card if device.operations32 is None else "", utilisation)
         self.overhead = CPU_OVERHEAD if self.on_cpu else OVERHEAD
         roles = roles_of(recipe)
         self.policy, self.scorer, self.reward = roles.policy, roles.scorer, roles.reward
