@@ -387,8 +387,7 @@ class Planner:
         read = max(self.available or 0, self.rows)
         working = self.scorer.working(self.recipe.scorer.batch_size * self.longest, self.bytes)
         memory = self.scorer.parameters * self.bytes + working + self.overhead
-        # Curation runs in one process, but `StagePlan.hours` divides by the number of devices.
-        operations = self.devices * self.scorer.forward(read * length, length, read)
+        operations = self.scorer.forward(read * length, length, read)
         curate = self._add("curate", self.scorer, tokens=read * self.lengths.response, operations=operations)
         curate.memory, curate.advice = memory, "scorer.batch_size"
         curate.share = self._reading(self.scorer, length)

@@ -333,3 +333,9 @@ def test_frozen_weights_of_fewer_bits_carry_the_adapters_of_earlier_rounds():
     assert third.memory - second.memory == second.memory - first.memory == 2 * first.trained
     whole = planned("ultrachat-irft-1gpu", "compute.tokens_per_pass=4096", "irft.training.lora.save=merged")
     assert stage_of(whole, "irft_train@r3").memory == first.memory
+
+
+def test_curation_is_divided_among_the_processes():
+    one, four = (stage_of(planned("hh-irft", f"compute.processes={count}"), "curate") for count in (1, 4))
+    assert one.operations == four.operations > 0
+    assert one.hours(DEVICES["H100"], 1) == pytest.approx(4 * four.hours(DEVICES["H100"], 4))
