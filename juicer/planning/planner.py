@@ -26,6 +26,7 @@ from juicer.runtime.devices import GIB, Device
 from juicer.runtime.errors import InputError
 from juicer.sampling.rows import MEMORY_SHARE, cache_bytes, fitting_rows
 from juicer.sampling.steppers import REFILL_FROM
+from juicer.sampling.vllm_engine import ROOM
 from juicer.settings.preferences import Role as PreferenceRole
 from juicer.settings.sft import SftObjective
 from juicer.settings.training import ROWS, GenerationSettings, LoraSettings, MicroBatch, SamplingSettings
@@ -85,6 +86,8 @@ class StagePlan:
     """Peak memory per device, in bytes."""
     disk: float = 0
     """Size of the stage's outputs, in bytes."""
+    beside: float = 0
+    """Of `memory`, what another process takes on the device: vLLM beside RLOO."""
     advice: str = ""
     """Parameters that lower the memory, for the error message."""
     start: float = 0.0
@@ -575,9 +578,14 @@ class Planner:
         others = CPU_RLOO if self._alone_on_cpu else shape.parameters * WEIGHT + self.reward.parameters * self.bytes
         if how.lora:  # the reference is the policy with its adapters switched off
             others += self._earlier(key, how, settings) - shape.parameters * WEIGHT
+        beside = 0.0
+        if settings.engine == "vllm" and not self.on_cpu and self.recipe.rft.optimiser == "rloo":
+            rows = math.ceil(each / self.devices)  # as juicer.sampling.renewed has it
+            cache = cache_bytes(shape, rows, self.longest, self.bytes)
+            beside = shape.parameters * self.bytes + cache + ROOM
         limit = self.recipe.template.max_response_tokens
-        step = self._step(how, 1, limit, others, in_chunks=self._alone_on_cpu)
-        batch, engine = "rft.policy.prompts_per_step * samples_per_prompt", getattr(settings, "engine", "torch")
+        step = self._step(how, 1, limit, others + beside, in_chunks=self._alone_on_cpu)
+        batch, engine = "rft.policy.prompts_per_step * samples_per_prompt", settings.engine
         stage = self._add(
             f"rft_policy@{key}",
             shape,
@@ -589,7 +597,8 @@ class Planner:
             decoded=forward,
             decoding=settings.steps * self.devices * self._decoding(math.ceil(each / self.devices), each, engine),
             disk=kept_bytes(self.recipe, self.graph, f"rft_policy@{key}", shape),
-            advice="rft.policy.micro_batch_size, gradient_checkpointing",
+            beside=beside,
+            advice="rft.policy.micro_batch_size, gradient_checkpointing" + ", engine" * bool(beside),
         )
         # TRL's RLOO pads its rows.
         self._passes(stage, step, each, settings.micro_batch_size, batch, length, never_packed=True)

@@ -16,6 +16,7 @@ from juicer.planning.tables import format_plan
 from juicer.recipe.activation import load
 from juicer.runtime.devices import DEVICES, GIB
 from juicer.runtime.errors import InputError
+from juicer.sampling.vllm_engine import ROOM
 from juicer.sources.lengths import limits_of
 
 ROOT = Path(__file__).parents[2]
@@ -339,3 +340,16 @@ def test_curation_is_divided_among_the_processes():
     one, four = (stage_of(planned("hh-irft", f"compute.processes={count}"), "curate") for count in (1, 4))
     assert one.operations == four.operations > 0
     assert one.hours(DEVICES["H100"], 1) == pytest.approx(4 * four.hours(DEVICES["H100"], 4))
+
+
+def test_vllm_beside_rloo_takes_memory_that_the_measured_peak_is_without():
+    given = ["rft.policy.micro_batch_size=1", "compute.zero_stage=0"]
+    own, vllm = (
+        stage_of(planned("hh-rft", *given, f"rft.policy.engine={engine}"), "rft_policy@r1")
+        for engine in ("torch", "vllm")
+    )
+    weights = 2 * own.parameters
+    assert own.beside == 0 and vllm.beside > weights + ROOM
+    assert vllm.memory - vllm.beside == pytest.approx(own.memory)
+    on_cpu = stage_of(planned("hh-rft", "compute.device=cpu", "rft.policy.engine=vllm"), "rft_policy@r1")
+    assert on_cpu.beside == 0
