@@ -470,7 +470,8 @@ class Planner:
 
     def _rows(self, sampling: SamplingSettings, held: float) -> int:
         """Rows that the policy decodes at the same time, where weights take so many bytes."""
-        if sampling.batch_size != "auto":
+        by_vllm = isinstance(sampling, GenerationSettings) and sampling.engine == "vllm"
+        if sampling.batch_size != "auto" and not by_vllm:  # vLLM does not read it
             return sampling.batch_size
         if self.on_cpu:
             return ROWS

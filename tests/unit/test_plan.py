@@ -353,3 +353,15 @@ def test_vllm_beside_rloo_takes_memory_that_the_measured_peak_is_without():
     assert vllm.memory - vllm.beside == pytest.approx(own.memory)
     on_cpu = stage_of(planned("hh-rft", "compute.device=cpu", "rft.policy.engine=vllm"), "rft_policy@r1")
     assert on_cpu.beside == 0
+
+
+def test_what_vllm_samples_does_not_depend_on_a_batch_that_it_does_not_read():
+    for engine, same in (("vllm", True), ("torch", False)):
+        few, many = (
+            stage_of(
+                planned("hh-irft", f"irft.sampling.engine={engine}", f"irft.sampling.batch_size={rows}"),
+                "irft_generate@r1",
+            ).decoding
+            for rows in (1, 256)
+        )
+        assert (few == many) is same
