@@ -603,7 +603,12 @@ def check() -> None:
 def plan(
     words: Words = None,
     tiny: Tiny = False,
-    gpu: Annotated[str, typer.Option(help="The GPU it is to run on (A100, 4090, T4 ...), or CPU.")] = "H100",
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="The GPU it is to run on (A100, 4090, T4 ...), or CPU; by default H100, or as the recipe asks."
+        ),
+    ] = None,
     devices: Annotated[int | None, typer.Option("--devices", "--gpus", help="The same as compute.processes=N.")] = None,
     zero: Annotated[int | None, typer.Option(help="The same as compute.zero_stage=N: 0, 2 or 3.")] = None,
     utilisation: Annotated[

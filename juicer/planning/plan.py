@@ -24,8 +24,9 @@ from juicer.sources.lengths import LengthStatistics, limits_of
 class Assumptions:
     """What a plan assumes beside the recipe."""
 
-    gpu: str = "H100"
-    """The GPU as people name it, several between commas, or "CPU" for this machine's."""
+    gpu: str | None = None
+    """The GPU as people name it, several between commas, or "CPU" for this machine's; None is an H100, or this
+    machine's CPU where the recipe asks for that."""
     utilisation: float | None = None
     """Share of the GPU's peak that is reached; None takes what was measured or is assumed of each way to train."""
     prompt_tokens: float | None = None
@@ -48,7 +49,7 @@ class Assumptions:
         return Lengths(prompt, response, self.sample_tokens or response)
 
 
-CPU = "CPU"
+CPU, USUAL = "CPU", "H100"
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,23 @@ def device_named(given: str, threads: int = 1) -> Named:
     return Named("+".join(known), worst, tuple(said))
 
 
+def device_of(recipe: Recipe, given: str | None) -> Named:
+    """The type of device that a recipe is planned for.
+
+    Args:
+        given: what names it; None leaves it to the recipe.
+
+    Raises:
+        InputError: it is unknown, or the recipe computes on another kind of device.
+    """
+    device = recipe.compute.device
+    named = device_named(given or (CPU if device == "cpu" else USUAL), recipe.compute.threads)
+    if (device == "cpu" and not named.is_cpu) or (device == "cuda" and named.is_cpu):
+        what = f"compute.device is {device}, but the plan is to be for {named.name}"
+        raise InputError(what, where="--gpu", do="leave --gpu out, or set compute.device=auto")
+    return named
+
+
 def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bool = False, measured: bool) -> None:
     """Print the plan of a recipe, and refuse one that does not fit into memory.
 
@@ -124,7 +142,7 @@ def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bo
     """
     _check_utilisation(assumed)
     recipe, graph = load(existing(path), overrides, tiny=tiny, pinned=False, active=Path("params.yaml"))
-    card = device_named(assumed.gpu, recipe.compute.threads)
+    card = device_of(recipe, assumed.gpu)
     found = {method: getattr(recipe, method).auto.most for method in on_auto(recipe)}
     if found and not measured:
         most = {method: FoundRounds(ran=number, kept=number) for method, number in found.items()}
@@ -219,9 +237,10 @@ def _fitting(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny
         return load(existing(path), given, tiny=tiny, pinned=False, active=Path("params.yaml"))
 
     recipe, _ = with_changes([])
-    card = device_named(assumed.gpu, recipe.compute.threads)
+    card = device_of(recipe, assumed.gpu)
     if card.is_cpu:
-        raise InputError("--fit proposes changes for GPUs", where="--gpu CPU", do="name a GPU")
+        where = "compute.device=cpu" if recipe.compute.device == "cpu" else "--gpu CPU"
+        raise InputError("--fit proposes changes for GPUs", where=where, do="name a GPU")
     lengths = assumed.lengths(recipe, sampled_lengths(recipe))
 
     def plan(recipe: Recipe, graph: Graph) -> tuple[Planner, list[StagePlan]]:
