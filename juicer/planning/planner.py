@@ -212,9 +212,18 @@ class Planner:
             lines.append(
                 f"Sampling: {self.speeds.decoding:.0%} of the bandwidth or of the peak"
                 + (f", and {1000 * HOST:.1f} ms a block and step for the host" if self.speeds.given is None else "")
-                + ", assumed; a batch lasts as long as its longest response."
+                + ", assumed; a batch lasts as long as its longest response"
+                + ("; engine auto is planned as torch." if self._has_auto_engine else ".")
             )
         return lines
+
+    @property
+    def _has_auto_engine(self) -> bool:
+        """Whether a sampling engine is left to the machine, where it is vLLM if that is installed."""
+        irft, rft = self.recipe.irft, self.recipe.rft
+        engines = [method.sampling.engine for method in (irft, rft) if method.rounds]
+        engines += [rft.policy.engine] if rft.rounds and rft.optimiser == "rloo" else []
+        return "auto" in engines
 
     def _add(self, name: str, shape: Shape, **costs: Any) -> StagePlan:
         stage = StagePlan(name, shape.name, shape.parameters, **costs)

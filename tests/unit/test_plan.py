@@ -376,3 +376,11 @@ def test_a_recipe_for_the_cpu_is_planned_for_the_cpu_and_for_no_gpu(capsys):
         show(path, given, Assumptions(gpu="A100"), measured=False)
     with pytest.raises(InputError, match="compute.device is cuda, but the plan is to be for CPU"):
         show(path, ["compute.device=cuda"], Assumptions(gpu="CPU"), measured=False)
+
+
+def test_an_engine_that_is_left_to_the_machine_is_said_to_be_planned_as_torch():
+    for engine, said in (("auto", True), ("vllm", False), ("torch", False)):
+        recipe, graph = load(Path("recipes/hh-irft.yaml"), [f"irft.sampling.engine={engine}"], pinned=False)
+        planner = Planner(recipe, graph, DEVICES["H100"], None, None, "H100")
+        (line,) = (line for line in planner.said() if line.startswith("Sampling: "))
+        assert line.endswith("; engine auto is planned as torch.") is said
