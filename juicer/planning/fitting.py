@@ -53,9 +53,9 @@ class Fit:
         """The stage that needs most memory."""
         return max(self.stages, key=lambda stage: stage.memory)
 
-    def command(self, recipe: str) -> str:
-        """The line that takes the recipe with these changes."""
-        return shlex.join(["juicer", "use", recipe, *self.overrides])
+    def command(self, recipe: str, *, tiny: bool = False) -> str:
+        """The line that takes the recipe, or its tiny form, with these changes."""
+        return shlex.join(["juicer", "use", recipe, *["--tiny"] * tiny, *self.overrides])
 
 
 class NothingFitsError(InputError):

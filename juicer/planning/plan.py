@@ -214,7 +214,7 @@ def show_fitting(path: Path, overrides: Sequence[str], assumed: Assumptions, *, 
     disk = sum(stage.disk for stage in found.stages)
     room = f"{worst.memory / GIB:.1f} of {card.device.memory / GIB:.1f} GiB in {worst.name}"
     print(f"It fits: {room} at most, {hours:.1f} hours in all, {disk / 1e9:.1f} GB of disk.\n")
-    print(found.command(_recipe_word(path)))
+    print(found.command(_recipe_word(path), tiny=tiny))
     print("".join(f"\n{line}." for line in found.costs))
 
 

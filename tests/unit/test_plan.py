@@ -372,9 +372,9 @@ def test_a_recipe_for_the_cpu_is_planned_for_the_cpu_and_for_no_gpu(capsys):
     show(path, given, Assumptions(), measured=False)
     printed = capsys.readouterr().out
     assert " x CPU, " in printed and "TFLOP/s" not in printed
-    with pytest.raises(InputError, match="compute.device is cpu, but the plan is to be for A100-80GB"):
+    with pytest.raises(InputError, match=r"compute\.device is cpu, but the plan is to be for A100-80GB"):
         show(path, given, Assumptions(gpu="A100"), measured=False)
-    with pytest.raises(InputError, match="compute.device is cuda, but the plan is to be for CPU"):
+    with pytest.raises(InputError, match=r"compute\.device is cuda, but the plan is to be for CPU"):
         show(path, ["compute.device=cuda"], Assumptions(gpu="CPU"), measured=False)
 
 

@@ -79,3 +79,8 @@ def test_where_nothing_fits_the_stage_and_both_numbers_are_named() -> None:
 def test_a_cpu_is_not_fitted() -> None:
     with pytest.raises(InputError, match="--fit proposes changes for GPUs"):
         show_fitting(Path("recipes/quickstart.yaml"), [], Assumptions(gpu="cpu"))
+
+
+def test_the_proposal_for_a_tiny_recipe_is_tiny_too(capsys: pytest.CaptureFixture[str]) -> None:
+    show_fitting(Path("recipes/hh-irft.yaml"), ONE, Assumptions(gpu="L4"), tiny=True)
+    assert "\njuicer use hh-irft --tiny " in capsys.readouterr().out
