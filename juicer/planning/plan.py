@@ -40,13 +40,25 @@ class Assumptions:
 
         Args:
             sampled: lengths of rows of its sources, of which those within the template's limits count.
+
+        Raises:
+            InputError: a mean that is given cannot be one of lengths within the template's limits.
         """
         limits = limits_of(recipe.template)
+        for option, given, key, most in (
+            ("--prompt-tokens", self.prompt_tokens, "prompt", limits.prompt),
+            ("--response-tokens", self.response_tokens, "response", limits.response),
+            ("--sample-tokens", self.sample_tokens, "response", limits.response),
+        ):
+            if given is not None and not 0 < given <= most:
+                do = f"use a mean above 0 and at most template.max_{key}_tokens, which is {most}"
+                raise InputError(f"it is {given:g}", where=option, do=do)
         kept = None if sampled is None else sampled.within(limits)
         found = kept.summary(recipe.template) if kept is not None and len(kept) else None
-        response = self.response_tokens or (found.responses.mean if found else limits.response)
-        prompt = self.prompt_tokens or (found.prompts.mean if found else limits.prompt)
-        return Lengths(prompt, response, self.sample_tokens or response)
+        means = (found.prompts.mean, found.responses.mean) if found else (limits.prompt, limits.response)
+        prompt = means[0] if self.prompt_tokens is None else self.prompt_tokens
+        response = means[1] if self.response_tokens is None else self.response_tokens
+        return Lengths(prompt, response, response if self.sample_tokens is None else self.sample_tokens)
 
 
 CPU, USUAL = "CPU", "H100"
@@ -151,7 +163,9 @@ def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bo
         recipe = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"device": "cpu"})})
     said = probe_models(recipe, str(path))
     sampled = sampled_lengths(recipe)
-    lengths = measured_lengths(recipe, graph) if measured else assumed.lengths(recipe, sampled)
+    lengths = assumed.lengths(recipe, sampled)
+    if measured:
+        lengths = measured_lengths(recipe, graph)
     planner = Planner(recipe, graph, card.device, assumed.utilisation, lengths, card.name)
     stages = planner.plan()
     for line in headline(planner, card):

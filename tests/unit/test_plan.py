@@ -384,3 +384,13 @@ def test_an_engine_that_is_left_to_the_machine_is_said_to_be_planned_as_torch():
         planner = Planner(recipe, graph, DEVICES["H100"], None, None, "H100")
         (line,) = (line for line in planner.said() if line.startswith("Sampling: "))
         assert line.endswith("; engine auto is planned as torch.") is said
+
+
+@pytest.mark.parametrize("given", ["prompt_tokens=-5", "prompt_tokens=nan", "sample_tokens=0", "response_tokens=129"])
+def test_lengths_that_no_dialogue_of_the_recipe_can_have_are_refused(given):
+    name, _, value = given.partition("=")
+    recipe, _ = load(Path("recipes/hh-sft.yaml"), ["template.max_response_tokens=128"], pinned=False)
+    option = name.replace("_", "-")
+    with pytest.raises(InputError, match=rf"--{option}: it is {value} \(use a mean above 0 and at most template"):
+        Assumptions(**{name: float(value)}).lengths(recipe)
+    assert Assumptions(response_tokens=128).lengths(recipe).sample == 128
