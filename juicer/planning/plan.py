@@ -15,7 +15,7 @@ from juicer.recipe.graph import FoundRounds, Graph, graph_of, on_auto
 from juicer.recipe.probing import probe_models
 from juicer.recipe.rows import check_rows
 from juicer.recipe.schema import Recipe
-from juicer.runtime.devices import CHOICES, DEVICES, GIB, Device, gpu_called
+from juicer.runtime.devices import CHOICES, DEVICES, GIB, Device, family_called, gpu_called
 from juicer.runtime.errors import InputError, did_you_mean
 from juicer.sources.lengths import LengthStatistics, limits_of
 
@@ -101,9 +101,10 @@ def device_named(given: str, threads: int = 1) -> Named:
         if found is None:
             do = did_you_mean(name, [*DEVICES, *CHOICES, CPU], cutoff=0.3)
             raise InputError(f"unknown GPU {name!r}", where="--gpu", do=do)
-        if name.upper() in CHOICES:
-            others = ", ".join(each for each in DEVICES if each.startswith(name.upper()) and each != found)
-            said.append(f"{name.upper()} is taken as {found}; there is {others} too")
+        family = family_called(name)
+        if family is not None:
+            others = ", ".join(each for each in DEVICES if each.startswith(family) and each != found)
+            said.append(f"{name} is taken as {found}; there is {others} too")
         known[found] = None
     each = [DEVICES[name] for name in known]
     if len(each) > 1:

@@ -62,7 +62,10 @@ DEVICES = {
 CHOICES = {"A100": "A100-80GB", "V100": "V100-16GB"}
 """What a name stands for that several cards share."""
 MAKERS = {"nvidia", "amd", "tesla", "geforce", "instinct", "rtx"}
-PLAIN = re.compile(r"\d+gb|hbm\d\w*|sxm\d|pcie|generation")
+MEMORY = re.compile(r"(\d+)gb")
+SHORT = 1.1
+"""A card's size as it is sold over what its driver has of it, at most."""
+PLAIN = re.compile(r"\d+gb|hbm\d\w*|sxm\d?|pcie|generation")
 """Words of a driver's name for a card that make it no other one. "D", "Ti" and "Laptop" do, for example."""
 
 
@@ -75,15 +78,18 @@ def device_by_name(name: str) -> Device | None:
 def _known_by(name: str) -> str | None:
     words = {*_words(name)}
     for known in sorted(DEVICES, key=lambda each: -len(_words(each))):
-        own = {*_words(known)}
-        if own <= words and all(PLAIN.fullmatch(word) for word in words - own):
-            return known
+        others = words - {*_words(known)}
+        if {*_words(known)} <= words and all(PLAIN.fullmatch(word) for word in others):
+            sizes = [float(found[1]) * GIB for word in others if (found := MEMORY.fullmatch(word))]
+            memory = DEVICES[known].memory
+            return known if all(memory <= size <= SHORT * memory for size in sizes) else None
     return None
 
 
 def _words(name: str) -> list[str]:
     """The words of a card's name that tell it from others, in lower case."""
     separate = re.sub(r"\brtx(?=\d)", "rtx ", name.casefold())
+    separate = re.sub(r"(?<![a-z0-9])(\d{2,3})\s*gi?b?\b", r"\1gb", separate)
     return [word for word in re.split(r"[\s_-]+", separate) if word and word not in MAKERS]
 
 
@@ -93,9 +99,20 @@ def gpu_called(name: str) -> str | None:
     def plain(text: str) -> str:
         return "".join(_words(text)).removesuffix("gb")
 
-    short = {plain(each): each for each in (*DEVICES, *CHOICES)}
-    found = short.get(plain(name)) or _known_by(name)
-    return CHOICES.get(found, found) if found else None
+    family = family_called(name)
+    if family is not None:
+        return CHOICES[family]
+    return {plain(each): each for each in DEVICES}.get(plain(name)) or _known_by(name)
+
+
+def family_called(name: str) -> str | None:
+    """The key of CHOICES that a name stands for ("nvidia a100", "A100 SXM"); None where it says which card it is."""
+    words = {*_words(name)}
+    for family in CHOICES:
+        others = words - {family.casefold()}
+        if len(others) < len(words) and all(PLAIN.fullmatch(each) and not MEMORY.fullmatch(each) for each in others):
+            return family
+    return None
 
 
 def visible_gpus(setting: str | None, count: int) -> list[str]:

@@ -196,6 +196,9 @@ def test_an_unknown_gpu_names_the_nearest():
 def test_a_name_that_several_cards_share_is_told_and_mixed_cards_are_planned_as_the_least_of_them():
     one = device_named("A100")
     assert one.name == "A100-80GB" and "A100-40GB too" in one.said[0]
+    for name in ("nvidia A100", "A100 SXM", "V100 PCIe"):
+        assert device_named(name).said[0].startswith(f"{name} is taken as ")
+    assert not device_named("A100-40G").said and not device_named("A100 PCIe 80 GB").said
     mixed = device_named("a100-40gb, 4090, 4090")
     assert mixed.name == "A100-40GB+RTX4090"
     least = DEVICES["RTX4090"]
