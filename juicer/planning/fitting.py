@@ -63,7 +63,13 @@ class NothingFitsError(InputError):
 
 
 def fit(
-    load: Load, plan: Callable[[Recipe, Graph], tuple[Planner, list[StagePlan]]], device: Device, card: str, gpus: int
+    load: Load,
+    plan: Callable[[Recipe, Graph], tuple[Planner, list[StagePlan]]],
+    device: Device,
+    card: str,
+    gpus: int,
+    *,
+    differ_in_bf16: bool = False,
 ) -> Fit:
     """The least changes with which a recipe fits into the memory of some GPUs.
 
@@ -72,13 +78,14 @@ def fit(
         plan: the plan of a recipe.
         card: what to call the device.
         gpus: how many there are. Fewer are used where the recipe's batch does not divide among them.
+        differ_in_bf16: whether only some of them compute in bf16, so that `auto` is another precision on each.
 
     Raises:
         NothingFitsError: names the stage that is too large, whatever is changed.
     """
     smallest: StagePlan | None = None
     for zero, adapters in _ways(gpus):
-        given, used = _start(load, device, gpus, zero, adapters)
+        given, used = _start(load, _precision(load, device, differ_in_bf16), gpus, zero, adapters)
         found, stages, planner = _per_stage(load, plan, device, given)
         worst = max(stages, key=lambda stage: stage.memory)
         if worst.memory <= device.memory:
@@ -101,12 +108,18 @@ def _ways(gpus: int) -> Iterator[tuple[int, Adapters]]:
     yield 0, "nf4"
 
 
-def _start(load: Load, device: Device, gpus: int, zero: int, adapters: Adapters) -> tuple[list[str], int]:
+def _precision(load: Load, device: Device, differ_in_bf16: bool) -> list[str]:
+    """The change that cards without bf16 need; `auto` is fp32 where all are such."""
+    asked = load([])[0].compute.precision
+    needed = not device.has_bf16 and (asked == "bf16" or (asked == "auto" and differ_in_bf16))
+    return ["compute.precision=fp32"] if needed else []
+
+
+def _start(load: Load, precision: list[str], gpus: int, zero: int, adapters: Adapters) -> tuple[list[str], int]:
     """The changes that hold for all stages, and how many GPUs the recipe's batch can be divided among."""
     recipe, _ = load([])
     sections = dict.fromkeys(_trained(recipe).values())
-    common = [f"compute.zero_stage={zero}"]
-    common += ["compute.precision=fp32"] if not device.has_bf16 and recipe.compute.precision != "fp32" else []
+    common = [f"compute.zero_stage={zero}", *precision]
     for section in sections:
         part = _value(recipe, section)
         if isinstance(part.micro_batch_size, int):

@@ -73,6 +73,8 @@ class Named:
     device: Device
     said: tuple[str, ...] = ()
     """What was taken for what the name leaves open, in sentences."""
+    differ_in_bf16: bool = False
+    """Whether some of the cards compute in bf16 and others do not, so that `auto` is not the same on all."""
 
     @property
     def is_cpu(self) -> bool:
@@ -119,9 +121,12 @@ def device_named(given: str, threads: int = 1) -> Named:
         all(one.has_bf16 for one in each),
         min(one.operations32 or one.operations for one in each),
     )
+    differ = not worst.has_bf16 and any(one.has_bf16 for one in each)
     if not worst.has_bf16:
-        said.append("It does not compute in bf16: compute.precision=auto is planned as fp32, and has to be written so")
-    return Named("+".join(known), worst, tuple(said))
+        without = " and ".join(name for name in known if not DEVICES[name].has_bf16)
+        written = ", and has to be written so" if differ else ""
+        said.append(f"Without bf16 on {without}, compute.precision=auto is planned as fp32{written}")
+    return Named("+".join(known), worst, tuple(said), differ)
 
 
 def device_of(recipe: Recipe, given: str | None) -> Named:
@@ -265,7 +270,7 @@ def _fitting(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny
     if asked and not (asked[-1].isdigit() and int(asked[-1])):
         with_changes([f"{processes}{asked[-1]}"])  # says what is wrong with it
     gpus = int(asked[-1]) if asked else recipe.compute.processes
-    found = fit(with_changes, plan, card.device, card.name, gpus)
+    found = fit(with_changes, plan, card.device, card.name, gpus, differ_in_bf16=card.differ_in_bf16)
     return replace(found, overrides=(*_not_replaced(others, found.overrides), *found.overrides)), card
 
 

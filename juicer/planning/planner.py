@@ -22,7 +22,7 @@ from juicer.planning.roles import (
 from juicer.planning.speed import HOST, Speeds, Way
 from juicer.recipe.graph import Graph
 from juicer.recipe.schema import Recipe
-from juicer.runtime.devices import GIB, Device
+from juicer.runtime.devices import DEVICES, GIB, Device
 from juicer.runtime.errors import InputError
 from juicer.sampling.rows import MEMORY_SHARE, cache_bytes, fitting_rows
 from juicer.sampling.steppers import REFILL_FROM
@@ -139,7 +139,9 @@ class Planner:
         self.devices, self.zero = recipe.compute.processes, recipe.compute.zero_stage
         self.on_cpu = recipe.compute.device == "cpu"
         if recipe.compute.precision == "bf16" and not (self.on_cpu or device.has_bf16):
-            what = f"{card or 'the GPU'} does not compute in bf16, and compute.precision is bf16"
+            without = [each for each in card.split("+") if each in DEVICES and not DEVICES[each].has_bf16]
+            named = " and ".join(without) or card or "the GPU"
+            what = f"compute.precision is bf16, but {named} does not compute in it"
             raise InputError(what, do="set compute.precision=fp32, or use a GPU of Ampere's generation or later")
         self.bytes = 2 if recipe.compute.precision == "bf16" or self._is_lower_on_gpu() else WEIGHT
         """Of a weight or an activation where nothing is trained."""

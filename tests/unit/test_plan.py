@@ -212,9 +212,12 @@ def test_a_gpu_without_bf16_is_planned_in_float32_and_refused_where_the_recipe_a
     old, new = (Planner(recipe, graph, DEVICES[name], None, None, name) for name in ("T4", "L4"))
     assert (old.bytes, old.packed, new.bytes, new.packed) == (4, False, 2, True)
     asked = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"precision": "bf16"})})
-    with pytest.raises(InputError, match=r"T4 does not compute in bf16, and compute\.precision is bf16"):
-        Planner(asked, graph, DEVICES["T4"], None, None, "T4")
-    assert "does not compute in bf16" in device_named("T4").said[0]
+    for gpu, named in (("T4", "T4"), ("A100,T4", "T4"), ("T4,V100,H100", "T4 and V100-16GB")):
+        card = device_named(gpu)
+        with pytest.raises(InputError, match=rf"compute\.precision is bf16, but {named} does not compute in it"):
+            Planner(asked, graph, card.device, None, None, card.name)
+        assert card.said[-1].startswith(f"Without bf16 on {named}, compute.precision=auto is planned as fp32")
+        assert card.said[-1].endswith("written so") is (gpu != "T4")
 
 
 def test_the_table_has_a_row_per_stage_and_a_total():

@@ -84,3 +84,9 @@ def test_a_cpu_is_not_fitted() -> None:
 def test_the_proposal_for_a_tiny_recipe_is_tiny_too(capsys: pytest.CaptureFixture[str]) -> None:
     show_fitting(Path("recipes/hh-irft.yaml"), ONE, Assumptions(gpu="L4"), tiny=True)
     assert "\njuicer use hh-irft --tiny " in capsys.readouterr().out
+
+
+def test_cards_without_bf16_need_fp32_in_writing_only_beside_others(capsys: pytest.CaptureFixture[str]) -> None:
+    for gpu, asked, needed in (("T4", "auto", False), ("A100,T4", "auto", True), ("T4", "bf16", True)):
+        show_fitting(Path("recipes/hh-irft.yaml"), [f"compute.precision={asked}"], Assumptions(gpu=gpu), tiny=True)
+        assert ("compute.precision=fp32" in capsys.readouterr().out) is needed
