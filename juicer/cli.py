@@ -625,7 +625,13 @@ def plan(
         float | None, typer.Option(help="Mean length of samples; by default --response-tokens.")
     ] = None,
     measured: Annotated[bool, typer.Option("--measured", help="Compare with what a finished run left here.")] = False,
-    fit: Annotated[bool, typer.Option("--fit", help="Propose changes with which the recipe fits the GPUs.")] = False,
+    fit: Annotated[
+        bool,
+        typer.Option(
+            "--fit",
+            help="Propose the fastest settings that fit the GPUs; if possible they change nothing that is trained.",
+        ),
+    ] = False,
 ) -> None:
     """Estimate the cost of a recipe before it runs.
 

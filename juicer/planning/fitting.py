@@ -1,12 +1,12 @@
-"""What to change in a recipe so that it fits the GPUs that there are: the least first, and never the batch.
+"""What to change in a recipe so that it fits the GPUs that there are: the fastest settings that fit, the batch kept.
 
-Sharding, recomputation and smaller batches of sampling change speed and last bits. Adapters and quantised weights
-change what is trained, so they are tried when nothing else fits.
+Sharding, recomputation and the rows of a pass change speed and last bits, so those that cost no time come first.
+Adapters and quantised weights change what is trained, so they are tried when nothing else fits.
 """
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from juicer.planning.planner import Planner, StagePlan
@@ -43,6 +43,8 @@ class Fit:
 
     overrides: tuple[str, ...]
     """As `juicer use` takes them."""
+    changes: tuple[str, ...]
+    """Those among them that were not given already."""
     planner: Planner
     stages: Sequence[StagePlan]
     costs: tuple[str, ...]
@@ -71,7 +73,7 @@ def fit(
     *,
     differ_in_bf16: bool = False,
 ) -> Fit:
-    """The least changes with which a recipe fits into the memory of some GPUs.
+    """The fastest settings with which a recipe fits into the memory of some GPUs.
 
     Args:
         load: a recipe with changes; raises InputError if it does not take them.
@@ -89,7 +91,8 @@ def fit(
         found, stages, planner = _per_stage(load, plan, device, given)
         worst = max(stages, key=lambda stage: stage.memory)
         if worst.memory <= device.memory:
-            return Fit(tuple(found), planner, stages, tuple(_costs(found, used, gpus, zero, adapters, planner)))
+            costs = tuple(_costs(found, used, gpus, zero, adapters, planner))
+            return Fit(tuple(found), tuple(found), planner, stages, costs)
         if smallest is None or worst.memory < smallest.memory:
             smallest = worst
     assert smallest is not None
@@ -98,6 +101,23 @@ def fit(
     tried = "recomputed activations, fewer rows, ZeRO, LoRA and 4-bit weights were tried"
     scored = " or scorer" if smallest.name.partition("@")[0] in ("curate", "evaluate") else ""
     raise NothingFitsError(what, do=f"use a larger GPU or a smaller model{scored}; {tried}")
+
+
+def kept_as_given(found: Fit, given: Sequence[str], recipe: Recipe) -> Fit:
+    """A proposal without what the recipe has already, after what was given; says what of that it replaces.
+
+    Args:
+        given: overrides of somebody's own.
+        recipe: the recipe with these.
+    """
+    fitted, known = found.planner.recipe, {each.partition("=")[0]: each for each in given}
+    keys = {each: each.partition("=")[0] for each in found.overrides}
+    changes = [each for each, key in keys.items() if _value(fitted, key) != _value(recipe, key)]
+    replaced = {known[keys[each]]: each for each in changes if keys[each] in known}
+    gone = {keys[each] for each in replaced.values()}
+    kept = [each for each in given if each.partition("=")[0] not in gone]
+    said = [f"{one}, as given, is replaced by {other}" for one, other in replaced.items()]
+    return replace(found, overrides=(*kept, *changes), changes=tuple(changes), costs=(*said, *found.costs))
 
 
 def _ways(gpus: int) -> Iterator[tuple[int, Adapters]]:

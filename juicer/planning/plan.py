@@ -1,11 +1,11 @@
 """What a recipe will cost, without weights and without a network; refuses what cannot fit (`juicer plan`)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from juicer.planning.comparison import compare, compare_memory, measured_lengths
-from juicer.planning.fitting import Fit, fit
+from juicer.planning.fitting import Fit, fit, kept_as_given
 from juicer.planning.lengths import sampled_lengths
 from juicer.planning.planner import Lengths, Planner, StagePlan, check_memory
 from juicer.planning.processors import this_cpu
@@ -217,7 +217,7 @@ def _check_utilisation(assumed: Assumptions) -> None:
 
 
 def show_fitting(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bool = False) -> None:
-    """Print the least changes with which a recipe fits the GPUs that are named.
+    """Print the fastest settings with which a recipe fits the GPUs that are named, see `fitting`.
 
     Args:
         overrides: changes to the recipe; of `compute.processes` the last is the number of GPUs.
@@ -233,7 +233,8 @@ def show_fitting(path: Path, overrides: Sequence[str], assumed: Assumptions, *, 
     hours = sum(stage.hours(found.planner.device, devices) for stage in found.stages)
     disk = sum(stage.disk for stage in found.stages)
     room = f"{worst.memory / GIB:.1f} of {card.device.memory / GIB:.1f} GiB in {worst.name}"
-    print(f"It fits: {room} at most, {hours:.1f} hours in all, {disk / 1e9:.1f} GB of disk.\n")
+    start = "It fits" if found.changes else "It fits as it is"
+    print(f"{start}: {room} at most, {hours:.1f} hours in all, {disk / 1e9:.1f} GB of disk.\n")
     print(found.command(_recipe_word(path), tiny=tiny))
     print("".join(f"\n{line}." for line in found.costs))
 
@@ -271,13 +272,7 @@ def _fitting(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny
         with_changes([f"{processes}{asked[-1]}"])  # says what is wrong with it
     gpus = int(asked[-1]) if asked else recipe.compute.processes
     found = fit(with_changes, plan, card.device, card.name, gpus, differ_in_bf16=card.differ_in_bf16)
-    return replace(found, overrides=(*_not_replaced(others, found.overrides), *found.overrides)), card
-
-
-def _not_replaced(given: Sequence[str], found: Sequence[str]) -> list[str]:
-    """The changes that were given and that the proposal does not replace."""
-    replaced = {each.partition("=")[0] for each in found}
-    return [each for each in given if each.partition("=")[0] not in replaced]
+    return kept_as_given(found, others, recipe), card
 
 
 def _recipe_word(path: Path) -> str:
