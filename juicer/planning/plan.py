@@ -195,7 +195,10 @@ def show(path: Path, overrides: Sequence[str], assumed: Assumptions, *, tiny: bo
     print("Not counted: the leaderboard. Disk: the outputs once; DVC's cache holds them once more.")
     if measured:
         print("\n" + format_comparison([*compare(stages, graph), *compare_memory(stages, planner.on_cpu)]))
-    check_memory(stages, card.device, card.name, lambda: instead(path, overrides, assumed, tiny=tiny))
+    if card.is_cpu:
+        check_memory(stages, card.device, card.name, lambda: "a machine with more memory", sharded=False)
+    else:
+        check_memory(stages, card.device, card.name, lambda: instead(path, overrides, assumed, tiny=tiny))
 
 
 def headline(planner: Planner, card: Named) -> list[str]:

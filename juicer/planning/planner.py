@@ -675,12 +675,18 @@ class Planner:
 
 
 def check_memory(
-    stages: list[StagePlan], device: Device, gpu: str, instead: Callable[[], str] = lambda: "a larger GPU"
+    stages: list[StagePlan],
+    device: Device,
+    gpu: str,
+    instead: Callable[[], str] = lambda: "a larger GPU",
+    *,
+    sharded: bool = True,
 ) -> None:
     """Refuse a plan that does not fit into the memory of a device.
 
     Args:
         instead: says what would fit; only asked where this does not.
+        sharded: whether more processes have more memory, which those of one machine's CPU share.
 
     Raises:
         InputError: names the stage that needs most memory, how much it needs and how much there is.
@@ -690,5 +696,5 @@ def check_memory(
         needed, there = f"{worst.memory / GIB:.1f} GiB per device", f"{device.memory / GIB:.0f} GiB"
         what = f"{worst.name} needs {needed}, but {gpu} has {there}"
         # Only training is sharded; models that are only read are whole on every device.
-        sharding = "compute.processes, compute.zero_stage, " if worst.trained else ""
+        sharding = "compute.processes, compute.zero_stage, " if worst.trained and sharded else ""
         raise InputError(what, do=f"use {instead()}, or change {sharding}{worst.advice}")

@@ -14,7 +14,7 @@ from juicer.planning.plan import Assumptions, device_named, show
 from juicer.planning.planner import Lengths, Planner, check_memory
 from juicer.planning.tables import format_plan
 from juicer.recipe.activation import load
-from juicer.runtime.devices import DEVICES, GIB
+from juicer.runtime.devices import DEVICES, GIB, Device
 from juicer.runtime.errors import InputError
 from juicer.sampling.vllm_engine import ROOM
 from juicer.sources.lengths import limits_of
@@ -400,3 +400,11 @@ def test_lengths_that_no_dialogue_of_the_recipe_can_have_are_refused(given):
     with pytest.raises(InputError, match=rf"--{option}: it is {value} \(use a mean above 0 and at most template"):
         Assumptions(**{name: float(value)}).lengths(recipe)
     assert Assumptions(response_tokens=128).lengths(recipe).sample == 128
+
+
+def test_what_does_not_fit_into_main_memory_needs_a_machine_with_more(monkeypatch):
+    small = Device(GIB, 1e12, 1e10)
+    monkeypatch.setattr("juicer.planning.plan.this_cpu", lambda threads: small)
+    with pytest.raises(InputError, match=r"but CPU has 1 GiB \(use a machine with more memory, or change ") as error:
+        show(Path("recipes/hh-sft.yaml"), [], Assumptions(gpu="CPU"), measured=False)
+    assert "GPU" not in str(error.value) and "--fit" not in str(error.value) and "compute." not in str(error.value)
