@@ -603,7 +603,12 @@ def check() -> None:
 def plan(
     words: Words = None,
     tiny: Tiny = False,
-    gpu: Annotated[str, typer.Option(help="The GPU it is to run on (A100, 4090, T4 ...), or CPU.")] = "H100",
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="The GPU it is to run on (A100, 4090, T4 ...), or CPU; by default H100, or as the recipe asks."
+        ),
+    ] = None,
     devices: Annotated[int | None, typer.Option("--devices", "--gpus", help="The same as compute.processes=N.")] = None,
     zero: Annotated[int | None, typer.Option(help="The same as compute.zero_stage=N: 0, 2 or 3.")] = None,
     utilisation: Annotated[
@@ -620,7 +625,13 @@ def plan(
         float | None, typer.Option(help="Mean length of samples; by default --response-tokens.")
     ] = None,
     measured: Annotated[bool, typer.Option("--measured", help="Compare with what a finished run left here.")] = False,
-    fit: Annotated[bool, typer.Option("--fit", help="Propose changes with which the recipe fits the GPUs.")] = False,
+    fit: Annotated[
+        bool,
+        typer.Option(
+            "--fit",
+            help="Propose the fastest settings that fit the GPUs; if possible they change nothing that is trained.",
+        ),
+    ] = False,
 ) -> None:
     """Estimate the cost of a recipe before it runs.
 

@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from juicer.runtime.devices import GIB, MIB, Device, device_by_name, visible_gpus
 from juicer.runtime.memory import main_memory
@@ -47,7 +47,7 @@ class Machine:
         memory = min(gpu.memory for gpu in self.gpus)
         if known is None:
             return Device(memory, UNKNOWN_SPEED, UNKNOWN_SPEED)
-        return Device(min(memory, known.memory), known.operations, known.bandwidth)
+        return replace(known, memory=min(memory, known.memory))
 
     @property
     def has_bf16(self) -> bool:

@@ -96,6 +96,6 @@ def compare_memory(stages: list[StagePlan], on_cpu: bool, costs: Path = COSTS) -
         cost = StageCost.read(path)
         peak = cost.peak_memory_mb if on_cpu else cost.peak_device_memory_mb
         if peak:
-            planned = (stage.memory - (0 if on_cpu else OVERHEAD)) / MIB
+            planned = (stage.memory - stage.beside - (0 if on_cpu else OVERHEAD)) / MIB
             found.append(Compared(stage.name, "memory MiB", planned, peak))
     return found

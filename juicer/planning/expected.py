@@ -60,10 +60,11 @@ def planned_seconds(gpu: str | None, params: Path = PARAMS, plan: Path | None = 
     planner = Planner(recipe, graph, device, assumed.utilisation, lengths, gpu_called(gpu) or "")
     stages = planner.plan()
     if plan is not None:
-        memory = {stage.name: round((stage.memory - OVERHEAD) / MIB, 1) for stage in stages if stage.memory}
+        own = {stage.name: stage.memory - stage.beside - OVERHEAD for stage in stages if stage.memory}
+        memory = {name: round(each / MIB, 1) for name, each in own.items()}
         written = PlannedStages(card=gpu, params=sha256_of_file(params), device_memory_mb=memory)
         replace_text(plan, json.dumps(written.as_json(), indent=1) + "\n")
-    hours = {stage.name: stage.hours(device, planner.devices) for stage in stages}
+    hours = {stage.name: stage.hours(planner.device, planner.devices) for stage in stages}
     return {stage: round(3600 * each, 1) for stage, each in hours.items() if 3600 * each >= SHORTEST}
 
 

@@ -1,12 +1,12 @@
-"""What to change in a recipe so that it fits the GPUs that there are: the least first, and never the batch.
+"""What to change in a recipe so that it fits the GPUs that there are: the fastest settings that fit, the batch kept.
 
-Sharding, recomputation and smaller batches of sampling change speed and last bits. Adapters and quantised weights
-change what is trained, so they are tried when nothing else fits.
+Sharding, recomputation and the rows of a pass change speed and last bits, so those that cost no time come first.
+Adapters and quantised weights change what is trained, so they are tried when nothing else fits.
 """
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from juicer.planning.planner import Planner, StagePlan
@@ -43,6 +43,8 @@ class Fit:
 
     overrides: tuple[str, ...]
     """As `juicer use` takes them."""
+    changes: tuple[str, ...]
+    """Those among them that were not given already."""
     planner: Planner
     stages: Sequence[StagePlan]
     costs: tuple[str, ...]
@@ -53,9 +55,9 @@ class Fit:
         """The stage that needs most memory."""
         return max(self.stages, key=lambda stage: stage.memory)
 
-    def command(self, recipe: str) -> str:
-        """The line that takes the recipe with these changes."""
-        return shlex.join(["juicer", "use", recipe, *self.overrides])
+    def command(self, recipe: str, *, tiny: bool = False) -> str:
+        """The line that takes the recipe, or its tiny form, with these changes."""
+        return shlex.join(["juicer", "use", recipe, *["--tiny"] * tiny, *self.overrides])
 
 
 class NothingFitsError(InputError):
@@ -63,26 +65,34 @@ class NothingFitsError(InputError):
 
 
 def fit(
-    load: Load, plan: Callable[[Recipe, Graph], tuple[Planner, list[StagePlan]]], device: Device, card: str, gpus: int
+    load: Load,
+    plan: Callable[[Recipe, Graph], tuple[Planner, list[StagePlan]]],
+    device: Device,
+    card: str,
+    gpus: int,
+    *,
+    differ_in_bf16: bool = False,
 ) -> Fit:
-    """The least changes with which a recipe fits into the memory of some GPUs.
+    """The fastest settings with which a recipe fits into the memory of some GPUs.
 
     Args:
         load: a recipe with changes; raises InputError if it does not take them.
         plan: the plan of a recipe.
         card: what to call the device.
         gpus: how many there are. Fewer are used where the recipe's batch does not divide among them.
+        differ_in_bf16: whether only some of them compute in bf16, so that `auto` is another precision on each.
 
     Raises:
         NothingFitsError: names the stage that is too large, whatever is changed.
     """
     smallest: StagePlan | None = None
     for zero, adapters in _ways(gpus):
-        given, used = _start(load, device, gpus, zero, adapters)
+        given, used = _start(load, _precision(load, device, differ_in_bf16), gpus, zero, adapters)
         found, stages, planner = _per_stage(load, plan, device, given)
         worst = max(stages, key=lambda stage: stage.memory)
         if worst.memory <= device.memory:
-            return Fit(tuple(found), planner, stages, tuple(_costs(found, used, gpus, zero, adapters, planner)))
+            costs = tuple(_costs(found, used, gpus, zero, adapters, planner))
+            return Fit(tuple(found), tuple(found), planner, stages, costs)
         if smallest is None or worst.memory < smallest.memory:
             smallest = worst
     assert smallest is not None
@@ -93,6 +103,23 @@ def fit(
     raise NothingFitsError(what, do=f"use a larger GPU or a smaller model{scored}; {tried}")
 
 
+def kept_as_given(found: Fit, given: Sequence[str], recipe: Recipe) -> Fit:
+    """A proposal without what the recipe has already, after what was given; says what of that it replaces.
+
+    Args:
+        given: overrides of somebody's own.
+        recipe: the recipe with these.
+    """
+    fitted, known = found.planner.recipe, {each.partition("=")[0]: each for each in given}
+    keys = {each: each.partition("=")[0] for each in found.overrides}
+    changes = [each for each, key in keys.items() if _value(fitted, key) != _value(recipe, key)]
+    replaced = {known[keys[each]]: each for each in changes if keys[each] in known}
+    gone = {keys[each] for each in replaced.values()}
+    kept = [each for each in given if each.partition("=")[0] not in gone]
+    said = [f"{one}, as given, is replaced by {other}" for one, other in replaced.items()]
+    return replace(found, overrides=(*kept, *changes), changes=tuple(changes), costs=(*said, *found.costs))
+
+
 def _ways(gpus: int) -> Iterator[tuple[int, Adapters]]:
     """ZeRO's stage and adapters, the least intrusive first. Adapters need no sharding."""
     for zero in (0, 2, 3) if gpus > 1 else (0,):
@@ -101,12 +128,18 @@ def _ways(gpus: int) -> Iterator[tuple[int, Adapters]]:
     yield 0, "nf4"
 
 
-def _start(load: Load, device: Device, gpus: int, zero: int, adapters: Adapters) -> tuple[list[str], int]:
+def _precision(load: Load, device: Device, differ_in_bf16: bool) -> list[str]:
+    """The change that cards without bf16 need; `auto` is fp32 where all are such."""
+    asked = load([])[0].compute.precision
+    needed = not device.has_bf16 and (asked == "bf16" or (asked == "auto" and differ_in_bf16))
+    return ["compute.precision=fp32"] if needed else []
+
+
+def _start(load: Load, precision: list[str], gpus: int, zero: int, adapters: Adapters) -> tuple[list[str], int]:
     """The changes that hold for all stages, and how many GPUs the recipe's batch can be divided among."""
     recipe, _ = load([])
     sections = dict.fromkeys(_trained(recipe).values())
-    common = [f"compute.zero_stage={zero}"]
-    common += ["compute.precision=fp32"] if not device.has_bf16 and recipe.compute.precision != "fp32" else []
+    common = [f"compute.zero_stage={zero}", *precision]
     for section in sections:
         part = _value(recipe, section)
         if isinstance(part.micro_batch_size, int):

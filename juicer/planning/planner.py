@@ -22,10 +22,11 @@ from juicer.planning.roles import (
 from juicer.planning.speed import HOST, Speeds, Way
 from juicer.recipe.graph import Graph
 from juicer.recipe.schema import Recipe
-from juicer.runtime.devices import GIB, Device
+from juicer.runtime.devices import DEVICES, GIB, Device
 from juicer.runtime.errors import InputError
 from juicer.sampling.rows import MEMORY_SHARE, cache_bytes, fitting_rows
 from juicer.sampling.steppers import REFILL_FROM
+from juicer.sampling.vllm_engine import ROOM
 from juicer.settings.preferences import Role as PreferenceRole
 from juicer.settings.sft import SftObjective
 from juicer.settings.training import ROWS, GenerationSettings, LoraSettings, MicroBatch, SamplingSettings
@@ -85,6 +86,8 @@ class StagePlan:
     """Peak memory per device, in bytes."""
     disk: float = 0
     """Size of the stage's outputs, in bytes."""
+    beside: float = 0
+    """Of `memory`, what another process takes on the device: vLLM beside RLOO."""
     advice: str = ""
     """Parameters that lower the memory, for the error message."""
     start: float = 0.0
@@ -136,10 +139,18 @@ class Planner:
         self.devices, self.zero = recipe.compute.processes, recipe.compute.zero_stage
         self.on_cpu = recipe.compute.device == "cpu"
         if recipe.compute.precision == "bf16" and not (self.on_cpu or device.has_bf16):
-            what = f"{card or 'the GPU'} does not compute in bf16, and compute.precision is bf16"
+            without = [each for each in card.split("+") if each in DEVICES and not DEVICES[each].has_bf16]
+            named = " and ".join(without) or card or "the GPU"
+            what = f"compute.precision is bf16, but {named} does not compute in it"
             raise InputError(what, do="set compute.precision=fp32, or use a GPU of Ampere's generation or later")
         self.bytes = 2 if recipe.compute.precision == "bf16" or self._is_lower_on_gpu() else WEIGHT
         """Of a weight or an activation where nothing is trained."""
+        self.in_float32 = not self.on_cpu and self.bytes == WEIGHT
+        """Whether a GPU computes everything in float32."""
+        if self.in_float32:
+            self.device = device.in_float32()
+            # What was measured on a card with bf16 are shares of that peak.
+            self.speeds = Speeds(card if device.operations32 is None else "", utilisation)
         self.overhead = CPU_OVERHEAD if self.on_cpu else OVERHEAD
         roles = roles_of(recipe)
         self.policy, self.scorer, self.reward = roles.policy, roles.scorer, roles.reward
@@ -203,9 +214,18 @@ class Planner:
             lines.append(
                 f"Sampling: {self.speeds.decoding:.0%} of the bandwidth or of the peak"
                 + (f", and {1000 * HOST:.1f} ms a block and step for the host" if self.speeds.given is None else "")
-                + ", assumed; a batch lasts as long as its longest response."
+                + ", assumed; a batch lasts as long as its longest response"
+                + ("; engine auto is planned as torch." if self._has_auto_engine else ".")
             )
         return lines
+
+    @property
+    def _has_auto_engine(self) -> bool:
+        """Whether a sampling engine is left to the machine, where it is vLLM if that is installed."""
+        irft, rft = self.recipe.irft, self.recipe.rft
+        engines = [method.sampling.engine for method in (irft, rft) if method.rounds]
+        engines += [rft.policy.engine] if rft.rounds and rft.optimiser == "rloo" else []
+        return "auto" in engines
 
     def _add(self, name: str, shape: Shape, **costs: Any) -> StagePlan:
         stage = StagePlan(name, shape.name, shape.parameters, **costs)
@@ -381,8 +401,7 @@ class Planner:
         read = max(self.available or 0, self.rows)
         working = self.scorer.working(self.recipe.scorer.batch_size * self.longest, self.bytes)
         memory = self.scorer.parameters * self.bytes + working + self.overhead
-        # Curation runs in one process, but `StagePlan.hours` divides by the number of devices.
-        operations = self.devices * self.scorer.forward(read * length, length, read)
+        operations = self.scorer.forward(read * length, length, read)
         curate = self._add("curate", self.scorer, tokens=read * self.lengths.response, operations=operations)
         curate.memory, curate.advice = memory, "scorer.batch_size"
         curate.share = self._reading(self.scorer, length)
@@ -462,7 +481,8 @@ class Planner:
 
     def _rows(self, sampling: SamplingSettings, held: float) -> int:
         """Rows that the policy decodes at the same time, where weights take so many bytes."""
-        if sampling.batch_size != "auto":
+        by_vllm = isinstance(sampling, GenerationSettings) and sampling.engine == "vllm"
+        if sampling.batch_size != "auto" and not by_vllm:  # vLLM does not read it
             return sampling.batch_size
         if self.on_cpu:
             return ROWS
@@ -570,9 +590,14 @@ class Planner:
         others = CPU_RLOO if self._alone_on_cpu else shape.parameters * WEIGHT + self.reward.parameters * self.bytes
         if how.lora:  # the reference is the policy with its adapters switched off
             others += self._earlier(key, how, settings) - shape.parameters * WEIGHT
+        beside = 0.0
+        if settings.engine == "vllm" and not self.on_cpu and self.recipe.rft.optimiser == "rloo":
+            rows = math.ceil(each / self.devices)  # as juicer.sampling.renewed has it
+            cache = cache_bytes(shape, rows, self.longest, self.bytes)
+            beside = shape.parameters * self.bytes + cache + ROOM
         limit = self.recipe.template.max_response_tokens
-        step = self._step(how, 1, limit, others, in_chunks=self._alone_on_cpu)
-        batch, engine = "rft.policy.prompts_per_step * samples_per_prompt", getattr(settings, "engine", "torch")
+        step = self._step(how, 1, limit, others + beside, in_chunks=self._alone_on_cpu)
+        batch, engine = "rft.policy.prompts_per_step * samples_per_prompt", settings.engine
         stage = self._add(
             f"rft_policy@{key}",
             shape,
@@ -584,7 +609,8 @@ class Planner:
             decoded=forward,
             decoding=settings.steps * self.devices * self._decoding(math.ceil(each / self.devices), each, engine),
             disk=kept_bytes(self.recipe, self.graph, f"rft_policy@{key}", shape),
-            advice="rft.policy.micro_batch_size, gradient_checkpointing",
+            beside=beside,
+            advice="rft.policy.micro_batch_size, gradient_checkpointing" + ", engine" * bool(beside),
         )
         # TRL's RLOO pads its rows.
         self._passes(stage, step, each, settings.micro_batch_size, batch, length, never_packed=True)
@@ -649,12 +675,18 @@ class Planner:
 
 
 def check_memory(
-    stages: list[StagePlan], device: Device, gpu: str, instead: Callable[[], str] = lambda: "a larger GPU"
+    stages: list[StagePlan],
+    device: Device,
+    gpu: str,
+    instead: Callable[[], str] = lambda: "a larger GPU",
+    *,
+    sharded: bool = True,
 ) -> None:
     """Refuse a plan that does not fit into the memory of a device.
 
     Args:
         instead: says what would fit; only asked where this does not.
+        sharded: whether more processes have more memory, which those of one machine's CPU share.
 
     Raises:
         InputError: names the stage that needs most memory, how much it needs and how much there is.
@@ -664,5 +696,5 @@ def check_memory(
         needed, there = f"{worst.memory / GIB:.1f} GiB per device", f"{device.memory / GIB:.0f} GiB"
         what = f"{worst.name} needs {needed}, but {gpu} has {there}"
         # Only training is sharded; models that are only read are whole on every device.
-        sharding = "compute.processes, compute.zero_stage, " if worst.trained else ""
+        sharding = "compute.processes, compute.zero_stage, " if worst.trained and sharded else ""
         raise InputError(what, do=f"use {instead()}, or change {sharding}{worst.advice}")

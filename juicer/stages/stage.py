@@ -378,7 +378,7 @@ class Stage:
             **self._facts,
             **on_gpu,
             **peaks,
-            **compared(self.name, peaks),
+            **compared(self.name, peaks, {card.name for card in cards}),
             **({"output_md5": next(iter(self._md5s.values()))} if len(self._md5s) == 1 else {}),
             **self.speed.costs(),
         )

@@ -14,8 +14,9 @@ from juicer.planning.plan import Assumptions, device_named, show
 from juicer.planning.planner import Lengths, Planner, check_memory
 from juicer.planning.tables import format_plan
 from juicer.recipe.activation import load
-from juicer.runtime.devices import DEVICES, GIB
+from juicer.runtime.devices import DEVICES, GIB, Device
 from juicer.runtime.errors import InputError
+from juicer.sampling.vllm_engine import ROOM
 from juicer.sources.lengths import limits_of
 
 ROOT = Path(__file__).parents[2]
@@ -195,6 +196,9 @@ def test_an_unknown_gpu_names_the_nearest():
 def test_a_name_that_several_cards_share_is_told_and_mixed_cards_are_planned_as_the_least_of_them():
     one = device_named("A100")
     assert one.name == "A100-80GB" and "A100-40GB too" in one.said[0]
+    for name in ("nvidia A100", "A100 SXM", "V100 PCIe"):
+        assert device_named(name).said[0].startswith(f"{name} is taken as ")
+    assert not device_named("A100-40G").said and not device_named("A100 PCIe 80 GB").said
     mixed = device_named("a100-40gb, 4090, 4090")
     assert mixed.name == "A100-40GB+RTX4090"
     least = DEVICES["RTX4090"]
@@ -208,9 +212,12 @@ def test_a_gpu_without_bf16_is_planned_in_float32_and_refused_where_the_recipe_a
     old, new = (Planner(recipe, graph, DEVICES[name], None, None, name) for name in ("T4", "L4"))
     assert (old.bytes, old.packed, new.bytes, new.packed) == (4, False, 2, True)
     asked = recipe.model_copy(update={"compute": recipe.compute.model_copy(update={"precision": "bf16"})})
-    with pytest.raises(InputError, match=r"T4 does not compute in bf16, and compute\.precision is bf16"):
-        Planner(asked, graph, DEVICES["T4"], None, None, "T4")
-    assert "does not compute in bf16" in device_named("T4").said[0]
+    for gpu, named in (("T4", "T4"), ("A100,T4", "T4"), ("T4,V100,H100", "T4 and V100-16GB")):
+        card = device_named(gpu)
+        with pytest.raises(InputError, match=rf"compute\.precision is bf16, but {named} does not compute in it"):
+            Planner(asked, graph, card.device, None, None, card.name)
+        assert card.said[-1].startswith(f"Without bf16 on {named}, compute.precision=auto is planned as fp32")
+        assert card.said[-1].endswith("written so") is (gpu != "T4")
 
 
 def test_the_table_has_a_row_per_stage_and_a_total():
@@ -333,3 +340,71 @@ def test_frozen_weights_of_fewer_bits_carry_the_adapters_of_earlier_rounds():
     assert third.memory - second.memory == second.memory - first.memory == 2 * first.trained
     whole = planned("ultrachat-irft-1gpu", "compute.tokens_per_pass=4096", "irft.training.lora.save=merged")
     assert stage_of(whole, "irft_train@r3").memory == first.memory
+
+
+def test_curation_is_divided_among_the_processes():
+    one, four = (stage_of(planned("hh-irft", f"compute.processes={count}"), "curate") for count in (1, 4))
+    assert one.operations == four.operations > 0
+    assert one.hours(DEVICES["H100"], 1) == pytest.approx(4 * four.hours(DEVICES["H100"], 4))
+
+
+def test_vllm_beside_rloo_takes_memory_that_the_measured_peak_is_without():
+    given = ["rft.policy.micro_batch_size=1", "compute.zero_stage=0"]
+    own, vllm = (
+        stage_of(planned("hh-rft", *given, f"rft.policy.engine={engine}"), "rft_policy@r1")
+        for engine in ("torch", "vllm")
+    )
+    weights = 2 * own.parameters
+    assert own.beside == 0 and vllm.beside > weights + ROOM
+    assert vllm.memory - vllm.beside == pytest.approx(own.memory)
+    on_cpu = stage_of(planned("hh-rft", "compute.device=cpu", "rft.policy.engine=vllm"), "rft_policy@r1")
+    assert on_cpu.beside == 0
+
+
+def test_what_vllm_samples_does_not_depend_on_a_batch_that_it_does_not_read():
+    for engine, same in (("vllm", True), ("torch", False)):
+        few, many = (
+            stage_of(
+                planned("hh-irft", f"irft.sampling.engine={engine}", f"irft.sampling.batch_size={rows}"),
+                "irft_generate@r1",
+            ).decoding
+            for rows in (1, 256)
+        )
+        assert (few == many) is same
+
+
+def test_a_recipe_for_the_cpu_is_planned_for_the_cpu_and_for_no_gpu(capsys):
+    path, given = Path("recipes/quickstart.yaml"), ["compute.device=cpu"]
+    show(path, given, Assumptions(), measured=False)
+    printed = capsys.readouterr().out
+    assert " x CPU, " in printed and "TFLOP/s" not in printed
+    with pytest.raises(InputError, match=r"compute\.device is cpu, but the plan is to be for A100-80GB"):
+        show(path, given, Assumptions(gpu="A100"), measured=False)
+    with pytest.raises(InputError, match=r"compute\.device is cuda, but the plan is to be for CPU"):
+        show(path, ["compute.device=cuda"], Assumptions(gpu="CPU"), measured=False)
+
+
+def test_an_engine_that_is_left_to_the_machine_is_said_to_be_planned_as_torch():
+    for engine, said in (("auto", True), ("vllm", False), ("torch", False)):
+        recipe, graph = load(Path("recipes/hh-irft.yaml"), [f"irft.sampling.engine={engine}"], pinned=False)
+        planner = Planner(recipe, graph, DEVICES["H100"], None, None, "H100")
+        (line,) = (line for line in planner.said() if line.startswith("Sampling: "))
+        assert line.endswith("; engine auto is planned as torch.") is said
+
+
+@pytest.mark.parametrize("given", ["prompt_tokens=-5", "prompt_tokens=nan", "sample_tokens=0", "response_tokens=129"])
+def test_lengths_that_no_dialogue_of_the_recipe_can_have_are_refused(given):
+    name, _, value = given.partition("=")
+    recipe, _ = load(Path("recipes/hh-sft.yaml"), ["template.max_response_tokens=128"], pinned=False)
+    option = name.replace("_", "-")
+    with pytest.raises(InputError, match=rf"--{option}: it is {value} \(use a mean above 0 and at most template"):
+        Assumptions(**{name: float(value)}).lengths(recipe)
+    assert Assumptions(response_tokens=128).lengths(recipe).sample == 128
+
+
+def test_what_does_not_fit_into_main_memory_needs_a_machine_with_more(monkeypatch):
+    small = Device(GIB, 1e12, 1e10)
+    monkeypatch.setattr("juicer.planning.plan.this_cpu", lambda threads: small)
+    with pytest.raises(InputError, match=r"but CPU has 1 GiB \(use a machine with more memory, or change ") as error:
+        show(Path("recipes/hh-sft.yaml"), [], Assumptions(gpu="CPU"), measured=False)
+    assert "GPU" not in str(error.value) and "--fit" not in str(error.value) and "compute." not in str(error.value)

@@ -1,4 +1,4 @@
-"""`juicer plan --fit` proposes the least changes with which a recipe fits, keeps the batch, and says what they cost."""
+"""`juicer plan --fit` proposes the fastest settings that fit, keeps the batch, and says what they cost."""
 
 from pathlib import Path
 
@@ -79,3 +79,30 @@ def test_where_nothing_fits_the_stage_and_both_numbers_are_named() -> None:
 def test_a_cpu_is_not_fitted() -> None:
     with pytest.raises(InputError, match="--fit proposes changes for GPUs"):
         show_fitting(Path("recipes/quickstart.yaml"), [], Assumptions(gpu="cpu"))
+
+
+def test_the_proposal_for_a_tiny_recipe_is_tiny_too(capsys: pytest.CaptureFixture[str]) -> None:
+    show_fitting(Path("recipes/hh-irft.yaml"), ONE, Assumptions(gpu="L4"), tiny=True)
+    assert "\njuicer use hh-irft --tiny " in capsys.readouterr().out
+
+
+def test_cards_without_bf16_need_fp32_in_writing_only_beside_others(capsys: pytest.CaptureFixture[str]) -> None:
+    for gpu, asked, needed in (("T4", "auto", False), ("A100,T4", "auto", True), ("T4", "bf16", True)):
+        show_fitting(Path("recipes/hh-irft.yaml"), [f"compute.precision={asked}"], Assumptions(gpu=gpu), tiny=True)
+        assert ("compute.precision=fp32" in capsys.readouterr().out) is needed
+
+
+def test_what_the_recipe_has_already_is_not_proposed_again(capsys: pytest.CaptureFixture[str]) -> None:
+    first = changes(proposed(capsys, "hh-irft", ONE, "H100"), "hh-irft")
+    recipe, _ = load(Path("recipes/hh-irft.yaml"), [], pinned=False)
+    assert recipe.compute.processes != 1 and "compute.processes=1" in first
+    printed = proposed(capsys, "hh-irft", first, "H100")
+    assert "It fits: " in printed and set(changes(printed, "hh-irft")) == set(first)  # the number of GPUs is a change
+    printed = proposed(capsys, "hh-irft-1gpu", [], "H200")
+    assert "It fits as it is: " in printed and changes(printed, "hh-irft-1gpu") == []
+
+
+def test_what_was_given_and_is_replaced_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = proposed(capsys, "hh-irft", [*ONE, "sft.gradient_checkpointing=true"], "H100")
+    assert "\nsft.gradient_checkpointing=true, as given, is replaced by sft.gradient_checkpointing=false." in printed
+    assert "sft.gradient_checkpointing=true" not in changes(printed, "hh-irft")

@@ -7,8 +7,14 @@ from typing import Any
 import pytest
 
 from juicer.planning import processors
+from juicer.planning.plan import device_named, headline
+from juicer.planning.planner import Planner
 from juicer.planning.processors import this_cpu
 from juicer.planning.speed import Speeds, Way
+from juicer.recipe.activation import load
+from juicer.runtime.devices import DEVICES
+
+ROOT = Path(__file__).parents[2]
 
 PACKED = Way(packed=True, recomputed=False, tokens=20_000)
 
@@ -72,3 +78,19 @@ def test_a_cpu_is_measured_once_in_a_process(monkeypatch: pytest.MonkeyPatch) ->
     finally:
         this_cpu.cache_clear()
     assert (cpu.memory, cpu.operations, cpu.bandwidth) == (8e9, 4 * 1024**3, 4 * 2**26)
+
+
+def test_fp32_is_planned_at_the_speed_of_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert not [name for name, each in DEVICES.items() if each.has_bf16 and not each.operations32]
+    lower, full = (planner_of("hh-sft", f"compute.precision={precision}") for precision in ("bf16", "fp32"))
+    assert (lower.device.operations, full.device.operations) == (312e12, 19.5e12)
+    trained = [next(each for each in planner.plan() if each.name == "sft") for planner in (lower, full)]
+    hours = [each.hours(planner.device, 1, 0.4) for each, planner in zip(trained, (lower, full), strict=True)]
+    assert hours[1] == pytest.approx(16 * hours[0])
+    assert "which is 20 TFLOP/s and 2.04 TB/s in fp32" in headline(full, device_named("A100-80GB"))[0]
+
+
+def planner_of(name: str, *overrides: str, gpu: str = "A100-80GB") -> Planner:
+    recipe, graph = load(Path(f"recipes/{name}.yaml"), list(overrides), pinned=False)
+    return Planner(recipe, graph, DEVICES[gpu], None, None, gpu)

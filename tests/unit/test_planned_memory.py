@@ -41,31 +41,39 @@ def test_a_run_on_a_gpu_leaves_the_planned_memory_of_every_stage(project: Path) 
     found = PlannedStages.read(PLAN)
     assert found.card == H100 and is_planned()
     assert {"sft", "irft_train@r1", "evaluate@base"} <= found.device_memory_mb.keys()
-    assert planned_memory("sft") == found.device_memory_mb["sft"] > 0
+    assert planned_memory("sft", [H100]) == found.device_memory_mb["sft"] > 0
 
 
 def test_the_plan_of_another_recipe_is_not_compared(project: Path) -> None:
     planned_seconds(H100, plan=PLAN)
     Path("params.yaml").write_text(dump(*load(ROOT / "recipes/quickstart.yaml", ["seed=7"])))
-    assert not is_planned() and planned_memory("sft") is None
-    assert compared("sft", {"peak_device_memory_mb": 10.0}) == {}
+    assert not is_planned() and planned_memory("sft", [H100]) is None
+    assert compared("sft", {"peak_device_memory_mb": 10.0}, [H100]) == {}
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"card": "x", "params": "y", "device_memory_mb": {"sft": "much"}}'])
 def test_a_damaged_plan_stops_no_stage(text: str, project: Path) -> None:
     PLAN.parent.mkdir()
     PLAN.write_text(text)
-    assert planned_memory("sft") is None and not is_planned()
+    assert planned_memory("sft", [H100]) is None and not is_planned()
 
 
 def test_a_stage_notes_its_plan_beside_what_it_took(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planned, "planned_memory", lambda stage: 3000.0 if stage == "sft" else None)
-    assert compared("sft", {"peak_device_memory_mb": 2000.0}) == {
+    monkeypatch.setattr(planned, "planned_memory", lambda stage, _: 3000.0 if stage == "sft" else None)
+    assert compared("sft", {"peak_device_memory_mb": 2000.0}, [H100]) == {
         "planned_device_memory_mb": 3000.0,
         "memory_ratio": 1.5,
     }
-    assert compared("sft", {}) == {}  # on a CPU
-    assert compared("report", {"peak_device_memory_mb": 2000.0}) == {}
+    assert compared("sft", {}, []) == {}  # on a CPU
+    assert compared("report", {"peak_device_memory_mb": 2000.0}, [H100]) == {}
+
+
+def test_the_plan_of_another_card_is_not_compared(project: Path) -> None:
+    planned_seconds(H100, plan=PLAN)
+    peaks = {"peak_device_memory_mb": 2000.0}
+    assert compared("sft", peaks, [H100]) and compared("sft", peaks, ["H100 80GB HBM3", H100])
+    for cards in (["NVIDIA L4"], [H100, "NVIDIA L4"], ["NVIDIA H100 PCIe"], []):
+        assert compared("sft", peaks, cards) == {}
 
 
 def test_a_cpu_gets_no_plan_of_a_gpu(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
