@@ -111,7 +111,8 @@ def irft_round(
         length=max(map(len, both)),
         heads=max(len(dialogue.response) for dialogue in both),
         in_chunks=True,
-        others=0.0 if reference is policy else weights_of(reference),
+        # With copies in bf16 the float32 weights of both lie beside them.
+        others=0.0 if reference is policy else weights_of(reference) * (1.5 if passes.copies else 1.0),
         processes=context.processes,
         copies=passes.copies,
     )
