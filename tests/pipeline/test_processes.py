@@ -186,6 +186,8 @@ def test_two_processes_take_the_steps_of_one_on_packed_rows(project, stage, more
     one, two = (json.loads((out / "training.json").read_text()) for out in outs)
     assert (one["facts"]["tokens_per_pass"], two["facts"]["tokens_per_pass"]) == (400, 200)
     exact = "compute.precision=bf16" not in more
+    if "compute.zero_stage=2" in more:
+        del one["curves"]["validation_nll"]  # a sharded policy is not watched
     for curve, points in one["curves"].items():
         tolerance = 1e-4 if exact else 0.05
         if exact or curve != "accuracy":
