@@ -176,7 +176,8 @@ def _make(database: Path) -> None:
     making = database.with_name(f"{database.name}.making")
     _remove(making)
     try:
-        store = SqlAlchemyStore(f"sqlite:///{making}", ARTIFACTS)
+        # MLflow keeps its connections by these words, for a relative path those of the folder that it first met.
+        store = SqlAlchemyStore(f"sqlite:///{making.absolute()}", ARTIFACTS)
         store.engine.dispose()
         # A journal without its database is not of this one, and would be played back into it.
         _remove(database)

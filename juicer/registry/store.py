@@ -59,7 +59,8 @@ def connect(uri: str) -> Iterator["MlflowClient"]:
     try:
         if sqlite_file(uri):
             prepare(uri)
-        mlflow.set_tracking_uri(uri)
+        # MLflow keeps its connections by these words, for a relative path those of the folder that it first met.
+        mlflow.set_tracking_uri(absolute(uri))
         yield mlflow.MlflowClient()
     except (MlflowException, RequestException) as error:
         raise InputError(f"MLflow refuses: {_first_line(error)}", where=shown) from error

@@ -47,6 +47,19 @@ def test_a_process_that_is_killed_while_it_makes_the_store_leaves_none(tmp_path:
     assert not (tmp_path / "mlflow.db").exists()
 
 
+def test_one_process_has_a_store_in_each_folder_that_it_enters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        with connect("sqlite:///mlflow.db") as client:
+            client.create_run(experiment_of(client, name))
+    for name in ("one", "two"):
+        monkeypatch.chdir(tmp_path / name)
+        assert fault_of(Path("mlflow.db")) == ""
+        with connect("sqlite:///mlflow.db") as client:
+            assert {each.name for each in client.search_experiments()} == {"Default", name}
+
+
 def files(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.glob("mlruns/**/*") if path.is_file()}
 
