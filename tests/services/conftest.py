@@ -101,6 +101,11 @@ class Services:
         found = self.post("/task_runs/filter", flow_runs={"id": {"any_": [run]}})
         return {each["name"]: each for each in found}
 
+    def workers(self, pool: str) -> set[str]:
+        """The names of the workers of a pool that are online."""
+        found = self.post(f"/work_pools/{pool}/workers/filter", workers={"status": {"any_": ["ONLINE"]}})
+        return {each["name"] for each in found}
+
     def logs(self, run: str) -> list[str]:
         found = self.post("/logs/filter", logs={"flow_run_id": {"any_": [run]}}, sort="TIMESTAMP_ASC")
         return [each["message"] for each in found]
@@ -124,13 +129,18 @@ class Services:
 
 @contextmanager
 def worker(services: Services, pool: str, folder: Path, home: Path, **more: str) -> Iterator[None]:
-    """A worker of a pool, of one flow run at a time, in a folder, with a home and more variables of its own."""
+    """A worker of a pool, of one flow run at a time, in a folder, with a home and more variables of its own.
+
+    The server knows it when the block begins: `align` refuses to send work to a pool without a worker.
+    """
     settings = services.variables() | {"HOME": str(home), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    name = f"worker-{time.monotonic_ns()}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--limit", "1"],
+        [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name, "--limit", "1"],
         cwd=folder, env=environment(folder, JUICER_CHECKOUT=str(folder), **settings, **more), start_new_session=True,
     )  # fmt: skip
     try:
+        until(lambda: name in services.workers(pool), f"a worker of {pool}")
         yield
     finally:
         end(process)  # asked to end, it would stay for ever where the tests are run with interrupts ignored
