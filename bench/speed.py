@@ -26,7 +26,7 @@ from juicer.models.loading import mixed_precision
 from juicer.settings.training import SamplingSettings
 from juicer.training.record import TrainingRecord
 
-SAMPLING = SamplingSettings()
+SAMPLING = SamplingSettings(batch_size=128)
 PRECISIONS = ("fp32", "bf16")
 WARM_UP = 4
 """Prompts of a first call of everything, which is slower: threads, kernels and memory are set up in it. Not where a
