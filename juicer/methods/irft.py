@@ -25,8 +25,8 @@ from juicer.runtime.errors import InputError
 from juicer.settings.irft import IrftTrainingSettings
 from juicer.training.backends import Losses
 from juicer.training.loop import recompute_activations, shuffled_batches, steps_for, train_loop
-from juicer.training.memory import micro_batch, step_of, weights_of
-from juicer.training.passes import PADDED, Passes, before_training, tokens_of
+from juicer.training.memory import step_of, weights_of
+from juicer.training.passes import PADDED, Passes, before_training, pass_size
 from juicer.training.record import TrainingRecord
 
 if TYPE_CHECKING:
@@ -116,11 +116,7 @@ def irft_round(
         processes=context.processes,
         copies=passes.copies,
     )
-    micro, pass_tokens = None, None
-    if passes.packed:
-        pass_tokens = tokens_of(passes, step, max(tokens), context)
-    else:
-        micro = micro_batch(settings.micro_batch_size, settings.batch_size, step, context.processes)
+    micro, pass_tokens = pass_size(passes, settings, step, max(tokens), context)
     with passes.entered(policy, reference) as masters:
         log_pi = contrast_log_probabilities(policy, pairs, padding, packed=passes.packed)
         if pass_tokens is not None:

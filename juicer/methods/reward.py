@@ -33,8 +33,8 @@ from juicer.settings.compute import ComputeSettings
 from juicer.settings.rft import RewardSettings
 from juicer.training.backends import Losses
 from juicer.training.loop import recompute_activations, shuffled_batches, steps_for, train_loop
-from juicer.training.memory import micro_batch, step_of
-from juicer.training.passes import PADDED, Passes, tokens_of
+from juicer.training.memory import step_of
+from juicer.training.passes import PADDED, Passes, pass_size
 from juicer.training.record import TrainingRecord
 
 if TYPE_CHECKING:
@@ -178,11 +178,7 @@ def train_reward(
         copies=passes.copies,
     )
     tokens = [len(pair.demonstration) + len(pair.sample) for pair in pairs]
-    micro, pass_tokens = None, None
-    if passes.packed:
-        pass_tokens = tokens_of(passes, step, max(tokens), context)
-    else:
-        micro = micro_batch(settings.micro_batch_size, settings.batch_size, step, context.processes)
+    micro, pass_tokens = pass_size(passes, settings, step, max(tokens), context)
     with passes.entered(model) as masters:
         train_loop(
             model,

@@ -35,8 +35,8 @@ from juicer.settings.training import SamplingSettings
 from juicer.training.adapters import add_adapters, merge_adapters
 from juicer.training.backends import Losses
 from juicer.training.loop import recompute_activations, shuffled_batches, steps_for, train_loop
-from juicer.training.memory import micro_batch, step_of
-from juicer.training.passes import PADDED, Passes, before_training, tokens_of
+from juicer.training.memory import step_of
+from juicer.training.passes import PADDED, Passes, before_training, pass_size
 from juicer.training.record import TrainingRecord
 from juicer.training.watching import CURVE, Watch
 
@@ -120,11 +120,7 @@ def train_variant(
             copies=passes.copies,
         )
         tokens = [len(each) + others for each, others in zip(demonstrations, sampled, strict=True)]
-        micro, pass_tokens = None, None
-        if passes.packed:
-            pass_tokens = tokens_of(passes, step, max(tokens), context)
-        else:
-            micro = micro_batch(settings.micro_batch_size, settings.batch_size, step, context.processes)
+        micro, pass_tokens = pass_size(passes, settings, step, max(tokens), context)
         masters = entered.enter_context(passes.entered(policy))
         normalisers: LogNormalisers | None = None
         batches_in_turn: Iterable[list[int]] = batches

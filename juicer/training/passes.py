@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import torch
 
@@ -15,13 +15,25 @@ from juicer.runtime.errors import InputError
 from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.settings.compute import ComputeSettings
 from juicer.training.masters import Masters
-from juicer.training.memory import Step, tokens_per_pass
+from juicer.training.memory import Step, micro_batch, tokens_per_pass
 from juicer.training.state import recorded_fact
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 T = TypeVar("T")
+
+
+class Batched(Protocol):
+    """Settings of a training."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of an optimiser step."""
+
+    @property
+    def micro_batch_size(self) -> int | Literal["auto"] | None:
+        """Rows of a pass."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +104,24 @@ def passes_of(compute: ComputeSettings, model: "PreTrainedModel") -> Passes:
     compiles = gpu and not compute.deterministic and not compute.zero_stage
     compiled = compiles if compute.compile == "auto" else compute.compile
     return Passes(packed, compute.tokens_per_pass, copies, packed and compiled)
+
+
+def pass_size(
+    passes: Passes, settings: Batched, step: Step | None, longest: int, context: WorkContext = LOCAL
+) -> tuple[int | None, int | None]:
+    """What goes through the model at once in a process: rows, where they are padded, or tokens, where they are packed.
+
+    Args:
+        settings: of the training.
+        step: what a step holds in memory; None where nobody knows.
+        longest: tokens of the longest row.
+
+    Returns:
+        `micro_batch_size` and `tokens_per_pass` of `train_loop`, of which one is None.
+    """
+    if passes.packed:
+        return None, tokens_of(passes, step, longest, context)
+    return micro_batch(settings.micro_batch_size, settings.batch_size, step, context.processes), None
 
 
 def tokens_of(passes: Passes, step: Step | None, longest: int, context: WorkContext = LOCAL) -> int:
