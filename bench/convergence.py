@@ -20,6 +20,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from bench import results_file
 from juicer.data.dialogues import Dialogue
@@ -60,7 +61,7 @@ class Point:
     """l(theta), exact, in nats."""
 
 
-def measure(steps: int, log_policy: Tensor, model: torch.nn.Module) -> Point:
+def measure(steps: int, log_policy: Tensor, model: PreTrainedModel) -> Point:
     """The gradient norm of (1), by summing over all responses."""
     value = likelihood(log_policy, DEMONSTRATIONS)
     return Point(steps, float(flat_gradient(value, model).norm()), float(value.detach()))

@@ -6,6 +6,7 @@ Prints, per width of the model and lengths of prompt and responses, the processo
 passes in one row over those in two, and what the rule of juicer/models/forks.py says.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -43,12 +44,15 @@ def compare(policy: GPTNeoXForCausalLM, prompt: int, response: int, repeats: int
     def apart() -> Tensor:
         return compute_in_chunks(partial(response_log_probabilities, policy), dialogues, 1, CPU)
 
+    def differentiate(way: Callable[[], Tensor]) -> None:
+        way().sum().backward()
+
     ways = {together: Timings(), apart: Timings()}
     for way in ways:
-        way().sum().backward()
+        differentiate(way)
     for _ in range(repeats):
         for way, times in ways.items():
-            times.time(lambda way=way: way().sum().backward())
+            times.time(partial(differentiate, way))
     return ways[together].median("cpu") / ways[apart].median("cpu"), forks_are_faster(policy, forks)
 
 

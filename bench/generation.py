@@ -35,6 +35,7 @@ def generate(
         multiple: prompts are padded to a length that it divides.
     """
     torch.manual_seed(seed)
+    model: Any = policy
     responses: list[list[int]] = []
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
@@ -50,7 +51,7 @@ def generate(
             if wanted is None
             else {"stopping_criteria": StoppingCriteriaList([EndAt(wanted, length)]), "eos_token_id": -1}
         )
-        made = policy.generate(
+        made = model.generate(
             input_ids=tokens.to(policy.device),
             attention_mask=attention.to(policy.device),
             do_sample=True,

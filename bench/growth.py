@@ -1,6 +1,7 @@
 """How time grows: rows, rounds and tokens at 1, 4 and 16 times; an exponent of 1 is linear."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def measured(work: Callable[[int], int], repeats: int) -> dict[str, Any]:
     times, sizes = {factor: Timings() for factor in TIMES}, {}
     for _ in range(repeats):
         for factor in TIMES:
-            sizes[factor] = times[factor].time(lambda factor=factor: work(factor))
+            sizes[factor] = times[factor].time(partial(work, factor))
     seconds = [times[factor].median("cpu") for factor in TIMES]
     return {
         "exponent": round(exponent(list(sizes.values()), seconds), 3),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from juicer.methods.pairs import Dialogue
+    from juicer.data.dialogues import Dialogue
     from juicer.recipe.schema import Recipe
 
 RATES = (3e-5, 1e-3, 3e-3, 1e-2, 3e-2)
@@ -52,7 +52,7 @@ def features(recipe: "Recipe", raw: Path, most: int | None) -> tuple["torch.Tens
     @torch.no_grad()
     def last(dialogue: "Dialogue") -> torch.Tensor:
         tokens = torch.tensor([[*dialogue.prompt, *dialogue.response]])
-        return model.base_model(input_ids=tokens).last_hidden_state[0, -1]  # type: ignore[no-any-return]
+        return model.base_model(input_ids=tokens).last_hidden_state[0, -1]
 
     withheld = recipe.preferences.withheld
     for row in demonstrations.read(raw / "demonstrations.jsonl"):
@@ -80,7 +80,7 @@ def accuracy(given: "torch.Tensor", prompts: Sequence[str], rate: float, epochs:
             head = torch.nn.Parameter(DEVIATION * torch.randn(given.shape[-1], generator=generator))
             optimiser = torch.optim.AdamW([head], lr=rate, weight_decay=0.0)
             total = math.ceil(len(training) / BATCH) * epochs
-            schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step, total=total: 1 - step / total)
+            schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total)
             for _ in range(epochs):
                 for batch in torch.randperm(len(training), generator=generator).split(BATCH):
                     optimiser.zero_grad()

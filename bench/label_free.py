@@ -39,7 +39,9 @@ def regrets(models: Sequence[EvaluatedModel]) -> dict[str, float]:
         return {}
     merits = [model.validation.merits for model in models if model.validation is not None]
     chosen = {each: best_on_validation(merits, [each]) for each in ASKED if len(merits) == len(models)}
-    found = {each: max(values) - values[choice.place] for each, choice in chosen.items() if choice is not None}
+    found: dict[str, float] = {
+        each: max(values) - values[choice.place] for each, choice in chosen.items() if choice is not None
+    }
     return {**found, ANY: max(values) - fmean(values)}
 
 

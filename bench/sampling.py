@@ -70,7 +70,8 @@ def smol(layers: int, dtype: torch.dtype) -> LlamaForCausalLM:
         bos_token_id=None,
         eos_token_id=None,
     )
-    model = LlamaForCausalLM(config).to(dtype).eval()
+    model: Any = LlamaForCausalLM(config).eval()
+    model.to(dtype)
     model.generation_config.pad_token_id = 1
     return model
 
@@ -120,7 +121,7 @@ def theirs(
         for start in range(0, len(prompts), rows):
             some = slice(start, start + rows)
             with generate(context, policy, template, prompts[some]) as each:
-                total += each(lengths, wanted[some]) or 0
+                total += sum(each(lengths, wanted[some]) or [])
         return total
 
     return respond

@@ -56,7 +56,7 @@ def prepare(work: Path, rows: int) -> None:
     def text(tokens: int) -> str:
         return "".join(letters.choices("abcdefghijklmnopqrstuvwxyz", k=max(1, tokens)))
 
-    lines = []
+    lines: list[str] = []
     for prompt, chosen, rejected in hh_lengths.load():
         # The template adds its turns to the prompt, a letter a token, and each response has its end-of-text.
         texts = text(prompt - 24), text(chosen - 1), text(rejected - 1)

@@ -26,7 +26,8 @@ from juicer.models.loading import mixed_precision
 from juicer.settings.training import SamplingSettings
 from juicer.training.record import TrainingRecord
 
-SAMPLING = SamplingSettings(batch_size=128)
+ROWS = 128
+SAMPLING = SamplingSettings(batch_size=ROWS)
 PRECISIONS = ("fp32", "bf16")
 WARM_UP = 4
 """Prompts of a first call of everything, which is slower: threads, kernels and memory are set up in it. Not where a
@@ -90,7 +91,7 @@ class Round:
 
     def _generate(self, precision: str, seed: int) -> list[list[int]]:
         prompts = [prompt for _, prompt in self.subject.prompts]
-        given = (self.policies[precision], self.subject.template, prompts, SAMPLING.batch_size, seed)
+        given = (self.policies[precision], self.subject.template, prompts, ROWS, seed)
         return generate(*given, lengths=self.subject.wanted)
 
     def _train(self, policy: Any, precision: str) -> TrainingRecord:
@@ -101,7 +102,7 @@ class Round:
         dialogues = [each for pair in self.pairs for each in (pair.demonstration, pair.sample)]
         floor = stock.Floor.of(dialogues, self.subject.template.padding, torch.device("cpu"))
         policy, epochs = self.subject.policy(training=True), int(self.settings.epochs)
-        self._time(self.training, "floor", lambda: [floor.run(policy) for _ in range(epochs)])
+        self._time(self.training, "floor", partial(floor.run, policy, epochs))
         self.floor_tokens = epochs * floor.tokens
 
     def _baselines(self, times: Times) -> Times:
@@ -179,7 +180,7 @@ class Round:
             **{name: round(sum(map(len, each)) / count, 1) for name, each in lengths.items()},
             "epochs": self.settings.epochs,
             "batch_size": self.settings.batch_size,
-            "sampling_batch_size": SAMPLING.batch_size,
+            "sampling_batch_size": ROWS,
             "bf16": bf16_support(),
             "precisions": list(self.precisions),
         }

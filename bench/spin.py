@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def steps(name: str, prompts: int) -> list[tuple[str, int]]:
 
 def work_of(subject: sizes.Subject, way: Way) -> Work:
     """What the steps of a way are given."""
-    wanted = subject.wanted or [None] * len(subject.prompts)
+    wanted: Sequence[int | None] = subject.wanted or [None] * len(subject.prompts)
     rows = [
         Row(name, prompt, subject.demonstrations[name], length)
         for (name, prompt), length in zip(subject.prompts, wanted, strict=True)

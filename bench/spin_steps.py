@@ -158,7 +158,9 @@ def train(work: Work, folder: Path, clock: Clock, part: int) -> None:
         return {"input_ids": tokens, "attention_mask": attention, "labels": labels}
 
     class SpinTrainer(Trainer):
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
             with torch.no_grad():
                 before = spin_log_probabilities(reference, inputs)
             log_ratios = spin_log_probabilities(model, inputs) - before

@@ -10,7 +10,8 @@ from typing import Any
 import datasets
 import torch
 from transformers import PreTrainedModel, PrinterCallback
-from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
 
 from bench.measure import Timings
 from juicer.data.dialogues import Dialogue
@@ -141,11 +142,12 @@ class Floor:
         batches = [Batch.of(batch, padding, device) for batch in _equally_long(dialogues, batch_size)]
         return Floor(batches, sum(map(len, dialogues)))
 
-    def run(self, policy: PreTrainedModel) -> None:
-        """One pass over the dialogues: the gradient of the sum of their log-probabilities."""
-        policy.zero_grad()
-        for batch in self.batches:
-            response_log_probabilities(policy, batch).sum().backward()
+    def run(self, policy: PreTrainedModel, times: int = 1) -> None:
+        """Passes over the dialogues: the gradient of the sum of their log-probabilities."""
+        for _ in range(times):
+            policy.zero_grad()
+            for batch in self.batches:
+                response_log_probabilities(policy, batch).sum().backward()
 
 
 def _equally_long(dialogues: Sequence[Dialogue], batch_size: int) -> Iterator[list[Dialogue]]:

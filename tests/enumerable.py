@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, product
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer
@@ -78,7 +79,7 @@ class World:
         """r(x, y) of every response, (prompts, responses), differentiable; nothing is padded."""
 
         def of(tokens: Tensor, response: Tensor) -> Tensor:
-            return model.score(model.base_model(input_ids=tokens).last_hidden_state[:, -1])[:, 0]
+            return model.get_submodule("score")(model.base_model(input_ids=tokens).last_hidden_state[:, -1])[:, 0]
 
         return self._of_every_response(of)
 
@@ -141,7 +142,8 @@ class World:
 
 
 def _config() -> GPTNeoXConfig:
-    return GPTNeoXConfig(
+    made: Any = GPTNeoXConfig
+    return made(
         vocab_size=len(LETTERS),
         hidden_size=32,
         intermediate_size=32,

@@ -51,7 +51,7 @@ class Context:
 
 def environment() -> dict[str, Any]:
     """What figures were taken on, except for the code."""
-    found = {}
+    found: dict[str, str | None] = {}
     for name in LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -207,7 +207,8 @@ def model_of(
     with torch.device(context.device):
         if role == "scorer":
             with _default(dtype):  # made in float32 first it would need three times the memory
-                return BeaverModel.create(config).eval()
+                scorer: Any = config
+                return BeaverModel.create(scorer).eval()
         if role == "policy":
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **attention).eval()
         config.num_labels = 1

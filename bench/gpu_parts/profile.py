@@ -54,9 +54,10 @@ def profiled(context: Context, overrides: Sequence[str]) -> dict[str, Any]:
     watching, passes = WorkContext(observers=(Recorded(after, steps, profiler),)), passes_of(recipe.compute, model)
     with mixed_precision(recipe.compute):
         irft_round(model, model, pairs, settings, 1, 0, watching, passes)
-    wanted = torch.autograd.DeviceType.CUDA if device == "cuda" else torch.autograd.DeviceType.CPU
     # Annotated ranges, such as an optimiser's step, are not kernels and would cover the gaps between them.
-    events = [each for each in profiler.events() if each.device_type == wanted and not each.is_user_annotation]
+    events = [
+        each for each in profiler.events() if each.device_type.name == device.upper() and not each.is_user_annotation
+    ]
     spans = [(each.time_range.start, each.time_range.end) for each in events]
     whole = max(end for _, end in spans) - min(start for start, _ in spans)
     times: dict[str, list[float]] = {}

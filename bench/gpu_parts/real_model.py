@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -117,7 +117,7 @@ def _rows(context: Context) -> Path:
 def noise(context: Context) -> dict[str, Any]:
     """How far log-probabilities in bf16 lie from each other: captured while sampling, by batch, and from float32."""
     folder = model_folder(context)
-    device = "cpu" if context.tiny else "cuda"
+    device: Literal["cpu", "cuda"] = "cpu" if context.tiny else "cuda"
     count, limit = (4, 8) if context.tiny else (64, 64)
     bf16, fp32 = (ComputeSettings(device=device, precision=each) for each in ("bf16", "fp32"))
     template = load_template(folder, TemplateSettings(name="model", max_prompt_tokens=256, max_response_tokens=limit))

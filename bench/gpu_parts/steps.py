@@ -18,6 +18,7 @@ from bench.gpu_parts.common import (
     utilisation,
 )
 from bench.gpu_parts.irft import PADDED, planned, recipe_of
+from juicer.data.demonstrations import Message
 from juicer.data.dialogues import Dialogue
 from juicer.data.template import Template
 from juicer.methods.irft import irft_round
@@ -137,7 +138,9 @@ def rloo(context: Context) -> dict[str, Any]:
     recipe, graph = recipe_of(context, "hh-rft", (f"rft.policy.steps={warmup + timed + 1}",))
     settings, limits = recipe.rft.policy, recipe.template
     lengths = [each[1] for each in lengths_within(limits.max_prompt_tokens, limits.max_response_tokens)]
-    prompts = [[{"role": "user", "content": f"Hello number {row}, how are you?"}] for row in range(64)]
+    prompts: list[list[Message]] = [
+        [{"role": "user", "content": f"Hello number {row}, how are you?"}] for row in range(64)
+    ]
     values: dict[str, Any] = {}
     template = _template(recipe)
     with peak(context, values), TemporaryDirectory() as scratch:
