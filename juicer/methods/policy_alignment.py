@@ -120,7 +120,8 @@ def align_policy(
     # An interrupted run goes on with the engine that it has begun with.
     asked = saved.get("engine", settings.engine)
     scratch.mkdir(parents=True, exist_ok=True)
-    with renewed_sampler(asked, policy, compute, rows, length, scratch, processes, "rft.policy.engine") as renewed:
+    given = (asked, policy, compute, rows, length, scratch, processes, "rft.policy.engine", settings.lora)
+    with renewed_sampler(*given) as renewed:
         context.note(engine=renewed.engine if renewed is not None else "torch")
         return _align_policy(
             policy,

@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,8 +27,15 @@ from juicer.models.digest import unchanged_digest
 from juicer.models.folder import ADAPTER_CONFIG, ADAPTERS, BASE, BaseRecord, base_folder, base_record, read_small_json
 from juicer.runtime.errors import InputError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 PREFIX = "base_model.model."
 """What peft writes before the name of every tensor."""
+NAME = "default"
+"""peft's name of the adapter that trains."""
+HEAD = "score"
+"""The scalar head of a reward, which trains whole."""
 ADDED = ("added_a", "added_b")
 """Buffers of a layer whose adapters of earlier rounds are added to what it computes."""
 
@@ -51,6 +58,11 @@ class Adapter:
     def rank(self) -> int:
         """The largest rank of a layer; 0 without layers."""
         return max((len(a) for a, _ in self.factors.values()), default=0)
+
+    @property
+    def elements(self) -> int:
+        """Elements of the factors."""
+        return sum(a.numel() + b.numel() for a, b in self.factors.values())
 
 
 def joined(earlier: Adapter, later: Adapter) -> Adapter:
@@ -205,6 +217,50 @@ def attach(model: torch.nn.Module, adapter: Adapter, folder: Path) -> None:
             module.register_buffer(name, factor.to(torch.bfloat16), persistent=False)
         module.register_forward_hook(_add)
     put_whole(model, adapter, folder)
+
+
+@torch.no_grad()
+def trained_adapter(model: torch.nn.Module) -> Adapter:
+    """What a training has added to a model, as copies on the CPU: the scale alpha / r is in B."""
+    from peft.tuners.lora import LoraLayer
+
+    found = Adapter()
+    for name, module in model.named_modules():
+        if not isinstance(module, LoraLayer) or NAME not in module.lora_A:
+            continue
+        a, b = (part[NAME].get_parameter("weight") for part in (module.lora_A, module.lora_B))
+        found.factors[name] = a.float().cpu().clone(), module.scaling[NAME] * b.float().cpu()
+        found.transposed |= bool(getattr(module, "fan_in_fan_out", False))
+    if hasattr(model, HEAD):
+        found.whole = {
+            f"{HEAD}.{name}": value.float().cpu().clone()
+            for name, value in model.get_submodule(HEAD).named_parameters()
+        }
+    return found
+
+
+def unchanging_adapter(model: "PreTrainedModel") -> Adapter:
+    """An adapter of rank 1 that changes nothing, on every linear layer of a causal model but its output head."""
+    from transformers.pytorch_utils import Conv1D
+
+    found, head = Adapter(), model.get_output_embeddings()
+    for name, module in model.named_modules():
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head:
+            sizes = module.weight.shape
+            inputs, outputs = sizes if isinstance(module, Conv1D) else reversed(sizes)
+            found.factors[name] = torch.zeros(1, inputs), torch.zeros(outputs, 1)
+            found.transposed |= isinstance(module, Conv1D)
+    return found
+
+
+def attached_adapter(model: torch.nn.Module) -> Adapter:
+    """What `attach` has added to a model, as copies on the CPU."""
+    found = Adapter()
+    for name, module in model.named_modules():
+        if all(hasattr(module, each) for each in ADDED):
+            a, b = (module.get_buffer(each).float().cpu() for each in ADDED)
+            found.factors[name.removesuffix(".base_layer")] = a, b  # of a layer that peft has wrapped since
+    return found
 
 
 def _add(module: torch.nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -504,12 +504,11 @@ def _save_configuration(model: "PreTrainedModel", folder: Path) -> None:
 
 
 @contextmanager
-def whole_folder(folder: Path, scratch: Path | None = None, dtype: torch.dtype = TRAINING_DTYPE) -> Iterator[Path]:
+def whole_folder(folder: Path, scratch: Path | None = None) -> Iterator[Path]:
     """The folder of a whole model: the same one, or one with merged adapters that is there while the block runs.
 
     Args:
         scratch: where to write it; None is the system's folder of temporary files.
-        dtype: of the merged weights.
     """
     if base_record(folder) is None:
         yield folder
@@ -517,7 +516,7 @@ def whole_folder(folder: Path, scratch: Path | None = None, dtype: torch.dtype =
     if scratch is not None:
         scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix="merged-") as made:
-        write_whole(folder, Path(made) / folder.name, dtype)
+        write_whole(folder, Path(made) / folder.name)
         yield Path(made) / folder.name
 
 

@@ -27,6 +27,7 @@ from juicer.runtime.errors import InputError
 from juicer.sampling.rows import MEMORY_SHARE, cache_bytes, fitting_rows
 from juicer.sampling.steppers import REFILL_FROM
 from juicer.sampling.vllm_engine import ROOM
+from juicer.sampling.vllm_environment import roomy_rank
 from juicer.settings.preferences import Role as PreferenceRole
 from juicer.settings.sft import SftObjective
 from juicer.settings.training import ROWS, GenerationSettings, LoraSettings, MicroBatch, SamplingSettings
@@ -588,13 +589,17 @@ class Planner:
         reward = self.reward.forward(samples * length, length, samples)
         # On a CPU their pages are dropped before training goes on (`juicer.models.mapped`).
         others = CPU_RLOO if self._alone_on_cpu else shape.parameters * WEIGHT + self.reward.parameters * self.bytes
-        if how.lora:  # the reference is the policy with its adapters switched off
-            others += self._earlier(key, how, settings) - shape.parameters * WEIGHT
+        if how.lora:
+            reference = shape.parameters * how.frozen if settings.kl_coefficient else 0.0
+            others += self._earlier(key, how, settings) + reference - shape.parameters * WEIGHT
         beside = 0.0
         if settings.engine == "vllm" and not self.on_cpu and self.recipe.rft.optimiser == "rloo":
             rows = math.ceil(each / self.devices)  # as juicer.sampling.renewed has it
             cache = cache_bytes(shape, rows, self.longest, self.bytes)
             beside = shape.parameters * self.bytes + cache + ROOM
+            if settings.lora is not None and self.bytes < WEIGHT:
+                rank = settings.lora.r * (int(key.removeprefix("r")) if settings.lora.save == "adapters" else 1)
+                beside += roomy_rank(rank) * shape.adapters * self.bytes
         limit = self.recipe.template.max_response_tokens
         step = self._step(how, 1, limit, others + beside, in_chunks=self._alone_on_cpu)
         batch, engine = "rft.policy.prompts_per_step * samples_per_prompt", settings.engine

@@ -29,7 +29,7 @@ from juicer.recipe.graph import (
 from juicer.recipe.rows import FirstRows
 from juicer.recipe.schema import Recipe
 from juicer.runtime.errors import InputError
-from juicer.sampling.vllm_environment import check_vllm
+from juicer.sampling.vllm_environment import RANKS, check_vllm
 from juicer.settings.base import Settings
 from juicer.settings.data import ScorerSettings
 from juicer.settings.preferences import FOLDERS
@@ -276,6 +276,26 @@ def _check_compute(recipe: Recipe, where: str) -> None:
     for key in _by_vllm(recipe) if compute.deterministic else ():
         what = f"compute.deterministic is true, which {key} 'vllm' does not keep"
         raise InputError(what, where=where, do=f"set {key} to auto, or compute.deterministic to false")
+    _check_adapters_by_vllm(recipe, where)
+
+
+def _check_adapters_by_vllm(recipe: Recipe, where: str) -> None:
+    """Check that vLLM can sample from the adapters of every round. In fp32 it gets merged weights."""
+    asked = list(_by_vllm(recipe)) if recipe.compute.precision != "fp32" else []
+    policy, kept = recipe.rft.policy, {k: lora.r for k, lora in adapters_of(recipe).items() if lora.save == "adapters"}
+    if "rft.policy.engine" in asked and policy.lora is not None and policy.lora.base == "nf4":
+        what = "rft.policy.engine is vllm, which does not have the quantised weights of rft.policy.lora.base nf4"
+        raise InputError(what, where=where, do="set rft.policy.engine to auto")
+    for key in asked:
+        method = key.partition(".")[0]
+        found = recipe.irft if method == "irft" else recipe.rft
+        # A round samples from the one before, RLOO from the one that it trains.
+        rounds = found.most_rounds - (key != "rft.policy.engine")
+        of_rounds = kept.get("irft.training.lora" if method == "irft" else "rft.policy.lora", 0)
+        rank = (kept.get("sft.lora", 0) if recipe.sft.epochs else 0) + rounds * of_rounds
+        if rank > RANKS[-1]:
+            what = f"the adapters of all rounds add up to rank {rank}, and vLLM, which {key} names, takes {RANKS[-1]}"
+            raise InputError(what, where=where, do=f"set {key} to auto, or lower the rank of lora")
 
 
 def _check_installed(recipe: Recipe, where: str) -> None:

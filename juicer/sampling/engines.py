@@ -11,6 +11,7 @@ import torch
 
 from juicer.data.dialogues import Sample
 from juicer.data.template import Template
+from juicer.models.adapters import checked_base
 from juicer.models.folder import base_record
 from juicer.models.loading import device_of, dtype_of, load_policy, whole_folder
 from juicer.runtime.command import print_line
@@ -76,6 +77,8 @@ def worker_of(
     processes: Processes,
     key: str,
     most: float = math.inf,
+    rank: int = 0,
+    adapters: Path | None = None,
 ) -> Iterator[Worker | None]:
     """vLLM with the policy in a folder, for the duration of the block; None where our own decoding samples.
 
@@ -83,7 +86,8 @@ def worker_of(
     which it says. All processes take the same.
 
     Args:
-        most: see `vllm_engine.opened`.
+        most, rank: see `vllm_engine.opened`.
+        adapters: folder of the first adapters; a policy that is kept as adapters brings its own, and their rank.
 
     Raises:
         InputError: vLLM is asked for, and has no environment, or cannot load the model.
@@ -91,20 +95,21 @@ def worker_of(
     if asked == "torch" or (asked == "auto" and (compute.deterministic or device_of(compute).type == "cpu")):
         yield None
         return
-    if asked == "auto" and dtype_of(compute) == torch.bfloat16 and base_record(policy) is not None:
-        if processes.rank == 0:
-            print_line(
-                f"{key} is auto, and torch samples: {policy} is kept as adapters, which vLLM would merge in bf16"
-            )
-        yield None
-        return
     with ExitStack() as entered:
         worker, failed = None, ""
         python = check_vllm(key) if asked == "vllm" else find_vllm()
         try:
             if python is not None:
-                whole = entered.enter_context(whole_folder(policy, dtype=dtype_of(compute)))
-                worker = entered.enter_context(opened(python, whole, compute, length, processes, most))
+                record = base_record(policy)
+                if record is not None and dtype_of(compute) == torch.bfloat16:
+                    # Merged, and rounded to bf16, small differences would be lost.
+                    whole, rank = checked_base(policy, record), sum(record.ranks)
+                    adapters = policy if record.ranks else None
+                else:
+                    whole = entered.enter_context(whole_folder(policy))
+                worker = entered.enter_context(opened(python, whole, compute, length, processes, most, rank))
+                if adapters is not None:
+                    worker.adapt(adapters)
         except WorkerError as error:
             if asked == "vllm":
                 raise

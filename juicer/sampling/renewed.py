@@ -1,10 +1,14 @@
-"""Sampling by vLLM from a policy that is being trained: vLLM takes its weights anew before each use."""
+"""Sampling by vLLM from a policy that is being trained: vLLM takes its weights anew before each use.
+
+Of a policy with adapters in bf16 it takes the adapters, beside the base model that it has: merged, and rounded to bf16,
+their small differences would be lost.
+"""
 
 import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +20,7 @@ from torch import Tensor
 
 from juicer.data.dialogues import Sample
 from juicer.data.template import Template
+from juicer.models.adapters import attached_adapter, joined, trained_adapter, unchanging_adapter, write_adapter
 from juicer.models.building import quiet
 from juicer.models.loading import dtype_of
 from juicer.models.shape import ADAPTER
@@ -25,8 +30,9 @@ from juicer.runtime.processes import Processes
 from juicer.sampling.engines import worker_of
 from juicer.sampling.rows import cache_bytes, shape_of
 from juicer.sampling.vllm_engine import GPU_SHARE, ROOM, Worker, sample_by_vllm
+from juicer.sampling.vllm_environment import roomy_rank
 from juicer.settings.compute import ComputeSettings
-from juicer.settings.training import Engine, SamplingSettings
+from juicer.settings.training import Engine, LoraSettings, SamplingSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,6 +55,8 @@ class RenewedSampler:
 
     worker: Worker
     dtype: torch.dtype
+    adapted: bool
+    """Whether vLLM takes adapters, and not weights."""
     scratch: Path
     """Where weights go that main memory has no room for."""
     processes: Processes
@@ -60,6 +68,11 @@ class RenewedSampler:
 
     def renew(self, policy: "PreTrainedModel") -> None:
         """Give vLLM the policy's weights; all processes call it, and each has whole weights."""
+        if self.adapted:
+            found = joined(attached_adapter(policy), trained_adapter(policy))
+            with room_for(0, self.scratch, self.processes, lambda own: write_adapter(found, "", own)) as folder:
+                self.worker.adapt(folder)
+            return
         with written(policy, self.dtype, self.scratch, self.processes) as folder:
             self.worker.reload(folder)
 
@@ -85,6 +98,7 @@ def renewed_sampler(
     scratch: Path,
     processes: Processes,
     key: str,
+    lora: LoraSettings | None = None,
 ) -> Iterator[RenewedSampler | None]:
     """vLLM beside the training of `policy`, on the same GPU; None where our own decoding samples.
 
@@ -96,31 +110,51 @@ def renewed_sampler(
         length: maximal number of tokens of prompt and response together.
         scratch: an existing folder.
         key: the setting of the engine, in errors.
+        lora: of the training, whose adapters the policy does not have yet.
+
+    Raises:
+        InputError: as `engines.worker_of`, or the weights of the policy are quantised, which vLLM would not have.
     """
-    # Adapters that vLLM gets merged in bf16 would lose their small differences.
-    adapted = any(ADAPTER in name for name, _ in policy.named_parameters())
-    if asked == "torch" or (asked == "auto" and (policy.device.type == "cpu" or adapted)):
+    quantised = getattr(policy, "is_quantized", False)
+    if quantised and asked == "vllm":
+        what = "the policy trains over a quantised base model, which vLLM does not get"
+        raise InputError(what, where=key, do="set it to torch or auto")
+    if asked == "torch" or (asked == "auto" and (policy.device.type == "cpu" or quantised)):
         yield None
         return
     dtype = dtype_of(compute)
+    adapted, earlier = lora is not None and dtype == torch.bfloat16, attached_adapter(policy)
+    rank = earlier.rank + lora.r if lora is not None and adapted else 0
+    first = unchanging_adapter(policy)
     shape, most = shape_of(policy), math.inf
     if shape is not None:
         most = shape.parameters * dtype.itemsize + cache_bytes(shape, rows, length, dtype.itemsize) + ROOM
+        most += first.elements * roomy_rank(rank) * dtype.itemsize
     elif policy.device.type == "cuda":
         most = GPU_SHARE / 2 * torch.cuda.mem_get_info()[0]
     with ExitStack() as entered:
-        with written(policy, dtype, scratch, processes) as folder:
-            worker = entered.enter_context(worker_of(asked, folder, compute, length, processes, key, most))
-        yield None if worker is None else RenewedSampler(worker, dtype, scratch, processes)
+        given = (compute, length, processes, key, most, rank)
+        with written(policy, dtype, scratch, processes) as folder, tempfile.TemporaryDirectory(dir=scratch) as made:
+            if adapted:  # whether vLLM takes adapters for this model shows now, and not in the first step
+                write_adapter(first, "", Path(made))
+            worker = entered.enter_context(worker_of(asked, folder, *given, Path(made) if adapted else None))
+        yield None if worker is None else RenewedSampler(worker, dtype, adapted, scratch, processes)
 
 
 @contextmanager
 def written(policy: "PreTrainedModel", dtype: torch.dtype, scratch: Path, processes: Processes) -> Iterator[Path]:
-    """A folder with the policy's configuration and weights (safetensors), for the duration of the block.
-
-    It is in main memory where that has room, and one per machine.
-    """
+    """A folder with the policy's configuration and weights (safetensors), for the duration of the block."""
     size = sum(parameter.numel() for parameter in policy.parameters()) * dtype.itemsize
+    with room_for(size, scratch, processes, lambda own: write_weights(policy, own, dtype)) as folder:
+        yield folder
+
+
+@contextmanager
+def room_for(size: int, scratch: Path, processes: Processes, write: Callable[[Path], None]) -> Iterator[Path]:
+    """A folder with what `write` writes there, for the duration of the block.
+
+    It is in main memory where that has room for so many bytes, and one per machine.
+    """
     remove_abandoned(MEMORY)
     roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 1.5 * size
     with (
@@ -128,7 +162,7 @@ def written(policy: "PreTrainedModel", dtype: torch.dtype, scratch: Path, proces
         FileLock(Path(own) / LOCK),
     ):
         if processes.is_local_main:
-            write_weights(policy, Path(own), dtype)
+            write(Path(own))
         folders = processes.gather(own)
         yield Path(folders[processes.rank - processes.local_rank])
         processes.gather(None)  # until all have read it

@@ -28,6 +28,7 @@ from juicer.runtime.process_groups import GROUP, WARM
 from juicer.runtime.processes import Processes
 from juicer.sampling import vllm_worker
 from juicer.sampling.decoding import Decoded, Report, SampleRequest, sample_in_batches, seed_of
+from juicer.sampling.vllm_environment import RANKS, roomy_rank
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.training import SamplingSettings
 
@@ -142,6 +143,10 @@ class Worker:
         """Take the weights (safetensors) in a folder, of the model that is loaded."""
         self._asked({"reload": str(folder)})
 
+    def adapt(self, folder: Path) -> None:
+        """Take the LoRA adapters in a folder, in place of those before; the model was opened with their rank."""
+        self._asked({"adapt": str(folder.resolve())})
+
     def _asked(self, message: Mapping[str, Any], report: Callable[[int], None] = lambda count: None) -> dict[str, Any]:
         with suppress(BrokenPipeError):  # it has ended; what it said says why
             self._messages.write(json.dumps(message) + "\n")
@@ -163,7 +168,13 @@ class Worker:
 
 @contextmanager
 def opened(
-    python: Path, folder: Path, compute: ComputeSettings, length: int, processes: Processes, most: float = math.inf
+    python: Path,
+    folder: Path,
+    compute: ComputeSettings,
+    length: int,
+    processes: Processes,
+    most: float = math.inf,
+    rank: int = 0,
 ) -> Iterator[Worker]:
     """A vLLM engine for the policy in `folder`, in a process of its own, for the duration of the block.
 
@@ -175,9 +186,10 @@ def opened(
         length: maximal number of tokens of prompt and response together.
         processes: each has its own engine and GPU.
         most: bytes of the GPU that vLLM may take at most; it never takes more than `GPU_SHARE` of what is free.
+        rank: of the adapters that are to come (`Worker.adapt`); 0 for none.
 
     Raises:
-        WorkerError: vLLM cannot load the model.
+        WorkerError: vLLM cannot load the model, or takes no adapters of this rank or for this model.
         InputError: `folder` holds no weights.
     """
     check_folder(folder)
@@ -190,6 +202,7 @@ def opened(
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
         **memory_options(compute, most),
+        **adapter_options(rank),
     }
     with process(python, environment(processes)) as worker:
         worker.load(options)
@@ -207,6 +220,20 @@ def memory_options(compute: ComputeSettings, most: float = math.inf) -> dict[str
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
     return {"gpu_memory_utilization": min(GPU_SHARE * free, most) / total}
+
+
+def adapter_options(rank: int) -> dict[str, Any]:
+    """The arguments of vllm.LLM that make room for adapters of a rank.
+
+    Raises:
+        WorkerError: it is larger than vLLM takes.
+    """
+    if not rank:
+        return {}
+    if rank > RANKS[-1]:
+        do = "set save: merged for LoRA, or the engine to torch"
+        raise WorkerError(f"vLLM takes adapters of rank {RANKS[-1]} at most, and these add up to {rank}", do=do)
+    return {"enable_lora": True, "max_lora_rank": roomy_rank(rank)}
 
 
 def environment(processes: Processes) -> dict[str, str]:

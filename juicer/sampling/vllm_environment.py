@@ -9,6 +9,8 @@ from pathlib import Path
 
 from juicer.runtime.errors import InputError
 
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks of adapters for which vLLM makes room; smaller ones are padded."""
 VARIABLE = "JUICER_VLLM_PYTHON"
 """Environment variable that names the Python of vLLM's environment."""
 PYTHON = Path(".venv-vllm/bin/python")
@@ -17,6 +19,11 @@ INSTALL = f"run make vllm, or set {VARIABLE} to the Python of an environment wit
 _SEARCH = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
 _LONGEST = 60
 """Seconds that a Python may take to say whether it has vLLM."""
+
+
+def roomy_rank(rank: int) -> int:
+    """The rank for which vLLM makes room where adapters have this one; it takes none above the last of `RANKS`."""
+    return next((each for each in RANKS if each >= rank), rank)
 
 
 def find_vllm() -> Path | None:

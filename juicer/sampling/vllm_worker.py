@@ -6,10 +6,11 @@ standard library and vLLM. The messages, of which the first is `load`:
     {"load": {...}}                                       arguments of vllm.LLM        -> {"ready": vLLM's version}
     {"sample": [[prompt, own], ...], "parameters": {}}    -> {"ended": n} as they end, {"samples": [[tokens, sum, end]]}
     {"reload": folder}                                    takes the weights in there   -> {"reloaded": folder}
+    {"adapt": folder}                                     takes the adapters in there  -> {"adapted": folder}
 
 `own` and `parameters` are arguments of vllm.SamplingParams, `sum` is a response's log-probability in nats, and `end`
-vLLM's finish reason. What fails is answered with {"error": one
-line}. The process ends when standard input does, or with its parent.
+vLLM's finish reason. Adapters take the place of those before. What fails is answered with {"error": one line}. The
+process ends when standard input does, or with its parent.
 """
 
 import ctypes
@@ -21,6 +22,8 @@ import threading
 from contextlib import suppress
 from typing import Any, TextIO
 
+ADAPTERS = "policy"
+"""vLLM's name of the adapters."""
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl: the signal that a process gets when the thread that started it ends."""
 
@@ -56,7 +59,9 @@ def say(answers: TextIO, message: dict[str, Any]) -> None:
     answers.flush()
 
 
-def sample(llm: Any, requests: list[list[Any]], parameters: dict[str, Any], answers: TextIO) -> list[list[Any]]:
+def sample(
+    llm: Any, adapters: Any, requests: list[list[Any]], parameters: dict[str, Any], answers: TextIO
+) -> list[list[Any]]:
     """Token ids, log-probability and finish reason of a response to each request, a prompt and its own parameters."""
     from vllm import SamplingParams
 
@@ -66,7 +71,7 @@ def sample(llm: Any, requests: list[list[Any]], parameters: dict[str, Any], answ
 
     each = [SamplingParams(**parameters, **own) for _, own in requests]
     prompts = [{"prompt_token_ids": prompt} for prompt, _ in requests]
-    found = [made.outputs[0] for made in llm.generate(prompts, each, use_tqdm=bar)]
+    found = [made.outputs[0] for made in llm.generate(prompts, each, use_tqdm=bar, lora_request=adapters)]
     return [[list(one.token_ids), float(one.cumulative_logprob), one.finish_reason] for one in found]
 
 
@@ -80,13 +85,27 @@ def load(options: dict[str, Any]) -> Any:
 def reload(llm: Any, folder: str) -> None:
     """Take other weights of the same model, in place, and forget what was computed with the ones before."""
     llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+    forget(llm)
+
+
+def adapt(llm: Any, folder: str) -> Any:
+    """Take LoRA adapters, which are read now, and forget what was computed with the ones before; what names them."""
+    from vllm.lora.request import LoRARequest
+
+    llm.llm_engine.add_lora(LoRARequest(ADAPTERS, 1, folder, load_inplace=True))
+    forget(llm)
+    return LoRARequest(ADAPTERS, 1, folder)
+
+
+def forget(llm: Any) -> None:
+    """Forget keys and values of earlier weights."""
     if not llm.reset_prefix_cache():
         raise RuntimeError("vLLM did not forget the keys and values of the weights before")
 
 
 def answer(messages: "queue.SimpleQueue[str]", answers: TextIO) -> None:
     """Answer messages, in this thread, for ever."""
-    llm = None
+    llm, adapters = None, None
     while True:
         try:
             message = json.loads(messages.get())
@@ -96,7 +115,10 @@ def answer(messages: "queue.SimpleQueue[str]", answers: TextIO) -> None:
 
                 say(answers, {"ready": vllm.__version__})
             elif "sample" in message:
-                say(answers, {"samples": sample(llm, message["sample"], message["parameters"], answers)})
+                say(answers, {"samples": sample(llm, adapters, message["sample"], message["parameters"], answers)})
+            elif "adapt" in message:
+                adapters = adapt(llm, message["adapt"])
+                say(answers, {"adapted": message["adapt"]})
             else:
                 reload(llm, message["reload"])
                 say(answers, {"reloaded": message["reload"]})

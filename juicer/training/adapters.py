@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from juicer.data.template import Template
-from juicer.models.adapters import Adapter
+from juicer.models.adapters import HEAD, Adapter, trained_adapter
 from juicer.models.loading import Frozen, KeptAdapters, device_of, dtype_of, save_model, save_policy, write_whole
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.training import LoraSettings
@@ -19,11 +19,7 @@ from juicer.settings.training import LoraSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-NAME = "default"
-"""peft's name of the adapter that trains."""
 _TRAINED = "_juicer_adapter"
-HEAD = "score"
-"""The scalar head of a reward, which trains whole."""
 
 
 def frozen_weights(lora: LoraSettings | None, compute: ComputeSettings) -> Frozen:
@@ -99,26 +95,6 @@ def merge_adapters(handle: Any) -> None:
     if _merges(model):
         handle.merge_and_unload()
     setattr(model, _TRAINED, trained)
-
-
-@torch.no_grad()
-def trained_adapter(model: "PreTrainedModel") -> Adapter:
-    """What a training has added to a model, as copies on the CPU: the scale alpha / r is in B."""
-    from peft.tuners.lora import LoraLayer
-
-    found = Adapter()
-    for name, module in model.named_modules():
-        if not isinstance(module, LoraLayer) or NAME not in module.lora_A:
-            continue
-        a, b = (part[NAME].get_parameter("weight") for part in (module.lora_A, module.lora_B))
-        found.factors[name] = a.float().cpu().clone(), module.scaling[NAME] * b.float().cpu()
-        found.transposed |= bool(getattr(module, "fan_in_fan_out", False))
-    if hasattr(model, HEAD):
-        found.whole = {
-            f"{HEAD}.{name}": value.float().cpu().clone()
-            for name, value in model.get_submodule(HEAD).named_parameters()
-        }
-    return found
 
 
 def save_trained(

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from juicer.recipe import checks
 from juicer.recipe.activation import load
 from juicer.runtime import determinism
 from juicer.runtime.errors import InputError
@@ -117,6 +118,33 @@ def test_a_deterministic_recipe_does_not_sample_by_vllm():
     with pytest.raises(InputError, match=r"rft.policy.engine 'vllm' does not keep \(set rft.policy.engine to auto"):
         load(ROOT / "recipes/quickstart.yaml", [words[0], "rft.policy.engine=vllm"])
     load(ROOT / "recipes/quickstart.yaml", [words[0], "rft.sampling.engine=vllm", "rft.rounds=0"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["irft.sampling.engine=vllm", "irft.rounds=10", "irft.training.lora={r: 64}", "rft.rounds=0"],
+            r"all rounds add up to rank 576, and vLLM, which irft.sampling.engine names, takes 512",
+        ),
+        (
+            ["rft.policy.engine=vllm", "rft.rounds=8", "rft.policy.lora={r: 64}", "sft.lora={r: 8}", "irft.rounds=0"],
+            r"all rounds add up to rank 520, and vLLM, which rft.policy.engine names, takes 512",
+        ),
+        (
+            ["rft.policy.engine=vllm", "rft.policy.lora={r: 64, base: nf4}"],
+            r"vllm, which does not have the quantised weights of rft.policy.lora.base nf4",
+        ),
+    ],
+)  # fmt: skip
+def test_adapters_that_vllm_cannot_take_are_refused_at_once(words, message, monkeypatch):
+    monkeypatch.setattr(checks, "check_vllm", lambda key, where: None)
+    with pytest.raises(InputError, match=message):
+        load(ROOT / "recipes/quickstart.yaml", [*words, "compute.precision=bf16"])
+    others = [word.replace("=vllm", "=auto") for word in words]
+    load(ROOT / "recipes/quickstart.yaml", [*others, "compute.precision=bf16"])
+    if "nf4" not in words[1]:
+        load(ROOT / "recipes/quickstart.yaml", [*words, "compute.precision=fp32"])
 
 
 def test_an_engine_that_is_left_open_is_our_own_in_a_deterministic_run(monkeypatch, tmp_path):

@@ -361,6 +361,18 @@ def test_vllm_beside_rloo_takes_memory_that_the_measured_peak_is_without():
     assert on_cpu.beside == 0
 
 
+def test_beside_rloo_with_adapters_stand_the_reference_and_vllm_s_room_for_adapters():
+    given = ["rft.policy.micro_batch_size=1", "rft.policy.lora={r: 72}", "rft.rounds=2"]
+    own, free, vllm = (
+        stage_of(planned("hh-rft-1gpu", *given, word), "rft_policy@r2")
+        for word in ("rft.policy.engine=torch", "rft.policy.kl_coefficient=0", "rft.policy.engine=vllm")
+    )
+    assert own.memory - free.memory == 2 * own.parameters
+    without = stage_of(planned("hh-rft-1gpu", given[0], "rft.policy.engine=vllm"), "rft_policy@r1")
+    # Two rounds' adapters have rank 144, and vLLM makes room for 256.
+    assert vllm.beside - without.beside == pytest.approx(2 * own.trained * 256 / 72)
+
+
 def test_what_vllm_samples_does_not_depend_on_a_batch_that_it_does_not_read():
     for engine, same in (("vllm", True), ("torch", False)):
         few, many = (

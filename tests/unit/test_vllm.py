@@ -19,7 +19,15 @@ from juicer.runtime.processes import SINGLE_PROCESS, Processes
 from juicer.sampling import vllm_worker
 from juicer.sampling.renewed import check_agreement, merged, remove_abandoned, write_weights
 from juicer.sampling.rows import MOST_ROWS, cache_bytes, fitting_rows, rows_for, shape_of
-from juicer.sampling.vllm_engine import Worker, WorkerError, decoded, environment, memory_options, sample_by_vllm
+from juicer.sampling.vllm_engine import (
+    Worker,
+    WorkerError,
+    adapter_options,
+    decoded,
+    environment,
+    memory_options,
+    sample_by_vllm,
+)
 from juicer.settings.compute import ComputeSettings
 from juicer.settings.training import LoraSettings, SamplingSettings
 from juicer.training.adapters import add_adapters, merge_adapters
@@ -36,7 +44,16 @@ class Engine:
         if options["model"] == "broken":
             raise ValueError("no such\n  architecture")
 
-    def generate(self, prompts, parameters, use_tqdm):
+    @property
+    def llm_engine(self):
+        return self
+
+    def add_lora(self, request):
+        self.weights.append((request.lora_name, request.lora_path))
+
+    def generate(self, prompts, parameters, use_tqdm, lora_request):
+        if lora_request is not None:
+            self.weights.append(("sampled by", lora_request.lora_path))
         bar = use_tqdm(total=len(prompts))
         found = []
         for prompt, wanted in zip(use_tqdm(prompts, desc="read"), parameters, strict=True):
@@ -54,11 +71,19 @@ class Engine:
         return self.weights[-1][1] != "/sticky"
 
 
+def request(name, number, path, load_inplace=False):
+    """vLLM's name of adapters."""
+    return SimpleNamespace(lora_name="read" if load_inplace else "named", lora_int_id=number, lora_path=path)
+
+
 @pytest.fixture
 def worker(monkeypatch):
     """A client and a worker in this process, with a pipe each way."""
     fake = SimpleNamespace(LLM=Engine, SamplingParams=SimpleNamespace, __version__="9.9")
     monkeypatch.setitem(sys.modules, "vllm", fake)
+    lora = SimpleNamespace(LoRARequest=request)
+    monkeypatch.setitem(sys.modules, "vllm.lora", SimpleNamespace(request=lora))
+    monkeypatch.setitem(sys.modules, "vllm.lora.request", lora)
     (asking, asked), (answering, answered) = os.pipe(), os.pipe()
     messages = queue.SimpleQueue()
     with (
@@ -110,6 +135,23 @@ def test_weights_whose_predecessors_are_not_forgotten_are_an_error(worker):
     worker.reload(Path("/some/weights"))
     with pytest.raises(WorkerError, match="did not forget"):
         worker.reload(Path("/sticky"))
+
+
+def test_adapters_are_read_when_they_come_and_named_with_every_request_from_then_on(worker, template, prompts):
+    worker.load({"model": "a policy"})
+    sample_by_vllm(worker, template, prompts, SamplingSettings(), seed=3)
+    worker.adapt(Path("/some/adapters"))
+    sample_by_vllm(worker, template, prompts, SamplingSettings(), seed=3)
+    with pytest.raises(WorkerError, match="did not forget"):
+        worker.adapt(Path("/sticky"))
+
+
+def test_vllm_makes_room_for_the_rank_of_the_adapters():
+    assert adapter_options(0) == {}
+    for rank, room in ((1, 1), (2, 8), (64, 64), (65, 128), (512, 512)):
+        assert adapter_options(rank) == {"enable_lora": True, "max_lora_rank": room}
+    with pytest.raises(WorkerError, match="adapters of rank 512 at most, and these add up to 513"):
+        adapter_options(513)
 
 
 def test_an_error_that_refers_to_another_gives_way_to_it():

@@ -27,6 +27,8 @@ class LLM:
         assert options["trust_remote_code"] is False and options["logprobs_mode"] == "raw_logprobs"
         assert "max_num_seqs" not in options
         self._folder, self._model, self._known = model, None, {}
+        self._rank = options["max_lora_rank"] if options.get("enable_lora") else 0
+        self._dtype, self._adapted, self.llm_engine = options["dtype"], False, self
         if MODE == "stale":
             self._load()
 
@@ -34,7 +36,21 @@ class LLM:
         from transformers import AutoModelForCausalLM
 
         if self._model is None:
-            self._model = AutoModelForCausalLM.from_pretrained(self._folder, trust_remote_code=False).eval()
+            given = {"dtype": self._dtype, "trust_remote_code": False}
+            self._model = AutoModelForCausalLM.from_pretrained(self._folder, **given).eval()
+
+    def add_lora(self, request):
+        from peft import PeftConfig, PeftModel
+
+        assert request.load_inplace
+        if MODE == "no adapters":
+            raise ValueError("the model takes no adapters")
+        assert 0 < PeftConfig.from_pretrained(request.lora_path).r <= self._rank
+        if MODE == "stale" and self._adapted:
+            return
+        self._load()
+        plain = self._model.unload() if self._adapted else self._model
+        self._model, self._adapted, self._known = PeftModel.from_pretrained(plain, request.lora_path).eval(), True, {}
 
     def collective_rpc(self, method, kwargs):
         assert method == "reload_weights"
@@ -45,7 +61,8 @@ class LLM:
     def reset_prefix_cache(self):
         return True
 
-    def generate(self, prompts, parameters, use_tqdm):
+    def generate(self, prompts, parameters, use_tqdm, lora_request):
+        assert (lora_request is not None) == self._adapted
         if MODE == "dies":
             os._exit(3)
         self._load()
