@@ -37,7 +37,7 @@ PIECE = 47 * MIB
 SMALL = 20 * MIB
 WHEELS = (
     "pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions", "ruamel.yaml", "trl",
-    "datasets", "dill", "multiprocess", "liger-kernel", "gguf", "peft",
+    "datasets", "dill", "multiprocess", "liger-kernel", "gguf", "orjson", "peft",
 )  # fmt: skip
 """What such a machine lacks, or may have too old a version of (peft, typing-extensions)."""
 PINS = {"liger-kernel": "0.8.5"}

@@ -1,17 +1,19 @@
 """The kit for a borrowed machine with a GPU: which code, the model in pieces, what its wheels need, real lengths."""
 
+import ast
 import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 from packaging.utils import canonicalize_name
 
 from bench import gpu_kit, hh_lengths
-from bench.gpu_kit import BARE, Wheel, collect, download, pinned, unmet
+from bench.gpu_kit import BARE, WHEELS, Wheel, collect, download, pinned, unmet
 from bench.gpu_source import assemble, fingerprint, source, split
 from juicer.runtime.errors import InputError
 from tests.conftest import ROOT
@@ -345,3 +347,41 @@ def test_lengths_are_counted_with_the_project_s_template(tmp_path: Path, templat
     prompt = [{"role": "user", "content": "hello"}]
     expected = [template.prompt(prompt), template.response(prompt, "yes"), template.response(prompt, "no, never")]
     assert hh_lengths.count(tmp_path, template) == ([tuple(map(len, expected))], 2)
+
+
+def imported_at_once(path: Path) -> Iterator[str]:
+    """Names of the modules that a file imports when it is imported itself, and of what it takes from them."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files_of(name: str) -> Iterator[Path]:
+    """The files of a module of ours, and of the packages that it is in."""
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        place = ROOT.joinpath(*parts[:count])
+        yield from (path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file())
+
+
+def test_the_kit_or_the_machine_has_whatever_the_parts_import():
+    waiting, seen, needed = list((ROOT / "bench/gpu_parts").glob("*.py")), set[Path](), set[str]()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for name in imported_at_once(path):
+            top = name.partition(".")[0]
+            if top in ("juicer", "bench", "tasks"):
+                waiting += files_of(name)
+            elif top not in sys.stdlib_module_names:
+                needed.add(top)
+    assert {"torch", "pydantic"} < needed and len(seen) > 100
+    distributions = packages_distributions()
+    there = BARE | {canonicalize_name(name) for name in WHEELS}
+    lacking = {name for name in needed if not {canonicalize_name(each) for each in distributions[name]} & there}
+    assert lacking == set()
