@@ -115,7 +115,9 @@ def rewards(model: "PreTrainedModel", batch: Batch | PackedBatch) -> Tensor:
         batch = Batch.of(dialogues_of(batch.tokens, batch.attention, batch.response), 0, batch.tokens.device)
     hidden = model.base_model(input_ids=batch.tokens, attention_mask=batch.mask).last_hidden_state
     last = batch.attention.sum(1) - 1
-    values: Tensor = scalar(hidden[torch.arange(len(last), device=last.device), last])
+    last_hidden = hidden[torch.arange(len(last), device=last.device), last]
+    # Beside bf16 copies of the trunk the head is float32.
+    values: Tensor = scalar(last_hidden.to(next(scalar.parameters()).dtype))
     return values[:, 0].float()
 
 

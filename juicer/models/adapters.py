@@ -255,9 +255,12 @@ def unchanging_adapter(model: "PreTrainedModel") -> Adapter:
 
 def attached_adapter(model: torch.nn.Module) -> Adapter:
     """What `attach` has added to a model, as copies on the CPU."""
+    from transformers.pytorch_utils import Conv1D
+
     found = Adapter()
     for name, module in model.named_modules():
         if all(hasattr(module, each) for each in ADDED):
+            found.transposed |= isinstance(module, Conv1D)
             a, b = (module.get_buffer(each).float().cpu() for each in ADDED)
             found.factors[name.removesuffix(".base_layer")] = a, b  # of a layer that peft has wrapped since
     return found

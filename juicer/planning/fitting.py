@@ -87,7 +87,12 @@ def fit(
     """
     smallest: StagePlan | None = None
     for zero, adapters in _ways(gpus):
-        given, used = _start(load, _precision(load, device, differ_in_bf16), gpus, zero, adapters)
+        try:
+            given, used = _start(load, _precision(load, device, differ_in_bf16), gpus, zero, adapters)
+        except InputError:
+            if (zero, adapters) == (0, "none"):
+                raise
+            continue  # the recipe has something that excludes this way
         found, stages, planner = _per_stage(load, plan, device, given)
         worst = max(stages, key=lambda stage: stage.memory)
         if worst.memory <= device.memory:
@@ -151,7 +156,9 @@ def _start(load: Load, precision: list[str], gpus: int, zero: int, adapters: Ada
         if adapters != "none" and takes_adapters:
             rank = LORA if part.lora is None else {"r": part.lora.r, "alpha": part.lora.alpha}
             base = "nf4" if adapters == "nf4" else "auto"
-            common.append(f"{section}.lora={{r: {rank['r']}, alpha: {rank['alpha']:g}, base: {base}}}")
+            more = "" if part.lora is None or not part.lora.dropout else f", dropout: {part.lora.dropout:g}"
+            more += "" if part.lora is None or part.lora.save == "adapters" else f", save: {part.lora.save}"
+            common.append(f"{section}.lora={{r: {rank['r']}, alpha: {rank['alpha']:g}, base: {base}{more}}}")
     for used in range(gpus, 0, -1):
         changes = [f"compute.processes={used}", *common]
         try:

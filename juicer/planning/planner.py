@@ -300,16 +300,16 @@ class Planner:
             base=base,
         )
 
-    def _earlier(self, key: str, how: Training, settings: Any) -> float:
-        """Bytes of the adapters of earlier rounds, which stay beside frozen weights of fewer bits, in bf16.
+    def _earlier(self, stage: str, how: Training, settings: Any) -> float:
+        """Bytes of the adapters of earlier stages, which stay beside frozen weights of fewer bits, in bf16.
 
         Args:
-            key: of the round, such as r3.
+            stage: that trains further ones, such as irft_train@r3.
         """
         lora: LoraSettings | None = getattr(settings, "lora", None)
         if lora is None or how.frozen == WEIGHT or lora.save != "adapters":
             return 0.0
-        return float((int(key.removeprefix("r")) - 1) * COPY * how.trained)
+        return COPY * (kept_bytes(self.recipe, self.graph, stage, how.shape) / WEIGHT - how.trained)
 
     def _passes(
         self,
@@ -334,7 +334,9 @@ class Planner:
         if packed:
             asked, most = self.recipe.compute.tokens_per_pass, math.ceil(share * step.sequences * step.length)
             budget = step.budget(self.device.memory)
-            fitting = step.packed_tokens(MOST_TOKENS, budget) if asked == "auto" else asked
+            # A row is not divided, whatever was asked for.
+            longest = math.ceil(step.sequences * step.length)
+            fitting = step.packed_tokens(MOST_TOKENS, budget) if asked == "auto" else max(asked, longest)
             stage.pass_tokens = min(most, fitting)
             stage.memory = step.packed_peak(stage.pass_tokens)
         else:
@@ -424,9 +426,12 @@ class Planner:
         length, rows = lengths.prompt + lengths.response, steps * self._sft_batch()
         limit = self.recipe.template.max_response_tokens
         # TRL passes prompts through the output head, except on a CPU, but packed training does not.
-        in_chunks = objective != "nll" or self._alone_on_cpu or self.packed
+        dropout = settings.lora is not None and settings.lora.dropout > 0
+        by_trl = objective == "nll" and (dropout or not self.packed)
+        in_chunks = not by_trl or self._alone_on_cpu
         samples = settings.dft.samples if objective == "dft" else 0
         step = self._step(training, 1 + samples, limit if in_chunks else self.longest, in_chunks=in_chunks)
+        step = replace(step, copies=step.copies and not by_trl)
         forward = self.policy.forward(rows * length, length)
         stage = self._add(
             name,
@@ -441,7 +446,7 @@ class Planner:
         )
         batch, asked = settings.batch_size, settings.micro_batch_size
         if steps:
-            self._passes(stage, step, batch, asked, "sft.batch_size", length)
+            self._passes(stage, step, batch, asked, "sft.batch_size", length, never_packed=by_trl)
         else:
             self._micro(batch, asked, "sft.batch_size", step)
         if samples and steps:
@@ -528,8 +533,10 @@ class Planner:
         limit = self.recipe.template.max_response_tokens
         weights = how.weights()
         initial = weights if training.reference == "initial" else 0.0
-        initial += self._earlier(key, how, training)
+        initial += self._earlier(f"irft_train@{key}", how, training)
         step = self._step(how, 1 + samples, limit, initial, in_chunks=True)
+        if step.copies and training.reference == "initial" and how.frozen == WEIGHT:
+            step = replace(step, others=initial + COPY * shape.parameters)  # as in irft_round
         steps = math.ceil(run / training.batch_size)
         stage = self._add(
             f"irft_train@{key}",
@@ -591,17 +598,19 @@ class Planner:
         others = CPU_RLOO if self._alone_on_cpu else shape.parameters * WEIGHT + self.reward.parameters * self.bytes
         if how.lora:
             reference = shape.parameters * how.frozen if settings.kl_coefficient else 0.0
-            others += self._earlier(key, how, settings) + reference - shape.parameters * WEIGHT
+            others += self._earlier(f"rft_policy@{key}", how, settings) + reference - shape.parameters * WEIGHT
         beside = 0.0
         if settings.engine == "vllm" and not self.on_cpu and self.recipe.rft.optimiser == "rloo":
             rows = math.ceil(each / self.devices)  # as juicer.sampling.renewed has it
             cache = cache_bytes(shape, rows, self.longest, self.bytes)
             beside = shape.parameters * self.bytes + cache + ROOM
             if settings.lora is not None and self.bytes < WEIGHT:
-                rank = settings.lora.r * (int(key.removeprefix("r")) if settings.lora.save == "adapters" else 1)
-                beside += roomy_rank(rank) * shape.adapters * self.bytes
+                earlier = self._earlier(f"rft_policy@{key}", how, settings) / (COPY * shape.adapters)
+                beside += roomy_rank(settings.lora.r + round(earlier)) * shape.adapters * self.bytes
         limit = self.recipe.template.max_response_tokens
-        step = self._step(how, 1, limit, others + beside, in_chunks=self._alone_on_cpu)
+        alone = self.packed and self.devices == 1 and not self.zero  # packs by itself (`_align_policy`)
+        step = self._step(how, 1, limit, others + beside, in_chunks=self._alone_on_cpu or alone)
+        step = replace(step, copies=False)  # over float32 weights, under autocast
         batch, engine = "rft.policy.prompts_per_step * samples_per_prompt", settings.engine
         stage = self._add(
             f"rft_policy@{key}",

@@ -281,9 +281,10 @@ def _check_compute(recipe: Recipe, where: str) -> None:
 
 def _check_adapters_by_vllm(recipe: Recipe, where: str) -> None:
     """Check that vLLM can sample from the adapters of every round. In fp32 it gets merged weights."""
-    asked = list(_by_vllm(recipe)) if recipe.compute.precision != "fp32" else []
+    engines = list(_by_vllm(recipe))
+    asked = engines if recipe.compute.precision != "fp32" else []
     policy, kept = recipe.rft.policy, {k: lora.r for k, lora in adapters_of(recipe).items() if lora.save == "adapters"}
-    if "rft.policy.engine" in asked and policy.lora is not None and policy.lora.base == "nf4":
+    if "rft.policy.engine" in engines and policy.lora is not None and policy.lora.base == "nf4":
         what = "rft.policy.engine is vllm, which does not have the quantised weights of rft.policy.lora.base nf4"
         raise InputError(what, where=where, do="set rft.policy.engine to auto")
     for key in asked:
@@ -293,6 +294,8 @@ def _check_adapters_by_vllm(recipe: Recipe, where: str) -> None:
         rounds = found.most_rounds - (key != "rft.policy.engine")
         of_rounds = kept.get("irft.training.lora" if method == "irft" else "rft.policy.lora", 0)
         rank = (kept.get("sft.lora", 0) if recipe.sft.epochs else 0) + rounds * of_rounds
+        if key == "rft.policy.engine" and policy.lora is not None:  # those that it trains, however they are kept
+            rank = max(rank, policy.lora.r)
         if rank > RANKS[-1]:
             what = f"the adapters of all rounds add up to rank {rank}, and vLLM, which {key} names, takes {RANKS[-1]}"
             raise InputError(what, where=where, do=f"set {key} to auto, or lower the rank of lora")

@@ -107,9 +107,10 @@ def worker_of(
                     adapters = policy if record.ranks else None
                 else:
                     whole = entered.enter_context(whole_folder(policy))
-                worker = entered.enter_context(opened(python, whole, compute, length, processes, most, rank))
+                made = entered.enter_context(opened(python, whole, compute, length, processes, most, rank))
                 if adapters is not None:
-                    worker.adapt(adapters)
+                    made.adapt(adapters)
+                worker = made  # with its adapters, or not at all
         except WorkerError as error:
             if asked == "vllm":
                 raise

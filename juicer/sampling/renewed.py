@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from juicer.data.dialogues import Sample
 from juicer.data.template import Template
-from juicer.models.adapters import attached_adapter, joined, trained_adapter, unchanging_adapter, write_adapter
+from juicer.models.adapters import Adapter, attached_adapter, joined, trained_adapter, unchanging_adapter, write_adapter
 from juicer.models.building import quiet
 from juicer.models.loading import dtype_of
 from juicer.models.shape import ADAPTER
@@ -134,18 +135,27 @@ def renewed_sampler(
         most = GPU_SHARE / 2 * torch.cuda.mem_get_info()[0]
     with ExitStack() as entered:
         given = (compute, length, processes, key, most, rank)
-        with written(policy, dtype, scratch, processes) as folder, tempfile.TemporaryDirectory(dir=scratch) as made:
-            if adapted:  # whether vLLM takes adapters for this model shows now, and not in the first step
-                write_adapter(first, "", Path(made))
-            worker = entered.enter_context(worker_of(asked, folder, *given, Path(made) if adapted else None))
+        trial = None
+        if adapted:  # whether vLLM takes adapters for this model shows now, and not in the first step
+            trial = Path(entered.enter_context(tempfile.TemporaryDirectory(dir=scratch)))
+            write_adapter(first, "", trial)
+        with written(policy, dtype, scratch, processes, adapted=not adapted) as folder:
+            worker = entered.enter_context(worker_of(asked, folder, *given, trial))
         yield None if worker is None else RenewedSampler(worker, dtype, adapted, scratch, processes)
 
 
 @contextmanager
-def written(policy: "PreTrainedModel", dtype: torch.dtype, scratch: Path, processes: Processes) -> Iterator[Path]:
-    """A folder with the policy's configuration and weights (safetensors), for the duration of the block."""
+def written(
+    policy: "PreTrainedModel", dtype: torch.dtype, scratch: Path, processes: Processes, *, adapted: bool = True
+) -> Iterator[Path]:
+    """A folder with the policy's configuration and weights (safetensors), for the duration of the block.
+
+    Args:
+        adapted: whether its adapters are merged into the weights, or left out.
+    """
     size = sum(parameter.numel() for parameter in policy.parameters()) * dtype.itemsize
-    with room_for(size, scratch, processes, lambda own: write_weights(policy, own, dtype)) as folder:
+    write = partial(write_weights, policy, dtype=dtype, adapted=adapted)
+    with room_for(size, scratch, processes, write) as folder:
         yield folder
 
 
@@ -177,25 +187,26 @@ def remove_abandoned(folder: Path) -> None:
                     shutil.rmtree(path)
 
 
-def write_weights(policy: "PreTrainedModel", folder: Path, dtype: torch.dtype) -> None:
-    """Write a policy as transformers does, with merged adapters, in another dtype."""
+def write_weights(policy: "PreTrainedModel", folder: Path, dtype: torch.dtype, *, adapted: bool = True) -> None:
+    """Write a policy as transformers does, in another dtype, with merged adapters or without its adapters."""
     with quiet(), torch.no_grad():
-        policy.save_pretrained(folder, state_dict=merged(policy, dtype))
+        added = joined(attached_adapter(policy), trained_adapter(policy)) if adapted else Adapter()
+        policy.save_pretrained(folder, state_dict=merged(policy, dtype, added))
 
 
-def merged(policy: "PreTrainedModel", dtype: torch.dtype) -> dict[str, Tensor]:
-    """The weights by name, on the CPU, with those of LoRA adapters added. The policy is not changed."""
-    adapted = {name: module for name, module in policy.named_modules() if hasattr(module, "get_delta_weight")}
+def merged(policy: "PreTrainedModel", dtype: torch.dtype, added: Adapter) -> dict[str, Tensor]:
+    """The weights by name, on the CPU, with B A of adapters added in float32. The policy is not changed."""
     copies: dict[int, Tensor] = {}  # tied weights stay one tensor
     found = dict[str, Tensor]()
     for name, tensor in policy.state_dict().items():
         module, _, last = name.rpartition(".")
+        layer = module.removesuffix(_BASE)
         if ADAPTER in name:
             continue
-        owner = adapted.get(module.removesuffix(_BASE))
-        if owner is not None and last == "weight":
-            whole = tensor.float() + sum(owner.get_delta_weight(each).float() for each in owner.active_adapters)
-            found[f"{module.removesuffix(_BASE)}.weight"] = whole.to("cpu", dtype)
+        if last == "weight" and layer in added.factors:
+            a, b = (factor.to(tensor.device) for factor in added.factors[layer])
+            change = (b @ a).T if added.transposed else b @ a
+            found[f"{layer}.weight"] = (tensor.float() + change).to("cpu", dtype)
             continue
         if tensor.data_ptr() not in copies:
             copies[tensor.data_ptr()] = tensor.to("cpu", dtype) if tensor.is_floating_point() else tensor.cpu()

@@ -26,7 +26,7 @@ from juicer.quickstart.random_models import write_random_model
 from juicer.runtime.context import WorkContext
 from juicer.runtime.errors import InputError
 from juicer.runtime.processes import SINGLE_PROCESS
-from juicer.sampling import renewed
+from juicer.sampling import engines, renewed
 from juicer.sampling.engines import sampler
 from juicer.sampling.renewed import written
 from juicer.sampling.vllm_engine import WorkerError, environment, opened, sample_by_vllm
@@ -176,7 +176,7 @@ def test_a_policy_in_training_is_sampled_with_the_weights_of_the_step(python, fo
     assert abs(float(moved[0] - still[0])) > 0.1, "else the weights before would have done as well"
 
 
-def trained(folders, template, scratch, start=None, lora=None):
+def trained(folders, template, scratch, start=None, lora=None, compute=None):
     """Three large steps of RLOO by vLLM, with adapters in bf16: the record, and the policy."""
     settings = PolicyAlignmentSettings(
         steps=3, prompts_per_step=4, samples_per_prompt=4, kl_coefficient=0.0, engine="vllm", lora=lora,
@@ -185,7 +185,7 @@ def trained(folders, template, scratch, start=None, lora=None):
         ),
     )  # fmt: skip
     prompts = [[{"role": "user", "content": text}] for text in ("hello", "good", "there", "bye")]
-    compute = COMPUTE if lora is None else BF16
+    compute = compute or (COMPUTE if lora is None else BF16)
     policy = load_policy(start or folders[0], compute, torch.float32, frozen_weights(lora, compute))
     reward = load_reward(folders[1], COMPUTE, seed=3)
     given = (policy, folders[0], reward, (0.0, 1.0), template, prompts, settings, compute, 0, scratch / "scratch")
@@ -239,6 +239,24 @@ def test_adapters_in_training_are_sampled_beside_those_of_earlier_rounds(
     moved, still, base = (score_dialogues(each, dialogues, 1) / 3 for each in (policy, *others))
     nearest = min(float((moved - other).abs().mean()) for other in (still, base))
     assert 5 * record.facts["engine_difference"] < nearest, "else other weights would have done as well"
+
+
+def test_in_fp32_adapters_over_a_base_in_bf16_are_all_merged(folders, kept, template, tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(fake_python(tmp_path)))
+    lora = LORA.model_copy(update={"base": "bf16"})
+    record, _ = trained(folders, template, tmp_path, start=kept, lora=lora, compute=COMPUTE)
+    assert record.facts["engine_difference"] < 0.002
+
+
+def test_auto_leaves_a_model_that_vllm_takes_no_adapters_for_to_torch(kept, template, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(VARIABLE, str(fake_python(tmp_path, "no adapters")))
+    monkeypatch.setattr(engines, "device_of", lambda compute: torch.device("cuda"))
+    with sampler("auto", kept, BF16, LENGTH, SINGLE_PROCESS, "irft.sampling.engine") as sample:
+        assert sample.engine == "torch"
+        assert apart(sample(template, PROMPTS, SamplingSettings(), 0), kept, BF16) < 0.1
+    assert "irft.sampling.engine is auto, and torch samples: vLLM failed: ValueError: the model takes no adapters" in (
+        capsys.readouterr().out
+    )
 
 
 def test_adapters_that_do_not_arrive_end_the_training(kept, folders, template, tmp_path, monkeypatch):

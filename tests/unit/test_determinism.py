@@ -135,6 +135,10 @@ def test_a_deterministic_recipe_does_not_sample_by_vllm():
             ["rft.policy.engine=vllm", "rft.policy.lora={r: 64, base: nf4}"],
             r"vllm, which does not have the quantised weights of rft.policy.lora.base nf4",
         ),
+        (
+            ["rft.policy.engine=vllm", "rft.policy.lora={r: 600, save: merged}"],
+            r"add up to rank 600, and vLLM, which rft.policy.engine names, takes 512",
+        ),
     ],
 )  # fmt: skip
 def test_adapters_that_vllm_cannot_take_are_refused_at_once(words, message, monkeypatch):
@@ -145,6 +149,9 @@ def test_adapters_that_vllm_cannot_take_are_refused_at_once(words, message, monk
     load(ROOT / "recipes/quickstart.yaml", [*others, "compute.precision=bf16"])
     if "nf4" not in words[1]:
         load(ROOT / "recipes/quickstart.yaml", [*words, "compute.precision=fp32"])
+    else:
+        with pytest.raises(InputError, match=message):
+            load(ROOT / "recipes/quickstart.yaml", [*words, "compute.precision=fp32"])
 
 
 def test_an_engine_that_is_left_open_is_our_own_in_a_deterministic_run(monkeypatch, tmp_path):

@@ -72,6 +72,16 @@ def test_a_reward_takes_the_same_steps_on_packed_rows(policy, tmp_path):
     assert records[1].facts["normaliser_mean"] == pytest.approx(records[0].facts["normaliser_mean"], abs=1e-4)
 
 
+def test_a_reward_trains_with_bf16_copies_on_padded_rows_too(policy, tmp_path):
+    policy.save_pretrained(tmp_path / "trunk")
+    settings = RewardSettings(epochs=3, batch_size=4, optimiser=RATE)
+    curves = [
+        train_reward(load_reward(tmp_path / "trunk", COMPUTE, 0), PAIRS, settings, 1, 0, passes=each).curves["loss"]
+        for each in (PADDED, Passes(copies=True))
+    ]
+    assert curves[0]["value"] != curves[1]["value"] == pytest.approx(curves[0]["value"], abs=0.05)
+
+
 @pytest.mark.parametrize("objective", ["nll", "gem", "dft"])
 def test_sft_takes_the_same_steps_on_packed_rows(policy, objective):
     other = copy.deepcopy(policy)

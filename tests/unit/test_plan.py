@@ -342,6 +342,38 @@ def test_frozen_weights_of_fewer_bits_carry_the_adapters_of_earlier_rounds():
     assert stage_of(whole, "irft_train@r3").memory == first.memory
 
 
+def test_sft_with_dropout_is_planned_on_the_padded_rows_that_it_trains_on():
+    given = ["sft.batch_size=32", "sft.micro_batch_size=null"]
+    none, some = (
+        stage_of(planned("hh-irft-1gpu", *given, f"sft.lora={{r: 8, dropout: {share}}}"), "sft") for share in (0, 0.1)
+    )
+    assert none.pass_tokens and not some.pass_tokens
+    assert (some.micro, none.micro) == (32, 0) and some.memory > none.memory
+
+
+def test_a_packed_pass_is_planned_with_the_longest_row_at_least():
+    given = ["irft.sampling.samples_per_prompt=16", "compute.tokens_per_pass=1024"]
+    stage = stage_of(planned("hh-irft-1gpu", *given), "irft_train@r1")
+    assert stage.pass_tokens == 17 * 512
+
+
+def test_another_reference_is_planned_with_its_copies_in_bf16():
+    given = ["compute.tokens_per_pass=4096", "irft.training.reference"]
+    own, initial = (
+        stage_of(planned("hh-irft-1gpu", given[0], f"{given[1]}={which}"), "irft_train@r1")
+        for which in ("round", "initial")
+    )
+    assert initial.memory - own.memory == (4 + 2) * own.parameters
+
+
+def test_earlier_adapters_include_those_of_sft():
+    given = ["rft.policy.micro_batch_size=1", "rft.policy.lora={r: 64}"]
+    without, with_sft = (
+        stage_of(planned("hh-rft-1gpu", *given, *more), "rft_policy@r1") for more in ([], ["sft.lora={r: 32}"])
+    )
+    assert with_sft.memory - without.memory == without.trained / 64 * 32 * 2
+
+
 def test_curation_is_divided_among_the_processes():
     one, four = (stage_of(planned("hh-irft", f"compute.processes={count}"), "curate") for count in (1, 4))
     assert one.operations == four.operations > 0

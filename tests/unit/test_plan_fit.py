@@ -102,6 +102,23 @@ def test_what_the_recipe_has_already_is_not_proposed_again(capsys: pytest.Captur
     assert "It fits as it is: " in printed and changes(printed, "hh-irft-1gpu") == []
 
 
+def test_what_a_recipe_says_of_its_adapters_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    given = [*ONE, "sft.lora={r: 8, alpha: 4, dropout: 0.1, save: merged}"]
+    recipe, _ = load(
+        Path("recipes/hh-irft.yaml"), changes(proposed(capsys, "hh-irft", given, "4090"), "hh-irft"), pinned=False
+    )
+    lora = recipe.sft.lora
+    assert lora is not None
+    assert (lora.r, lora.alpha, lora.dropout, lora.save) == (8, 4, 0.1, "merged")
+
+
+def test_a_way_that_the_recipe_excludes_leaves_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["compute.packing=false", "compute.weights=bf16", "compute.precision=bf16", "compute.processes=2"]
+    printed = proposed(capsys, "hh-irft-1gpu", given, "4090")
+    recipe, _ = load(Path("recipes/hh-irft-1gpu.yaml"), changes(printed, "hh-irft-1gpu"), pinned=False)
+    assert recipe.irft.training.lora is not None and recipe.compute.zero_stage == 0
+
+
 def test_what_was_given_and_is_replaced_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     printed = proposed(capsys, "hh-irft", [*ONE, "sft.gradient_checkpointing=true"], "H100")
     assert "\nsft.gradient_checkpointing=true, as given, is replaced by sft.gradient_checkpointing=false." in printed

@@ -13,6 +13,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from juicer.models.adapters import Adapter
 from juicer.models.loading import load_policy, save_policy
 from juicer.runtime.errors import InputError
 from juicer.runtime.processes import SINGLE_PROCESS, Processes
@@ -264,7 +265,7 @@ def test_weights_that_a_killed_process_left_in_memory_are_removed_and_those_in_u
 
 def test_tied_weights_stay_tied_in_another_dtype(policy):
     policy.get_output_embeddings().weight = policy.get_input_embeddings().weight
-    found = merged(policy, torch.bfloat16)
+    found = merged(policy, torch.bfloat16, Adapter())
     assert {tensor.dtype for tensor in found.values() if tensor.is_floating_point()} == {torch.bfloat16}
     wide = [tensor.data_ptr() for tensor in found.values() if tensor.shape[0] == policy.config.vocab_size]
     assert len(wide) == 2 and len(set(wide)) == 1
