@@ -71,7 +71,8 @@ class RenewedSampler:
         """Give vLLM the policy's weights; all processes call it, and each has whole weights."""
         if self.adapted:
             found = joined(attached_adapter(policy), trained_adapter(policy))
-            with room_for(0, self.scratch, self.processes, lambda own: write_adapter(found, "", own)) as folder:
+            size = found.elements * torch.float32.itemsize
+            with room_for(size, self.scratch, self.processes, partial(write_adapter, found, "")) as folder:
                 self.worker.adapt(folder)
             return
         with written(policy, self.dtype, self.scratch, self.processes) as folder:
