@@ -27,7 +27,7 @@ SAMPLES = "samples.json"
 METRICS_PER_REQUEST, PARAMS_PER_REQUEST, LONGEST_PARAM = 1000, 100, 6000
 RESULTS = ("held_out/", "validation/", "leaderboard/")
 """What the metrics that an evaluation is made for begin with; others say what it cost."""
-TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+VARIABLE, TIMEOUT = "MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 SECRET = re.compile(r"(password|passwd|pwd|passphrase|secret|token|api_?key)=[^&\s]*", re.IGNORECASE)
 """Query parameters of an address that may hold a password; their names may have a prefix."""
 
@@ -59,8 +59,14 @@ def connect(uri: str) -> Iterator["MlflowClient"]:
     try:
         if sqlite_file(uri):
             prepare(uri)
+        before = os.environ.get(VARIABLE)
         # MLflow keeps its connections by these words, for a relative path those of the folder that it first met.
         mlflow.set_tracking_uri(absolute(uri))
+        # It sets the variable too, by which a process that is started in another folder would take this store.
+        if before is None:
+            os.environ.pop(VARIABLE, None)
+        else:
+            os.environ[VARIABLE] = before
         yield mlflow.MlflowClient()
     except (MlflowException, RequestException) as error:
         raise InputError(f"MLflow refuses: {_first_line(error)}", where=shown) from error
@@ -73,7 +79,7 @@ def connect(uri: str) -> Iterator["MlflowClient"]:
 
 def project_uri(params: Path = Path("params.yaml")) -> str:
     """The store of the active recipe: MLFLOW_TRACKING_URI, else the recipe's register.tracking_uri."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _settings(params).tracking_uri
+    return os.environ.get(VARIABLE) or _settings(params).tracking_uri
 
 
 def absolute(uri: str) -> str:

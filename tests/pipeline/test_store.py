@@ -48,6 +48,7 @@ def test_a_process_that_is_killed_while_it_makes_the_store_leaves_none(tmp_path:
 
 
 def test_one_process_has_a_store_in_each_folder_that_it_enters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
@@ -58,6 +59,7 @@ def test_one_process_has_a_store_in_each_folder_that_it_enters(tmp_path: Path, m
         assert fault_of(Path("mlflow.db")) == ""
         with connect("sqlite:///mlflow.db") as client:
             assert {each.name for each in client.search_experiments()} == {"Default", name}
+            assert "MLFLOW_TRACKING_URI" not in os.environ, "else what is started elsewhere would write here"
 
 
 def files(folder: Path) -> dict[str, str]:
