@@ -103,6 +103,8 @@ def irft_round(
     policy.eval()
     reference.eval()
     both = [dialogue for pair in pairs for dialogue in (pair.demonstration, pair.sample)]
+    # Copies in bf16 of float32 weights lie beside those; weights frozen in bf16 need none.
+    copied = passes.copies and reference.dtype == torch.float32
     step = step_of(
         policy,
         settings,
@@ -111,8 +113,7 @@ def irft_round(
         length=max(map(len, both)),
         heads=max(len(dialogue.response) for dialogue in both),
         in_chunks=True,
-        # With copies in bf16 the float32 weights of both lie beside them.
-        others=0.0 if reference is policy else weights_of(reference) * (1.5 if passes.copies else 1.0),
+        others=0.0 if reference is policy else weights_of(reference) * (1.5 if copied else 1.0),
         processes=context.processes,
         copies=passes.copies,
     )

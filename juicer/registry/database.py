@@ -176,7 +176,7 @@ def _make(database: Path) -> None:
     making = database.with_name(f"{database.name}.making")
     _remove(making)
     try:
-        # MLflow keeps its connections by these words, for a relative path those of the folder that it first met.
+        # MLflow caches its connections by this address: a relative one would stay that of the first folder.
         store = SqlAlchemyStore(f"sqlite:///{making.absolute()}", ARTIFACTS)
         store.engine.dispose()
         # A journal without its database is not of this one, and would be played back into it.

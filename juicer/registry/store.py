@@ -60,9 +60,9 @@ def connect(uri: str) -> Iterator["MlflowClient"]:
         if sqlite_file(uri):
             prepare(uri)
         before = os.environ.get(VARIABLE)
-        # MLflow keeps its connections by these words, for a relative path those of the folder that it first met.
+        # MLflow caches its connections by this address: a relative one would stay that of the first folder.
         mlflow.set_tracking_uri(absolute(uri))
-        # It sets the variable too, by which a process that is started in another folder would take this store.
+        # It also sets the environment variable, so a process started in another folder would use this store.
         if before is None:
             os.environ.pop(VARIABLE, None)
         else:

@@ -1,7 +1,7 @@
 """Sampling by vLLM from a policy that is being trained: vLLM takes its weights anew before each use.
 
-Of a policy with adapters in bf16 it takes the adapters, beside the base model that it has: merged, and rounded to bf16,
-their small differences would be lost.
+From a policy with adapters in bf16 it takes only the adapters, which it applies beside its base model: merged and
+rounded to bf16, their small differences would be lost.
 """
 
 import math
@@ -119,7 +119,7 @@ def renewed_sampler(
     """
     quantised = getattr(policy, "is_quantized", False)
     if quantised and asked == "vllm":
-        what = "the policy trains over a quantised base model, which vLLM does not get"
+        what = "the policy trains over a quantised base model, which vLLM is not given"
         raise InputError(what, where=key, do="set it to torch or auto")
     if asked == "torch" or (asked == "auto" and (policy.device.type == "cpu" or quantised)):
         yield None

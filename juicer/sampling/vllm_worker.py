@@ -89,7 +89,7 @@ def reload(llm: Any, folder: str) -> None:
 
 
 def adapt(llm: Any, folder: str) -> Any:
-    """Take LoRA adapters, which are read now, and forget what was computed with the ones before; what names them."""
+    """Read LoRA adapters, and forget what was computed with the ones before; returns what names them in requests."""
     from vllm.lora.request import LoRARequest
 
     llm.llm_engine.add_lora(LoRARequest(ADAPTERS, 1, folder, load_inplace=True))

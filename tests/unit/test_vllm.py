@@ -80,7 +80,13 @@ def request(name, number, path, load_inplace=False):
 @pytest.fixture
 def worker(monkeypatch):
     """A client and a worker in this process, with a pipe each way."""
-    fake = SimpleNamespace(LLM=Engine, SamplingParams=SimpleNamespace, __version__="9.9")
+    engines = []
+
+    def load(**options):
+        engines.append(Engine(**options))
+        return engines[-1]
+
+    fake = SimpleNamespace(LLM=load, SamplingParams=SimpleNamespace, __version__="9.9")
     monkeypatch.setitem(sys.modules, "vllm", fake)
     lora = SimpleNamespace(LoRARequest=request)
     monkeypatch.setitem(sys.modules, "vllm.lora", SimpleNamespace(request=lora))
@@ -94,6 +100,7 @@ def worker(monkeypatch):
         for target, given in ((vllm_worker.answer, (messages, answer)), (pump, (lines, messages))):
             threading.Thread(target=target, args=given, daemon=True).start()
         made = Worker(question, answers, lambda: "what it printed")
+        made.engines = engines
         yield made
 
 
@@ -141,8 +148,12 @@ def test_weights_whose_predecessors_are_not_forgotten_are_an_error(worker):
 def test_adapters_are_read_when_they_come_and_named_with_every_request_from_then_on(worker, template, prompts):
     worker.load({"model": "a policy"})
     sample_by_vllm(worker, template, prompts, SamplingSettings(), seed=3)
+    (engine,) = worker.engines
+    assert engine.weights == []
     worker.adapt(Path("/some/adapters"))
-    sample_by_vllm(worker, template, prompts, SamplingSettings(), seed=3)
+    for _ in range(2):
+        sample_by_vllm(worker, template, prompts, SamplingSettings(), seed=3)
+    assert engine.weights == [("read", "/some/adapters"), *[("sampled by", "/some/adapters")] * 2]
     with pytest.raises(WorkerError, match="did not forget"):
         worker.adapt(Path("/sticky"))
 
